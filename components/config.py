@@ -1,0 +1,319 @@
+"""The one configuration of a run: typed, frozen, checked before anything is done."""
+
+import ast
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from components.errors import ConfigError, nearest
+
+Scheme = Literal[
+    "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "none"
+]
+Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
+Schedule = Literal["one_cycle", "cosine", "step", "constant"]
+
+
+def _discovered(package: str) -> list[str]:
+    """Names of the modules in a folder beside this file, without importing them."""
+    folder = Path(__file__).parent / package
+    return sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
+
+
+def dataset_names() -> list[str]:
+    """Data sets that can be named: the files in ``components/data/datasets``."""
+    return _discovered("data/datasets")
+
+
+def model_names() -> list[str]:
+    """Networks that can be named: the files in ``components/models``."""
+    return _discovered("models")
+
+
+def _json_object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1}); write it like '{{\"width\": 48}}'") from None
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() in ("none", "null") else value
+
+
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_json_object)]
+
+
+class Section(BaseModel):
+    """A part of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Named(Section):
+    """A section whose plain name stands for the whole: ``--data mnist`` is ``--data.name mnist``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class DataConfig(Named):
+    name: str = "digits"
+    """Data set (`torchmill datasets` lists them)."""
+    validation_fraction: float = Field(0.1, gt=0, lt=0.9)
+    """Share of the training data kept for validation, the same in each class."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in dataset_names():
+            raise ValueError(f"unknown data set '{name}'. {nearest(name, dataset_names())}")
+        return name
+
+
+class ModelConfig(Named):
+    name: str = "simple_cnn"
+    """Network: a name that `torchmill models` lists, file.py:Class or package.module:Class."""
+    args: JsonObject = Field(default_factory=dict)
+    """Arguments for its constructor as JSON. num_classes, in_channels and image_size come from the data
+    where the constructor asks for them."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if ":" in name:
+            check_reference(name)
+        elif name not in model_names():
+            raise ValueError(f"unknown network '{name}'. {nearest(name, model_names())} Your own: file.py:Class")
+        return name
+
+
+class InitializeConfig(Named):
+    name: Scheme = "xavier_normal"
+    """How the weights begin: a scheme over linear and convolution layers, with zero biases;
+    none leaves them as the class made them."""
+
+
+class TrainConfig(Section):
+    epochs: int = Field(5, ge=1, le=100_000)
+    """Passes over the training data."""
+    batch_size: int = Field(64, ge=1, le=1_000_000)
+    """Samples per optimizer step."""
+    optimizer: Optimizer = "adam"
+    """Optimizer."""
+    lr: float = Field(1e-3, gt=0, le=1e3)
+    """Learning rate; the peak of it under a schedule."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd (Nesterov) and rmsprop; the others have their own."""
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    """Weight decay, as the optimizer defines it."""
+    schedule: Schedule = "one_cycle"
+    """Course of the learning rate over all steps."""
+    patience: Annotated[int | None, BeforeValidator(_none)] = Field(None, ge=1)
+    """Stop after so many epochs without a better validation loss; none trains to the end."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Memory format of images; auto: on for convolutional networks that bear it."""
+
+
+class EvaluateConfig(Section):
+    batch_size: int = Field(256, ge=1, le=1_000_000)
+    """Samples per forward pass; decides speed, not results."""
+
+
+class ExportConfig(Section):
+    tolerance: float = Field(1e-4, gt=0, le=1)
+    """Largest difference of ONNX logits from float64 torch, relative to the largest logit (at least 1)."""
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1, 2, 7, 256), min_length=1)
+    """Batch sizes at which the whole test split is compared."""
+    register_as: Annotated[str | None, BeforeValidator(_none)] = Field(None, pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")
+    """Name in the model registry; none makes it from data and network."""
+
+    @field_validator("batch_sizes", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return [part.strip() for part in value.strip("[]()").split(",")] if isinstance(value, str) else value
+
+
+class RunConfig(Section):
+    """Everything that decides a run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    initialize: InitializeConfig = InitializeConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+    """auto (cuda, mps, xpu, cpu: the first that is there), or one of these; cuda:1 for the second card."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Decides the validation split, the first weights, the order of samples and dropout."""
+    name: Annotated[str | None, BeforeValidator(_none)] = Field(None, pattern=r"^[\w][\w .-]{0,99}$")
+    """Name of the run; none makes one up."""
+
+    @property
+    def registered_name(self) -> str:
+        """Name of the exported model in the registry."""
+        return self.export.register_as or f"{self.data.name}-{self.model.name.rpartition(':')[2]}"
+
+    def flat(self) -> dict[str, str]:
+        """All fields by dotted name, as MLflow's params are."""
+        return dict(_flatten(self.model_dump(mode="json")))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict) and key != "args":
+            pairs += _flatten(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", json.dumps(value) if isinstance(value, dict | list) else str(value)))
+    return pairs
+
+
+def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, tuple[Any, str, Any]]:
+    """All fields by dotted name, with annotation, help text and default."""
+    found: dict[str, tuple[Any, str, Any]] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found |= fields(field.annotation, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            found[prefix + name] = (field.annotation, " ".join((field.description or "").split()), default)
+    return found
+
+
+def sections() -> dict[str, type[Section]]:
+    """The sections of a run's configuration by name."""
+    return {
+        name: field.annotation
+        for name, field in RunConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def load(file: Path | None = None, overrides: Mapping[str, str] | None = None) -> RunConfig:
+    """Make a configuration from a YAML file and, over it, values by dotted name.
+
+    Raises:
+        ConfigError: the file can't be read, or a key, a name or a value is wrong.
+    """
+    tree = _read_yaml(file) if file else {}
+    for dotted, value in (overrides or {}).items():
+        _set(tree, dotted, value)
+    return parse(tree, f"{file}: " if file else "")
+
+
+def parse(tree: Mapping[str, Any], where: str = "") -> RunConfig:
+    """Check a tree of plain values; every complaint in one line with the nearest right name."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(where + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {file}: {error.strerror}.", "Give --config an existing YAML file.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8 text.", "Give --config a YAML file.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{file}{place} is not YAML: {problem}.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file} holds a {type(tree).__name__}, not keys with values.", "Begin like 'data: mnist'.")
+    return tree
+
+
+def _set(tree: dict[str, Any], dotted: str, value: str) -> None:
+    *path, last = dotted.split(".")
+    for key in path:
+        inner = tree.get(key)
+        if isinstance(inner, str):  # the shorthand `data: mnist`
+            inner = {"name": inner}
+        tree[key] = inner = dict(inner) if isinstance(inner, dict) else {}
+        tree = inner
+    if last in sections():  # `--data mnist` must not drop what the file says of data's other fields
+        inner = tree.get(last)
+        tree[last] = {**inner, "name": value} if isinstance(inner, dict) else value
+    else:
+        tree[last] = value
+
+
+def _explain(item: Any) -> str:
+    """One complaint of pydantic's in our words."""
+    location = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{location}'. {nearest(location, [*fields(), *sections()])}"
+    if item["type"] == "literal_error":
+        options = get_args(fields()[location][0])
+        return f"{location}: unknown '{item['input']}'. {nearest(str(item['input']), map(str, options))}"
+    if item["type"] == "string_pattern_mismatch" and location == "device":
+        return f"device: unknown '{item['input']}'. {nearest(str(item['input']), ['auto', 'cpu', 'cuda', 'mps', 'xpu'])}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{location}: {message}"
+    return f"{location}: {message[0].lower()}{message[1:]} (got {item['input']!r})"
+
+
+def check_reference(reference: str) -> None:
+    """Check what can be checked of ``file.py:Class`` or ``package.module:Class`` without running it.
+
+    Raises:
+        ValueError: no such file or module, not Python, or nothing of that name in it.
+    """
+    place, _, name = reference.rpartition(":")
+    file = source_file(place)
+    try:
+        tree = ast.parse(file.read_bytes(), filename=str(file))
+    except SyntaxError as error:
+        raise ValueError(f"{file} line {error.lineno} is not Python: {error.msg}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+    if not name.isidentifier():
+        raise ValueError(f"'{name}' after the colon of '{reference}' is not the name of a class")
+    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    # A name can also come by import, assignment or `from x import *`: then only running the file can tell.
+    elsewhere = any(not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Expr) for node in tree.body)
+    mentioned = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    mentioned |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if name not in defined and not (elsewhere and ({name, "*"} & mentioned)):
+        raise ValueError(f"{file} has no class '{name}'. {nearest(name, defined)}".strip())
+
+
+def source_file(place: str) -> Path:
+    """The file behind the part of a reference before its colon.
+
+    Raises:
+        ValueError: it isn't there.
+    """
+    if place.endswith(".py") or "/" in place:
+        file = Path(place).expanduser()
+        if not file.is_file():
+            beside = [str(other) for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
+            raise ValueError(f"no file {file}. {nearest(str(file), beside)}".strip())
+        return file.absolute()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        spec = importlib.util.find_spec(place)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"no module '{place}' ({error})") from None
+    if spec is None or not spec.origin:
+        raise ValueError(f"no module '{place}'. For a file write path/to/file.py:Class")
+    return Path(spec.origin)

@@ -1,0 +1,53 @@
+"""What a user sees of a download: a bar on a terminal, one line in a log."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator
+from typing import TextIO
+
+Report = Callable[[int, int | None, str], None]
+"""Called with the bytes that are there, the bytes there will be (where known), and who sends them."""
+
+logger = logging.getLogger("torchmill")
+
+
+@contextlib.contextmanager
+def shown(label: str, stream: TextIO | None = None) -> Generator[Report, None, None]:
+    """Show how far the download called ``label`` is, on ``stream`` (standard error)."""
+    stream = stream or sys.stderr
+    with _bar(label, stream) if stream.isatty() else _line(label) as report:
+        yield report
+
+
+@contextlib.contextmanager
+def _line(label: str) -> Generator[Report, None, None]:
+    began = time.monotonic()
+    last = (0, "")
+
+    def report(done_bytes: int, total_bytes: int | None, source: str) -> None:
+        nonlocal last
+        last = (done_bytes, source)
+
+    yield report
+    done_bytes, source = last
+    if source:
+        seconds = time.monotonic() - began
+        logger.info("Downloaded %s, %.2f MB in %.1f s, from %s", label, done_bytes / 1e6, seconds, source)
+
+
+@contextlib.contextmanager
+def _bar(label: str, stream: TextIO) -> Generator[Report, None, None]:
+    # A third of a second that only those wait for who have a terminal and something to download.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(file=stream)) as progress:
+        task = progress.add_task(label, total=None)
+
+        def report(done_bytes: int, total_bytes: int | None, source: str) -> None:
+            progress.update(task, completed=done_bytes, total=total_bytes)
+
+        yield report

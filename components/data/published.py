@@ -1,0 +1,73 @@
+"""A file as its authors published it, and whether one on disk is that."""
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A gzip file as its authors published it.
+
+    Mirrors compress anew, so the digest of the contents is the one that counts. Where nobody
+    published that, the digest of the compressed file has to do.
+    """
+
+    dataset: str
+    """The file's folder on a mirror of the user's own."""
+    name: str
+    content_bytes: int
+    """Size of the contents: more than this is never unpacked."""
+    content_sha256: str = ""
+    gzip_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.content_sha256 or self.gzip_sha256):
+            raise ValueError(f"{self.path}: no digest to check it by")
+
+    @property
+    def path(self) -> str:
+        return f"{self.dataset}/{self.name}"
+
+    @property
+    def limit_bytes(self) -> int:
+        """No honest gzip file of these contents is larger: deflate adds 5 bytes to 16 KB at worst."""
+        return self.content_bytes + self.content_bytes // 1000 + 64 * 1024
+
+
+def flaw(path: Path, file: PublishedFile) -> str | None:
+    """Say what is wrong with the file at ``path``; None if it is what was published."""
+    try:
+        if not file.content_sha256:
+            return _other_gzip(path, file)
+        digest, size = hashlib.sha256(), 0
+        with gzip.open(path) as contents:
+            while chunk := contents.read(1 << 20):
+                size += len(chunk)
+                if size > file.content_bytes:
+                    return f"unpacks to more than the {file.content_bytes:,} bytes it should hold"
+                digest.update(chunk)
+    except FileNotFoundError:
+        return "is not there"
+    except EOFError:
+        return "is a gzip file that breaks off"
+    except (gzip.BadGzipFile, zlib.error) as error:
+        return f"is not a sound gzip file ({error})"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    if digest.hexdigest() == file.content_sha256:
+        return None
+    return f"has other contents: sha256 expected {file.content_sha256}, got {digest.hexdigest()}"
+
+
+def _other_gzip(path: Path, file: PublishedFile) -> str | None:
+    with path.open("rb") as compressed:
+        got = hashlib.file_digest(compressed, "sha256").hexdigest()
+    if got == file.gzip_sha256:
+        return None
+    return (
+        f"is not the published .gz file: sha256 expected {file.gzip_sha256}, got {got}. Only the digest of "
+        "the compressed file is known, so a mirror that compressed it anew cannot be told from a wrong one"
+    )

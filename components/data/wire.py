@@ -1,0 +1,94 @@
+"""Everything outside that a download touches: addresses, files, time and chance."""
+
+import base64
+import http.client
+import random
+import re
+import socket
+import ssl
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+CONNECT_SECONDS = 6.0
+READ_SECONDS = 20.0
+
+
+def open_url(
+    request: urllib.request.Request,
+    connect_seconds: float = CONNECT_SECONDS,
+    read_seconds: float = READ_SECONDS,
+) -> Any:
+    """Open ``http``, ``https`` or ``file``; ``urllib`` alone has one time-out for connecting and reading."""
+
+    class Http(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            self.sock.settimeout(read_seconds)
+
+    class Https(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            self.sock.settimeout(read_seconds)
+
+    class HttpHandler(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Http, req)
+
+    class HttpsHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(Https, req, context=ssl.create_default_context())
+
+    opener = urllib.request.build_opener(HttpHandler, HttpsHandler)
+    return opener.open(request, timeout=connect_seconds)
+
+
+def open_file(path: Path, mode: str) -> IO[Any]:
+    return path.open(mode)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What a test replaces by its own."""
+
+    open_url: Callable[[urllib.request.Request], Any] = open_url
+    open_file: Callable[[Path, str], IO[Any]] = open_file
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
+    """From 0 to 1."""
+
+
+def request_for(url: str) -> urllib.request.Request:
+    parts = urllib.parse.urlsplit(url)
+    clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    # Bytes as they lie on the server, for ranges and digests count those.
+    request = urllib.request.Request(
+        clean, headers={"Accept-Encoding": "identity", "User-Agent": "torchmill"}
+    )
+    if parts.username:
+        words = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        secret = base64.b64encode(words.encode()).decode()
+        # Unredirected: a server that sends us elsewhere does not send the password there.
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
+    return request
+
+
+def without_password(url: str) -> str:
+    return re.sub(r"//[^/]*@", "//", url)
+
+
+def in_short(error: object) -> str:
+    if isinstance(error, socket.gaierror):
+        return "the name of the server is not known"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, http.client.RemoteDisconnected | ConnectionResetError):
+        return "hung up"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return str(getattr(error, "strerror", "") or error) or type(error).__name__

@@ -1,0 +1,53 @@
+"""Measures of a classifier, with how sure they are."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
+
+
+def wilson_interval(right: int, samples: int) -> tuple[float, float]:
+    """Give the 95 % score interval of a proportion (Wilson 1927).
+
+    Unlike the textbook's ±1.96 standard errors it keeps its promise near 0 and 1, where good classifiers live.
+    """
+    if not 0 <= right <= samples or samples == 0:
+        raise ValueError(f"{right} of {samples} is no proportion")
+    share, z2 = right / samples, Z_95**2
+    centre = (share + z2 / (2 * samples)) / (1 + z2 / samples)
+    half = Z_95 / (1 + z2 / samples) * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2))
+    low = 0.0 if right == 0 else max(0.0, centre - half)
+    high = 1.0 if right == samples else min(1.0, centre + half)
+    return low, high
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class against the rest. A ratio without cases is 0, as scikit-learn's zero_division=0 has it."""
+
+    precision: float
+    """Share of the answers with this class that are right."""
+    recall: float
+    """Share of this class's samples that are found."""
+    f1: float
+    """Harmonic mean of both."""
+    support: int
+    """Samples of this class."""
+
+
+def confusion_matrix(truth: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """Count samples by true class (rows) and answer (columns): int64, (classes, classes)."""
+    return np.bincount(truth * classes + answers, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_scores(confusion: np.ndarray) -> list[ClassScore]:
+    """Give precision, recall and F1 of each class."""
+    found = np.diag(confusion).astype(float)
+    answered, support = confusion.sum(0), confusion.sum(1)
+    precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
+    recall = np.divide(found, support, out=np.zeros_like(found), where=support > 0)
+    both = precision + recall
+    f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(found), where=both > 0)
+    return [ClassScore(*map(float, row), int(n)) for *row, n in zip(precision, recall, f1, support, strict=True)]

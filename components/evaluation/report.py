@@ -1,0 +1,52 @@
+"""A run in words: one page of Markdown for people."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.config import RunConfig
+from components.files import write_text
+from components.refs import DataRef, EvaluationRef, ExportRef, FitRef, RunRef, StepRef
+
+
+def write_report(
+    config: RunConfig,
+    trained: FitRef,
+    scores: EvaluationRef,
+    model: ExportRef,
+    data: DataRef,
+    version: str,
+    steps: Mapping[str, StepRef],
+    run: RunRef,
+) -> Path:
+    """Write ``report.md`` into the run's folder."""
+    evaluation = json.loads(scores.report.path.read_text(encoding="utf-8"))
+    parity = json.loads(model.report.path.read_text(encoding="utf-8"))
+    early = ", stopped early" if trained.stopped_early else ""
+    lines = [
+        f"# {run.name}",
+        "",
+        f"**Test accuracy {scores.accuracy:.2%}** (95 % interval {scores.accuracy_low:.2%} to {scores.accuracy_high:.2%}, "
+        f"{scores.samples:,} images). {config.model.name} on {data.name}, {trained.network.parameters:,} parameters.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Training | {trained.epochs} epochs on {trained.device}{early}, {trained.images_per_second:,.0f} images/s |",
+        f"| Best epoch | {trained.best_epoch}: validation accuracy {trained.validation_accuracy:.2%}, loss {trained.validation_loss:.4f} |",
+        f"| Test loss | {scores.loss:.4f} |",
+        f"| ONNX model | {config.registered_name} version {version}; {model.agreement:.2%} of the answers agree, "
+        f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e}) |",
+        f"| Accuracy of the ONNX model | {parity['onnx_accuracy']:.2%} in onnxruntime, {parity['torch_accuracy']:.2%} in torch |",
+        f"| Data | {data.name}, sha256 {data.sha256[:16]}… |",
+        f"| Time | {', '.join(f'{name} {step.seconds:.1f} s' for name, step in steps.items())} |",
+        "",
+        "| class | precision | recall | F1 | images |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, score in evaluation["classes"].items():
+        lines.append(
+            f"| {name} | {score['precision']:.2%} | {score['recall']:.2%} | {score['f1']:.2%} | {score['support']:,} |"
+        )
+    report = run.folder / "report.md"
+    write_text(report, "\n".join(lines) + "\n")
+    return report

@@ -1,0 +1,65 @@
+"""Where Torchmill keeps its files."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import UserError
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The folder with everything that runs leave behind: ``--runs``, ``TORCHMILL_RUNS`` or ``./mlruns``."""
+
+    folder: Path
+
+    @classmethod
+    def here(cls) -> "Runs":
+        return cls(Path(os.environ.get("TORCHMILL_RUNS") or "mlruns").expanduser().absolute())
+
+    @property
+    def database(self) -> Path:
+        """MLflow's SQLite file."""
+        return self.folder / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts."""
+        return self.folder / "artifacts"
+
+    @property
+    def prefect(self) -> Path:
+        """Home of the Prefect server that Torchmill starts: its database and settings."""
+        return self.folder / "prefect"
+
+    @property
+    def work(self) -> Path:
+        """One folder per run with what its steps make, and the locks and states of services."""
+        return self.folder / "work"
+
+    def ready(self) -> "Runs":
+        """Create the folders.
+
+        Raises:
+            UserError: the place cannot be written to.
+        """
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self.artifacts.mkdir(exist_ok=True)
+            probe = self.work / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {self.folder}: {error.strerror or error}.",
+                "Give another place with --runs DIR or TORCHMILL_RUNS.",
+            ) from error
+        return self
+
+
+def data_cache() -> Path:
+    """The folder with downloaded data: ``TORCHMILL_DATA`` or ``~/.cache/torchmill``."""
+    chosen = os.environ.get("TORCHMILL_DATA")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchmill"

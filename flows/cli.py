@@ -1,0 +1,210 @@
+"""The command line."""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from components import config as configuration
+from components.errors import ConfigError, UserError, nearest
+from components.places import Runs
+
+# torch, prefect and mlflow take seconds to import: whoever asks for help or mistypes a name doesn't wait for them.
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[0].upper()}{message[1:]}.", f"See {self.prog} --help.")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and leave with its exit code: 0, 1 for what went wrong, 2 for what was mistyped."""
+    try:
+        sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    except UserError as error:
+        print(f"torchmill: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("torchmill: stopped.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def run(arguments: list[str]) -> int:
+    """Do what a command line says; gives the exit code."""
+    parser = make_parser()
+    commands = {"train": train, "up": up, "schedule": schedule, "models": list_models, "datasets": list_datasets}
+    word = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if word is None:
+        parser.print_help()
+        return 0 if set(arguments) & {"-h", "--help"} else 2
+    if word not in commands:
+        raise ConfigError(f"Unknown command '{word}'.", nearest(word, commands))
+    options, unknown = parser.parse_known_args([_underscored(argument) for argument in arguments])
+    if unknown:
+        known = [option for action in _subparser(parser, word)._actions for option in action.option_strings]
+        raise ConfigError(f"Unknown option {unknown[0]}.", nearest(unknown[0], known))
+    if options.runs:
+        os.environ["TORCHMILL_RUNS"] = options.runs
+    return commands[word](options)
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="torchmill",
+        allow_abbrev=False,
+        description="Train your own PyTorch network, look at its runs in MLflow, schedule it with Prefect, "
+        "and get an ONNX model that is proven to give the same answers.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    parser.set_defaults(runs=None)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, usage=f"torchmill {name} [options]", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+
+    training = command("train", "train a network, evaluate it and export it to ONNX")
+    training.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line of stdout")
+    scheduling = command("schedule", "have trainings start by themselves while `torchmill up` runs")
+    scheduling.add_argument("--cron", metavar="CRON", help='when: minute hour day month weekday, as "0 3 * * *"')
+    scheduling.add_argument("--timezone", metavar="ZONE", help="of the cron times, as Europe/Berlin (default: this machine's)")
+    scheduling.add_argument("--list", action="store_true", help="show the schedules")
+    scheduling.add_argument("--remove", metavar="NAME", help="remove a schedule")
+    for parser_of_run in (training, scheduling):
+        _add_config(parser_of_run)
+    starting = command("up", "run the MLflow UI, the Prefect UI and the runner of schedules until Ctrl-C")
+    starting.add_argument("--mlflow-port", type=int, metavar="PORT", help="port of the MLflow UI (default: 5000 or a free one)")
+    starting.add_argument("--prefect-port", type=int, metavar="PORT", help="port of the Prefect UI (default: 4200 or a free one)")
+    command("models", "list the networks that can be named")
+    command("datasets", "list the data sets that can be named")
+    for name in ("train", "up", "schedule"):
+        _subparser(parser, name).add_argument(
+            "--runs", metavar="DIR", help="where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
+        )
+    return parser
+
+
+def _subparser(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return next(actions).choices[name]
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of the following; options override it")
+    groups: dict[str, Any] = {}
+    for section in configuration.sections():
+        group = groups[section] = parser.add_argument_group(section)
+        if issubclass(configuration.sections()[section], configuration.Named):
+            group.add_argument(f"--{section}", metavar="NAME", help=f"short for --{section}.name")
+    general = parser.add_argument_group("run")
+    for name, (annotation, text, default) in configuration.fields().items():
+        shown = json.dumps(default) if isinstance(default, dict | tuple) else default
+        options = f" {', '.join(get_args(annotation))};" if get_origin(annotation) is Literal else ""
+        described = f"{text.rstrip('.')} ({options.strip()} default: {shown})".replace("%", "%%").replace("( ", "(")
+        section = name.partition(".")[0]
+        metavar = name.rpartition(".")[2].upper()
+        groups.get(section, general).add_argument(f"--{name}", metavar=metavar, help=described)
+
+
+def _underscored(argument: str) -> str:
+    """Spell --data.validation-fraction as its field is."""
+    option, equals, value = argument.partition("=")
+    return option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") and "." in option else argument
+
+
+def _config(options: argparse.Namespace) -> configuration.RunConfig:
+    names = [*configuration.sections(), *configuration.fields()]
+    chosen = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    return configuration.load(options.config, chosen)
+
+
+def train(options: argparse.Namespace) -> int:
+    config = _config(options)
+    runs = Runs.here().ready()
+    # Prefect's own lines would repeat ours, and show a traceback for a typing mistake; its UI has them.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+    from components import tracking
+    from flows import prefect_server
+    from flows.console import show_log
+
+    tracking.warm_up()
+    with prefect_server.at_hand(runs):
+        threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
+        from prefect.exceptions import TerminationSignal
+
+        from flows.train import train
+
+        show_log()
+        try:
+            result = train(config)
+        except TerminationSignal:
+            print("torchmill: stopped by SIGTERM.", file=sys.stderr)
+            return 143
+        except UserError as error:
+            if options.json:
+                print(json.dumps({"status": "FAILED", "error": str(error)}), flush=True)
+            raise
+    if options.json:
+        print(result.model_dump_json(), flush=True)
+    else:
+        print(
+            f"\nTest accuracy  {result.metrics['test_accuracy']:.2%}"
+            f"  (95 %: {result.metrics['test_accuracy_low']:.2%} to {result.metrics['test_accuracy_high']:.2%})\n"
+            f"ONNX model     {result.onnx.path}\n"
+            f"               {result.onnx.model} version {result.onnx.version}, {result.onnx.agreement:.2%} of answers agree\n"
+            f"Weights        {result.weights.path}\n"
+            f"Report         {result.report}\n"
+            f"Look at it     torchmill up, then {result.mlflow_url}"
+        )
+    return 0
+
+
+def up(options: argparse.Namespace) -> int:
+    from flows.up import up
+
+    return up(Runs.here().ready(), options.mlflow_port, options.prefect_port)
+
+
+def schedule(options: argparse.Namespace) -> int:
+    from flows import schedule
+
+    runs = Runs.here().ready()
+    if options.list:
+        return schedule.show(runs)
+    if options.remove:
+        return schedule.remove(runs, options.remove)
+    if not options.cron:
+        raise ConfigError("schedule needs --cron, --list or --remove NAME.", 'As in: torchmill schedule --cron "0 3 * * *" --data mnist')
+    return schedule.add(runs, _config(options), options.cron, options.timezone)
+
+
+def list_models(_: argparse.Namespace) -> int:
+    return _show("models", configuration.model_names(), "\nYour own: --model path/to/file.py:Class or package.module:Class")
+
+
+def list_datasets(_: argparse.Namespace) -> int:
+    return _show("data/datasets", configuration.dataset_names(), "")
+
+
+def _show(folder: str, names: Sequence[str], more: str) -> int:
+    import ast
+
+    for name in names:
+        file = Path(configuration.__file__).parent / folder / f"{name}.py"
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        print(f"{name:16}{text.splitlines()[0] if text else ''}")
+    print(more, end="\n" if more else "")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

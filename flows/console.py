@@ -1,0 +1,82 @@
+"""What a run shows in the terminal: on stderr, so that stdout is the result's alone."""
+
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from components.training.progress import EpochResult, StepProgress
+
+logger = logging.getLogger("torchmill")
+console = Console(stderr=True, highlight=False)
+
+
+def show_log() -> None:
+    """Show what the components log: coloured in a terminal, plain lines elsewhere."""
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class TrainingDisplay:
+    """A progress bar of the training in a terminal; elsewhere a line per epoch, and a line each half minute."""
+
+    LINE_SECONDS = 30.0
+
+    def __init__(self, epochs: int, images: int):
+        self.epochs, self.images = epochs, images
+        self.started = self.told = time.monotonic()
+        self.bar: Progress | None = None
+        self.task = TaskID(0)
+
+    def __enter__(self) -> "TrainingDisplay":
+        if console.is_terminal:
+            columns = [
+                TextColumn("[bold]epoch {task.fields[epoch]}/" + str(self.epochs)),
+                BarColumn(bar_width=None),
+                TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.2%}"),
+                TextColumn("{task.fields[speed]:,.0f} images/s"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            ]
+            self.bar = Progress(*columns, console=console, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(
+                "fit", total=self.epochs * self.images, epoch=1, loss=float("nan"), accuracy=0.0, speed=0.0
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def step(self, progress: StepProgress) -> None:
+        done = (progress.epoch - 1) * self.images + progress.images
+        speed = done / (time.monotonic() - self.started)
+        if self.bar:
+            self.bar.update(
+                self.task, completed=done, epoch=progress.epoch, loss=progress.loss, accuracy=progress.accuracy, speed=speed
+            )
+        elif time.monotonic() - self.told > self.LINE_SECONDS:
+            self.told = time.monotonic()
+            left = (self.epochs * self.images - done) / speed
+            logger.info(
+                "epoch %d/%d  %3.0f %%  loss %.4f  accuracy %.2f %%  %s images/s  %.0f s left",
+                *(progress.epoch, self.epochs, 100 * progress.images / self.images),
+                *(progress.loss, 100 * progress.accuracy, f"{speed:,.0f}", left),
+            )
+
+    def epoch(self, result: EpochResult) -> None:
+        self.told = time.monotonic()
+        logger.info(
+            "epoch %d/%d  loss %.4f  validation loss %.4f  accuracy %.2f %%  %s images/s%s",
+            *(result.epoch, self.epochs, result.train_loss, result.validation_loss, 100 * result.validation_accuracy),
+            *(f"{result.images_per_second:,.0f}", "  best so far" if result.is_best else ""),
+        )

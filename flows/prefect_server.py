@@ -1,0 +1,243 @@
+"""A Prefect server for every run: one that is up already, or one that lives as long as runs need it.
+
+Prefect's own answer to "no server", an ephemeral one, ends before it has written what it was told: its history
+has holes. Ours is an ordinary server on a database below ``mlruns``, shared by all runs that are under way,
+and it ends when the last of them is over and all is written. `torchmill up` shows that history.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.errors import UserError
+from components.files import locked, write_text
+from components.places import Runs
+
+START_SECONDS = 120.0
+DRAIN_SECONDS = 2.0  # from the last run's end to the server's: it writes events once a second
+
+
+def server_command(port: int) -> list[str]:
+    """The Prefect server on a port of this machine; what `prefect server start` runs, without its 3 s of imports."""
+    app = ["--factory", "prefect.server.api.server:create_app"]
+    return [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", *app]
+
+
+def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
+    """Settings of a server whose database is ``mlruns/prefect/prefect.db``."""
+    settings = {
+        "PREFECT_HOME": str(runs.prefect),
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(port),  # the UI, too, asks this port
+        "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+    }
+    if not ui:  # only runs that are started by hand: nothing to schedule, trigger or clean up
+        for service in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN"):
+            settings[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
+    ours = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL"}
+    # A server with a database of its own choice (PostgreSQL for a team) is set by PREFECT_SERVER_DATABASE_….
+    return {key: value for key, value in os.environ.items() if key not in ours} | settings
+
+
+def answers(url: str, seconds: float = 2.0) -> bool:
+    """Tell whether an HTTP GET of ``url`` succeeds; proxies of the environment are not asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=seconds) as response:
+            return 200 <= response.status < 300
+    except (OSError, urllib.error.HTTPError):
+        return False
+
+
+def free_port(wanted: int = 0) -> int:
+    """Give a port of 127.0.0.1 that is free: ``wanted``, or any where that is taken."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UserError("There is no free port on 127.0.0.1.")
+
+
+def dies_with_parent() -> None:
+    """In a child between fork and exec: have Linux end it when its parent dies, however that dies."""
+    if sys.platform == "linux":
+        import ctypes
+
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class ServerAtHand:
+    """The Prefect server that runs of this process talk to. Entered early, it starts while other things are imported."""
+
+    def __init__(self, runs: Runs):
+        self.runs = runs
+        self.api = ""
+        self._exits = contextlib.ExitStack()
+
+    def __enter__(self) -> "ServerAtHand":
+        self.api = self._configured() or self._of_up() or self._shared()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    def _configured(self) -> str:
+        """The server that the user's environment or Prefect profile names, if it answers."""
+        api = configured_api()
+        if api and not answers(f"{api}/health", seconds=10):
+            print(f"torchmill: the Prefect server at {api} does not answer; this run is kept in {self.runs.prefect}.", file=sys.stderr)
+            return ""
+        return api
+
+    def _of_up(self) -> str:
+        """The server of a running `torchmill up`."""
+        api = read_state(self.runs.work / "up.json").get("prefect_api", "")
+        return api if api and up_is_running(self.runs) and answers(f"{api}/health") else ""
+
+    def _shared(self) -> str:
+        """The server that runs share while there are any; started by the first."""
+        # Held until this process ends, also by kill -9: the server's watcher goes by it.
+        self._exits.enter_context(locked(self.runs.work / "prefect-users.lock", shared=True))
+        state = self.runs.work / "prefect.json"
+        with locked(self.runs.work / "prefect-start.lock"):
+            known = read_state(state)
+            if known and _is_running(known["pid"]):
+                return known["api"]
+            api = f"http://127.0.0.1:{free_port()}/api"
+            log = (self.runs.work / "prefect.log").open("ab")
+            watcher = subprocess.Popen(
+                [sys.executable, "-m", "flows.prefect_server", str(self.runs.folder), api],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # it outlives Ctrl-C here: other runs may use it
+            )
+            log.close()
+            write_text(state, json.dumps({"api": api, "pid": watcher.pid}))
+            return api
+
+    def wait(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            UserError: it doesn't.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(f"{self.api}/health"):
+            known = read_state(self.runs.work / "prefect.json")
+            if time.monotonic() > deadline or (known.get("api") == self.api and not _is_running(known["pid"])):
+                raise UserError(
+                    "The Prefect server that keeps this run's history did not start.", f"See {self.runs.work / 'prefect.log'}."
+                )
+            time.sleep(0.05)
+
+
+def configured_api() -> str:
+    """The server that the user's environment or Prefect profile names."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url or ""
+
+
+def read_state(path: Path) -> dict:
+    """Read a small JSON file that another process writes atomically; empty where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _is_running(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+_at_hand: ServerAtHand | None = None
+
+
+@contextlib.contextmanager
+def at_hand(runs: Runs) -> Iterator[ServerAtHand]:
+    """See to a Prefect server for the runs inside; the one around it is used where there is one."""
+    global _at_hand
+    if _at_hand is not None:
+        yield _at_hand
+        return
+    with ServerAtHand(runs) as server:
+        _at_hand = server
+        try:
+            yield server
+        finally:
+            _at_hand = None
+
+
+def up_is_running(runs: Runs) -> bool:
+    """Tell whether a `torchmill up` of this folder runs: it holds a lock as long as it lives."""
+    with locked(runs.work / "up.lock", wait=False) as free:
+        return not free
+
+
+def ui_address(runs: Runs, service: str) -> str:
+    """Where the Prefect or MLflow UI of this folder is, or will be once `torchmill up` runs."""
+    default = {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
+    return read_state(runs.work / "up.json").get(service) or default[service]
+
+
+def watch(runs: Runs, api: str) -> None:
+    """Be the shared server's watcher: run it until no run uses it any more, then end it."""
+    port = int(api.split(":")[2].split("/")[0])
+    server = subprocess.Popen(server_command(port), env=server_environment(runs, port, ui=False), preexec_fn=dies_with_parent)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        users = runs.work / "prefect-users.lock"
+        while server.poll() is None:
+            time.sleep(0.5)
+            with locked(users, wait=False) as alone:
+                pass
+            if not alone:
+                continue
+            time.sleep(DRAIN_SECONDS)
+            # Held to the end, so that a run that begins now waits and then starts a server of its own.
+            with locked(users, wait=False) as alone:
+                if alone:
+                    (runs.work / "prefect.json").unlink(missing_ok=True)
+                    end(server)
+    finally:
+        end(server)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+    """Ask a process that we started to end, and end it if it doesn't."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    watch(Runs(Path(sys.argv[1])), sys.argv[2])

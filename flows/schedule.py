@@ -1,0 +1,145 @@
+"""`torchmill schedule`: deployments of the train flow that start by the clock."""
+
+import contextlib
+import datetime
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import tzlocal
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterNextScheduledStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled
+from prefect.workers.process import ProcessWorker
+from pydantic import ValidationError
+
+from components.config import RunConfig, source_file
+from components.errors import ConfigError, nearest
+from components.places import Runs
+from flows import prefect_server
+from flows.train import train
+from flows.up import POOL
+
+FLOW = "train"
+MISSED = datetime.timedelta(minutes=1)
+
+
+def add(runs: Runs, config: RunConfig, cron: str, timezone: str | None) -> int:
+    """Schedule a train; its name is the configuration's, or made from data and network."""
+    try:
+        schedule = CronSchedule(cron=cron, timezone=timezone or tzlocal.get_localzone_name())
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"Cannot schedule '{cron}': {message}.", 'Write minute hour day month weekday, as "0 3 * * *".') from None
+    with _client(runs) as client:
+        taken = {deployment.name for deployment in client.read_deployments()}
+        name = config.name or _free_name(config.registered_name, taken)
+        create_pool()
+        deployment = train.to_deployment(
+            name=name,
+            schedules=[schedule],
+            parameters={"config": _portable(config).model_dump(mode="json")},
+            description=f"{config.model.name} on {config.data.name}",
+            work_pool_name=POOL,
+            job_variables={"working_dir": str(Path.cwd()), "env": _environment()},
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        deployment.apply()
+    print(f"{'Replaced' if name in taken else 'Scheduled'}  {FLOW}/{name}  {cron}  {schedule.timezone}")
+    if not prefect_server.up_is_running(runs):
+        print("It starts by itself while `torchmill up` runs.")
+    return 0
+
+
+def show(runs: Runs) -> int:
+    """List the schedules with their next start."""
+    with _client(runs) as client:
+        deployments = client.read_deployments()
+        if not deployments:
+            print('Nothing is scheduled. As in: torchmill schedule --cron "0 3 * * *" --data mnist')
+        for deployment in sorted(deployments, key=lambda one: one.name):
+            times = ", ".join(
+                f"{getattr(one.schedule, 'cron', one.schedule)} {getattr(one.schedule, 'timezone', '')}" for one in deployment.schedules
+            )
+            print(f"{deployment.name:30}  {times or 'by hand':32}  {deployment.description or ''}{'  (paused)' if deployment.paused else ''}")
+    return 0
+
+
+def remove(runs: Runs, name: str) -> int:
+    """Remove a schedule; runs that it started stay."""
+    with _client(runs) as client:
+        try:
+            deployment = client.read_deployment_by_name(f"{FLOW}/{name}")
+        except ObjectNotFound:
+            known = [one.name for one in client.read_deployments()]
+            raise ConfigError(f"Nothing is scheduled as '{name}'.", nearest(name, known)) from None
+        client.delete_deployment(deployment.id)
+    print(f"Removed  {FLOW}/{name}")
+    return 0
+
+
+def create_pool() -> None:
+    """Create the work pool that `torchmill up` serves, where there is none."""
+    with get_client(sync_client=True) as client:
+        template = ProcessWorker.get_default_base_job_template()
+        # Somebody else may have been quicker.
+        with contextlib.suppress(ObjectAlreadyExists):
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+def skip_missed() -> None:
+    """Cancel what was to start while nobody ran it: a week's missed nights must not all start at once."""
+    now = datetime.datetime.now(datetime.UTC)
+    with get_client(sync_client=True) as client:
+        waiting = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=now - MISSED),
+            ),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
+        )
+        for flow_run in waiting:
+            if flow_run.auto_scheduled:
+                client.set_flow_run_state(flow_run.id, Cancelled(message="Missed: torchmill up was not running."), force=True)
+
+
+def _free_name(wanted: str, taken: set[str]) -> str:
+    return next(name for name in (wanted, *(f"{wanted}-{n}" for n in itertools.count(2))) if name not in taken)
+
+
+def _portable(config: RunConfig) -> RunConfig:
+    """The configuration as it is to be run elsewhere: a user's file by its full path, and without a name of its own."""
+    place, _, name = config.model.name.rpartition(":")
+    model = config.model
+    if place.endswith(".py"):
+        model = model.model_copy(update={"name": f"{source_file(place)}:{name}"})
+    return config.model_copy(update={"model": model, "name": None})
+
+
+def _environment() -> dict[str, str]:
+    """What the run finds in its environment as this command did."""
+    kept = ("TORCHMILL_DATA", "TORCHMILL_MIRROR", "MLFLOW_TRACKING_URI")
+    return {name: os.environ[name] for name in kept if os.environ.get(name)}
+
+
+@contextlib.contextmanager
+def _client(runs: Runs) -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect server that keeps the schedules of a folder."""
+    with prefect_server.at_hand(runs) as server:
+        server.wait()
+        with temporary_settings({PREFECT_API_URL: server.api}), get_client(sync_client=True) as client:
+            yield client
