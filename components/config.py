@@ -42,7 +42,9 @@ def _json_object(value: object) -> object:
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1}); write it like '{{\"width\": 48}}'") from None
+        raise ValueError(
+            f"not JSON ({error.msg} at character {error.pos + 1}); write it like '{{\"width\": 48}}'"
+        ) from None
 
 
 def _none(value: object) -> object:
@@ -241,18 +243,19 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _set(tree: dict[str, Any], dotted: str, value: str) -> None:
-    *path, last = dotted.split(".")
-    for key in path:
-        inner = tree.get(key)
-        if isinstance(inner, str):  # the shorthand `data: mnist`
-            inner = {"name": inner}
-        tree[key] = inner = dict(inner) if isinstance(inner, dict) else {}
-        tree = inner
-    if last in sections():  # `--data mnist` must not drop what the file says of data's other fields
-        inner = tree.get(last)
-        tree[last] = {**inner, "name": value} if isinstance(inner, dict) else value
+    """Put a value into a tree of sections, in place; what the section holds besides stays."""
+    first, _, rest = dotted.partition(".")
+    held: Any = tree.get(first)
+    if isinstance(held, str):  # the shorthand `data: mnist`
+        held = {"name": held}
+    if rest:
+        inner = dict(held) if isinstance(held, dict) else {}
+        _set(inner, rest, value)
+        tree[first] = inner
+    elif isinstance(held, dict) and first in sections():
+        tree[first] = {**held, "name": value}
     else:
-        tree[last] = value
+        tree[first] = value
 
 
 def _explain(item: Any) -> str:
@@ -264,7 +267,9 @@ def _explain(item: Any) -> str:
         options = get_args(fields()[location][0])
         return f"{location}: unknown '{item['input']}'. {nearest(str(item['input']), map(str, options))}"
     if item["type"] == "string_pattern_mismatch" and location == "device":
-        return f"device: unknown '{item['input']}'. {nearest(str(item['input']), ['auto', 'cpu', 'cuda', 'mps', 'xpu'])}"
+        return (
+            f"device: unknown '{item['input']}'. {nearest(str(item['input']), ['auto', 'cpu', 'cuda', 'mps', 'xpu'])}"
+        )
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{location}: {message}"
@@ -290,7 +295,12 @@ def check_reference(reference: str) -> None:
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     # A name can also come by import, assignment or `from x import *`: then only running the file can tell.
     elsewhere = any(not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Expr) for node in tree.body)
-    mentioned = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    mentioned = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     mentioned |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if name not in defined and not (elsewhere and ({name, "*"} & mentioned)):
         raise ValueError(f"{file} has no class '{name}'. {nearest(name, defined)}".strip())

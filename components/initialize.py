@@ -91,7 +91,9 @@ def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.
     if not isinstance(network, nn.Module):
         raise UserError(f"{reference} makes a {type(network).__name__}, not a torch.nn.Module.")
     if next(network.parameters(), None) is None:
-        raise UserError(f"{reference} has no parameters to train.", "Are its layers kept in a plain list? Use nn.ModuleList.")
+        raise UserError(
+            f"{reference} has no parameters to train.", "Are its layers kept in a plain list? Use nn.ModuleList."
+        )
     return network
 
 
@@ -113,12 +115,14 @@ def find(reference: str) -> Callable[..., object]:
     module = _import(place)
     found = getattr(module, name, None)
     if found is None:
-        classes = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+        classes = [
+            key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)
+        ]
         raise UserError(f"{place} has no '{name}'.", nearest(name, classes))
     if inspect.isclass(found) and not issubclass(found, nn.Module):
         raise UserError(f"{reference} is a class but not a torch.nn.Module.", "Derive it from torch.nn.Module.")
     if not callable(found):
-        raise UserError(f"{reference} is a {type(found).__name__}, neither a class nor a function that makes a network.")
+        raise UserError(f"{reference} is a {type(found).__name__}, neither a class nor a function.")
     return found
 
 
@@ -173,7 +177,7 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
         layer = f" in its layer {inside[-1][0]}: {inside[-1][1]}" if inside else ""
         raise UserError(
             f"{reference} fails on images of shape {shape}{layer}: {_first_hand(error)}",
-            f"{data.name} has images of (batch, channels, height, width) = (N, {', '.join(map(str, data.image_shape))}).",
+            f"An image of {data.name} has (channels, height, width) = {data.image_shape}.",
         ) from error
     finally:
         network.zero_grad(set_to_none=True)
@@ -206,7 +210,9 @@ def _first_hand(error: Exception) -> str:
 
 
 def _is_users(filename: str) -> bool:
-    return not (filename.startswith("<") or "site-packages" in filename or Path(__file__).parent in Path(filename).parents)
+    return not (
+        filename.startswith("<") or "site-packages" in filename or Path(__file__).parent in Path(filename).parents
+    )
 
 
 def save_weights(network: nn.Module, path: Path) -> FileRef:

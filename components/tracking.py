@@ -17,8 +17,9 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from components.errors import Unreachable, UserError
 from components.files import locked
@@ -94,7 +95,9 @@ def open_run(
     recorder, _waiting = _waiting or Recorder(), None
     _recorders[folder] = recorder
     journal = folder / "journal.jsonl"
-    _append(journal, {"kind": "open", "experiment": experiment, "name": name, "params": dict(params), "tags": dict(tags)})
+    _append(
+        journal, {"kind": "open", "experiment": experiment, "name": name, "params": dict(params), "tags": dict(tags)}
+    )
     recorder.follow(journal, runs)
     opened = _await(folder, lambda receipt: receipt["receipt"] == "opened", OPEN_SECONDS)
     base = opened["server"] or ui
@@ -446,7 +449,9 @@ class _Session:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         kind = "http" if source.startswith("http") else "local"
-        entity = Dataset(name, digest, kind, json.dumps({"url" if kind == "http" else "uri": source}), None, json.dumps(profile))
+        entity = Dataset(
+            name, digest, kind, json.dumps({"url" if kind == "http" else "uri": source}), None, json.dumps(profile)
+        )
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
     def do_register(self, ask: str, name: str, file: str, example: str, tags: dict[str, str]) -> None:
@@ -461,7 +466,8 @@ class _Session:
         proto = onnx.load(file)
         arrays = np.load(example)
         spec = {
-            side: Schema([TensorSpec(arrays[side].dtype, (-1, *arrays[side].shape[1:]), side)]) for side in ("pixels", "logits")
+            side: Schema([TensorSpec(arrays[side].dtype, (-1, *arrays[side].shape[1:]), side)])
+            for side in ("pixels", "logits")
         }
         info = Model.log(
             artifact_path=None,
@@ -475,7 +481,9 @@ class _Session:
             signature=ModelSignature(spec["pixels"], spec["logits"]),
             input_example={"pixels": arrays["pixels"][:2]},
             # Named, since MLflow would otherwise find them out by running the model, for up to half a minute.
-            pip_requirements=[f"{library}=={metadata.version(library)}" for library in ("onnxruntime", "onnx", "numpy")],
+            pip_requirements=[
+                f"{library}=={metadata.version(library)}" for library in ("onnxruntime", "onnx", "numpy")
+            ],
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
         )
@@ -492,7 +500,7 @@ class _Session:
         self.receipt("ended", ask=ask)
 
 
-def record(orders: BinaryIO) -> None:
+def record(orders: BufferedReader) -> None:
     """Be the recorder: read which journal to follow from ``orders``, and follow it to its end or its writer's."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -544,4 +552,5 @@ def _in_words(error: Exception, session: _Session) -> tuple[str, str, bool]:
 
 
 if __name__ == "__main__":
-    record(sys.stdin.buffer)
+    with open(sys.stdin.fileno(), "rb", closefd=False) as orders:
+        record(orders)

@@ -69,20 +69,34 @@ def make_parser() -> Parser:
     parser.set_defaults(runs=None)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, usage=f"torchmill {name} [options]", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        return commands.add_parser(
+            name,
+            usage=f"torchmill {name} [options]",
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            allow_abbrev=False,
+        )
 
     training = command("train", "train a network, evaluate it and export it to ONNX")
-    training.add_argument("--json", action="store_true", help="print the result as one JSON object, the last line of stdout")
+    training.add_argument(
+        "--json", action="store_true", help="print the result as one JSON object, the last line of stdout"
+    )
     scheduling = command("schedule", "have trainings start by themselves while `torchmill up` runs")
     scheduling.add_argument("--cron", metavar="CRON", help='when: minute hour day month weekday, as "0 3 * * *"')
-    scheduling.add_argument("--timezone", metavar="ZONE", help="of the cron times, as Europe/Berlin (default: this machine's)")
+    scheduling.add_argument(
+        "--timezone", metavar="ZONE", help="of the cron times, as Europe/Berlin (default: this machine's)"
+    )
     scheduling.add_argument("--list", action="store_true", help="show the schedules")
     scheduling.add_argument("--remove", metavar="NAME", help="remove a schedule")
     for parser_of_run in (training, scheduling):
         _add_config(parser_of_run)
     starting = command("up", "run the MLflow UI, the Prefect UI and the runner of schedules until Ctrl-C")
-    starting.add_argument("--mlflow-port", type=int, metavar="PORT", help="port of the MLflow UI (default: 5000 or a free one)")
-    starting.add_argument("--prefect-port", type=int, metavar="PORT", help="port of the Prefect UI (default: 4200 or a free one)")
+    starting.add_argument(
+        "--mlflow-port", type=int, metavar="PORT", help="port of the MLflow UI (default: 5000 or a free one)"
+    )
+    starting.add_argument(
+        "--prefect-port", type=int, metavar="PORT", help="port of the Prefect UI (default: 4200 or a free one)"
+    )
     command("models", "list the networks that can be named")
     command("datasets", "list the data sets that can be named")
     for name in ("train", "up", "schedule"):
@@ -98,7 +112,9 @@ def _subparser(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentP
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of the following; options override it")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file with any of the following; options override it"
+    )
     groups: dict[str, Any] = {}
     for section in configuration.sections():
         group = groups[section] = parser.add_argument_group(section)
@@ -117,7 +133,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _underscored(argument: str) -> str:
     """Spell --data.validation-fraction as its field is."""
     option, equals, value = argument.partition("=")
-    return option.replace("-", "_").replace("__", "--", 1) + equals + value if option.startswith("--") and "." in option else argument
+    return (
+        option.replace("-", "_").replace("__", "--", 1) + equals + value
+        if option.startswith("--") and "." in option
+        else argument
+    )
 
 
 def _config(options: argparse.Namespace) -> configuration.RunConfig:
@@ -156,11 +176,12 @@ def train(options: argparse.Namespace) -> int:
     if options.json:
         print(result.model_dump_json(), flush=True)
     else:
+        score, model = result.metrics, result.onnx
         print(
-            f"\nTest accuracy  {result.metrics['test_accuracy']:.2%}"
-            f"  (95 %: {result.metrics['test_accuracy_low']:.2%} to {result.metrics['test_accuracy_high']:.2%})\n"
-            f"ONNX model     {result.onnx.path}\n"
-            f"               {result.onnx.model} version {result.onnx.version}, {result.onnx.agreement:.2%} of answers agree\n"
+            f"\nTest accuracy  {score['test_accuracy']:.2%}"
+            f"  (95 %: {score['test_accuracy_low']:.2%} to {score['test_accuracy_high']:.2%})\n"
+            f"ONNX model     {model.path}\n"
+            f"               {model.model} version {model.version}, {model.agreement:.2%} of answers agree\n"
             f"Weights        {result.weights.path}\n"
             f"Report         {result.report}\n"
             f"Look at it     torchmill up, then {result.mlflow_url}"
@@ -183,12 +204,17 @@ def schedule(options: argparse.Namespace) -> int:
     if options.remove:
         return schedule.remove(runs, options.remove)
     if not options.cron:
-        raise ConfigError("schedule needs --cron, --list or --remove NAME.", 'As in: torchmill schedule --cron "0 3 * * *" --data mnist')
+        raise ConfigError(
+            "schedule needs --cron, --list or --remove NAME.",
+            'As in: torchmill schedule --cron "0 3 * * *" --data mnist',
+        )
     return schedule.add(runs, _config(options), options.cron, options.timezone)
 
 
 def list_models(_: argparse.Namespace) -> int:
-    return _show("models", configuration.model_names(), "\nYour own: --model path/to/file.py:Class or package.module:Class")
+    return _show(
+        "models", configuration.model_names(), "\nYour own: --model path/to/file.py:Class or package.module:Class"
+    )
 
 
 def list_datasets(_: argparse.Namespace) -> int:

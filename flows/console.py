@@ -17,7 +17,9 @@ console = Console(stderr=True, highlight=False)
 def show_log() -> None:
     """Show what the components log: coloured in a terminal, plain lines elsewhere."""
     if console.is_terminal:
-        handler: logging.Handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
+        )
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
@@ -62,7 +64,12 @@ class TrainingDisplay:
         speed = done / (time.monotonic() - self.started)
         if self.bar:
             self.bar.update(
-                self.task, completed=done, epoch=progress.epoch, loss=progress.loss, accuracy=progress.accuracy, speed=speed
+                self.task,
+                completed=done,
+                epoch=progress.epoch,
+                loss=progress.loss,
+                accuracy=progress.accuracy,
+                speed=speed,
             )
         elif time.monotonic() - self.told > self.LINE_SECONDS:
             self.told = time.monotonic()

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from components.errors import UserError
@@ -85,7 +85,7 @@ def dies_with_parent() -> None:
 
 
 class ServerAtHand:
-    """The Prefect server that runs of this process talk to. Entered early, it starts while other things are imported."""
+    """The Prefect server that this process talks to. Entered early, it starts while other things are imported."""
 
     def __init__(self, runs: Runs):
         self.runs = runs
@@ -103,7 +103,10 @@ class ServerAtHand:
         """The server that the user's environment or Prefect profile names, if it answers."""
         api = configured_api()
         if api and not answers(f"{api}/health", seconds=10):
-            print(f"torchmill: the Prefect server at {api} does not answer; this run is kept in {self.runs.prefect}.", file=sys.stderr)
+            print(
+                f"torchmill: the Prefect server at {api} does not answer; this run is kept in {self.runs.prefect}.",
+                file=sys.stderr,
+            )
             return ""
         return api
 
@@ -145,7 +148,8 @@ class ServerAtHand:
             known = read_state(self.runs.work / "prefect.json")
             if time.monotonic() > deadline or (known.get("api") == self.api and not _is_running(known["pid"])):
                 raise UserError(
-                    "The Prefect server that keeps this run's history did not start.", f"See {self.runs.work / 'prefect.log'}."
+                    "The Prefect server that keeps this run's history did not start.",
+                    f"See {self.runs.work / 'prefect.log'}.",
                 )
             time.sleep(0.05)
 
@@ -178,7 +182,7 @@ _at_hand: ServerAtHand | None = None
 
 
 @contextlib.contextmanager
-def at_hand(runs: Runs) -> Iterator[ServerAtHand]:
+def at_hand(runs: Runs) -> Generator[ServerAtHand]:
     """See to a Prefect server for the runs inside; the one around it is used where there is one."""
     global _at_hand
     if _at_hand is not None:
@@ -207,7 +211,9 @@ def ui_address(runs: Runs, service: str) -> str:
 def watch(runs: Runs, api: str) -> None:
     """Be the shared server's watcher: run it until no run uses it any more, then end it."""
     port = int(api.split(":")[2].split("/")[0])
-    server = subprocess.Popen(server_command(port), env=server_environment(runs, port, ui=False), preexec_fn=dies_with_parent)
+    server = subprocess.Popen(
+        server_command(port), env=server_environment(runs, port, ui=False), preexec_fn=dies_with_parent
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         users = runs.work / "prefect-users.lock"

@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import tzlocal
@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import EntrypointType
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled
@@ -44,7 +44,9 @@ def add(runs: Runs, config: RunConfig, cron: str, timezone: str | None) -> int:
         schedule = CronSchedule(cron=cron, timezone=timezone or tzlocal.get_localzone_name())
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"Cannot schedule '{cron}': {message}.", 'Write minute hour day month weekday, as "0 3 * * *".') from None
+        raise ConfigError(
+            f"Cannot schedule '{cron}': {message}.", 'Write minute hour day month weekday, as "0 3 * * *".'
+        ) from None
     with _client(runs) as client:
         taken = {deployment.name for deployment in client.read_deployments()}
         name = config.name or _free_name(config.registered_name, taken)
@@ -58,6 +60,7 @@ def add(runs: Runs, config: RunConfig, cron: str, timezone: str | None) -> int:
             job_variables={"working_dir": str(Path.cwd()), "env": _environment()},
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+        assert isinstance(deployment, RunnerDeployment)  # a coroutine only inside of an event loop
         deployment.apply()
     print(f"{'Replaced' if name in taken else 'Scheduled'}  {FLOW}/{name}  {cron}  {schedule.timezone}")
     if not prefect_server.up_is_running(runs):
@@ -72,10 +75,10 @@ def show(runs: Runs) -> int:
         if not deployments:
             print('Nothing is scheduled. As in: torchmill schedule --cron "0 3 * * *" --data mnist')
         for deployment in sorted(deployments, key=lambda one: one.name):
-            times = ", ".join(
-                f"{getattr(one.schedule, 'cron', one.schedule)} {getattr(one.schedule, 'timezone', '')}" for one in deployment.schedules
-            )
-            print(f"{deployment.name:30}  {times or 'by hand':32}  {deployment.description or ''}{'  (paused)' if deployment.paused else ''}")
+            clocks = [one.schedule for one in deployment.schedules if isinstance(one.schedule, CronSchedule)]
+            times = ", ".join(f"{clock.cron} {clock.timezone}" for clock in clocks) or "by hand"
+            paused = "  (paused)" if deployment.paused else ""
+            print(f"{deployment.name:30}  {times:32}  {deployment.description or ''}{paused}")
     return 0
 
 
@@ -114,7 +117,9 @@ def skip_missed() -> None:
         )
         for flow_run in waiting:
             if flow_run.auto_scheduled:
-                client.set_flow_run_state(flow_run.id, Cancelled(message="Missed: torchmill up was not running."), force=True)
+                client.set_flow_run_state(
+                    flow_run.id, Cancelled(message="Missed: torchmill up was not running."), force=True
+                )
 
 
 def _free_name(wanted: str, taken: set[str]) -> str:
@@ -137,7 +142,7 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _client(runs: Runs) -> Iterator[SyncPrefectClient]:
+def _client(runs: Runs) -> Generator[SyncPrefectClient]:
     """A client of the Prefect server that keeps the schedules of a folder."""
     with prefect_server.at_hand(runs) as server:
         server.wait()

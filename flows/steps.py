@@ -3,16 +3,24 @@
 import contextlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 
-from prefect import runtime
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
+from prefect.runtime import flow_run
 from prefect.states import State
 from prefect.tasks import Task, exponential_backoff
 
 from components import tracking
-from components.config import DataConfig, EvaluateConfig, ExportConfig, InitializeConfig, ModelConfig, RunConfig, TrainConfig
+from components.config import (
+    DataConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InitializeConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 from components.errors import Unreachable
 from components.places import Runs, data_cache
 from components.refs import DataRef, EvaluationRef, ExportRef, FitRef, NetworkRef, PublishedRef, RunRef, TrainResult
@@ -27,12 +35,12 @@ logger = logging.getLogger("torchmill")
 
 
 @contextlib.contextmanager
-def tracked(config: RunConfig) -> Iterator[RunRef]:
+def tracked(config: RunConfig) -> Generator[RunRef]:
     """Open the run in MLflow, link it with the flow run, and close it with how it ended, whatever happens."""
     log_to_prefect()
     runs = Runs.here().ready()
-    name = runtime.flow_run.name
-    folder = runs.work / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(runtime.flow_run.id)[:8]}"
+    name = flow_run.name
+    folder = runs.work / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[:8]}"
     folder.mkdir()
     run = tracking.open_run(
         runs,
@@ -64,7 +72,7 @@ def tracked(config: RunConfig) -> Iterator[RunRef]:
 
 def flow_run_url() -> str:
     """The page of the flow run in the Prefect UI."""
-    return f"{prefect_server.ui_address(Runs.here(), 'prefect')}/runs/flow-run/{runtime.flow_run.id}"
+    return f"{prefect_server.ui_address(Runs.here(), 'prefect')}/runs/flow-run/{flow_run.id}"
 
 
 def _may_come_back(task: Task, task_run: TaskRun, state: State) -> bool:
@@ -72,7 +80,9 @@ def _may_come_back(task: Task, task_run: TaskRun, state: State) -> bool:
     return is_scheduled() and isinstance(state.result(raise_on_failure=False), Unreachable)
 
 
-@step(retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=_may_come_back)
+@step(
+    retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=_may_come_back
+)
 def fetch(config: DataConfig, run: RunRef) -> DataRef:
     """Have the data set on disk, prepared and verified."""
     from components.data.fetch import fetch
@@ -102,7 +112,9 @@ def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: Da
 
 
 @step()
-def fit(config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef) -> FitRef:
+def fit(
+    config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef
+) -> FitRef:
     """Train the network, and keep its best and its last state."""
     from components.data.batches import read_training
     from components.device import resolve
@@ -179,7 +191,9 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
     tracking.log_files(run, [model.onnx.path, model.example.path], "onnx")
     tracking.log_metrics(run, {"onnx_max_abs_diff": model.max_abs_diff, "onnx_agreement": model.agreement})
-    logger.info("onnx  largest difference %.1e, %.2f %% of the answers agree", model.max_abs_diff, 100 * model.agreement)
+    logger.info(
+        "onnx  largest difference %.1e, %.2f %% of the answers agree", model.max_abs_diff, 100 * model.agreement
+    )
     return model
 
 
@@ -193,7 +207,13 @@ def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef, 
 
 
 def conclude(
-    config: RunConfig, trained: FitRef, scores: EvaluationRef, model: ExportRef, data: DataRef, version: str, run: RunRef
+    config: RunConfig,
+    trained: FitRef,
+    scores: EvaluationRef,
+    model: ExportRef,
+    data: DataRef,
+    version: str,
+    run: RunRef,
 ) -> TrainResult:
     """Write the report, show it in both UIs, and give the result."""
     from components.evaluation.report import write_report
@@ -204,7 +224,9 @@ def conclude(
     text = report.read_text(encoding="utf-8")
     tracking.log_tags(run, {"mlflow.note.content": f"{text}\n[Flow run in Prefect]({flow_url})"})
     tracking.log_files(run, [report])
-    create_markdown_artifact(f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words")
+    create_markdown_artifact(
+        f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words"
+    )
     return TrainResult(
         run_id=run.run_id,
         status="FINISHED",

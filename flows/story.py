@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Flow, Task, runtime
+from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from components import tracking
@@ -44,15 +45,17 @@ def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        name = getattr(function, "__name__", "step")
+
         @functools.wraps(function)
         def timed(*arguments: Any) -> R:
             run: RunRef = arguments[-1]
             started = time.perf_counter()
             result = function(*arguments)
-            tracking.log_step(run, function.__name__, StepRef(state="ran", seconds=time.perf_counter() - started))
+            tracking.log_step(run, name, StepRef(state="ran", seconds=time.perf_counter() - started))
             return result
 
-        return Task(timed, name=function.__name__, cache_policy=NO_CACHE, persist_result=False, **options)
+        return Task(timed, name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
     return decorate
 
@@ -66,10 +69,10 @@ def log_to_prefect() -> None:
 
 def flow_run_name() -> str:
     """Name of the flow run: the configuration's, or the one that Prefect made up."""
-    config = runtime.flow_run.parameters.get("config")
-    return getattr(config, "name", None) or runtime.flow_run.name
+    config = flow_run.parameters.get("config")
+    return getattr(config, "name", None) or flow_run.name
 
 
 def is_scheduled() -> bool:
     """Tell whether nobody sits in front of this run."""
-    return runtime.deployment.id is not None
+    return deployment.id is not None

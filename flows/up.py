@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from components.files import locked, write_text
 from components.places import Runs
 from flows.prefect_server import (
     answers,
-    configured_api,
     dies_with_parent,
     end,
     free_port,
@@ -41,7 +40,9 @@ class Service:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, name: str, address: str, health: str, log: Path, command: list[str], environment: dict[str, str]) -> "Service":
+    def start(
+        cls, name: str, address: str, health: str, log: Path, command: list[str], environment: dict[str, str]
+    ) -> "Service":
         with log.open("ab") as file:
             process = subprocess.Popen(
                 command,
@@ -65,7 +66,9 @@ class Service:
     def check(self) -> None:
         if self.process.poll() is not None:
             last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise UserError(f"{self.name} ended with exit code {self.process.returncode}: {''.join(last)}", f"See {self.log}.")
+            raise UserError(
+                f"{self.name} ended with exit code {self.process.returncode}: {''.join(last)}", f"See {self.log}."
+            )
 
     def end(self) -> None:
         end(self.process)
@@ -89,7 +92,7 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, parallel: 
         signal.signal(signal.SIGTERM, _interrupt)
         with _services(runs, mlflow_port, prefect_port, parallel) as services:
             known = {service.name: service.address for service in services.values()}
-            known |= {"pid": os.getpid(), "prefect_api": services["prefect"].address + "/api"}
+            known |= {"pid": str(os.getpid()), "prefect_api": services["prefect"].address + "/api"}
             write_text(state, json.dumps(known))
             _show(known)
             print("Ctrl-C ends all of them.", flush=True)
@@ -107,14 +110,16 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _show(known: dict[str, object]) -> None:
+def _show(known: dict[str, str]) -> None:
     print(f"MLflow   {known.get('mlflow', '?')}   runs, metrics, artifacts, models")
     print(f"Prefect  {known.get('prefect', '?')}   flow runs, schedules")
     print(f"Runner   {known.get('runner', '?')}/health   starts what is scheduled", flush=True)
 
 
 @contextlib.contextmanager
-def _services(runs: Runs, mlflow_port: int | None, prefect_port: int | None, parallel: int) -> Iterator[dict[str, Service]]:
+def _services(
+    runs: Runs, mlflow_port: int | None, prefect_port: int | None, parallel: int
+) -> Generator[dict[str, Service]]:
     tracking.create_database(runs)
     ports = read_state(runs.work / "ports.json")
     ports = {
@@ -131,7 +136,12 @@ def _services(runs: Runs, mlflow_port: int | None, prefect_port: int | None, par
 
     try:
         print("Starting …", flush=True)
-        start("prefect", "/api/health", server_command(ports["prefect"]), server_environment(runs, ports["prefect"], ui=True))
+        start(
+            "prefect",
+            "/api/health",
+            server_command(ports["prefect"]),
+            server_environment(runs, ports["prefect"], ui=True),
+        )
         start("mlflow", "/health", tracking.ui_command(runs, ports["mlflow"]), tracking.ui_environment())
         services["prefect"].wait_until_healthy()
         api = at["prefect"] + "/api"

@@ -29,9 +29,7 @@ class LabelledImages:
         yield from zip(self.pixels.split(size), self.labels.split(size), strict=True)
 
 
-def read_training(
-    data: DataRef, validation_fraction: float, seed: int
-) -> tuple[LabelledImages, LabelledImages]:
+def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Give the training and the validation split; the test split is not opened."""
     pixels, labels = _read(data, "train")
     training, validation = stratified_split(labels, validation_fraction, seed)

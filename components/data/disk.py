@@ -96,7 +96,5 @@ def locked(path: Path, what: str) -> Generator[None, None, None]:
             logger.info("Waiting for another process, which is busy with %s.", what)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            raise UserError(
-                f"The file system of {path.parent} has no locks: {error.strerror}.", ELSEWHERE
-            ) from error
+            raise UserError(f"The file system of {path.parent} has no locks: {error.strerror}.", ELSEWHERE) from error
         yield

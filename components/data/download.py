@@ -61,21 +61,22 @@ def download(
         return
     urls = [f"{mirror}{file.path}" for mirror in own_mirrors(os.environ.get(MIRROR_VARIABLE, ""))]
     urls += [f"{mirror.rstrip('/')}/{file.name}" for mirror in mirrors]
+    refusals: list[tuple[str, _Refusal]] = []
     disk.make_folder(destination.parent)
     with disk.locked(destination.with_name(f"{destination.name}.lock"), file.path):
         if flaw(destination, file) is None:
             return
         with show(file.path) as report:
             attempt = _Download(file, destination, report, wire or Wire())
-            refusals = []
             for url in urls:
                 try:
-                    return attempt.take_from(url)
+                    attempt.take_from(url)
+                    return
                 except _Refusal as refusal:
                     refusals.append((url, refusal))
                     if url != urls[-1]:
                         logger.info("%s: %s; trying the next mirror", without_password(url), refusal)
-            raise _nobody_had_it(file, refusals)
+    raise _nobody_had_it(file, refusals)
 
 
 def own_mirrors(setting: str) -> list[str]:
@@ -293,9 +294,7 @@ class _Download:
                     break
                 done += len(chunk)
                 if done > self.file.limit_bytes:
-                    raise _WrongContents(
-                        f"sends more than the {self.file.limit_bytes:,} bytes the file can have"
-                    )
+                    raise _WrongContents(f"sends more than the {self.file.limit_bytes:,} bytes the file can have")
                 with disk.writing(folder, (total or self.file.limit_bytes) - done + len(chunk)):
                     part.write(chunk)
                 self.report(done, total, source)
@@ -320,9 +319,7 @@ def _continues(headers: Any, origin: dict[str, Any], held: int) -> bool:
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if not span or int(span[1]) != held:
         return False
-    same_size = (
-        "*" in (span[2], str(origin.get("total_bytes") or "*")) or int(span[2]) == origin["total_bytes"]
-    )
+    same_size = "*" in (span[2], str(origin.get("total_bytes") or "*")) or int(span[2]) == origin["total_bytes"]
     tag, date = headers.get("ETag"), headers.get("Last-Modified")
     same_tag = not tag or not origin.get("etag") or tag == origin["etag"]
     same_date = not date or not origin.get("last_modified") or date == origin["last_modified"]
@@ -333,9 +330,7 @@ def _nobody_had_it(file: PublishedFile, refusals: Sequence[tuple[str, _Refusal]]
     tried = "".join(f"\n  {without_password(url)}: {refusal}." for url, refusal in refusals)
     own = f"set {MIRROR_VARIABLE} to a folder (file:///…) or a server (https://…) that has {file.path}"
     if any(refusal.wrong_contents for _, refusal in refusals):
-        return UserError(
-            f"Nobody gave the {file.path} that was published.{tried}", f"{own[0].upper()}{own[1:]}."
-        )
+        return UserError(f"Nobody gave the {file.path} that was published.{tried}", f"{own[0].upper()}{own[1:]}.")
     if any(refusal.temporary for _, refusal in refusals):
         return Unreachable(f"Could not download {file.path}.{tried}", f"Check the network, or {own}.")
     return UserError(f"No mirror has {file.path}.{tried}", f"{own[0].upper()}{own[1:]}.")

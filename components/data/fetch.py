@@ -160,9 +160,7 @@ def _check(name: str, splits: Splits, classes: int) -> None:
     if not faults and splits.train_images.shape[1:] != splits.test_images.shape[1:]:
         faults.append(f"images of {splits.train_images.shape[1:]} and {splits.test_images.shape[1:]}")
     if faults:
-        raise UserError(
-            f"The data set {name} is malformed: {'; '.join(faults)}.", "Mend its source or its file."
-        )
+        raise UserError(f"The data set {name} is malformed: {'; '.join(faults)}.", "Mend its source or its file.")
 
 
 def _save(path: Path, array: np.ndarray) -> None:

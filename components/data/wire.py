@@ -67,9 +67,7 @@ def request_for(url: str) -> urllib.request.Request:
     parts = urllib.parse.urlsplit(url)
     clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     # Bytes as they lie on the server, for ranges and digests count those.
-    request = urllib.request.Request(
-        clean, headers={"Accept-Encoding": "identity", "User-Agent": "torchmill"}
-    )
+    request = urllib.request.Request(clean, headers={"Accept-Encoding": "identity", "User-Agent": "torchmill"})
     if parts.username:
         words = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         secret = base64.b64encode(words.encode()).decode()

@@ -36,10 +36,7 @@ def evaluate(
         "accuracy_95": [low, high],
         "macro_f1": macro_f1,
         "loss": loss,
-        "classes": {
-            name: dataclasses.asdict(score)
-            for name, score in zip(data.classes, by_class, strict=True)
-        },
+        "classes": {name: dataclasses.asdict(score) for name, score in zip(data.classes, by_class, strict=True)},
         "confusion": {"rows": "truth", "columns": "answer", "counts": confusion.tolist()},
     }
     write_text(folder / "evaluation.json", json.dumps(report, indent=1))
@@ -60,4 +57,3 @@ def evaluate(
 def predict(model: nn.Module, split: LabelledImages, batch_size: int) -> torch.Tensor:
     """Give the logits (N, classes) of all samples, on the CPU."""
     return torch.cat([model(pixels).float().cpu() for pixels, _ in split.batches(batch_size)])
-

@@ -23,22 +23,29 @@ def write_report(
     evaluation = json.loads(scores.report.path.read_text(encoding="utf-8"))
     parity = json.loads(model.report.path.read_text(encoding="utf-8"))
     early = ", stopped early" if trained.stopped_early else ""
+    seconds = ", ".join(f"{name} {step.seconds:.1f} s" for name, step in steps.items())
+    rows = {
+        "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.images_per_second:,.0f} images/s",
+        "Best epoch": f"{trained.best_epoch}: validation accuracy {trained.validation_accuracy:.2%}, "
+        f"loss {trained.validation_loss:.4f}",
+        "Test loss": f"{scores.loss:.4f}",
+        "ONNX model": f"{config.registered_name} version {version}; {model.agreement:.2%} of the answers agree, "
+        f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
+        "Accuracy of the ONNX model": f"{parity['onnx_accuracy']:.2%} in onnxruntime, "
+        f"{parity['torch_accuracy']:.2%} in torch",
+        "Data": f"{data.name}, sha256 {data.sha256[:16]}…",
+        "Time": seconds,
+    }
+    interval = f"95 % interval {scores.accuracy_low:.2%} to {scores.accuracy_high:.2%}"
     lines = [
         f"# {run.name}",
         "",
-        f"**Test accuracy {scores.accuracy:.2%}** (95 % interval {scores.accuracy_low:.2%} to {scores.accuracy_high:.2%}, "
-        f"{scores.samples:,} images). {config.model.name} on {data.name}, {trained.network.parameters:,} parameters.",
+        f"**Test accuracy {scores.accuracy:.2%}** ({interval}, {scores.samples:,} images). "
+        f"{config.model.name} on {data.name}, {trained.network.parameters:,} parameters.",
         "",
         "| | |",
         "|---|---|",
-        f"| Training | {trained.epochs} epochs on {trained.device}{early}, {trained.images_per_second:,.0f} images/s |",
-        f"| Best epoch | {trained.best_epoch}: validation accuracy {trained.validation_accuracy:.2%}, loss {trained.validation_loss:.4f} |",
-        f"| Test loss | {scores.loss:.4f} |",
-        f"| ONNX model | {config.registered_name} version {version}; {model.agreement:.2%} of the answers agree, "
-        f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e}) |",
-        f"| Accuracy of the ONNX model | {parity['onnx_accuracy']:.2%} in onnxruntime, {parity['torch_accuracy']:.2%} in torch |",
-        f"| Data | {data.name}, sha256 {data.sha256[:16]}… |",
-        f"| Time | {', '.join(f'{name} {step.seconds:.1f} s' for name, step in steps.items())} |",
+        *(f"| {title} | {text} |" for title, text in rows.items()),
         "",
         "| class | precision | recall | F1 | images |",
         "|---|---:|---:|---:|---:|",

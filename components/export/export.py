@@ -23,7 +23,12 @@ class ParityError(UserError):
 
 
 def export(
-    network: nn.Module, data: DataRef, test: LabelledImages, config: ExportConfig, metadata: Mapping[str, str], folder: Path
+    network: nn.Module,
+    data: DataRef,
+    test: LabelledImages,
+    config: ExportConfig,
+    metadata: Mapping[str, str],
+    folder: Path,
 ) -> ExportRef:
     """Write ``model.onnx``, ``parity.json`` and ``example.npz`` into ``folder``.
 

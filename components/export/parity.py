@@ -62,7 +62,12 @@ class Parity:
 
 
 def compare(
-    onnx_file: Path, network: nn.Module, data: DataRef, test: LabelledImages, batch_sizes: Sequence[int], tolerance: float
+    onnx_file: Path,
+    network: nn.Module,
+    data: DataRef,
+    test: LabelledImages,
+    batch_sizes: Sequence[int],
+    tolerance: float,
 ) -> Parity:
     """Run an ONNX file in onnxruntime over the test split, at each batch size, and hold it against torch.
 
@@ -85,11 +90,15 @@ def compare(
     for size in batch_sizes:
         logits = run(session, test.pixels.numpy(), size)
         if logits.shape != judge.shape:
-            raise UserError(f"{onnx_file} gives logits of shape {logits.shape} at batch size {size}; expected {judge.shape}.")
+            raise UserError(
+                f"{onnx_file} gives logits of shape {logits.shape} at batch size {size}; expected {judge.shape}."
+            )
         difference = np.abs(logits - judge)
         worst = float(np.nan_to_num(difference, nan=np.inf).max())
         other = logits.argmax(1) != answers
-        comparisons.append(BatchComparison(size, worst, 1 - float(other.mean()), float((logits.argmax(1) == truth).mean())))
+        comparisons.append(
+            BatchComparison(size, worst, 1 - float(other.mean()), float((logits.argmax(1) == truth).mean()))
+        )
         if worst > allowed:
             sample, logit = np.unravel_index(np.nan_to_num(difference, nan=np.inf).argmax(), difference.shape)
             complaints.append(
@@ -117,12 +126,11 @@ def predict_double(model: PixelClassifier, split: LabelledImages) -> np.ndarray:
     """Give the logits computed in float64."""
     # Where a network keeps float32 constants of its own, this raises a dtype error, told in words.
     try:
-        return torch.cat(
-            [logits for logits in _double_batches(copy.deepcopy(model).double(), split)]
-        ).numpy()
+        return torch.cat(list(_double_batches(copy.deepcopy(model).double(), split))).numpy()
     except RuntimeError as error:
         raise UserError(
-            f"{type(model.network).__name__} cannot be run in float64 to judge its export: {' '.join(str(error).split())}",
+            f"{type(model.network).__name__} cannot be run in float64, which judges its export: "
+            f"{' '.join(str(error).split())}",
             "Keep its constants as buffers (register_buffer) and make tensors in the dtype of the input.",
         ) from error
 

@@ -189,4 +189,3 @@ def _finite(total_loss: Tensor, epoch: int) -> float:
             "Try a smaller --train.lr, or look for a division or a logarithm in the network.",
         )
     return loss
-

@@ -13,17 +13,18 @@ FUSED_ON = ("cpu", "cuda", "mps", "xpu")
 def make_optimizer(network: nn.Module, config: TrainConfig, on: device) -> Optimizer:
     """Make the optimizer over all parameters that want a gradient."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    common = {"lr": config.lr, "weight_decay": config.weight_decay}
+    lr, decay = config.lr, config.weight_decay
     fused = on.type in FUSED_ON and all(parameter.is_floating_point() for parameter in parameters)
     match config.optimizer:
         case "adam":
-            return Adam(parameters, fused=fused, **common)
+            return Adam(parameters, lr, weight_decay=decay, fused=fused)
         case "adamw":
-            return AdamW(parameters, fused=fused, **common)
+            return AdamW(parameters, lr, weight_decay=decay, fused=fused)
         case "sgd":
-            return SGD(parameters, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused, **common)
+            nesterov = config.momentum > 0
+            return SGD(parameters, lr, config.momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
         case "rmsprop":
-            return RMSprop(parameters, momentum=config.momentum, **common)
+            return RMSprop(parameters, lr, weight_decay=decay, momentum=config.momentum)
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRScheduler:

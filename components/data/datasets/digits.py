@@ -70,9 +70,7 @@ def grow(images_NHW: np.ndarray) -> np.ndarray:
     """
     weights = np.zeros((28, 8), np.int64)
     for row in range(28):
-        centre = min(
-            max(4 * row - 5, 0), 7 * 14
-        )  # in fourteenths of a source pixel: 14 * ((row + 0.5) * 8 / 28 - 0.5)
+        centre = min(max(4 * row - 5, 0), 7 * 14)  # in fourteenths of a source pixel: 14 * ((row + 0.5) * 8 / 28 - 0.5)
         left, share = divmod(centre, 14)
         weights[row, left] += 14 - share
         weights[row, min(left + 1, 7)] += share

@@ -111,9 +111,7 @@ def test_a_file_that_changed_on_the_server_is_never_glued_to_the_old_part(serve,
 
 def test_halves_of_two_files_under_one_tag_are_thrown_away_and_read_once_more(serve, tmp_path):
     other = b"\0" * len(GZIPPED)
-    server = serve(
-        lambda exchange, n: exchange.send(other if n == 1 else GZIPPED, cut=HALF if n == 1 else None)
-    )
+    server = serve(lambda exchange, n: exchange.send(other if n == 1 else GZIPPED, cut=HALF if n == 1 else None))
     assert get(tmp_path, server.url).read_bytes() == GZIPPED
     assert [request.headers["Range"] for request in server.requests] == [None, f"bytes={HALF}-", None]
 
@@ -143,9 +141,7 @@ def test_503_twice_and_then_200_is_a_success_after_two_growing_pauses(serve, tmp
 
 
 def test_a_server_that_says_when_to_come_back_is_heard(serve, tmp_path):
-    server = serve(
-        lambda exchange, n: exchange.fail(429, Retry_After="3") if n < 2 else exchange.send(GZIPPED)
-    )
+    server = serve(lambda exchange, n: exchange.fail(429, Retry_After="3") if n < 2 else exchange.send(GZIPPED))
     clock = Clock()
     get(tmp_path, server.url, over=wire(clock))
     assert clock.pauses == [3.0]
@@ -187,9 +183,7 @@ def test_after_a_long_silence_the_mirrors_left_get_one_attempt_each(serve, tmp_p
 
 @pytest.mark.parametrize("held", [GZIPPED, GZIPPED + b"more"], ids=["whole", "stale"])
 def test_a_range_beyond_the_end_means_whole_or_stale(serve, tmp_path, held):
-    server = serve(
-        lambda exchange, n: exchange.fail(416) if exchange.headers["Range"] else exchange.send(GZIPPED)
-    )
+    server = serve(lambda exchange, n: exchange.fail(416) if exchange.headers["Range"] else exchange.send(GZIPPED))
     (tmp_path / "toy.gz.part").write_bytes(held)
     (tmp_path / "toy.gz.part.json").write_text(json.dumps({"url": f"{server.url}toy.gz", "etag": '"1"'}))
     assert get(tmp_path, server.url).read_bytes() == GZIPPED
@@ -304,9 +298,7 @@ def test_a_server_of_ones_own_is_asked_below_the_data_sets_name(serve, tmp_path,
     assert server.requests[0].path == "/data/toy/toy.gz"
 
 
-@pytest.mark.parametrize(
-    "setting", ["/folder", "ftp://host", "file://folder/x", "http://", "http://host:port", "x"]
-)
+@pytest.mark.parametrize("setting", ["/folder", "ftp://host", "file://folder/x", "http://", "http://host:port", "x"])
 def test_a_malformed_mirror_is_an_error_of_configuration(setting):
     with pytest.raises(ConfigError, match="TORCHMILL_MIRROR is not the address of a mirror"):
         own_mirrors(f"https://good.example, {setting}")

@@ -136,9 +136,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize(
-    "damage", [truncate, flip_a_bit, Path.unlink], ids=["truncated", "changed", "missing"]
-)
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink], ids=["truncated", "changed", "missing"])
 def test_damage_is_mended(dots, file, damage):
     ref = dots.fetch()
     good = {name: (ref.folder / name).read_bytes() for name in FILES}
