@@ -51,6 +51,10 @@ def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in ("none", "null") else value
 
 
+def _switch(value: object) -> object:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value  # YAML reads on and off as these
+
+
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_json_object)]
 
 
@@ -123,7 +127,7 @@ class TrainConfig(Section):
     """Course of the learning rate over all steps."""
     patience: Annotated[int | None, BeforeValidator(_none)] = Field(None, ge=1)
     """Stop after so many epochs without a better validation loss; none trains to the end."""
-    channels_last: Literal["auto", "on", "off"] = "auto"
+    channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Memory format of images; auto: on for convolutional networks that bear it."""
 
 
@@ -235,6 +239,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{file}{place} is not YAML: {problem}.") from None
+    except ValueError as error:  # what looks like a date and is none
+        raise ConfigError(f"{file} is not YAML: {error}.") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -262,7 +268,9 @@ def _explain(item: Any) -> str:
     """One complaint of pydantic's in our words."""
     location = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return f"unknown key '{location}'. {nearest(location, [*fields(), *sections()])}"
+        elsewhere = [name for name in fields() if name.rpartition(".")[2] == location.rpartition(".")[2]]
+        meant = f"Did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(location, [*fields(), *sections()])
+        return f"unknown key '{location}'. {meant}"
     if item["type"] == "literal_error":
         options = get_args(fields()[location][0])
         return f"{location}: unknown '{item['input']}'. {nearest(str(item['input']), map(str, options))}"
@@ -322,7 +330,7 @@ def source_file(place: str) -> Path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         spec = importlib.util.find_spec(place)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # looking for a.b imports a, which can fail in any way
         raise ValueError(f"no module '{place}' ({error})") from None
     if spec is None or not spec.origin:
         raise ValueError(f"no module '{place}'. For a file write path/to/file.py:Class")

@@ -21,20 +21,30 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the new name, too, must survive
-        finally:
-            os.close(directory)
+        publish(partial, path)
     except OSError as error:
         remedy = "Free some space." if error.errno == errno.ENOSPC else "Is the place writable?"
         raise UserError(f"Cannot write {path}: {error.strerror or error}.", remedy) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished file its name; after a power cut there is the old file or the new, never half of it."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were added to or taken from the folder last."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import inspect
+import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -167,7 +169,8 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
         output = network.eval()(torch.zeros(shape))
         _check_output(output, reference, data)
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-        network.train()(torch.zeros(shape)).sum().backward()
+        with torch.enable_grad():  # whoever calls may have turned it off
+            network.train()(torch.zeros(shape)).sum().backward()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -217,9 +220,17 @@ def _is_users(filename: str) -> bool:
 
 def save_weights(network: nn.Module, path: Path) -> FileRef:
     """Write the weights as safetensors, atomically."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    write_atomically(path, lambda partial: save_model(network, str(partial)))
+    def write(partial: Path) -> None:
+        try:
+            save_model(network, str(partial))
+        except SafetensorError as error:  # "I/O error: No space left on device (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else error) from error
+
+    write_atomically(path, write)
     return FileRef.of(path)
 
 
@@ -236,6 +247,7 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
         raise UserError(f"{weights.path} is gone or changed since it was written.", "Run the training again.")
     with torch.random.fork_rng(devices=[]):
         rebuilt = build(network.reference, network.arguments, data)
+        try_on(rebuilt, network.reference, data)  # gives lazy layers their shapes
     try:
         load_model(rebuilt, str(weights.path))
     except (SafetensorError, RuntimeError) as error:

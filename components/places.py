@@ -1,10 +1,13 @@
 """Where Torchmill keeps its files."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import UserError
+
+LEAST_FREE_BYTES = 50e6  # two databases of 2 MB each, and a small network's weights, checkpoint and ONNX file
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Runs:
         """Create the folders.
 
         Raises:
-            UserError: the place cannot be written to.
+            UserError: the place cannot be written to, or its disk is full.
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
@@ -49,11 +52,18 @@ class Runs:
             probe = self.work / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
+            free = shutil.disk_usage(self.folder).free
         except OSError as error:
             raise UserError(
                 f"Cannot write to {self.folder}: {error.strerror or error}.",
                 "Give another place with --runs DIR or TORCHMILL_RUNS.",
             ) from error
+        if free < LEAST_FREE_BYTES:
+            raise UserError(
+                f"The disk of {self.folder} is full: {free / 1e6:.0f} MB are left, "
+                f"and a run needs {LEAST_FREE_BYTES / 1e6:.0f}.",
+                "Free some space, or give another place with --runs DIR or TORCHMILL_RUNS.",
+            )
         return self
 
 

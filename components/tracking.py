@@ -119,7 +119,7 @@ def log_params(run: RunRef, params: Mapping[str, object]) -> None:
 def log_step(run: RunRef, name: str, step: StepRef) -> None:
     """Record how a step went."""
     _append(run.folder / "journal.jsonl", {"kind": "step", "name": name, "step": step.model_dump()})
-    log_metrics(run, {f"seconds.{name}": step.seconds})
+    log_metrics(run, {f"seconds/{name}": step.seconds})
 
 
 def steps(run: RunRef) -> dict[str, StepRef]:
@@ -336,15 +336,19 @@ def create_database(runs: Runs) -> None:
 
 
 def check_database(runs: Runs) -> None:
-    """Look whether MLflow's SQLite file is one.
+    """Look whether MLflow's SQLite file, where there is one, is one.
 
     Raises:
         UserError: it is damaged or cannot be written.
     """
+    if not runs.database.exists():
+        return
     aside = f"Move {runs.database} away (a new one is made; artifacts stay), restore a copy, or give another --runs."
     try:
         with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
-            healthy = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            # It reads every page: a moment for what most have, too long for gigabytes.
+            small = runs.database.stat().st_size < 100e6
+            healthy = not small or connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.OperationalError as error:
         raise UserError(f"Cannot use {runs.database}: {error}.", "Is it writable? Or give another --runs.") from error
@@ -414,7 +418,12 @@ class _Session:
         known = self.client.get_experiment_by_name(name)
         if known is None:
             try:
-                return self.client.create_experiment(name, (self.runs.artifacts / name).as_uri() if local else None)
+                # The tag has the UI show what matters of networks instead of what matters of language models.
+                return self.client.create_experiment(
+                    name,
+                    (self.runs.artifacts / name).as_uri() if local else None,
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
             except MlflowException:  # somebody else was quicker
                 known = self.client.get_experiment_by_name(name)
                 if known is None:
@@ -546,6 +555,10 @@ def _in_words(error: Exception, session: _Session) -> tuple[str, str, bool]:
             f"Upgrade it with: .venv/bin/mlflow db upgrade {database_uri(runs)}",
             False,
         )
+    if any(words in text for words in ("malformed", "not a database", "disk I/O error")):
+        return f"{runs.database} is damaged: {text}", "Move it away, restore a copy, or give another --runs.", False
+    if "readonly database" in text or "database or disk is full" in text:
+        return f"Cannot write {runs.database}: {text}", "Is the disk full or read-only?", False
     where = f"at {server}" if server else f"in {runs.database}"
     remedy = "Is MLFLOW_TRACKING_URI right, and is the server up?" if server else ""
     return f"MLflow {where} did not take the run: {text}", remedy, bool(server)

@@ -1,11 +1,10 @@
 """The command line."""
 
 import argparse
-import importlib
 import json
 import os
+import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -149,6 +148,7 @@ def _config(options: argparse.Namespace) -> configuration.RunConfig:
 def train(options: argparse.Namespace) -> int:
     config = _config(options)
     runs = Runs.here().ready()
+    signal.signal(signal.SIGTERM, _terminated)
     # Prefect's own lines would repeat ours, and show a traceback for a typing mistake; its UI has them.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
@@ -156,19 +156,17 @@ def train(options: argparse.Namespace) -> int:
     from flows import prefect_server
     from flows.console import show_log
 
+    tracking.check_database(runs)
     tracking.warm_up()
     with prefect_server.at_hand(runs):
-        threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
-        from prefect.exceptions import TerminationSignal
-
+        # Both take seconds to start; meanwhile this process imports torch.
+        from components import device
         from flows.train import train
 
         show_log()
         try:
+            device.resolve(config.device)  # before anything is downloaded
             result = train(config)
-        except TerminationSignal:
-            print("torchmill: stopped by SIGTERM.", file=sys.stderr)
-            return 143
         except UserError as error:
             if options.json:
                 print(json.dumps({"status": "FAILED", "error": str(error)}), flush=True)
@@ -189,6 +187,12 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _terminated(*_: object) -> NoReturn:
+    """Leave on SIGTERM. During a flow it comes to Prefect first, which ends the flow and then passes it on."""
+    print("torchmill: stopped by SIGTERM.", file=sys.stderr)
+    sys.exit(143)
+
+
 def up(options: argparse.Namespace) -> int:
     from flows.up import up
 
@@ -196,19 +200,21 @@ def up(options: argparse.Namespace) -> int:
 
 
 def schedule(options: argparse.Namespace) -> int:
+    config = _config(options)
+    if not (options.cron or options.list or options.remove):
+        raise ConfigError(
+            "Schedule needs --cron, --list or --remove NAME.",
+            'As in: torchmill schedule --cron "0 3 * * *" --data mnist',
+        )
+    runs = Runs.here().ready()
+
     from flows import schedule
 
-    runs = Runs.here().ready()
     if options.list:
         return schedule.show(runs)
     if options.remove:
         return schedule.remove(runs, options.remove)
-    if not options.cron:
-        raise ConfigError(
-            "schedule needs --cron, --list or --remove NAME.",
-            'As in: torchmill schedule --cron "0 3 * * *" --data mnist',
-        )
-    return schedule.add(runs, _config(options), options.cron, options.timezone)
+    return schedule.add(runs, config, options.cron, options.timezone)
 
 
 def list_models(_: argparse.Namespace) -> int:

@@ -147,9 +147,9 @@ class ServerAtHand:
         while not answers(f"{self.api}/health"):
             known = read_state(self.runs.work / "prefect.json")
             if time.monotonic() > deadline or (known.get("api") == self.api and not _is_running(known["pid"])):
+                log = self.runs.work / "prefect.log"
                 raise UserError(
-                    "The Prefect server that keeps this run's history did not start.",
-                    f"See {self.runs.work / 'prefect.log'}.",
+                    f"The Prefect server that keeps this run's history did not start: {last_line(log)}", f"See {log}."
                 )
             time.sleep(0.05)
 
@@ -159,6 +159,11 @@ def configured_api() -> str:
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url or ""
+
+
+def last_line(log: Path) -> str:
+    """Give the end of a server's log, which mostly says why it ended."""
+    return "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
 
 
 def read_state(path: Path) -> dict:

@@ -123,7 +123,8 @@ def skip_missed() -> None:
 
 
 def _free_name(wanted: str, taken: set[str]) -> str:
-    return next(name for name in (wanted, *(f"{wanted}-{n}" for n in itertools.count(2))) if name not in taken)
+    numbered = (f"{wanted}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 
 
 def _portable(config: RunConfig) -> RunConfig:

@@ -55,7 +55,7 @@ def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
             tracking.log_step(run, name, StepRef(state="ran", seconds=time.perf_counter() - started))
             return result
 
-        return Task(timed, name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+        return Task(timed, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
     return decorate
 

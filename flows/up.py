@@ -20,6 +20,7 @@ from flows.prefect_server import (
     dies_with_parent,
     end,
     free_port,
+    last_line,
     read_state,
     server_command,
     server_environment,
@@ -65,10 +66,8 @@ class Service:
 
     def check(self) -> None:
         if self.process.poll() is not None:
-            last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise UserError(
-                f"{self.name} ended with exit code {self.process.returncode}: {''.join(last)}", f"See {self.log}."
-            )
+            code = self.process.returncode
+            raise UserError(f"{self.name} ended with exit code {code}: {last_line(self.log)}", f"See {self.log}.")
 
     def end(self) -> None:
         end(self.process)
@@ -89,7 +88,8 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, parallel: 
             print(f"torchmill is up already (process {known.get('pid', 'unknown')}):")
             _show(known)
             return 0
-        signal.signal(signal.SIGTERM, _interrupt)
+        for ending in (signal.SIGTERM, signal.SIGINT):  # SIGINT, too: a shell has its background jobs ignore it
+            signal.signal(ending, _interrupt)
         with _services(runs, mlflow_port, prefect_port, parallel) as services:
             known = {service.name: service.address for service in services.values()}
             known |= {"pid": str(os.getpid()), "prefect_api": services["prefect"].address + "/api"}

@@ -1,14 +1,14 @@
-"""Files that appear whole or not at all, one process at a time, and words for a disk that is full."""
+"""The data cache's disk: one process at a time, and words for when it is full or not ours."""
 
 import contextlib
 import errno
 import fcntl
 import logging
-import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
+from components import files
 from components.errors import UserError
 
 logger = logging.getLogger("torchmill")
@@ -44,23 +44,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Give a finished file its name; after a power cut there is the old file or the new, never half of it."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-    sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names that were added to or taken from the folder last."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextlib.contextmanager
 def new_file(final: Path, needed_bytes: int | None = None) -> Generator[BinaryIO, None, None]:
     """Write a file that appears under its name when the block ends well, and not otherwise.
@@ -73,7 +56,7 @@ def new_file(final: Path, needed_bytes: int | None = None) -> Generator[BinaryIO
         try:
             with temporary.open("wb") as file:
                 yield file
-            publish(temporary, final)
+            files.publish(temporary, final)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
+from components import files
 from components.data import disk
 from components.data.progress import Report, shown
 from components.data.published import PublishedFile, flaw
@@ -171,7 +172,7 @@ class _Part:
 
     def publish(self, destination: Path) -> None:
         with disk.writing(destination.parent):
-            disk.publish(self.path, destination)
+            files.publish(self.path, destination)
             self.origin_path.unlink(missing_ok=True)
 
 

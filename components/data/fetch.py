@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from components import files
 from components.data import disk
 from components.data.splits import Splits
 from components.errors import ConfigError, UserError, nearest
@@ -79,7 +80,7 @@ def _prepare(name: str, source: Path, folder: Path, definition: str) -> DataRef:
     # First of all: whoever is killed from here on leaves no manifest that speaks of other files.
     with disk.writing(folder):
         (folder / "manifest.json").unlink(missing_ok=True)
-        disk.sync_folder(folder)
+        files.sync_folder(folder)
     digests = {}
     for array in ARRAYS:
         path = _array_path(folder, array)

@@ -39,7 +39,8 @@ def export(
         UserError: the network cannot be exported.
     """
     candidate, final = folder / "model.rejected.onnx", folder / "model.onnx"
-    final.unlink(missing_ok=True)
+    for earlier in (final, folder / "parity.json", folder / "example.npz"):
+        earlier.unlink(missing_ok=True)
     to_onnx(network, data, metadata, candidate)
     parity = compare(candidate, network, data, test, config.batch_sizes, config.tolerance)
     write_text(folder / "parity.json", json.dumps(parity.as_dict(), indent=1))

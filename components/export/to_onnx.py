@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import onnx
@@ -53,11 +53,12 @@ def to_onnx(network: nn.Module, data: DataRef, metadata: Mapping[str, str], path
 
 
 def _export(model: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
-    quiet = logging.getLogger("torch.onnx")
+    quiet = logging.getLogger("torch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # the exporter talks to stdout
+        # The exporter talks to stdout, and where it fails it prints graphs to stderr.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model,

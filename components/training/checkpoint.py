@@ -1,5 +1,6 @@
 """The state of a training on disk."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from components.refs import FileRef
 
 def save(state: dict[str, Any], path: Path) -> FileRef:
     """Write a state of tensors and plain values; the file is replaced as a whole."""
-    write_atomically(path, lambda partial: torch.save(state, partial))
+    buffer = io.BytesIO()  # torch's own writing tells a full disk as a RuntimeError about positions
+    torch.save(state, buffer)
+    write_atomically(path, lambda partial: partial.write_bytes(buffer.getbuffer()))
     return FileRef.of(path)
 
 

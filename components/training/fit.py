@@ -89,6 +89,7 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            lr = optimizer.param_groups[0]["lr"]
             schedule.step()
 
             seen += len(labels)
@@ -101,6 +102,8 @@ def fit(
         seconds = time.perf_counter() - started
 
         validation_loss, validation_accuracy = validate(model, validation)
+        if not math.isfinite(validation_loss):
+            raise _not_finite("validation loss", validation_loss, epoch)
         is_best = validation_loss < best_loss
         if is_best:
             best_loss, best_epoch = validation_loss, epoch
@@ -124,7 +127,7 @@ def fit(
             train_accuracy=total_right.item() / seen,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            lr=optimizer.param_groups[0]["lr"],
+            lr=lr,
             images_per_second=seen / seconds,
             is_best=is_best,
             is_last=out_of_patience or epoch == config.epochs,
@@ -184,8 +187,12 @@ def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.d
 def _finite(total_loss: Tensor, epoch: int) -> float:
     loss = total_loss.item()
     if not math.isfinite(loss):
-        raise UserError(
-            f"The loss became {loss} in epoch {epoch}.",
-            "Try a smaller --train.lr, or look for a division or a logarithm in the network.",
-        )
+        raise _not_finite("loss", loss, epoch)
     return loss
+
+
+def _not_finite(which: str, loss: float, epoch: int) -> UserError:
+    return UserError(
+        f"The {which} became {loss} in epoch {epoch}.",
+        "Try a smaller --train.lr, or look for a division or a logarithm in the network.",
+    )

@@ -1,0 +1,73 @@
+import contextlib
+import copy
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from components.config import TrainConfig
+from components.data.batches import LabelledImages, read_test, read_training
+from components.initialize import initialize
+from components.refs import DataRef
+from components.training.fit import Files, fit
+from tests.toy import toy_data
+
+# The networks are small: threads that wait for each other on a busy machine cost more than they give.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> DataRef:
+    return toy_data(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def toy_test(toy: DataRef) -> LabelledImages:
+    return read_test(toy)
+
+
+@pytest.fixture(scope="session")
+def _trained(toy: DataRef, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    network = initialize("simple_cnn", {}, "xavier_normal", toy, seed=0)
+    training, validation = read_training(toy, 0.2, seed=0)
+    files = Files(tmp_path_factory.mktemp("trained"))
+    config = TrainConfig(epochs=1, batch_size=32)
+    list(fit(network, training, validation, toy, config, torch.device("cpu"), 0, files))
+    return network
+
+
+@pytest.fixture
+def trained(_trained: nn.Module) -> nn.Module:
+    """A SimpleCNN after one epoch on the toy data: good, not perfect. A copy for each test."""
+    return copy.deepcopy(_trained)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[..., str]:
+    """Write somebody's own network into a file; gives the reference to a class in it."""
+
+    def write(text: str, name: str = "Own", file: str = "own_network.py") -> str:
+        (tmp_path / file).write_text(f"import torch\nfrom torch import nn\n\n{text}\n")
+        return f"{tmp_path / file}:{name}"
+
+    return write
+
+
+@pytest.fixture
+def small_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Let the system refuse to write any file beyond so many bytes, as a full disk would."""
+
+    @contextlib.contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

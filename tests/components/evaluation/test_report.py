@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from components.config import RunConfig
+from components.evaluation.report import write_report
+from components.refs import EvaluationRef, ExportRef, FileRef, FitRef, NetworkRef, RunRef, StepRef
+
+
+@pytest.fixture
+def written(toy, tmp_path) -> str:
+    """The report of a run whose every number is another one."""
+    evaluation = {"classes": {"cat": {"precision": 0.11, "recall": 0.22, "f1": 0.33, "support": 1234}}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    parity = {"allowed": 1.5e-4, "onnx_accuracy": 0.9123, "torch_accuracy": 0.9124}
+    (tmp_path / "parity.json").write_text(json.dumps(parity))
+    file = FileRef.of(tmp_path / "parity.json")
+    trained = FitRef(
+        network=NetworkRef(reference="simple_cnn", arguments={}, weights=file, parameters=421642),
+        weights=file,
+        checkpoint=file,
+        device="cpu",
+        epochs=7,
+        best_epoch=4,
+        validation_accuracy=0.8765,
+        validation_loss=0.4321,
+        images_per_second=9876.0,
+        stopped_early=True,
+    )
+    scores = EvaluationRef(
+        accuracy=0.9125,
+        accuracy_low=0.9001,
+        accuracy_high=0.9234,
+        macro_f1=0.9,
+        loss=0.3456,
+        samples=10000,
+        report=FileRef.of(tmp_path / "evaluation.json"),
+        picture=file,
+    )
+    model = ExportRef(onnx=file, report=file, max_abs_diff=2.5e-6, agreement=0.9999, example=file)
+    run = RunRef(run_id="1", name="brave-otter", folder=tmp_path, url="")
+    steps = {"fit": StepRef(state="Completed", seconds=12.34), "export": StepRef(state="Completed", seconds=5.6)}
+    path = write_report(RunConfig(), trained, scores, model, toy, "3", steps, run)
+    assert path == tmp_path / "report.md"
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
+    assert written.startswith("# brave-otter\n")
+    assert "**Test accuracy 91.25%** (95 % interval 90.01% to 92.34%, 10,000 images)" in written
+    assert "simple_cnn on toy, 421,642 parameters" in written
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| Training | 7 epochs on cpu, stopped early, 9,876 images/s |",
+        "| Best epoch | 4: validation accuracy 87.65%, loss 0.4321 |",
+        "| Test loss | 0.3456 |",
+        "| ONNX model | digits-simple_cnn version 3; 99.99% of the answers agree, "
+        "largest difference 2.5e-06 (allowed 1.5e-04) |",
+        "| Accuracy of the ONNX model | 91.23% in onnxruntime, 91.24% in torch |",
+        "| Time | fit 12.3 s, export 5.6 s |",
+        "| cat | 11.00% | 22.00% | 33.00% | 1,234 |",
+    ],
+)
+def test_the_report_says_what_was_done(written, line):
+    assert line in written.splitlines()
+
+
+def test_every_row_has_the_cells_of_its_table(written):
+    tables = [block.splitlines() for block in written.split("\n\n") if block.startswith("|")]
+    assert [len({line.count("|") for line in table}) for table in tables] == [1, 1]

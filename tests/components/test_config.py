@@ -1,0 +1,282 @@
+import os
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from components import config as configuration
+from components.config import RunConfig, check_reference, fields, load, parse, sections
+from components.errors import ConfigError
+
+FIELDS = fields()
+
+
+def complaint(text: str | bytes | None = None, overrides: dict[str, str] | None = None, *, folder: Path) -> str:
+    """What is said against a YAML file and overrides; it is one line."""
+    file = None
+    if text is not None:
+        file = folder / "run.yaml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as raised:
+        load(file, overrides)
+    assert raised.value.exit_code == 2
+    said = str(raised.value)
+    assert "\n" not in said and "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("dotted", "meant"),
+    [
+        ("tain", "train"),
+        ("train.epoch", "train.epochs"),
+        ("train.learning_rate", "train.lr"),
+        ("lr", "train.lr"),
+        ("epochs", "train.epochs"),
+        ("batch_size", "train.batch_size"),
+        ("batch_size", "evaluate.batch_size"),
+        ("train.tolerance", "export.tolerance"),
+        ("export.tolerence", "export.tolerance"),
+        ("data.validation", "data.validation_fraction"),
+        ("initialise", "initialize"),
+        ("sede", "seed"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_right_one(tmp_path, dotted, meant):
+    said = complaint(overrides={dotted: "1"}, folder=tmp_path)
+    assert f"unknown key '{dotted}'" in said
+    assert meant in said.partition("Did you mean ")[2].partition("?")[0].split(" or ")
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "meant"),
+    [
+        ("data", "mnits", "mnist"),
+        ("data.name", "fashion-mnist", "fashion_mnist"),
+        ("model", "simplecnn", "simple_cnn"),
+        ("initialize", "xavier", "xavier_normal"),
+        ("initialize.name", "kaiming", "kaiming_normal"),
+        ("train.optimizer", "adamm", "adam"),
+        ("train.schedule", "onecycle", "one_cycle"),
+        ("train.channels_last", "of", "off"),
+        ("device", "cud", "cuda"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_right_one(tmp_path, key, wrong, meant):
+    said = complaint(overrides={key: wrong}, folder=tmp_path)
+    assert said.startswith(key.partition(".")[0]) and f"'{wrong}'" in said
+    assert meant in said.partition("Did you mean ")[2].partition("?")[0].split(" or ")
+
+
+def test_several_mistakes_are_told_at_once(tmp_path):
+    said = complaint("train: {epochs: 0, lr: -1}\nsede: 3", folder=tmp_path)
+    assert all(part in said for part in ("train.epochs", "train.lr", "'sede'", "run.yaml"))
+
+
+def test_an_option_wins_over_the_file_and_leaves_the_rest_of_it(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: mnist\nseed: 3\ntrain: {epochs: 7, lr: 1e-2}\n")
+    config = load(file, {"train.epochs": "2", "data.validation_fraction": "0.25"})
+    assert (config.train.epochs, config.train.lr, config.seed) == (2, 0.01, 3)
+    assert (config.data.name, config.data.validation_fraction) == ("mnist", 0.25)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_short_name_does_not_drop_the_other_fields_of_its_section(tmp_path, order):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {name: mnist, validation_fraction: 0.3}")
+    assert load(file, {"data": "kmnist"}).data.model_dump() == {"name": "kmnist", "validation_fraction": 0.3}
+    both = dict([("data", "kmnist"), ("data.validation_fraction", "0.2")][::order])
+    assert load(None, both).data.model_dump() == {"name": "kmnist", "validation_fraction": 0.2}
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    (tmp_path / "run.yaml").write_text("# nothing\n")
+    assert load(tmp_path / "run.yaml") == RunConfig() == load()
+
+
+def test_on_and_off_mean_in_a_file_what_they_mean_on_the_command_line(tmp_path):
+    for word in ("on", "off"):  # YAML makes booleans of them
+        (tmp_path / "run.yaml").write_text(f"train: {{channels_last: {word}}}")
+        assert load(tmp_path / "run.yaml") == load(None, {"train.channels_last": word})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: [1", "line 1, column 10 is not YAML"),
+        ("a: 1\n b: 2", "line 2, column 3 is not YAML"),
+        ("a: 2020-99-99", "is not YAML: month must be in 1..12"),
+        (b"a: \x00", "is not YAML"),
+        (b"name: \xff\xfe", "not UTF-8"),
+        ("- data", "holds a list, not keys with values"),
+        ("mnist", "holds a str, not keys with values"),
+        ("1: 2", "keys should be strings"),
+        ("train: 3", "train: input should be a valid dictionary"),
+        ("train:", "train: input should be a valid dictionary"),
+        ('name: !!python/object/apply:os.getcwd ["."]', "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_told_in_a_line(tmp_path, text, said):
+    assert said in complaint(text, folder=tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_told_in_a_line(tmp_path):
+    for place in (tmp_path / "missing.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=f"Cannot read {place}"):
+            load(place)
+
+
+def test_every_field_says_what_it_is():
+    for name, (_, text, _) in FIELDS.items():
+        assert text.endswith(".") and len(text) > 9, name
+
+
+NONSENSE = {
+    "data.validation_fraction": ["0", "1", "0.9", "-0.1", "nan", "inf", "much"],
+    "train.epochs": ["0", "-1", "1.5", "100001", "nan", ""],
+    "train.batch_size": ["0", "-8", "1e9"],
+    "train.lr": ["0", "-0.1", "nan", "inf", "1001", "fast"],
+    "train.momentum": ["-0.1", "1", "nan"],
+    "train.weight_decay": ["-1", "11", "nan"],
+    "train.patience": ["0", "-1", "soon"],
+    "evaluate.batch_size": ["0"],
+    "export.tolerance": ["0", "-1", "1.1", "nan", "inf"],
+    "export.batch_sizes": ["", "0", "1,0", "65537", "1,,2", "a"],
+    "export.register_as": ["", "a/b", "../a", "a b", "a" * 101],
+    "device": ["", "gpu", "cuda:", "cuda:-1", "cpu:0", "cuda:0 "],
+    "seed": ["-1", str(2**32), "1.5", "nan"],
+    "name": ["", "../a", "a/b", "a" * 101, " a"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in NONSENSE.items() for value in values])
+def test_nonsense_is_refused_by_the_name_of_its_field(tmp_path, key, value):
+    assert key in complaint(overrides={key: value}, folder=tmp_path)
+
+
+def test_there_is_a_test_of_nonsense_for_every_field_that_could_hold_it():
+    named = {name for name, (annotation, _, _) in FIELDS.items() if typing.get_origin(annotation) is typing.Literal}
+    assert set(FIELDS) - named - set(NONSENSE) == {"data.name", "model.name", "model.args"}
+
+
+def test_what_makes_sense_is_taken():
+    overrides = {
+        "train.patience": "none",
+        "export.batch_sizes": "1, 3",
+        "device": "cuda:1",
+        "name": "my run-1.2",
+        "export.register_as": "a.b-c_1",
+        "model.args": '{"width": 3, "sizes": [1, 2]}',
+        "train.lr": "1e-3",
+    }
+    config = load(None, overrides)
+    assert (config.train.patience, config.export.batch_sizes, config.train.lr) == (None, (1, 3), 0.001)
+    assert config.model.args == {"width": 3, "sizes": [1, 2]}
+
+
+@pytest.mark.parametrize("text", ["{width: 3}", "{", "'a'", "[1]", "3", ""])
+def test_arguments_that_are_no_json_object_are_told_with_an_example_or_a_type(tmp_path, text):
+    said = complaint(overrides={"model.args": text}, folder=tmp_path)
+    assert "model.args: " in said and ("write it like '{\"width\": 48}'" in said or "valid dictionary" in said)
+
+
+def test_a_configuration_cannot_be_changed():
+    config = RunConfig()
+    for section, field in ((config, "seed"), (config.train, "lr"), (config.data, "name")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, field, 1)
+
+
+def test_flat_names_are_those_of_the_options_and_load_to_the_same():
+    config = parse({"train": {"patience": 3, "lr": 0.1 + 0.2}, "model": {"args": {"a": {"b": [1]}}}, "name": "x"})
+    flat = config.flat()
+    assert set(flat) == set(FIELDS)
+    assert load(None, flat) == config
+
+
+def test_a_model_is_registered_under_data_and_class_unless_told_otherwise(tmp_path):
+    (tmp_path / "net.py").write_text("class Net: pass")
+    assert RunConfig().registered_name == "digits-simple_cnn"
+    assert load(None, {"model": f"{tmp_path}/net.py:Net", "data": "mnist"}).registered_name == "mnist-Net"
+    assert load(None, {"export.register_as": "mine"}).registered_name == "mine"
+
+
+def test_everything_that_can_be_named_is_found_by_its_file():
+    folder = Path(configuration.__file__).parent
+    assert (
+        {"simple_cnn"}
+        <= set(configuration.model_names())
+        == {file.stem for file in (folder / "models").glob("[a-z]*.py")}
+    )
+    for name in configuration.model_names():
+        assert parse({"model": name}).model.name == name
+    for name in configuration.dataset_names():
+        assert parse({"data": name}).data.name == name
+    assert set(sections()) == {"data", "model", "initialize", "train", "evaluate", "export"}
+
+
+def test_a_reference_to_nothing_is_told_with_what_is_there(tmp_path):
+    file = tmp_path / "my_network.py"
+    file.write_text("class MyNetwork:\n    pass\n\ndef make():\n    pass\n")
+    with pytest.raises(ValueError, match=r"no file .*my_netwrk\.py\. Did you mean .*my_network\.py\?"):
+        check_reference(f"{tmp_path}/my_netwrk.py:MyNetwork")
+    with pytest.raises(ValueError, match=r"no class 'MyNetwrok'. Did you mean MyNetwork"):
+        check_reference(f"{file}:MyNetwrok")
+    with pytest.raises(ValueError, match="not the name of a class"):
+        check_reference(f"{file}:")
+    file.write_text("x = 1\nclass Broken(:\n")
+    with pytest.raises(ValueError, match=r"my_network\.py line 2 is not Python"):
+        check_reference(f"{file}:Broken")
+    file.write_bytes(b"\x00\xff")
+    with pytest.raises(ValueError, match=r"is not Python|null bytes"):
+        check_reference(f"{file}:Broken")
+    for place in ("no_such_package.module", "components.models.nothing", "components.models.simple_cnn.deeper"):
+        with pytest.raises(ValueError, match=f"no module '{place}'"):
+            check_reference(f"{place}:A")
+    with pytest.raises(ValueError, match="Did you mean SimpleCNN"):
+        check_reference("components.models.simple_cnn:SimpleCN")
+
+
+def test_a_mistyped_reference_is_told_as_a_configuration_error(tmp_path):
+    (tmp_path / "net.py").write_text("class Net: pass")
+    assert "Did you mean Net?" in complaint(overrides={"model": f"{tmp_path}/net.py:Nett"}, folder=tmp_path)
+    assert "Your own: file.py:Class" in complaint(overrides={"model": f"{tmp_path}/net.py"}, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from somewhere import Net",
+        "from somewhere import Other as Net",
+        "from somewhere import *",
+        "import somewhere\nNet = somewhere.Other",
+        "if True:\n    class Other: pass\n    Net = Other",
+        "def Net():\n    pass",
+    ],
+)
+def test_a_class_that_may_come_by_other_ways_is_let_through(tmp_path, text):
+    (tmp_path / "net.py").write_text(text)
+    check_reference(f"{tmp_path / 'net.py'}:Net")
+
+
+def test_checking_a_reference_does_not_run_the_file(tmp_path):
+    (tmp_path / "net.py").write_text("raise SystemExit('ran')\nclass Net: pass")
+    check_reference(f"{tmp_path / 'net.py'}:Net")
+
+
+def test_a_package_that_fails_when_imported_is_told_in_a_line(tmp_path, monkeypatch):
+    (tmp_path / "failing_package").mkdir()
+    (tmp_path / "failing_package" / "__init__.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "failing_package.net" in complaint(overrides={"model": "failing_package.net:Net"}, folder=tmp_path)
+
+
+@pytest.mark.parametrize("module", ["components.config", "components.refs", "components.errors", "components.places"])
+def test_configuration_and_references_import_nothing_heavy(module):
+    code = f"import sys, {module}; print(*{{'torch', 'numpy', 'prefect', 'mlflow'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("", "", 0)

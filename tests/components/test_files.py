@@ -1,0 +1,93 @@
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from components.errors import UserError
+from components.files import locked, write_atomically, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_a_file_appears_under_its_name_only_when_whole(tmp_path):
+    seen = []
+
+    def write(partial: Path) -> None:
+        partial.write_text("new")
+        seen.append((partial.parent, path.read_text()))
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    write_atomically(path, write)
+    assert seen == [(tmp_path, "old")]  # in the same folder, or the last step would not be atomic
+    assert (path.read_text(), names(tmp_path)) == ("new", ["file"])
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "No space left on device. Free some space."), (errno.EROFS, "Is the place writable?")],
+)
+def test_a_disk_that_takes_no_more_is_told_and_the_old_file_stays(tmp_path, number, said):
+    def write(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UserError, match=said) as raised:
+        write_atomically(tmp_path / "file", write)
+    assert str(tmp_path / "file") in str(raised.value)
+    assert ((tmp_path / "file").read_text(), names(tmp_path)) == ("old", ["file"])
+
+
+def test_a_fault_of_the_writer_is_its_own_and_leaves_nothing(tmp_path):
+    def write(partial: Path) -> None:
+        partial.write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(tmp_path / "file", write)
+    assert names(tmp_path) == []
+
+
+def test_a_missing_folder_is_told_in_words(tmp_path):
+    with pytest.raises(UserError, match=r"Cannot write .*No such file or directory"):
+        write_text(tmp_path / "missing" / "file", "text")
+
+
+def test_text_is_utf_8_whatever_the_machine_prefers(tmp_path):
+    write_text(tmp_path / "file", "3×3 – …")
+    assert (tmp_path / "file").read_bytes().decode("utf-8") == "3×3 – …"
+
+
+def _hold(path: Path, held, release) -> None:
+    with locked(path):
+        held.set()
+        release.wait(20)
+
+
+def test_a_lock_is_held_against_other_processes_and_freed_by_the_death_of_its_holder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "lock", held, release))
+    holder.start()
+    try:
+        assert held.wait(20)
+        with locked(tmp_path / "lock", wait=False) as got:
+            assert not got
+    finally:
+        holder.kill()
+        holder.join()
+    with locked(tmp_path / "lock", wait=False) as got:
+        assert got
+
+
+def test_a_shared_lock_goes_with_others_of_its_kind_and_not_with_an_exclusive_one(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path, shared=True), locked(path, shared=True, wait=False) as second, locked(path, wait=False) as alone:
+        assert (second, alone) == (True, False)
+    with locked(path, wait=False) as alone, locked(path, shared=True, wait=False) as second:
+        assert (alone, second) == (True, False)

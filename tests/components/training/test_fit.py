@@ -1,0 +1,298 @@
+import copy
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_model
+from torch import nn
+
+from components.config import TrainConfig
+from components.data.batches import LabelledImages, read_training
+from components.errors import UserError
+from components.initialize import initialize, restore
+from components.pixels import PixelClassifier
+from components.refs import NetworkRef
+from components.training import checkpoint
+from components.training.fit import Files, batch_orders, fit, validate, wants_channels_last
+from tests.toy import toy_data
+
+CPU = torch.device("cpu")
+
+
+class Small(nn.Module):
+    """Convolution, batch norm and dropout, in a tenth of the time of the reference network."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.3)
+        self.out = nn.Linear(4 * 26 * 26, 10)
+
+    def forward(self, x):
+        return self.out(self.drop(self.norm(self.conv(x)).relu().flatten(1)))
+
+
+class Viewing(Small):
+    """Takes a view behind a convolution, which the channels-last format does not bear."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.out(x.view(len(x), -1))
+
+
+def make(kind: type[nn.Module] = Small, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind()
+
+
+def train(network, data, folder, *, seed=0, splits=None, on_progress=lambda _: None, **config):
+    """Train on the CPU; gives the epochs one by one."""
+    training, validation = splits or read_training(data, 0.2, seed=0)
+    settings = TrainConfig(**{"batch_size": 32, "epochs": 1, "lr": 3e-3, **config})
+    return fit(network, training, validation, data, settings, CPU, seed, Files(folder), on_progress)
+
+
+def state(network: nn.Module) -> dict[str, bytes]:
+    return {name: tensor.detach().numpy().tobytes() for name, tensor in network.state_dict().items()}
+
+
+def test_it_learns_what_is_plain_to_see(toy, tmp_path):
+    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    first, last = train(network, toy, tmp_path, epochs=2, lr=1e-3)
+    assert last.validation_accuracy > 0.95
+    assert last.train_loss < first.train_loss < math.log(10)
+    assert (first.epoch, first.is_last, last.epoch, last.is_last) == (1, False, 2, True)
+    assert last.images_per_second > 0
+
+
+def test_the_test_split_is_not_there_and_not_missed(tmp_path):
+    data = toy_data(tmp_path, train=64)
+    for file in tmp_path.glob("test_*.npy"):
+        file.unlink()
+    assert len(list(train(make(), data, tmp_path))) == 1
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit_and_another_does_not(toy, tmp_path):
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(states))  # whatever happened before
+        network = make()
+        list(train(network, toy, tmp_path, seed=seed))
+        states.append(state(network))
+    assert states[0] == states[1] != states[2]
+
+
+@pytest.mark.parametrize(("samples", "size"), [(480, 32), (100, 7), (5, 8), (65, 32)])
+def test_an_epoch_sees_every_sample_once(samples, size):
+    batches = batch_orders(samples, size, seed=1, epoch=1)
+    seen = torch.cat(batches).tolist()
+    left_out = samples % size == 1
+    assert len(set(seen)) == len(seen) == samples - left_out and set(seen) <= set(range(samples))
+    assert all(len(batch) == size for batch in batches[:-1]) and len(batches[-1]) > 1
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone():
+    def order(seed, epoch):
+        torch.manual_seed(time.time_ns() % 1000)
+        return torch.cat(batch_orders(200, 32, seed, epoch)).tolist()
+
+    assert order(3, 4) == order(3, 4)
+    different = {tuple(order(seed, epoch)) for seed in range(5) for epoch in range(1, 11)}
+    assert len(different) == 50
+
+
+def test_a_last_batch_of_one_is_another_sample_in_each_epoch_and_an_only_one_is_kept():
+    left_out = {(set(range(33)) - set(torch.cat(batch_orders(33, 32, 0, epoch)).tolist())).pop() for epoch in range(9)}
+    assert len(left_out) > 1
+    assert [batch.tolist() for batch in batch_orders(1, 32, 0, 1)] == [[0]]
+
+
+def test_a_batch_norm_is_trained_where_one_sample_is_left_over(toy, tmp_path):
+    training, validation = read_training(toy, 0.2, 0)
+    cut = LabelledImages(training.pixels[:33], training.labels[:33])
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(10))
+    (epoch,) = train(network, toy, tmp_path, splits=(cut, validation))
+    assert math.isfinite(epoch.train_loss)
+
+
+def test_training_stops_out_of_patience_and_the_best_weights_are_those_of_the_least_validation_loss(toy, tmp_path):
+    training, validation = read_training(toy, 0.2, 0)
+    noise = np.random.default_rng(0).integers(0, 10, 64)  # labels without any sense: soon it only memorises
+    cut = LabelledImages(training.pixels[:64], torch.from_numpy(noise))
+    network, states, epochs = make(), [], []
+    for epoch in train(network, toy, tmp_path, splits=(cut, validation), epochs=40, patience=3, schedule="constant"):
+        epochs.append(epoch)
+        states.append(state(network))
+    losses = [epoch.validation_loss for epoch in epochs]
+    best = losses.index(min(losses))
+    assert len(epochs) - 1 - best == 3 and len(epochs) < 40
+    assert epochs[-1].is_last and not any(epoch.is_last for epoch in epochs[:-1])
+    assert [epoch.is_best for epoch in epochs] == [
+        loss < min([math.inf, *losses[:at]]) for at, loss in enumerate(losses)
+    ]
+
+    kept = make(seed=1)
+    load_model(kept, Files(tmp_path).best)
+    assert state(kept) == states[best] != states[-1]
+    loss, accuracy = validate(PixelClassifier(kept, toy.mean, toy.std), validation)
+    # In another memory format the sums round otherwise.
+    assert loss == pytest.approx(min(losses), rel=1e-5) and accuracy == epochs[best].validation_accuracy
+
+
+def test_the_best_weights_can_be_restored(toy, tmp_path):
+    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    (epoch,) = train(network, toy, tmp_path)
+    assert epoch.is_best
+    weights = Files(tmp_path).best_ref()
+    ref = NetworkRef(reference="simple_cnn", arguments={}, weights=weights, parameters=1)
+    assert state(restore(ref, weights, toy)) == state(network)
+
+
+def test_the_checkpoint_holds_what_decides_what_comes_next(toy, tmp_path):
+    network = make()
+    epochs = list(train(network, toy, tmp_path, epochs=2))
+    last = checkpoint.load(Files(tmp_path).last)
+    assert {name: tensor.numpy().tobytes() for name, tensor in last["network"].items()} == state(network)
+    assert torch.equal(last["random_state"], torch.get_rng_state())
+    best = min(epochs, key=lambda epoch: epoch.validation_loss)
+    assert (last["epoch"], last["best_epoch"], last["best_loss"]) == (2, best.epoch, best.validation_loss)
+    assert last["schedule"]["last_epoch"] == 2 * 15
+    assert last["optimizer"]["state"]
+
+
+def test_the_files_are_there_when_the_epoch_is_told(toy, tmp_path):
+    epochs = train(make(), toy, tmp_path, epochs=2)
+    next(epochs)
+    assert checkpoint.load(Files(tmp_path).last_ref().path)["epoch"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.pt"]
+
+
+def test_a_disk_that_takes_no_more_stops_the_training_in_words(toy, tmp_path, small_disk):
+    with small_disk(10_000), pytest.raises(UserError, match=r"Cannot write .*best.safetensors"):
+        list(train(make(), toy, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_learning_rate_told_is_that_of_the_last_step(toy, tmp_path):
+    epochs = list(train(make(), toy, tmp_path, epochs=3, schedule="step", lr=0.01))
+    assert [epoch.lr for epoch in epochs] == pytest.approx([0.01, 0.001, 0.0001])
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_path):
+    class Failing(Small):
+        steps = 0
+
+        def forward(self, x):
+            self.steps += self.training
+            return super().forward(x) * (math.nan if self.steps > 15 else 1.0)  # 15 steps are an epoch
+
+    epochs = train(make(Failing), toy, tmp_path, epochs=3)
+    next(epochs)
+    with pytest.raises(UserError, match=r"The loss became nan in epoch 2\. Try a smaller --train\.lr"):
+        next(epochs)
+    assert checkpoint.load(Files(tmp_path).last)["epoch"] == 1  # what was good is kept
+
+
+def test_a_loss_that_explodes_is_told(toy, tmp_path):
+    with pytest.raises(UserError, match=r"loss became (nan|inf) in epoch 1"):
+        list(train(make(Viewing), toy, tmp_path, lr=1000, optimizer="sgd", schedule="constant"))
+
+
+def test_a_validation_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_path):
+    class Failing(Small):
+        def forward(self, x):
+            return super().forward(x) * (1.0 if self.training else math.inf)
+
+    with pytest.raises(UserError, match="The validation loss became nan in epoch 1"):
+        list(train(make(Failing), toy, tmp_path))
+
+
+def test_channels_last_is_for_convolutions_that_bear_it(toy):
+    def wanted(network, **config):
+        return wants_channels_last(network, TrainConfig(**config), CPU, toy)
+
+    viewing = make(Viewing)
+    assert wanted(make()) and not wanted(viewing) and not wanted(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+    assert viewing.conv.weight.is_contiguous()
+    assert wanted(viewing, channels_last="on") and not wanted(make(), channels_last="off")
+
+
+def test_asking_for_the_memory_format_changes_neither_weights_nor_modes_nor_chance(toy):
+    network = make()
+    network.norm.eval()
+    torch.manual_seed(3)
+    before, modes, chance = state(network), [m.training for m in network.modules()], torch.get_rng_state()
+    wants_channels_last(network, TrainConfig(), CPU, toy)
+    assert (state(network), [m.training for m in network.modules()]) == (before, modes)
+    assert torch.equal(torch.get_rng_state(), chance)
+
+
+def test_a_view_behind_a_convolution_is_trained(toy, tmp_path):
+    *_, last = train(make(Viewing), toy, tmp_path, epochs=2)
+    assert last.validation_accuracy > 0.9
+
+
+def test_the_memory_format_changes_the_result_by_no_more_than_rounding(toy, tmp_path):
+    results = []
+    for choice in ("on", "off"):
+        network = make()
+        (epoch,) = train(network, toy, tmp_path, channels_last=choice, optimizer="sgd", lr=1e-2)
+        results.append((epoch, network))
+    (one, first), (other, second) = results
+    assert first.conv.weight.is_contiguous(memory_format=torch.channels_last) and second.conv.weight.is_contiguous()
+    assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        torch.testing.assert_close(a.contiguous(), b, rtol=1e-3, atol=1e-4)
+
+
+def test_progress_is_told_within_an_epoch(toy, tmp_path):
+    class Slow(Small):
+        def forward(self, x):
+            time.sleep(0.05 * self.training)
+            return super().forward(x)
+
+    told = []
+    (epoch,) = train(make(Slow), toy, tmp_path, on_progress=told.append)
+    images = [progress.images for progress in told]
+    assert 2 <= len(told) < 15  # 15 steps of 0.05 s, told every 0.25 s
+    assert images == sorted(set(images)) and all(count % 32 == 0 and count <= 480 for count in images)
+    assert {progress.epoch for progress in told} == {1}
+    assert all(math.isfinite(progress.loss) and 0 <= progress.accuracy <= 1 for progress in told)
+    assert told[0].loss > epoch.train_loss  # of the first batches, while it still knows little
+
+
+def test_every_parameter_that_wants_a_gradient_moves_and_no_other(toy, tmp_path):
+    network = make()
+    network.conv.requires_grad_(False)
+    before = copy.deepcopy(network)
+    list(train(network, toy, tmp_path))
+    moved = {
+        name
+        for (name, old), new in zip(before.named_parameters(), network.parameters(), strict=True)
+        if not torch.equal(old, new)
+    }
+    assert moved == {"norm.weight", "norm.bias", "out.weight", "out.bias"}
+
+
+def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
+    _, validation = read_training(toy, 0.2, 0)
+    model = PixelClassifier(make(), toy.mean, toy.std).train()
+    got = validate(model, validation, batch_size=50)
+    assert not model.training and validate(model, validation) == pytest.approx(got)
+    with torch.no_grad():
+        logits = model(validation.pixels)
+    chances = torch.softmax(logits.double(), 1)[torch.arange(len(validation)), validation.labels]
+    assert got[0] == pytest.approx(-chances.log().mean().item(), rel=1e-5)
+    assert got[1] == (logits.argmax(1) == validation.labels).double().mean().item()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_it_learns_on_a_gpu_too(toy, tmp_path):
+    training, validation = read_training(toy, 0.2, 0)
+    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    config = TrainConfig(epochs=2, batch_size=32)
+    *_, last = fit(network, training, validation, toy, config, torch.device("cuda"), 0, Files(tmp_path))
+    assert last.validation_accuracy > 0.95

@@ -1,0 +1,130 @@
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+Started = Callable[..., subprocess.Popen[str]]
+TORCHMILL = (sys.executable, "-m", "flows.cli")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder to run in, with its own runs and data."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "mlruns"
+
+    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*TORCHMILL, *arguments],
+            cwd=self.folder,
+            env=self.environment | more.pop("env", {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,
+        )
+
+    def torchmill(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **more)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def mlflow(self, query: str) -> list[tuple[Any, ...]]:
+        return _query(self.runs / "mlflow.db", query)
+
+    def prefect(self, query: str) -> list[tuple[Any, ...]]:
+        return _query(self.runs / "prefect" / "prefect.db", query)
+
+    def states(self) -> list[str]:
+        """How the runs stand in MLflow, in their order."""
+        return [state for (state,) in self.mlflow("SELECT status FROM runs ORDER BY start_time")]
+
+    def journal(self) -> list[dict[str, Any]]:
+        (file,) = self.runs.glob("work/*/journal.jsonl")
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    def processes(self) -> list[psutil.Process]:
+        """Processes that have this folder's runs in their command line or environment."""
+        found = []
+        for process in psutil.process_iter(["pid"]):
+            try:
+                words = [*process.cmdline(), *process.environ().values()]
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+            if process.pid != os.getpid() and any(str(self.runs) in word for word in words):
+                found.append(process)
+        return found
+
+    def wait_until_quiet(self, seconds: float = 30) -> None:
+        """Wait for the server and the recorder that a run leaves to finish on their own."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not left, [process.cmdline() for process in left]
+
+
+def _query(database: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def make_place(folder: Path, data: Path) -> Place:
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("TORCHMILL_", "PREFECT_", "MLFLOW_"))
+    }
+    own = {
+        "TORCHMILL_DATA": str(data),
+        # Whatever a run starts can be found by it.
+        "TORCHMILL_RUNS": str(folder / "mlruns"),
+        # Prefect's profile of whoever runs the tests is not ours.
+        "PREFECT_HOME": str(folder / "prefect-home"),
+        "no_proxy": "127.0.0.1",
+    }
+    return Place(folder, inherited | own)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data cache that runs share, as those of one user do."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def place(tmp_path: Path, data: Path) -> Iterator[Place]:
+    place = make_place(tmp_path, data)
+    yield place
+    place.wait_until_quiet()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A whole `torchmill train --json` on the embedded data, without any server up."""
+
+    place: Place
+    process: subprocess.CompletedProcess[str]
+    result: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Finished:
+    place = make_place(tmp_path_factory.mktemp("finished"), data)
+    process = place.torchmill("train", "--json", "--train.epochs", "3", "--name", "first one")
+    assert process.returncode == 0, process.stderr
+    place.wait_until_quiet()
+    return Finished(place, process, json.loads(process.stdout.splitlines()[-1]))

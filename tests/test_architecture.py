@@ -1,0 +1,106 @@
+"""Who may import whom, and what importing may do."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+FILES = sorted(
+    path.relative_to(REPOSITORY) for part in ("components", "flows") for path in (REPOSITORY / part).rglob("*.py")
+)
+MODULES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+
+
+def imported(file: Path) -> set[str]:
+    """Everything that a file imports, at its head or within a function, as dotted names."""
+    names = set()
+    for node in ast.walk(ast.parse((REPOSITORY / file).read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} line {node.lineno}: a relative import, which this test does not follow"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def importers(module: str) -> set[str]:
+    """The files that import a module or something in it."""
+    return {
+        str(file) for file in FILES if any(name == module or name.startswith(f"{module}.") for name in imported(file))
+    }
+
+
+def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+    )
+
+
+def test_prefect_is_imported_in_flows_alone():
+    assert importers("prefect") and all(file.startswith("flows/") for file in importers("prefect"))
+
+
+def test_mlflow_is_imported_in_one_file():
+    assert importers("mlflow") == {"components/tracking.py"}
+
+
+def test_components_know_nothing_of_flows():
+    assert not [file for file in importers("flows") if file.startswith("components/")]
+
+
+def test_tracking_is_imported_by_flows_alone():
+    users = importers("components.tracking") - {"components/tracking.py"}
+    assert users and all(file.startswith("flows/") for file in users)
+
+
+def test_no_module_is_named_after_nothing():
+    words = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc", "core", "lib"}
+    assert not [str(path) for path in FILES if words & {path.stem, *path.parent.parts}]
+
+
+def test_the_walls_are_seen_where_they_are_broken(tmp_path):
+    """The tests above would see an import within a function, and one of a part of a package."""
+    file = tmp_path / "file.py"
+    file.write_text("def f():\n    import mlflow.tracking\n    from prefect import task\n")
+    assert imported(file) == {"mlflow.tracking", "prefect.task"}
+
+
+@pytest.mark.parametrize("module", ["components.config", "components.refs"])
+def test_what_travels_imports_no_torch_by_any_way(module, tmp_path):
+    done = python(f"import sys, {module}; print('torch' in sys.modules)", tmp_path)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+@pytest.mark.slow
+def test_importing_does_no_work(tmp_path):
+    """No file appears, nothing is said, no thread and no process begins, and chance stays as it was."""
+    code = f"""
+import importlib, random, threading
+random_state = random.getstate()
+for name in {[name for name in MODULES if not name.startswith("flows") and name != "components.tracking"]!r}:
+    importlib.import_module(name)
+assert threading.active_count() == 1, threading.enumerate()
+assert random.getstate() == random_state
+for name in {MODULES!r}:
+    importlib.import_module(name)
+"""
+    home = tmp_path / "home"
+    folder = tmp_path / "empty"
+    home.mkdir()
+    folder.mkdir()
+    environment = {"HOME": str(home), "PREFECT_HOME": str(home / "prefect"), "MPLCONFIGDIR": str(tmp_path / "mpl")}
+    done = python(code, folder, TORCHMILL_RUNS="", TORCHMILL_DATA="", XDG_CACHE_HOME="", **environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(folder.iterdir()) == []
+    # Prefect makes its own home, and onnxruntime a database of its own, whoever imports them.
+    theirs = ("prefect", ".cache/Microsoft")
+    made = [path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()]
+    assert [path for path in made if not path.startswith(theirs)] == []
