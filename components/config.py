@@ -137,7 +137,7 @@ class EvaluateConfig(Section):
 
 
 class ExportConfig(Section):
-    tolerance: float = Field(1e-4, gt=0, le=1)
+    tolerance: float = Field(1e-5, gt=0, le=1)
     """Largest difference of ONNX logits from float64 torch, relative to the largest logit (at least 1)."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1, 2, 7, 256), min_length=1)
     """Batch sizes at which the whole test split is compared."""

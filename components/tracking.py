@@ -30,6 +30,9 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 BATCH_SECONDS = 1.0  # metrics are kept this long, to send many at once
 OPEN_SECONDS = 180.0  # the very first run creates MLflow's database; a slow machine may take a minute for it
+# Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here.
+SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
 STORE_SECONDS = 300.0  # for all artifacts to be stored
 
 # ---------------------------------------------------------------------------------------------- the run's side
@@ -45,7 +48,7 @@ class Recorder:
             stdout=subprocess.DEVNULL,
             # Ctrl-C in a terminal reaches a whole process group: it must not end the one who closes the run.
             start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, **SILENCE, "PYTHONWARNINGS": "ignore"},
         )
 
     def follow(self, journal: Path, runs: Runs) -> None:
@@ -303,7 +306,7 @@ def ui_command(runs: Runs, port: int) -> list[str]:
 def ui_environment() -> dict[str, str]:
     """Settings of the MLflow server."""
     # Jobs are for evaluations of language models: eight processes and 700 MB that nothing here uses.
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **SILENCE}
     return {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | settings
 
 

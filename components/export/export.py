@@ -1,6 +1,5 @@
 """Export a network and publish nothing that was not found equal to it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def export(
         earlier.unlink(missing_ok=True)
     to_onnx(network, data, metadata, candidate)
     parity = compare(candidate, network, data, test, config.batch_sizes, config.tolerance)
-    write_text(folder / "parity.json", json.dumps(parity.as_dict(), indent=1))
+    write_text(folder / "parity.json", parity.as_json())
     if not parity.passed:
         raise ParityError(
             f"The ONNX model differs from the network: {'; '.join(parity.complaints)}.",

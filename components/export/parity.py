@@ -1,13 +1,15 @@
 """Does an ONNX file give the answers of the network it came from?"""
 
 import copy
+import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -18,6 +20,11 @@ from components.evaluation.evaluate import predict
 from components.export.to_onnx import INPUT, OUTPUT
 from components.pixels import PixelClassifier
 from components.refs import DataRef
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+COARSEST = 0.01  # of the largest logit: an allowed difference beyond that would let anything pass
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,39 @@ class Parity:
     def passed(self) -> bool:
         return not self.complaints
 
-    def as_dict(self) -> dict[str, object]:
-        return {"passed": self.passed, **asdict(self)}
+    def as_json(self) -> str:
+        """The comparison as JSON, in which an infinite difference is null."""
+        return json.dumps(_finite({"passed": self.passed, **asdict(self)}), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the network answers, by which the ONNX model is judged."""
+
+    logits: np.ndarray
+    """Float64, (samples, classes)."""
+    truth: np.ndarray
+    allowed: float
+
+    @property
+    def answers(self) -> np.ndarray:
+        return self.logits.argmax(1)
+
+    @property
+    def undecided(self) -> np.ndarray:
+        """Samples whose two best logits are so near that an allowed difference may turn the answer."""
+        if self.logits.shape[1] < 2:
+            return np.ones(len(self.logits), bool)
+        best_two = np.sort(self.logits, axis=1)[:, -2:]
+        return best_two[:, 1] - best_two[:, 0] <= 2 * self.allowed
 
 
 def compare(
@@ -73,61 +111,66 @@ def compare(
     """Run an ONNX file in onnxruntime over the test split, at each batch size, and hold it against torch.
 
     Torch in float64 is the judge: both float32 runs round, and neither is right where they differ. Allowed is
-    ``tolerance`` times the largest logit (at least 1), or four times torch's own rounding where that is more.
+    ``tolerance`` times the largest logit (at least 1), or eight times torch's own rounding where that is more.
     Answers may differ only where the judge's two best logits are nearer to each other than the allowed difference.
+    A network whose own rounding is so coarse that nothing can be told is refused, too.
     """
     model = PixelClassifier(network.cpu(), data.mean, data.std).eval()
     single = predict(model, test, 256).double().numpy()
-    judge = predict_double(model, test)
-    truth, answers = test.labels.numpy(), judge.argmax(1)
-    rounding = float(np.abs(single - judge).max())
-    largest = float(np.abs(judge).max())
-    allowed = max(tolerance * max(1.0, largest), 4 * rounding)
-    best_two = np.sort(judge, axis=1)[:, -2:]
-    undecided = best_two[:, 1] - best_two[:, 0] <= 2 * allowed if judge.shape[1] > 1 else np.ones(len(judge), bool)
-
-    session = open_session(onnx_file)
-    comparisons, complaints = [], []
-    if not np.isfinite(single).all():  # nothing can be held against that
+    logits = predict_double(model, test)
+    rounding = float(np.abs(single - logits).max())
+    scale = max(1.0, float(np.abs(logits).max()))
+    judge = Judgement(logits, test.labels.numpy(), max(tolerance * scale, 8 * rounding))
+    complaints: list[str] = []
+    if not np.isfinite(single).all():
         complaints.append("the network itself gives logits that are not finite")
-    for size in batch_sizes:
-        try:
-            logits = run(session, test.pixels.numpy(), size)
-        except Exception as error:  # onnxruntime's errors have no base of their own
-            complaints.append(f"batch size {size}: onnxruntime fails: {' '.join(str(error).split())}")
-            comparisons.append(BatchComparison(size, math.inf, 0.0, 0.0))
-            continue
-        if logits.shape != judge.shape:
-            complaints.append(f"batch size {size}: logits of shape {logits.shape} instead of {judge.shape}")
-            comparisons.append(BatchComparison(size, math.inf, 0.0, 0.0))
-            continue
-        difference = np.abs(logits - judge)
-        worst = float(np.nan_to_num(difference, nan=np.inf).max())
-        other = logits.argmax(1) != answers
-        comparisons.append(
-            BatchComparison(size, worst, 1 - float(other.mean()), float((logits.argmax(1) == truth).mean()))
+    elif 8 * rounding > COARSEST * scale:
+        complaints.append(
+            f"the network itself differs by {rounding:.3g} between float32 and float64: nothing to compare"
         )
-        if worst > allowed:
-            sample, logit = np.unravel_index(np.nan_to_num(difference, nan=np.inf).argmax(), difference.shape)
-            complaints.append(
-                f"batch size {size}: logit {logit} of test sample {sample} is {logits[sample, logit]:.6g} "
-                f"instead of {judge[sample, logit]:.6g}; differs by {worst:.3g}, allowed is {allowed:.3g}"
-            )
-        if (other & ~undecided).any():
-            complaints.append(f"batch size {size}: {int((other & ~undecided).sum())} of {len(truth)} answers differ")
+    session = open_session(onnx_file)
+    comparisons = [_compare_at(size, session, test, judge, complaints) for size in batch_sizes]
     return Parity(
-        samples=len(truth),
-        torch_accuracy=float((single.argmax(1) == truth).mean()),
+        samples=len(test),
+        torch_accuracy=float((single.argmax(1) == judge.truth).mean()),
         onnx_accuracy=comparisons[0].accuracy,
         max_abs_diff=max(one.max_abs_diff for one in comparisons),
         agreement=min(one.agreement for one in comparisons),
         torch_float32_max_abs_diff=rounding,
-        largest_logit=largest,
-        allowed=allowed,
-        distinct_answers=len(np.unique(answers)),
+        largest_logit=float(np.abs(logits).max()),
+        allowed=judge.allowed,
+        distinct_answers=len(np.unique(judge.answers)),
         by_batch_size=tuple(comparisons),
         complaints=tuple(complaints),
     )
+
+
+def _compare_at(
+    size: int, session: "onnxruntime.InferenceSession", test: LabelledImages, judge: Judgement, complaints: list[str]
+) -> BatchComparison:
+    """Compare at one batch size; what is wrong is added to ``complaints``."""
+    useless = BatchComparison(size, math.inf, 0.0, 0.0)
+    try:
+        logits = run(session, test.pixels.numpy(), size)
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        complaints.append(f"batch size {size}: onnxruntime fails: {' '.join(str(error).split())}")
+        return useless
+    if logits.shape != judge.logits.shape:
+        complaints.append(f"batch size {size}: logits of shape {logits.shape} instead of {judge.logits.shape}")
+        return useless
+    difference = np.nan_to_num(np.abs(logits - judge.logits), nan=np.inf)
+    worst = float(difference.max())
+    if worst > judge.allowed:
+        sample, logit = np.unravel_index(difference.argmax(), difference.shape)
+        complaints.append(
+            f"batch size {size}: logit {logit} of test sample {sample} is {logits[sample, logit]:.6g} "
+            f"instead of {judge.logits[sample, logit]:.6g}; differs by {worst:.3g}, allowed is {judge.allowed:.3g}"
+        )
+    answers = logits.argmax(1)
+    other = answers != judge.answers
+    if (wrong := other & ~judge.undecided).any():
+        complaints.append(f"batch size {size}: {int(wrong.sum())} of {len(test)} answers differ")
+    return BatchComparison(size, worst, 1 - float(other.mean()), float((answers == judge.truth).mean()))
 
 
 def predict_double(model: PixelClassifier, split: LabelledImages) -> np.ndarray:
@@ -149,15 +192,19 @@ def _double_batches(model: nn.Module, split: LabelledImages):
         yield model(pixels)
 
 
-def open_session(onnx_file: Path) -> onnxruntime.InferenceSession:
+def open_session(onnx_file: Path) -> "onnxruntime.InferenceSession":
     """Open an ONNX file on the CPU, on the processors this process may use."""
+    # Importing it makes an identity of this machine in ~/.cache and reports to its vendor, unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = processors()  # its own guess is the machine's cores, whatever a container allows
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
 
 
-def run(session: onnxruntime.InferenceSession, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+def run(session: "onnxruntime.InferenceSession", pixels: np.ndarray, batch_size: int) -> np.ndarray:
     """Give the logits of all pixels, computed in batches of that size."""
     return np.concatenate(
         [session.run([OUTPUT], {INPUT: pixels[at : at + batch_size]})[0] for at in range(0, len(pixels), batch_size)]

@@ -63,7 +63,7 @@ def fit(
     validation loss; its weights and the state after the last epoch are on disk when the epoch is yielded.
 
     Raises:
-        UserError: the network fails on a batch, or the loss is no longer a number.
+        UserError: the loss is no longer a number, the disk is full, or the network does not bear channels-last.
     """
     channels_last = wants_channels_last(network, config, device, data)
     if channels_last:
@@ -160,25 +160,33 @@ def validate(model: nn.Module, split: LabelledImages, batch_size: int = 256) -> 
 
 @torch.no_grad()
 def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> bool:
-    """Decide the memory format.
+    """Decide the memory format, and look whether the network, on the CPU, bears it.
 
     Channels-last is what convolution kernels of CPUs and of CUDA's tensor cores work in. ``auto`` takes it for
     networks with 2-d convolutions that bear it: a ``view`` behind a convolution, for one, fails on it.
+
+    Raises:
+        UserError: it is to be on, and the network does not bear it.
     """
-    if config.channels_last != "auto":
-        return config.channels_last == "on"
-    if device.type not in ("cpu", "cuda") or not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
+    convolves = any(isinstance(layer, nn.Conv2d) for layer in network.modules())
+    if config.channels_last == "off" or (config.channels_last == "auto" and not convolves):
+        return False
+    if config.channels_last == "auto" and device.type not in ("cpu", "cuda"):
         return False
     modes = {layer: layer.training for layer in network.modules()}
     network.eval().to(memory_format=torch.channels_last)
     try:
         with torch.random.fork_rng(devices=[]):
-            probe = torch.zeros(2, *data.image_shape).to(memory_format=torch.channels_last)
-            network(probe)
-    except RuntimeError:
-        network.to(memory_format=torch.contiguous_format)
+            network(torch.zeros(2, *data.image_shape).to(memory_format=torch.channels_last))
+    except RuntimeError as error:
+        if config.channels_last == "on":
+            raise UserError(
+                f"The network fails on channels-last images: {' '.join(str(error).split())}",
+                "Leave --train.channels_last at auto, or write reshape for view.",
+            ) from error
         return False
     finally:
+        network.to(memory_format=torch.contiguous_format)
         for layer, mode in modes.items():
             layer.training = mode
     return True

@@ -30,11 +30,13 @@ def make_optimizer(network: nn.Module, config: TrainConfig, on: device) -> Optim
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRScheduler:
     """Make the schedule over ``steps`` optimizer steps; its ``step()`` follows each of the optimizer's."""
     match config.schedule:
-        case "one_cycle":  # Smith & Topin 2018: up over 30 % of the steps, down along a cosine, momentum against it
+        case "one_cycle" if (
+            steps > 1
+        ):  # Smith & Topin 2018: up over 30 % of the steps, down along a cosine, momentum against it
             return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
         case "cosine":  # Loshchilov & Hutter 2017, without restarts
             return CosineAnnealingLR(optimizer, T_max=steps)
         case "step":  # a tenth after each third
             return StepLR(optimizer, step_size=max(1, -(-steps // 3)), gamma=0.1)
-        case "constant":
+        case _:  # constant; and a cycle of one step, which would never leave its beginning at a 25th of the rate
             return LambdaLR(optimizer, lambda _: 1.0)

@@ -216,7 +216,10 @@ def test_channels_last_is_for_convolutions_that_bear_it(toy):
     viewing = make(Viewing)
     assert wanted(make()) and not wanted(viewing) and not wanted(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
     assert viewing.conv.weight.is_contiguous()
-    assert wanted(viewing, channels_last="on") and not wanted(make(), channels_last="off")
+    assert wanted(make(), channels_last="on") and not wanted(make(), channels_last="off")
+    with pytest.raises(UserError, match="channels-last") as refused:
+        wanted(viewing, channels_last="on")
+    assert "reshape" in refused.value.remedy
 
 
 def test_asking_for_the_memory_format_changes_neither_weights_nor_modes_nor_chance(toy):

@@ -1,0 +1,177 @@
+"""Images/s of training alone, SimpleCNN on MNIST-shaped pixels, batch 64, in one process and in turn.
+
+- ours: `components.training.fit.fit`, an epoch; its own figure, and the whole epoch's with validation and checkpoint.
+- bare loop: the same mathematics over tensors in memory (channels-last, fused Adam, one-cycle), and nothing else.
+- DataLoader: torchvision's MNIST with ToTensor and Normalize through a DataLoader, as pytorch/examples does.
+- Lightning: a LightningModule over that DataLoader, as its documentation does.
+"""
+
+import contextlib
+import io
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Subset
+
+from benchmarks.measure import Claim, in_turn
+from components.config import TrainConfig
+from components.data.batches import LabelledImages
+from components.device import processors
+from components.initialize import initialize
+from components.refs import DataRef
+from components.training.fit import Files, fit
+
+IMAGES, BATCH, ROUNDS = 12_800, 64, 7
+MEAN, STD = 0.1307, 0.3081
+
+DATA = DataRef(
+    name="noise",
+    folder=".",
+    sha256="",
+    source="",
+    classes=tuple("0123456789"),
+    channels=1,
+    height=28,
+    width=28,
+    train_size=IMAGES,
+    test_size=0,
+    mean=(MEAN,),
+    std=(STD,),
+)
+
+
+def measure() -> list[Claim]:
+    torch.set_num_threads(processors())
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60_000, 28, 28), dtype=np.uint8)
+    labels = rng.integers(0, 10, 60_000, dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        write_mnist(Path(folder), pixels, labels)
+        training = LabelledImages(
+            torch.from_numpy(pixels[:IMAGES, None].copy()), torch.from_numpy(labels[:IMAGES]).long()
+        )
+        measures = {
+            "ours": lambda: ours(training, Path(folder)),
+            "bare loop": lambda: bare_loop(training),
+            "DataLoader": lambda: dataloader_loop(Path(folder)),
+        }
+        if importable("lightning"):
+            measures["Lightning"] = lambda: lightning_loop(Path(folder))
+        figures = in_turn(measures, ROUNDS)
+    reach = {"bare loop": "≥ 0.97", "DataLoader": "≥ 1.8", "Lightning": "≥ 1.6"}
+    return [
+        Claim("fit", name, figures["ours"], figures[name], "images/s", reach[name])
+        for name in figures
+        if name != "ours"
+    ]
+
+
+def network() -> torch.nn.Module:
+    return initialize("simple_cnn", {}, "xavier_normal", DATA, 0)
+
+
+def ours(training: LabelledImages, folder: Path) -> float:
+    config = TrainConfig(epochs=1, batch_size=BATCH)
+    few = LabelledImages(training.pixels[:256], training.labels[:256])
+    (epoch,) = fit(network(), training, few, DATA, config, torch.device("cpu"), 0, Files(folder))
+    return epoch.images_per_second
+
+
+def bare_loop(training: LabelledImages) -> float:
+    model = network().to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=IMAGES // BATCH)
+    order = torch.randperm(IMAGES)
+    started = time.perf_counter()
+    for batch in order.split(BATCH):
+        images = training.pixels[batch].to(torch.float32, memory_format=torch.channels_last)
+        loss = cross_entropy(model((images - 255 * MEAN) * (1 / (255 * STD))), training.labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return IMAGES / (time.perf_counter() - started)
+
+
+def loader(folder: Path) -> DataLoader:
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
+    dataset = Subset(datasets.MNIST(str(folder), train=True, transform=transform), range(IMAGES))
+    return DataLoader(dataset, batch_size=BATCH, shuffle=True)
+
+
+def dataloader_loop(folder: Path) -> float:
+    model = network().train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batches = loader(folder)
+    started = time.perf_counter()
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+    return IMAGES / (time.perf_counter() - started)
+
+
+def lightning_loop(folder: Path) -> float:
+    import lightning
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = network()
+
+        def training_step(self, batch, _):
+            images, labels = batch
+            return cross_entropy(self.model(images), labels)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+        def on_train_epoch_start(self):
+            self.started = time.perf_counter()
+
+        def on_train_epoch_end(self):
+            self.seconds = time.perf_counter() - self.started
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        classifier = Classifier()
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+        trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, default_root_dir=str(folder), **quiet)
+        trainer.fit(classifier, loader(folder))
+    return IMAGES / classifier.seconds
+
+
+def write_mnist(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    """Write noise as the unpacked files in which torchvision looks for MNIST."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        header = np.array([2051, len(pixels), 28, 28], ">u4").tobytes()
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(
+            np.array([2049, len(labels)], ">u4").tobytes() + labels.tobytes()
+        )
+
+
+def importable(name: str) -> bool:
+    """Rivals live in a folder of their own, beside the environment."""
+    rivals = str(Path(__file__).parent.parent / ".venv-bench")
+    if rivals not in sys.path:
+        sys.path.append(rivals)
+    try:
+        __import__(name)
+    except ImportError:
+        print(f"{name} is not installed (make bench installs it): left out", flush=True)
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""Seconds of a whole `torchmill train` on the embedded data: from the command to its end, all steps really run.
+
+Beside it stands `plain_script.py`: the same steps in one script, with MLflow and without orchestration. Ours is
+measured as on a machine where `torchmill up` runs, and without any server; both the second time, with caches warm.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import Claim, in_turn
+
+ROUNDS = 5
+
+
+def measure() -> list[Claim]:
+    with tempfile.TemporaryDirectory() as folder:
+        with_up, alone = Path(folder) / "up", Path(folder) / "alone"
+        environment = os.environ | {"TORCHMILL_DATA": f"{folder}/data", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        up = start_up(with_up, environment)
+        try:
+            figures = in_turn(
+                {
+                    "torchmill, up": lambda: seconds(torchmill(with_up), environment),
+                    "plain script": lambda: seconds(
+                        [sys.executable, "-m", "benchmarks.plain_script", folder], environment
+                    ),
+                },
+                ROUNDS,
+            )
+        finally:
+            up.send_signal(signal.SIGTERM)
+            up.wait()
+        without = in_turn(
+            {
+                "torchmill, no server": lambda: seconds(torchmill(alone), environment, settle=4),
+                "plain script": lambda: seconds([sys.executable, "-m", "benchmarks.plain_script", folder], environment),
+            },
+            ROUNDS,
+        )
+    return [
+        Claim(
+            *("torchmill train, `torchmill up` running", "plain script"),
+            *(figures["torchmill, up"], figures["plain script"], "s", "≤ 1.0"),
+        ),
+        Claim(
+            *("torchmill train, no server", "plain script"),
+            *(without["torchmill, no server"], without["plain script"], "s", "–"),
+        ),
+    ]
+
+
+def torchmill(runs: Path) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", "train", "--json", "--runs", str(runs)]
+
+
+def start_up(runs: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "flows.cli", "up", "--runs", str(runs)]
+    up = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert up.stdout
+    if not any(line.startswith("Ctrl-C") for line in iter(up.stdout.readline, "")):
+        raise RuntimeError("torchmill up did not start")
+    return up
+
+
+def seconds(command: list[str], environment: dict[str, str], settle: float = 0) -> float:
+    """Run a command to its end; then wait until what it leaves in the background is over."""
+    started = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    elapsed = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    if "--json" in command:
+        steps = json.loads(done.stdout.splitlines()[-1])["steps"]
+        assert all(step["state"] == "ran" for step in steps.values()), steps
+    time.sleep(settle)
+    return elapsed

@@ -1,0 +1,117 @@
+"""The UIs and the runner of schedules, as a user has them."""
+
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from tests.flows.conftest import Place
+
+pytestmark = pytest.mark.services
+
+
+class Up:
+    """A `torchmill up` on ports that nobody else has."""
+
+    def __init__(self, place: Place):
+        self.place = place
+        self.process = place.start("up", start_new_session=True)
+        self.lines: list[str] = []
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        else:
+            assert self.process.stderr
+            raise AssertionError(self.process.stderr.read())
+
+    def address(self, service: str) -> str:
+        return next(line.split()[1] for line in self.lines if line.startswith(service))
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+
+@pytest.fixture
+def up(place: Place) -> Iterator[Up]:
+    up = Up(place)
+    yield up
+    up.end()
+
+
+def get(url: str, body: object = None) -> bytes:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read()
+
+
+def wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.5)
+
+
+def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(place: Place, up: Up):
+    assert b"mlflow" in get(up.address("MLflow")).lower()
+    assert b"prefect" in get(up.address("Prefect")).lower()
+    get(up.address("Runner"))
+
+    # Started twice, it says where it is and leaves.
+    again = place.torchmill("up")
+    assert again.returncode == 0 and "up already" in again.stdout and up.address("MLflow") in again.stdout
+
+    scheduled = place.torchmill("schedule", "--cron", "* * * * *", "--name", "every minute", "--train.epochs", "1")
+    assert scheduled.returncode == 0, scheduled.stderr
+    wait_for(lambda: "FINISHED" in _states(place), 180)
+    runs = json.loads(get(f"{up.address('MLflow')}/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"]}))["runs"]
+    flow_runs = json.loads(get(f"{up.address('Prefect')}/api/flow_runs/filter", {}))
+    finished = {run["info"]["run_name"] for run in runs if run["info"]["status"] == "FINISHED"}
+    wait_for(lambda: finished & _completed(up), 30)
+    assert any(flow_run["auto_scheduled"] and flow_run["name"] in finished for flow_run in flow_runs)
+    artifacts = json.loads(
+        get(f"{up.address('MLflow')}/api/2.0/mlflow/artifacts/list?run_id={runs[-1]['info']['run_id']}")
+    )
+    assert {"onnx", "pictures", "weights"} <= {file["path"] for file in artifacts["files"]}
+
+    assert up.end() == 0
+    place.wait_until_quiet()
+    assert "RUNNING" not in _states(place)
+
+    listed = place.torchmill("schedule", "--list")
+    assert "every minute" in listed.stdout and "* * * * *" in listed.stdout
+    removed = place.torchmill("schedule", "--remove", "every minut")
+    assert removed.returncode == 2 and "every minute" in removed.stderr
+    assert place.torchmill("schedule", "--remove", "every minute").returncode == 0
+    assert "every minute" not in place.torchmill("schedule", "--list").stdout
+
+
+def test_killed_outright_it_leaves_no_process_behind(place: Place, up: Up):
+    assert len(place.processes()) >= 4
+    up.process.kill()
+    place.wait_until_quiet()
+
+
+@pytest.mark.parametrize("cron", ["99 3 * * *", "every day", ""])
+def test_a_time_that_is_none_is_told(place: Place, cron: str):
+    done = place.torchmill("schedule", f"--cron={cron}")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "0 3 * * *" in done.stderr  # how to write one
+
+
+def _states(place: Place) -> list[str]:
+    return place.states() if (place.runs / "mlflow.db").exists() else []
+
+
+def _completed(up: Up) -> set[str]:
+    flow_runs = json.loads(get(f"{up.address('Prefect')}/api/flow_runs/filter", {}))
+    return {run["name"] for run in flow_runs if run["state_type"] == "COMPLETED"}
