@@ -28,7 +28,7 @@ from components.initialize import initialize
 from components.refs import DataRef
 from components.training.fit import Files, fit
 
-IMAGES, BATCH, ROUNDS = 12_800, 64, 7
+IMAGES, BATCH, ROUNDS = 12_800, 64, 9
 MEAN, STD = 0.1307, 0.3081
 
 DATA = DataRef(

@@ -4,6 +4,7 @@ Beside it stands `plain_script.py`: the same steps in one script, with MLflow an
 measured as on a machine where `torchmill up` runs, and without any server; both the second time, with caches warm.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -11,19 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 from benchmarks.measure import Claim, in_turn
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 def measure() -> list[Claim]:
     with tempfile.TemporaryDirectory() as folder:
         with_up, alone = Path(folder) / "up", Path(folder) / "alone"
         environment = os.environ | {"TORCHMILL_DATA": f"{folder}/data", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        up = start_up(with_up, environment)
-        try:
+        with up(with_up, environment):
             figures = in_turn(
                 {
                     "torchmill, up": lambda: seconds(torchmill(with_up), environment),
@@ -33,9 +34,6 @@ def measure() -> list[Claim]:
                 },
                 ROUNDS,
             )
-        finally:
-            up.send_signal(signal.SIGTERM)
-            up.wait()
         without = in_turn(
             {
                 "torchmill, no server": lambda: seconds(torchmill(alone), environment, settle=4),
@@ -59,13 +57,19 @@ def torchmill(runs: Path) -> list[str]:
     return [sys.executable, "-m", "flows.cli", "train", "--json", "--runs", str(runs)]
 
 
-def start_up(runs: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
+    """Have `torchmill up` run."""
     command = [sys.executable, "-m", "flows.cli", "up", "--runs", str(runs)]
-    up = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert up.stdout
-    if not any(line.startswith("Ctrl-C") for line in iter(up.stdout.readline, "")):
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    if not any(line.startswith("Ctrl-C") for line in iter(process.stdout.readline, "")):
         raise RuntimeError("torchmill up did not start")
-    return up
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
 
 
 def seconds(command: list[str], environment: dict[str, str], settle: float = 0) -> float:

@@ -1,10 +1,13 @@
 """The command line."""
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -26,16 +29,31 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and leave with its exit code: 0, 1 for what went wrong, 2 for what was mistyped."""
     try:
-        sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+        leave(run(list(sys.argv[1:] if arguments is None else arguments)))
     except UserError as error:
         print(f"torchmill: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        leave(error.exit_code)
     except KeyboardInterrupt:
         print("torchmill: stopped.", file=sys.stderr)
-        sys.exit(130)
+        leave(130)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        leave(141)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as Python does, but let the system free its memory.
+
+    Threads are waited for, exit handlers run (Prefect sends its last logs in one) and streams flushed. What is left
+    out is the destruction of every object, which takes two seconds where torch and Prefect were imported.
+    """
+    if "torch" not in sys.modules:
+        sys.exit(code)
+    threading._shutdown()  # ty: ignore[missing-attribute]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -158,11 +176,14 @@ def train(options: argparse.Namespace) -> int:
 
     tracking.check_database(runs)
     tracking.warm_up()
+    gc.disable()  # a fifth of the time that the imports take: what they make is there to stay
     with prefect_server.at_hand(runs):
         # Both take seconds to start; meanwhile this process imports torch.
         from components import device
         from flows.train import train
 
+        gc.freeze()
+        gc.enable()
         show_log()
         try:
             device.resolve(config.device)  # before anything is downloaded

@@ -52,13 +52,16 @@ def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ours} | settings
 
 
-def answers(url: str, seconds: float = 2.0) -> bool:
-    """Tell whether an HTTP GET of ``url`` succeeds; proxies of the environment are not asked."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def answers(url: str, seconds: float = 2.0, anything: bool = False) -> bool:
+    """Tell whether an HTTP GET of ``url`` succeeds, or that anything answers; proxies are not asked for our own."""
+    proxies = urllib.request.ProxyHandler({} if "//127.0.0.1:" in url else None)
+    opener = urllib.request.build_opener(proxies)
     try:
         with opener.open(url, timeout=seconds) as response:
             return 200 <= response.status < 300
-    except (OSError, urllib.error.HTTPError):
+    except urllib.error.HTTPError:
+        return anything
+    except OSError:
         return False
 
 
@@ -90,6 +93,7 @@ class ServerAtHand:
     def __init__(self, runs: Runs):
         self.runs = runs
         self.api = ""
+        self.is_shared = False
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> "ServerAtHand":
@@ -102,7 +106,7 @@ class ServerAtHand:
     def _configured(self) -> str:
         """The server that the user's environment or Prefect profile names, if it answers."""
         api = configured_api()
-        if api and not answers(f"{api}/health", seconds=10):
+        if api and not answers(f"{api}/health", seconds=10, anything=True):
             print(
                 f"torchmill: the Prefect server at {api} does not answer; this run is kept in {self.runs.prefect}.",
                 file=sys.stderr,
@@ -117,6 +121,7 @@ class ServerAtHand:
 
     def _shared(self) -> str:
         """The server that runs share while there are any; started by the first."""
+        self.is_shared = True
         # Held until this process ends, also by kill -9: the server's watcher goes by it.
         self._exits.enter_context(locked(self.runs.work / "prefect-users.lock", shared=True))
         state = self.runs.work / "prefect.json"
@@ -211,6 +216,21 @@ def ui_address(runs: Runs, service: str) -> str:
     """Where the Prefect or MLflow UI of this folder is, or will be once `torchmill up` runs."""
     default = {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
     return read_state(runs.work / "up.json").get(service) or default[service]
+
+
+def prefect_ui(runs: Runs) -> str:
+    """Where the runs of this process are seen: the UI of the server they talk to, or the one of `torchmill up`."""
+    if _at_hand is not None and _at_hand.is_shared:  # it has no UI, but `torchmill up` shows the same history
+        return ui_address(runs, "prefect")
+    return (configured_ui() or ui_address(runs, "prefect")).rstrip("/")
+
+
+def configured_ui() -> str:
+    """The UI of the server that the environment or the Prefect profile names."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    return settings.ui_url or (settings.api.url or "").rstrip("/").removesuffix("/api")
 
 
 def watch(runs: Runs, api: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Generator
+from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import TaskRun
@@ -21,7 +22,7 @@ from components.config import (
     RunConfig,
     TrainConfig,
 )
-from components.errors import Unreachable
+from components.errors import Unreachable, UserError
 from components.places import Runs, data_cache
 from components.refs import DataRef, EvaluationRef, ExportRef, FitRef, NetworkRef, PublishedRef, RunRef, TrainResult
 from flows import prefect_server
@@ -40,8 +41,7 @@ def tracked(config: RunConfig) -> Generator[RunRef]:
     log_to_prefect()
     runs = Runs.here().ready()
     name = flow_run.name
-    folder = runs.work / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[:8]}"
-    folder.mkdir()
+    folder = _new_folder(runs, f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[-8:]}")
     run = tracking.open_run(
         runs,
         folder,
@@ -70,9 +70,18 @@ def tracked(config: RunConfig) -> Generator[RunRef]:
         tracking.end_run(run, status)
 
 
+def _new_folder(runs: Runs, name: str) -> Path:
+    """Make the run's own folder; a flow run that is retried in the Prefect UI gets another one."""
+    for folder in (runs.work / f"{name}{again}" for again in ("", *(f"-again-{number}" for number in range(1, 1000)))):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise UserError(f"{runs.work / name} has been retried too often.", "Start the training anew.")
+
+
 def flow_run_url() -> str:
     """The page of the flow run in the Prefect UI."""
-    return f"{prefect_server.ui_address(Runs.here(), 'prefect')}/runs/flow-run/{flow_run.id}"
+    return f"{prefect_server.prefect_ui(Runs.here())}/runs/flow-run/{flow_run.id}"
 
 
 def _may_come_back(task: Task, task_run: TaskRun, state: State) -> bool:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from components.files import locked, write_text
 from components.places import Runs
 from flows.prefect_server import (
     answers,
+    configured_api,
+    configured_ui,
     dies_with_parent,
     end,
     free_port,
@@ -58,7 +60,7 @@ class Service:
 
     def wait_until_healthy(self) -> None:
         deadline = time.monotonic() + HEALTHY_SECONDS
-        while not answers(address(self.address) + self.health):
+        while not answers(self.address + self.health):
             self.check()
             if time.monotonic() > deadline:
                 raise UserError(f"{self.name} did not answer within {HEALTHY_SECONDS:.0f} s.", f"See {self.log}.")
@@ -75,12 +77,11 @@ class Service:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def address(text: str) -> str:
-    return text.rstrip("/")
+def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> int:
+    """Run the services of a folder until Ctrl-C or SIGTERM; gives the exit code.
 
-
-def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, parallel: int = 1) -> int:
-    """Run the services of a folder until Ctrl-C or SIGTERM; gives the exit code."""
+    Servers that the environment names (MLFLOW_TRACKING_URI, PREFECT_API_URL) are used instead of our own.
+    """
     state = runs.work / "up.json"
     with locked(runs.work / "up.lock", wait=False) as alone:
         if not alone:
@@ -90,16 +91,16 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, parallel: 
             return 0
         for ending in (signal.SIGTERM, signal.SIGINT):  # SIGINT, too: a shell has its background jobs ignore it
             signal.signal(ending, _interrupt)
-        with _services(runs, mlflow_port, prefect_port, parallel) as services:
-            known = {service.name: service.address for service in services.values()}
-            known |= {"pid": str(os.getpid()), "prefect_api": services["prefect"].address + "/api"}
-            write_text(state, json.dumps(known))
+        theirs = _of_the_user()
+        known = _addresses(runs, mlflow_port, prefect_port) | theirs
+        with _running(runs, known, theirs) as services:
+            write_text(state, json.dumps(known | {"pid": str(os.getpid())}))
             _show(known)
             print("Ctrl-C ends all of them.", flush=True)
             try:
                 while True:
                     time.sleep(0.5)
-                    for service in services.values():
+                    for service in services:
                         service.check()
             except KeyboardInterrupt:
                 print("\nEnding …", flush=True)
@@ -116,45 +117,62 @@ def _show(known: dict[str, str]) -> None:
     print(f"Runner   {known.get('runner', '?')}/health   starts what is scheduled", flush=True)
 
 
-@contextlib.contextmanager
-def _services(
-    runs: Runs, mlflow_port: int | None, prefect_port: int | None, parallel: int
-) -> Generator[dict[str, Service]]:
-    tracking.create_database(runs)
-    ports = read_state(runs.work / "ports.json")
+def _addresses(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> dict[str, str]:
+    """Where each service will be; our own keep the ports they had, so that links in runs go on being true."""
+    remembered = read_state(runs.work / "ports.json")
     ports = {
-        "mlflow": _port("MLflow", "--mlflow-port", mlflow_port, ports.get("mlflow", 5000)),
-        "prefect": _port("Prefect", "--prefect-port", prefect_port, ports.get("prefect", 4200)),
+        "mlflow": _port("MLflow", "--mlflow-port", mlflow_port, remembered.get("mlflow", 5000)),
+        "prefect": _port("Prefect", "--prefect-port", prefect_port, remembered.get("prefect", 4200)),
         "runner": free_port(),
     }
-    write_text(runs.work / "ports.json", json.dumps(ports))  # the links in runs go on being true
-    at = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    services: dict[str, Service] = {}
+    write_text(runs.work / "ports.json", json.dumps(ports))
+    known = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    return known | {"prefect_api": f"{known['prefect']}/api"}
+
+
+def _of_the_user() -> dict[str, str]:
+    """The servers that the environment names."""
+    known = {}
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        known["mlflow"] = os.environ["MLFLOW_TRACKING_URI"]
+    api = configured_api()
+    if api and answers(f"{api}/health", anything=True):
+        known |= {"prefect": configured_ui(), "prefect_api": api}
+    return known
+
+
+@contextlib.contextmanager
+def _running(runs: Runs, known: dict[str, str], theirs: Collection[str]) -> Generator[list[Service]]:
+    """Start the services that are not ``theirs``, wait until each is healthy, and end them afterwards."""
+    services: list[Service] = []
 
     def start(name: str, health: str, command: list[str], environment: dict[str, str]) -> None:
-        services[name] = Service.start(name, at[name], health, runs.work / f"{name}.log", command, environment)
+        services.append(Service.start(name, known[name], health, runs.work / f"{name}.log", command, environment))
 
     try:
+        if "mlflow" not in theirs:
+            tracking.create_database(runs)
         print("Starting …", flush=True)
-        start(
-            "prefect",
-            "/api/health",
-            server_command(ports["prefect"]),
-            server_environment(runs, ports["prefect"], ui=True),
-        )
-        start("mlflow", "/health", tracking.ui_command(runs, ports["mlflow"]), tracking.ui_environment())
-        services["prefect"].wait_until_healthy()
-        api = at["prefect"] + "/api"
-        _prepare_pool(api)
-        start("runner", "/health", _runner_command(parallel), _runner_environment(runs, api, ports["runner"]))
-        for service in services.values():
+        if "prefect" not in theirs:
+            port = _port_of(known["prefect"])
+            start("prefect", "/api/health", server_command(port), server_environment(runs, port, ui=True))
+        if "mlflow" not in theirs:
+            command = tracking.ui_command(runs, _port_of(known["mlflow"]))
+            start("mlflow", "/health", command, tracking.ui_environment())
+        for service in services:
             service.wait_until_healthy()
+        _prepare_pool(known["prefect_api"])
+        start("runner", "/health", _runner_command(), _runner_environment(runs, known, "prefect" not in theirs))
+        services[-1].wait_until_healthy()
         yield services
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave one of them behind
-        for name in ("runner", "mlflow", "prefect"):  # the runner still has something to tell the Prefect server
-            if name in services:
-                services[name].end()
+        for service in reversed(services):  # the runner first: it still has something to tell the Prefect server
+            service.end()
+
+
+def _port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def _port(service: str, option: str, chosen: int | None, usual: int) -> int:
@@ -165,22 +183,24 @@ def _port(service: str, option: str, chosen: int | None, usual: int) -> int:
     return chosen
 
 
-def _runner_command(parallel: int) -> list[str]:
+def _runner_command() -> list[str]:
     worker = ["worker", "start", "--pool", POOL, "--type", "process", "--name", "torchmill-up", "--with-healthcheck"]
-    return [sys.executable, "-m", "prefect", "--no-prompt", *worker, "--limit", str(parallel)]
+    # One at a time: a training takes the whole machine.
+    return [sys.executable, "-m", "prefect", "--no-prompt", *worker, "--limit", "1"]
 
 
-def _runner_environment(runs: Runs, api: str, port: int) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PREFECT_HOME": str(runs.prefect),
-        "PREFECT_API_URL": api,
+def _runner_environment(runs: Runs, known: dict[str, str], our_prefect: bool) -> dict[str, str]:
+    settings = {
+        "PREFECT_API_URL": known["prefect_api"],
         "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
-        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+        "PREFECT_WORKER_WEBSERVER_PORT": str(_port_of(known["runner"])),
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "TORCHMILL_RUNS": str(runs.folder),
         "DO_NOT_TRACK": "1",
     }
+    if our_prefect:  # for a server of the user's own, its key is in the user's own profile
+        settings["PREFECT_HOME"] = str(runs.prefect)
+    return os.environ | settings
 
 
 def _prepare_pool(api: str) -> None:
