@@ -1,7 +1,7 @@
 """Seconds of a whole process to 99.0 % of MNIST's test set.
 
-- ours: `torchmill train --config benchmarks/mnist_99.yaml` beside a running `torchmill up`: everything it does, imports,
-  tracking, evaluation, export and comparison included.
+- ours: `torchmill train --config benchmarks/mnist_99.yaml` beside a running `torchmill up`: everything it does,
+  imports, tracking, evaluation, export and comparison included.
 - pytorch/examples' recipe (its mnist/main.py, written anew): its network with dropout, Adadelta at 1.0 and 0.7 of
   that after each epoch, batches of 64 through torchvision and a DataLoader, a test after each epoch; until it gets
   there, at most its 14 epochs.

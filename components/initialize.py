@@ -145,7 +145,7 @@ def _import(place: str) -> ModuleType:
         sys.modules[name] = module  # dataclasses and inspect look their module up
         spec.loader.exec_module(module)
         return module
-    except Exception as error:  # the user's code can fail in any way
+    except (Exception, SystemExit) as error:  # the user's code can fail in any way, and may read sys.argv
         raise UserError(f"{place} does not import: {_first_hand(error)}") from error
 
 
@@ -202,7 +202,7 @@ def _check_output(output: object, reference: str, data: DataRef) -> None:
         )
 
 
-def _first_hand(error: Exception) -> str:
+def _first_hand(error: BaseException) -> str:
     """The error in one line, with the user's own place in the code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""

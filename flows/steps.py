@@ -84,14 +84,12 @@ def flow_run_url() -> str:
     return f"{prefect_server.prefect_ui(Runs.here())}/runs/flow-run/{flow_run.id}"
 
 
-def _may_come_back(task: Task, task_run: TaskRun, state: State) -> bool:
+def may_come_back(task: Task, task_run: TaskRun | None, state: State) -> bool:
     """Tell whether to try again later: a source did not answer, and nobody waits in front of the terminal."""
     return is_scheduled() and isinstance(state.result(raise_on_failure=False), Unreachable)
 
 
-@step(
-    retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=_may_come_back
-)
+@step(retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=may_come_back)
 def fetch(config: DataConfig, run: RunRef) -> DataRef:
     """Have the data set on disk, prepared and verified."""
     from components.data.fetch import fetch

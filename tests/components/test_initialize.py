@@ -185,11 +185,12 @@ def test_arguments_of_any_name_are_given_to_those_who_take_any(toy, own):
         ("import torch_that_is_not_there", "ModuleNotFoundError: No module named 'torch_that_is_not_there'"),
         ("x = 1\nx.nothing\nclass Own: pass", "AttributeError: 'int' object has no attribute 'nothing'"),
         ("def broken(:", "SyntaxError"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),  # as argparse at the head of a script does
     ],
 )
 def test_a_file_that_does_not_import_is_told_with_line_and_error(toy, own, text, said):
     answer = refusal(own(text), toy)
-    line = 4 + ("nothing" in text)
+    line = 4 + ("\n" in text)
     assert "does not import" in answer and said in answer and f"(own_network.py line {line})" in answer
 
 

@@ -1,6 +1,7 @@
 """What a user gets wrong is told in words, with the remedy and a non-zero exit code; nothing is damaged."""
 
 import json
+import resource
 import socket
 from pathlib import Path
 
@@ -76,6 +77,24 @@ def test_a_port_in_use(place: Place):
         port = str(taken.getsockname()[1])
         told = complaint(place, "up", "--mlflow-port", port, code=1)
     assert port in told and "--mlflow-port" in told
+
+
+@pytest.mark.services
+def test_a_disk_that_is_full_in_the_middle_ends_the_run_failed(place: Place):
+    """By a limit on the size of files: the databases fit, the weights of a large network don't."""
+    (place.folder / "large.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(784, 5000), nn.ReLU(), nn.Linear(5000, num_classes))\n"
+    )
+    limit = 12_000_000
+    done = place.torchmill(
+        "train", "--model", "large.py:Net", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "initial.safetensors" in done.stderr and "too large" in done.stderr
+    assert place.states() == ["FAILED"]
+    assert not list(place.runs.glob("work/*/*.safetensors*")) and not list(place.runs.glob("work/*/.*"))
 
 
 @pytest.mark.services
