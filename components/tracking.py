@@ -7,6 +7,7 @@ So nothing waits for MLflow while a network trains, and a run whose process is k
 import contextlib
 import gc
 import json
+import logging
 import math
 import os
 import platform
@@ -123,7 +124,7 @@ def log_params(run: RunRef, params: Mapping[str, object]) -> None:
 def log_step(run: RunRef, name: str, step: StepRef) -> None:
     """Record how a step went."""
     _append(run.folder / "journal.jsonl", {"kind": "step", "name": name, "step": step.model_dump()})
-    log_metrics(run, {f"seconds/{name}": step.seconds})
+    log_metrics(run, {f"seconds.{name}": step.seconds})
 
 
 def steps(run: RunRef) -> dict[str, StepRef]:
@@ -328,6 +329,7 @@ def create_database(runs: Runs) -> None:
                 leftover.unlink()
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of each of its tables
             store = SqlAlchemyStore(f"sqlite:///{partial}", runs.artifacts.as_uri())
             store.engine.dispose()
             with contextlib.closing(sqlite3.connect(partial)) as connection:

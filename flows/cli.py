@@ -60,7 +60,8 @@ def run(arguments: list[str]) -> int:
     """Do what a command line says; gives the exit code."""
     parser = make_parser()
     commands = {"train": train, "up": up, "schedule": schedule, "models": list_models, "datasets": list_datasets}
-    word = next((argument for argument in arguments if not argument.startswith("-")), None)
+    words = (word for before, word in zip(["", *arguments], arguments, strict=False) if before != "--runs")
+    word = next((word for word in words if not word.startswith("-")), None)
     if word is None:
         parser.print_help()
         return 0 if set(arguments) & {"-h", "--help"} else 2
@@ -83,7 +84,6 @@ def make_parser() -> Parser:
         "and get an ONNX model that is proven to give the same answers.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    parser.set_defaults(runs=None)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -116,10 +116,10 @@ def make_parser() -> Parser:
     )
     command("models", "list the networks that can be named")
     command("datasets", "list the data sets that can be named")
-    for name in ("train", "up", "schedule"):
-        _subparser(parser, name).add_argument(
-            "--runs", metavar="DIR", help="where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
-        )
+    where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
+    parser.add_argument("--runs", metavar="DIR", help=where)
+    for name in ("train", "up", "schedule"):  # before and after the command; suppressed, it doesn't undo the other one
+        _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
 

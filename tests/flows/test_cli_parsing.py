@@ -159,3 +159,17 @@ def _seconds(arguments: list[str]) -> float:
 @pytest.mark.slow
 def test_help_costs_less_than_a_third_of_importing_torch():
     assert _seconds(["-m", "flows.cli", "--help"]) < _seconds(["-c", "import torch"]) / 3
+
+
+@pytest.mark.parametrize("words", [["--runs", "here", "models"], ["models"]])
+def test_the_place_of_runs_may_stand_before_the_command(words, monkeypatch, capsys):
+    monkeypatch.delenv("TORCHMILL_RUNS", raising=False)
+    assert cli.run(words) == 0 and "simple_cnn" in capsys.readouterr().out
+    assert os.environ.pop("TORCHMILL_RUNS", None) == ("here" if len(words) > 1 else None)
+
+
+def test_the_place_of_runs_before_the_command_is_kept_by_it():
+    parser = cli.make_parser()
+    assert parser.parse_args(["--runs", "here", "train"]).runs == "here"
+    assert parser.parse_args(["train", "--runs", "there"]).runs == "there"
+    assert parser.parse_args(["train"]).runs is None
