@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from components import tracking
 from components.errors import UserError
@@ -161,14 +162,21 @@ def _running(runs: Runs, known: dict[str, str], theirs: Collection[str]) -> Gene
             start("mlflow", "/health", command, tracking.ui_environment())
         for service in services:
             service.wait_until_healthy()
-        _prepare_pool(known["prefect_api"])
+        with _client_of(known["prefect_api"]) as schedule:
+            schedule.create_pool()
+            if "prefect" not in theirs:  # on a team's server others may serve the same pool
+                schedule.close_interrupted()  # of an `up` that was killed
+                schedule.skip_missed()
         start("runner", "/health", _runner_command(), _runner_environment(runs, known, "prefect" not in theirs))
         services[-1].wait_until_healthy()
         yield services
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave one of them behind
-        for service in reversed(services):  # the runner first: it still has something to tell the Prefect server
+        for service in reversed(services):  # the runner first: what it leaves is to be told to the Prefect server
             service.end()
+            if service.name == "runner" and "prefect" not in theirs and answers(f"{known['prefect_api']}/health"):
+                with _client_of(known["prefect_api"]) as schedule:
+                    schedule.close_interrupted()
 
 
 def _port_of(address: str) -> int:
@@ -203,11 +211,12 @@ def _runner_environment(runs: Runs, known: dict[str, str], our_prefect: bool) ->
     return os.environ | settings
 
 
-def _prepare_pool(api: str) -> None:
+@contextlib.contextmanager
+def _client_of(api: str) -> Generator[ModuleType]:
+    """Give the module of schedules, talking to a Prefect server."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.schedule import create_pool, skip_missed
+    from flows import schedule
 
     with temporary_settings({PREFECT_API_URL: api}):
-        create_pool()
-        skip_missed()
+        yield schedule

@@ -95,6 +95,22 @@ def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(
     assert "every minute" not in place.torchmill("schedule", "--list").stdout
 
 
+def test_what_runs_when_it_ends_is_closed_in_both_uis(place: Place, up: Up):
+    assert (
+        place.torchmill("schedule", "--cron", "0 3 1 1 *", "--name", "long", "--train.epochs", "5000").returncode == 0
+    )
+    api = f"{up.address('Prefect')}/api"
+    (deployment,) = json.loads(get(f"{api}/deployments/filter", {}))
+    get(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+    wait_for(lambda: "RUNNING" in _states(place), 90)
+    assert up.end() == 0
+    place.wait_until_quiet()
+    assert place.states() == ["KILLED"]
+    begun = "state_type IN ('RUNNING', 'PENDING')"
+    assert place.prefect(f"SELECT name, state_name FROM flow_run WHERE {begun}") == []
+    assert place.prefect(f"SELECT name, state_name FROM task_run WHERE {begun}") == []
+
+
 def test_killed_outright_it_leaves_no_process_behind(place: Place, up: Up):
     assert len(place.processes()) >= 4
     up.process.kill()
