@@ -171,7 +171,8 @@ def _running(runs: Runs, known: dict[str, str], theirs: Collection[str]) -> Gene
         services[-1].wait_until_healthy()
         yield services
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave one of them behind
+        for ending in (signal.SIGTERM, signal.SIGINT):  # a second Ctrl-C must not leave one of them behind
+            signal.signal(ending, signal.SIG_IGN)
         for service in reversed(services):  # the runner first: what it leaves is to be told to the Prefect server
             service.end()
             if service.name == "runner" and "prefect" not in theirs and answers(f"{known['prefect_api']}/health"):
