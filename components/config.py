@@ -20,20 +20,19 @@ Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["one_cycle", "cosine", "step", "constant"]
 
 
-def _discovered(package: str) -> list[str]:
-    """Names of the modules in a folder beside this file, without importing them."""
-    folder = Path(__file__).parent / package
+def modules_in(folder: Path) -> list[str]:
+    """Names of the modules in a folder, without importing them."""
     return sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
 
 
 def dataset_names() -> list[str]:
     """Data sets that can be named: the files in ``components/data/datasets``."""
-    return _discovered("data/datasets")
+    return modules_in(Path(__file__).parent / "data" / "datasets")
 
 
 def model_names() -> list[str]:
     """Networks that can be named: the files in ``components/models``."""
-    return _discovered("models")
+    return modules_in(Path(__file__).parent / "models")
 
 
 def _json_object(value: object) -> object:

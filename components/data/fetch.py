@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from components import files
+from components.config import modules_in
 from components.data import disk
 from components.data.splits import Splits
 from components.errors import ConfigError, UserError, nearest
@@ -27,7 +28,7 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 def names(datasets: Path = DATASETS) -> list[str]:
     """List the data sets: one file each, not imported."""
-    return sorted(path.stem for path in datasets.glob("*.py") if not path.stem.startswith("_"))
+    return modules_in(datasets)
 
 
 def fetch(name: str, cache: Path, datasets: Path = DATASETS) -> DataRef:

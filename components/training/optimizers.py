@@ -30,9 +30,8 @@ def make_optimizer(network: nn.Module, config: TrainConfig, on: device) -> Optim
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRScheduler:
     """Make the schedule over ``steps`` optimizer steps; its ``step()`` follows each of the optimizer's."""
     match config.schedule:
-        case "one_cycle" if (
-            steps > 1
-        ):  # Smith & Topin 2018: up over 30 % of the steps, down along a cosine, momentum against it
+        case "one_cycle" if steps > 1:
+            # Smith & Topin 2018: up over 30 % of the steps, down along a cosine, momentum against it
             return OneCycleLR(optimizer, max_lr=config.lr, total_steps=steps)
         case "cosine":  # Loshchilov & Hutter 2017, without restarts
             return CosineAnnealingLR(optimizer, T_max=steps)
