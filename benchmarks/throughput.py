@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from components.data.batches import LabelledImages
 from components.device import processors
 from components.initialize import initialize
 from components.refs import DataRef
-from components.training.fit import Files, fit
+from components.training.checkpoint import Checkpoints
+from components.training.fit import fit
 
 IMAGES, BATCH, ROUNDS = 12_800, 64, 9
 MEAN, STD = 0.1307, 0.3081
@@ -80,24 +82,36 @@ def network() -> torch.nn.Module:
 def ours(training: LabelledImages, folder: Path) -> float:
     config = TrainConfig(epochs=1, batch_size=BATCH)
     few = LabelledImages(training.pixels[:256], training.labels[:256])
-    (epoch,) = fit(network(), training, few, DATA, config, torch.device("cpu"), 0, Files(folder))
+    checkpoints, best = Checkpoints(folder / "checkpoints", config.checkpoint_seconds), folder / "best.safetensors"
+    (epoch,) = fit(network(), training, few, DATA, config, torch.device("cpu"), 0, checkpoints, best)
     return epoch.images_per_second
 
 
 def bare_loop(training: LabelledImages) -> float:
-    model = network().to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=IMAGES // BATCH)
-    order = torch.randperm(IMAGES)
+    model = network()
     started = time.perf_counter()
-    for batch in order.split(BATCH):
-        images = training.pixels[batch].to(torch.float32, memory_format=torch.channels_last)
-        loss = cross_entropy(model((images - 255 * MEAN) * (1 / (255 * STD))), training.labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    for _ in bare_epochs(model, training, epochs=1):
+        pass
     return IMAGES / (time.perf_counter() - started)
+
+
+def bare_epochs(model: torch.nn.Module, training: LabelledImages, epochs: int) -> Iterator[torch.nn.Module]:
+    """The mathematics of ours and nothing else; yields the network after each epoch."""
+    model = model.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=epochs * IMAGES // BATCH)
+    for _ in range(epochs):
+        for batch in torch.randperm(IMAGES).split(BATCH):
+            loss = cross_entropy(model(images(training.pixels[batch])), training.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        yield model
+
+
+def images(pixels: torch.Tensor) -> torch.Tensor:
+    return (pixels.to(torch.float32, memory_format=torch.channels_last) - 255 * MEAN) * (1 / (255 * STD))
 
 
 def loader(folder: Path) -> DataLoader:

@@ -54,7 +54,7 @@ def measure() -> list[Claim]:
 
 
 def torchmill(runs: Path) -> list[str]:
-    return [sys.executable, "-m", "flows.cli", "train", "--json", "--runs", str(runs)]
+    return [sys.executable, "-m", "flows.cli", "train", "--fresh", "--json", "--runs", str(runs)]
 
 
 @contextlib.contextmanager

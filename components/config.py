@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from components.errors import ConfigError, nearest
 
@@ -18,6 +27,11 @@ Scheme = Literal[
 ]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["one_cycle", "cosine", "step", "constant"]
+Augmentation = Literal["none", "shift"]
+
+
+UNDECIDING: dict[str, JsonValue] = {"decides": False}
+"""Marks a setting that does not decide what comes out of its section's step."""
 
 
 def modules_in(folder: Path) -> list[str]:
@@ -126,8 +140,14 @@ class TrainConfig(Section):
     """Course of the learning rate over all steps."""
     patience: Annotated[int | None, BeforeValidator(_none)] = Field(None, ge=1)
     """Stop after so many epochs without a better validation loss; none trains to the end."""
+    ema: Annotated[float | None, BeforeValidator(_none)] = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, as 0.999: it is validated and kept instead of them."""
+    augment: Augmentation = "none"
+    """Random changes to training images; shift moves each by up to 2 pixels."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Memory format of images; auto: on for convolutional networks that bear it."""
+    checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=UNDECIDING)
+    """Seconds between checkpoints within an epoch, besides those at the ends of epochs; 0 writes one every step."""
 
 
 class EvaluateConfig(Section):
@@ -140,7 +160,9 @@ class ExportConfig(Section):
     """Largest difference of ONNX logits from float64 torch, relative to the largest logit (at least 1)."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1, 2, 7, 256), min_length=1)
     """Batch sizes at which the whole test split is compared."""
-    register_as: Annotated[str | None, BeforeValidator(_none)] = Field(None, pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")
+    register_as: Annotated[str | None, BeforeValidator(_none)] = Field(
+        None, pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", json_schema_extra=UNDECIDING
+    )
     """Name in the model registry; none makes it from data and network."""
 
     @field_validator("batch_sizes", mode="before")
@@ -203,6 +225,18 @@ def sections() -> dict[str, type[Section]]:
         name: field.annotation
         for name, field in RunConfig.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def deciding(section: Section) -> dict[str, str]:
+    """The values of a section that decide what comes out of its step, as text."""
+    values = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        if field.json_schema_extra == UNDECIDING:
+            del values[name]
+    return {
+        name: json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
+        for name, value in values.items()
     }
 
 

@@ -2,12 +2,17 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Ref(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def identity(self) -> dict[str, str]:
+        """What a later step takes from it: digests by what they are of. Neither paths nor durations count."""
+        raise NotImplementedError(type(self).__name__)
 
 
 class FileRef(Ref):
@@ -43,6 +48,10 @@ class DataRef(Ref):
     """Per channel, of the training file's pixels scaled to 0…1."""
     std: tuple[float, ...]
 
+    def identity(self) -> dict[str, str]:
+        described = self.model_dump_json(exclude={"folder", "source"})
+        return {f"the data ({self.name})": hashlib.sha256(described.encode()).hexdigest()}
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
@@ -57,6 +66,9 @@ class NetworkRef(Ref):
     arguments: dict[str, object]
     weights: FileRef
     parameters: int
+
+    def identity(self) -> dict[str, str]:
+        return {"the first weights": self.weights.sha256}
 
 
 class FitRef(Ref):
@@ -77,6 +89,9 @@ class FitRef(Ref):
     images_per_second: float
     stopped_early: bool
 
+    def identity(self) -> dict[str, str]:
+        return {"the trained weights": self.weights.sha256, "the device": self.device}
+
 
 class EvaluationRef(Ref):
     """How good a trained network is on the test split."""
@@ -94,6 +109,9 @@ class EvaluationRef(Ref):
     """All of it as JSON: per-class precision, recall, F1; confusion matrix."""
     picture: FileRef
     """The confusion matrix, drawn."""
+
+    def identity(self) -> dict[str, str]:
+        return {"the evaluation": self.report.sha256}
 
     def metrics(self) -> dict[str, float]:
         return {
@@ -122,6 +140,9 @@ class ExportRef(Ref):
     example: FileRef
     """A few inputs and the logits they give (``.npz``)."""
 
+    def identity(self) -> dict[str, str]:
+        return {"the ONNX model": self.onnx.sha256, "its examples": self.example.sha256}
+
 
 class RunRef(Ref):
     """A tracked run. Whoever holds it can add to the run's journal."""
@@ -132,13 +153,19 @@ class RunRef(Ref):
     """Holds the journal and what the steps make."""
     url: str
     """The run's page in the MLflow UI."""
+    fresh: bool = False
+    """Uses nothing of earlier runs."""
 
 
 class StepRef(Ref):
     """How a step went."""
 
-    state: str
+    state: Literal["ran", "resumed", "cached"]
     seconds: float
+    """Of this process; a step that was resumed took longer in all."""
+    key: str
+    why: str
+    """What made it run, from where it was resumed, or which run its result is of."""
 
 
 class PublishedRef(Ref):
@@ -149,7 +176,8 @@ class PublishedRef(Ref):
     max_abs_diff: float
     agreement: float
     model: str
-    version: str
+    version: str | None
+    """None where it was not to be registered; "pending" where MLflow has not answered yet."""
 
 
 class TrainResult(Ref):
@@ -162,7 +190,37 @@ class TrainResult(Ref):
     mlflow_url: str
     prefect_url: str
     steps: dict[str, StepRef]
+    data: DataRef
     metrics: dict[str, float]
     weights: FileRef
     onnx: PublishedRef
     report: Path
+
+
+class Comparison(Ref):
+    """Something of a run beside the same of its reproduction."""
+
+    what: str
+    recorded: str
+    again: str
+    is_result: bool = True
+    """Otherwise it is a circumstance, which explains a difference."""
+
+    @property
+    def is_equal(self) -> bool:
+        return self.recorded == self.again
+
+
+class Reproduction(Ref):
+    """A recorded run, run again."""
+
+    recorded: str
+    """Id of the run that was recorded."""
+    again: str
+    """Id of the one beside it."""
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all results are equal, down to the weights' digest."""
+        return all(one.is_equal for one in self.comparisons if one.is_result)

@@ -18,24 +18,35 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
-from components.errors import Unreachable, UserError
-from components.files import locked
+from components.claims import is_alive
+from components.comparison import Recorded
+from components.errors import Unreachable, UserError, nearest
+from components.files import locked, write_text
+from components.ingredients import our_source
 from components.places import Runs
+from components.recipe import git
 from components.refs import DataRef, ExportRef, RunRef, StepRef
+
+logger = logging.getLogger("torchmill")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 BATCH_SECONDS = 1.0  # metrics are kept this long, to send many at once
 OPEN_SECONDS = 180.0  # the very first run creates MLflow's database; a slow machine may take a minute for it
+STORE_SECONDS = 300.0  # for all artifacts to be stored
+AWAY_SECONDS = 10.0  # so long a run waits at its end for an MLflow that does not answer
+HEARTBEAT_SECONDS = 60.0
+LINGER_SECONDS = 60.0  # so long the recorder tries on when the run's process has gone
+RESTARTS = 3  # of a recorder that dies, each time that something is waited for
 # Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here.
 SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-
-STORE_SECONDS = 300.0  # for all artifacts to be stored
 
 # ---------------------------------------------------------------------------------------------- the run's side
 
@@ -57,8 +68,9 @@ class Recorder:
         """Begin to record a journal; from now on the end of this process is the end of its run."""
         assert self.process.stdin
         order = {"journal": str(journal), "runs": str(runs.folder)}
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has died already: whoever waits for it finds out
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
 
     def dismiss(self) -> None:
         """Let it finish what it has and go."""
@@ -69,12 +81,27 @@ class Recorder:
 
 _waiting: Recorder | None = None
 _recorders: dict[Path, Recorder] = {}  # of the runs that this process opened: its end of their pipes
+_journals: "dict[Path, Journal]" = {}
+_in_vain: set[Path] = set()  # waited long enough for their MLflow already
 
 
 def warm_up() -> None:
     """Start the recorder of the run that this process is about to open: it imports MLflow meanwhile."""
     global _waiting
     _waiting = _waiting or Recorder()
+
+
+def cool_down() -> None:
+    """Let a recorder go for which there is nothing to record."""
+    global _waiting
+    if _waiting:
+        _waiting.dismiss()
+    _waiting = None
+
+
+def destination(runs: Runs) -> str:
+    """The MLflow that records runs of this folder: the environment's, or the folder's own SQLite file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{runs.folder.name}/{runs.database.name}"
 
 
 def open_run(
@@ -86,8 +113,9 @@ def open_run(
     params: Mapping[str, str],
     tags: Mapping[str, str],
     ui: str,
+    fresh: bool = False,
 ) -> RunRef:
-    """Begin a run in MLflow and wait until it has an id.
+    """Begin a run in MLflow, or go on with the one that the folder's journal has begun; wait until it has an id.
 
     Args:
         folder: the run's own, for its journal.
@@ -96,51 +124,98 @@ def open_run(
     Raises:
         UserError: MLflow's database or server can't be used.
     """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        for former in relocate(runs):
+            logger.info("%s was at %s: MLflow's addresses of artifacts follow", runs.folder, former)
+    journal = _journals[folder] = Journal(folder)
+    if journal.records():
+        journal.append({"kind": "tags", "tags": dict(tags)})
+    else:
+        journal.append(
+            {
+                "kind": "open",
+                "id": uuid.uuid4().hex,
+                "server": os.environ.get("MLFLOW_TRACKING_URI", ""),
+                "experiment": experiment,
+                "name": name,
+                "params": dict(params),
+                "tags": dict(tags),
+            }
+        )
+    _start_recorder(folder, runs)
+    opened = _await(folder, lambda receipt: receipt["receipt"] == "opened", OPEN_SECONDS)
+    assert opened
+    base = opened["server"] or ui
+    url = f"{base.rstrip('/')}/#/experiments/{opened['experiment_id']}/runs/{opened['run_id']}"
+    return RunRef(run_id=opened["run_id"], name=name, folder=folder, url=url, fresh=fresh)
+
+
+def _start_recorder(folder: Path, runs: Runs) -> None:
     global _waiting
     recorder, _waiting = _waiting or Recorder(), None
     _recorders[folder] = recorder
-    journal = folder / "journal.jsonl"
-    _append(
-        journal, {"kind": "open", "experiment": experiment, "name": name, "params": dict(params), "tags": dict(tags)}
-    )
-    recorder.follow(journal, runs)
-    opened = _await(folder, lambda receipt: receipt["receipt"] == "opened", OPEN_SECONDS)
-    base = opened["server"] or ui
-    url = f"{base.rstrip('/')}/#/experiments/{opened['experiment_id']}/runs/{opened['run_id']}"
-    return RunRef(run_id=opened["run_id"], name=name, folder=folder, url=url)
+    recorder.follow(folder / "journal.jsonl", runs)
 
 
 def log_metrics(run: RunRef, values: Mapping[str, float], step: int = 0) -> None:
-    """Record metrics at a step. Infinite and undefined ones are left out: MLflow's databases don't take them."""
+    """Record metrics at a step, once: what is there already stays.
+
+    Infinite and undefined ones are left out: MLflow's databases don't take them.
+    """
     finite = {key: value for key, value in values.items() if math.isfinite(value)}
-    _append(run.folder / "journal.jsonl", {"kind": "metrics", "step": step, "time": _now_ms(), "values": finite})
+    _append(run, {"kind": "metrics", "step": step, "time": _now_ms(), "values": finite})
 
 
 def log_params(run: RunRef, params: Mapping[str, object]) -> None:
     """Record params besides the configuration."""
-    _append(run.folder / "journal.jsonl", {"kind": "params", "params": {k: str(v) for k, v in params.items()}})
+    _append(run, {"kind": "params", "params": {k: str(v) for k, v in params.items()}})
+
+
+def begin_step(run: RunRef, name: str) -> None:
+    """Record that a step begins; what is recorded until it ends belongs to it."""
+    _append(run, {"kind": "begin", "name": name})
 
 
 def log_step(run: RunRef, name: str, step: StepRef) -> None:
     """Record how a step went."""
-    _append(run.folder / "journal.jsonl", {"kind": "step", "name": name, "step": step.model_dump()})
-    log_metrics(run, {f"seconds.{name}": step.seconds})
+    _append(run, {"kind": "step", "name": name, "step": step.model_dump()})
+    if step.state != "cached":
+        log_metrics(run, {f"seconds.{name}": step.seconds})
+    _journals[run.folder].sync()
 
 
 def steps(run: RunRef) -> dict[str, StepRef]:
     """Give the steps that were recorded so far, by name."""
-    records = (record for record in _lines(run.folder / "journal.jsonl") if record["kind"] == "step")
+    records = [record for record in _journal(run).records() if record["kind"] == "step"]
     return {record["name"]: StepRef(**record["step"]) for record in records}
+
+
+def replay(run: RunRef, source: Path, name: str) -> None:
+    """Record what a step of another run recorded: this run has its result.
+
+    Args:
+        source: the other run's folder.
+    """
+    inside = False
+    for record in Journal(source).records():
+        if record["kind"] in ("begin", "step") and record["name"] == name:
+            inside = record["kind"] == "begin"
+        elif inside and record["kind"] == "files":
+            log_files(run, [source / path for path in record["paths"]], record["folder"])
+        elif inside and record["kind"] in ("metrics", "params", "tags", "dataset"):
+            _append(run, record)
 
 
 def log_tags(run: RunRef, tags: Mapping[str, str]) -> None:
     """Record tags."""
-    _append(run.folder / "journal.jsonl", {"kind": "tags", "tags": dict(tags)})
+    _append(run, {"kind": "tags", "tags": dict(tags)})
 
 
 def log_files(run: RunRef, paths: Sequence[Path], folder: str = "") -> None:
     """Store files among the run's artifacts. They are read a little later: don't change them."""
-    _append(run.folder / "journal.jsonl", {"kind": "files", "paths": [str(path) for path in paths], "folder": folder})
+    # Relative, so that what is not sent yet is found when the folder has been moved.
+    relative = [os.path.relpath(path, run.folder) for path in paths]
+    _append(run, {"kind": "files", "paths": relative, "folder": folder})
 
 
 def log_dataset(run: RunRef, data: DataRef) -> None:
@@ -151,44 +226,46 @@ def log_dataset(run: RunRef, data: DataRef) -> None:
         "train_size": data.train_size,
         "test_size": data.test_size,
     }
-    _append(
-        run.folder / "journal.jsonl",
-        # MLflow keeps 36 characters of a digest: the beginning of the SHA-256. The whole of it is a tag.
-        {"kind": "dataset", "name": data.name, "digest": data.sha256[:32], "source": data.source, "profile": profile},
-    )
+    # MLflow keeps 36 characters of a digest: the beginning of the SHA-256. The whole of it is a tag.
+    record = {"name": data.name, "digest": data.sha256[:32], "source": data.source, "profile": profile}
+    _append(run, {"kind": "dataset", **record})
     log_tags(run, {"data.sha256": data.sha256})
 
 
-def register(run: RunRef, exported: ExportRef, registered_name: str, tags: Mapping[str, str]) -> str:
-    """Make an exported model a version in the model registry; gives the version.
+def register(run: RunRef, exported: ExportRef, registered_name: str, tags: Mapping[str, str]) -> str | None:
+    """Make an exported model a version in the model registry.
+
+    Gives the version, or None where MLflow doesn't answer: it gets the model when it does.
 
     Raises:
         UserError: MLflow doesn't take it.
     """
-    ask = uuid.uuid4().hex
+    paths = {"file": exported.onnx.path, "example": exported.example.path}
+    ask = f"register {registered_name} {exported.onnx.sha256}"
     _append(
-        run.folder / "journal.jsonl",
+        run,
         {
             "kind": "register",
             "ask": ask,
             "name": registered_name,
-            "file": str(exported.onnx.path),
-            "example": str(exported.example.path),
+            **{name: os.path.relpath(path, run.folder) for name, path in paths.items()},
             "tags": dict(tags),
         },
     )
-    return str(_await(run.folder, lambda receipt: receipt.get("ask") == ask, STORE_SECONDS)["version"])
+    answer = _await(run.folder, lambda receipt: receipt.get("ask") == ask, STORE_SECONDS)
+    return None if answer is None else str(answer["version"])
 
 
-def settle(run: RunRef) -> None:
-    """Wait until MLflow has all that was recorded so far.
+def settle(run: RunRef) -> bool:
+    """Wait until MLflow has all that was recorded so far; False where it doesn't answer.
 
     Raises:
-        UserError: it didn't take something.
+        UserError: it didn't take something, or the journal could not be written.
     """
     ask = uuid.uuid4().hex
-    _append(run.folder / "journal.jsonl", {"kind": "settle", "ask": ask})
-    _await(run.folder, lambda receipt: receipt.get("ask") == ask, STORE_SECONDS)
+    _append(run, {"kind": "settle", "ask": ask})
+    _journal(run).sync()
+    return _await(run.folder, lambda receipt: receipt.get("ask") == ask, STORE_SECONDS) is not None
 
 
 def end_run(run: RunRef, status: Status, seconds: float = 15.0) -> bool:
@@ -197,49 +274,115 @@ def end_run(run: RunRef, status: Status, seconds: float = 15.0) -> bool:
     The recorder carries on by itself where this returns early.
     """
     ask = uuid.uuid4().hex
-    _append(run.folder / "journal.jsonl", {"kind": "end", "status": status, "ask": ask})
+    _append(run, {"kind": "end", "status": status, "ask": ask})
     try:
-        _await(run.folder, lambda receipt: receipt.get("ask") == ask, seconds)
+        return _await(run.folder, lambda receipt: receipt.get("ask") == ask, seconds) is not None
     except UserError:
         return False
     finally:
+        _journals.pop(run.folder, None)
         recorder = _recorders.pop(run.folder, None)
         if recorder:
             recorder.dismiss()
-    return True
 
 
-def _append(journal: Path, record: Mapping[str, Any]) -> None:
-    line = json.dumps(record, allow_nan=False, default=str).encode() + b"\n"
-    descriptor = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(descriptor, line)  # one write: lines of several processes don't mix
-    finally:
-        os.close(descriptor)
+class Journal:
+    """What a run has to tell, a line of JSON each, in the order in which it happened."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "journal.jsonl"
+        self._unwritten = b""
+        with contextlib.suppress(FileNotFoundError):
+            text = self.path.read_bytes()
+            if not text.endswith(b"\n"):  # a write that was cut off: what follows must not be glued to it
+                os.truncate(self.path, text.rfind(b"\n") + 1)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a record; on a full disk it is kept in memory, and written with the next one that finds room."""
+        self._unwritten += json.dumps(record, allow_nan=False, default=str).encode() + b"\n"
+        try:
+            self._write()
+        except OSError as error:
+            logger.warning("Cannot write %s: %s. It is tried again.", self.path, error.strerror)
+
+    def _write(self) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            while self._unwritten:
+                written = os.write(descriptor, self._unwritten)  # less, where the disk fills meanwhile
+                self._unwritten = self._unwritten[written:]
+        finally:
+            os.close(descriptor)
+
+    def sync(self) -> None:
+        """See to it that all is on the disk.
+
+        Raises:
+            UserError: it doesn't take it.
+        """
+        try:
+            self._write()
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"Cannot write {self.path}: {error.strerror}.", "Is the disk full or read-only?") from error
+
+    def records(self) -> list[dict[str, Any]]:
+        """Give all that is written."""
+        return _lines(self.path)
+
+
+def _append(run: RunRef, record: Mapping[str, Any]) -> None:
+    _journal(run).append(record)
+
+
+def _journal(run: RunRef) -> Journal:
+    return _journals.get(run.folder) or Journal(run.folder)
 
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _await(folder: Path, wanted: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
-    """Wait for a receipt of the recorder's."""
-    deadline = time.monotonic() + seconds
-    receipts = folder / "receipts.jsonl"
-    recorder = _recorders.get(folder)
+def _await(folder: Path, wanted: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any] | None:
+    """Wait for a receipt of the recorder's; None where MLflow doesn't answer."""
+    begun = time.monotonic()
+    moved, position = begun, ""
+    restarts = 0
     while True:
-        gone = recorder is not None and recorder.process.poll() is not None
-        for receipt in _lines(receipts):
-            if receipt["receipt"] == "refused":
+        recorder = _recorders[folder]
+        gone = recorder.process.poll() is not None
+        receipts = _lines(folder / "receipts.jsonl")
+        for receipt in receipts:
+            if receipt["receipt"] == "refused" and receipt["process"] == recorder.process.pid:
                 kind = Unreachable if receipt["unreachable"] else UserError
                 raise kind(receipt["message"], receipt["remedy"])
             if wanted(receipt):
                 return receipt
+        now = time.monotonic()
         if gone:
-            raise UserError("The process that records the run in MLflow died.", f"See {folder / 'recorder.log'}.")
-        if time.monotonic() > deadline:
+            if restarts == RESTARTS:
+                raise UserError("The process that records the run in MLflow died.", f"See {folder / 'recorder.log'}.")
+            restarts += 1
+            _start_recorder(folder, Runs(folder.parent.parent))
+        last = [receipt["receipt"] for receipt in receipts if receipt["receipt"] in ("away", "back")][-1:]
+        if last == ["away"] and any(receipt["receipt"] == "opened" for receipt in receipts):
+            if now - begun > (1.0 if folder in _in_vain else min(AWAY_SECONDS, seconds)):
+                _in_vain.add(folder)
+                return None
+        elif now - moved > seconds:
             raise Unreachable(f"MLflow did not answer within {seconds:.0f} s.", f"See {folder / 'recorder.log'}.")
+        if (latest := _sent_text(folder)) != position:
+            moved, position = now, latest
         time.sleep(0.02)
+
+
+def _sent_text(folder: Path) -> str:
+    """How far the recorder has come; empty before it has sent anything."""
+    try:
+        return (folder / "sent.json").read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -264,29 +407,12 @@ def circumstances() -> dict[str, str]:
         "mlflow.source.name": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500],
         "mlflow.source.type": "LOCAL",
     }
-    commit = _git("rev-parse", "HEAD")
+    tags["torchmill.source"] = our_source()
+    commit = git("rev-parse", "HEAD")
     if commit:
         tags["mlflow.source.git.commit"] = commit.strip()
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain"))).lower()
+        tags["git.dirty"] = str(bool(git("status", "--porcelain"))).lower()
     return tags
-
-
-def write_git_diff(folder: Path) -> Path | None:
-    """Write what the working tree has besides its commit into ``git.diff``; None where there is nothing."""
-    diff = _git("diff", "HEAD", "--no-ext-diff")
-    if not diff:
-        return None
-    file = folder / "git.diff"
-    file.write_text(diff, encoding="utf-8")
-    return file
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit: nothing to tell
-        return None
-    return done.stdout.decode("utf-8", errors="replace")
 
 
 # ---------------------------------------------------------------------------------------------- the recorder
@@ -364,59 +490,341 @@ def check_database(runs: Runs) -> None:
         raise UserError(f"{runs.database} is damaged: it is not an MLflow database.", aside)
 
 
+@dataclass(frozen=True)
+class RunningRun:
+    """A run that MLflow calls running."""
+
+    run_id: str
+    name: str
+    folder: Path | None
+    """Its own, on the host that runs it; None for a run that is not ours."""
+    host: str
+    heartbeat: str
+    """When its recorder was last heard."""
+
+
+def said_to_run(runs: Runs) -> list[RunningRun]:
+    """The runs that MLflow calls running.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    client = _client(runs)
+    found = []
+    try:
+        for experiment in client.search_experiments():
+            token: str | None = ""
+            while token is not None:
+                page = client.search_runs(
+                    [experiment.experiment_id], "attributes.status = 'RUNNING'", page_token=token or None
+                )
+                for run in page:
+                    tags = run.data.tags
+                    folder = Path(tags["torchmill.folder"]) if "torchmill.folder" in tags else None
+                    host, heartbeat = tags.get("torchmill.host", ""), tags.get("torchmill.heartbeat", "")
+                    found.append(RunningRun(run.info.run_id, run.info.run_name, folder, host, heartbeat))
+                token = page.token or None
+    except Exception as error:  # whatever MLflow, its database or the network says
+        raise _unusable(error, runs) from error
+    return found
+
+
+def close_run(runs: Runs, run_id: str) -> None:
+    """End a run as KILLED whose process is gone."""
+    try:
+        _client(runs).set_terminated(run_id, "KILLED")
+    except Exception as error:  # whatever MLflow, its database or the network says
+        raise _unusable(error, runs) from error
+
+
+def _client(runs: Runs) -> Any:
+    _be_silent()
+    import mlflow
+
+    return mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database_uri(runs))
+
+
+def _be_silent() -> None:
+    """Set what MLflow reads when it is imported and when it calls a server."""
+    for name, value in SILENCE.items():
+        os.environ[name] = value
+    # It tries again by itself; a call that hangs must not hold up the others for long.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+
+def _unusable(error: Exception, runs: Runs) -> UserError:
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    text = _shortly(error)
+    kind = Unreachable if server else UserError
+    return kind(f"MLflow {f'at {server}' if server else f'in {runs.database}'} cannot be used: {text}")
+
+
+# What holds addresses of artifacts in MLflow's tables, and of runs' folders.
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+
+
+def moved_from(runs: Runs) -> list[str]:
+    """Former folders of these runs which MLflow's SQLite file still names: it was moved, or copied, from there."""
+    if not runs.database.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
+        named = connection.execute("SELECT artifact_location FROM experiments").fetchall()
+    former = {location.rpartition("/artifacts/")[0] for (location,) in named if location.startswith("file://")}
+    return sorted(folder for folder in former if folder and not _is_same(folder, runs.folder))
+
+
+def _is_same(address: str, folder: Path) -> bool:
+    path = Path(unquote(address.removeprefix("file://")))
+    return path == folder or (path.exists() and path.samefile(folder))
+
+
+def relocate(runs: Runs) -> list[str]:
+    """Let MLflow's SQLite file name the folder where it is, and no former one; gives the former ones.
+
+    Otherwise artifacts would be looked for, and new ones be written, where the folder was.
+    """
+    former = moved_from(runs)
+    if former:
+        now = runs.folder.as_uri()
+        with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection, connection:
+            for old in former:
+                pairs = [(table, column, f"{old}/artifacts", f"{now}/artifacts") for table, column in ADDRESSES]
+                path = unquote(old.removeprefix("file://"))
+                for table, column, before, after in (*pairs, ("tags", "value", f"{path}/work/", f"{runs.work}/")):
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                        (after, len(before) + 1, len(before), before),
+                    )
+    return former
+
+
+def recorded(runs: Runs, run: str) -> Recorded:
+    """Read a run by its id, the beginning of it, or its name.
+
+    Raises:
+        UserError: there is none, or several; or MLflow doesn't answer.
+    """
+    client = _client(runs)
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        known = client.search_runs(experiments, max_results=50_000) if experiments else []
+        fitting = [one for one in known if one.info.run_id == run] or [
+            one for one in known if one.info.run_name == run or (len(run) > 5 and one.info.run_id.startswith(run))
+        ]
+        if len(fitting) != 1:
+            if fitting:
+                ids = ", ".join(one.info.run_id for one in fitting[:5])
+                raise UserError(f"There are {len(fitting)} runs called '{run}'.", f"Give the id: {ids}.")
+            raise UserError(f"There is no run '{run}'.", nearest(run, [one.info.run_name for one in known]))
+        (found,) = fitting
+        metrics = {
+            key: sorted((point.step, point.value) for point in client.get_metric_history(found.info.run_id, key))
+            for key in sorted(found.data.metrics)
+        }
+    except UserError:
+        raise
+    except Exception as error:  # whatever MLflow, its database or the network says
+        raise _unusable(error, runs) from error
+    return Recorded(
+        found.info.run_id, found.info.run_name, found.info.status, found.data.tags, found.data.params, metrics
+    )
+
+
+def tag(runs: Runs, run_id: str, tags: Mapping[str, str]) -> None:
+    """Put tags on a run that is over.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    try:
+        for name, value in tags.items():
+            _client(runs).set_tag(run_id, name, value)
+    except Exception as error:  # whatever MLflow, its database or the network says
+        raise _unusable(error, runs) from error
+
+
+def fetch_recipe(runs: Runs, run: Recorded, folder: Path) -> None:
+    """Copy what a run was made from out of its artifacts: ``config.yaml`` and ``code/``.
+
+    Raises:
+        UserError: it isn't there.
+    """
+    client = _client(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        there = {item.path for item in client.list_artifacts(run.run_id)}
+        for name in ("config.yaml", "code"):
+            if name in there:
+                client.download_artifacts(run.run_id, name, str(folder))
+    except Exception as error:  # whatever MLflow, its database or the network says
+        raise _unusable(error, runs) from error
+    if "config.yaml" not in there:
+        raise UserError(f"Run {run.name} has no config.yaml among its artifacts: nobody knows what it was made from.")
+
+
 class _Session:
-    """One journal, told to MLflow."""
+    """One journal, told to MLflow: each record once, however often either side dies in between.
+
+    How far it has come is in ``sent.json``. What was sent just before a death may be sent again, which MLflow's
+    databases recognise: a metric of the same step, time and value is the same row, params and tags are put, a run and
+    a model version carry an id of ours by which they are found.
+    """
 
     def __init__(self, journal: Path, runs: Runs):
         self.journal = journal
-        self.receipts = journal.with_name("receipts.jsonl")
+        self.folder = journal.parent
         self.runs = runs
-        self.server = os.environ.get("MLFLOW_TRACKING_URI", "")
+        self.server = ""
+        self.sent: dict[str, Any] = {"to": 0, "run_id": "", "status": ""}
+        with contextlib.suppress(FileNotFoundError):
+            self.sent = json.loads((self.folder / "sent.json").read_bytes())
         self.read_to = 0
-        self.metrics: list[Any] = []
-        self.sent = time.monotonic()
-        self.run_id = ""
-        self.ended = False
+        self.waiting: list[tuple[int, dict[str, Any]]] = []  # records with where each ends
+        self.known: set[tuple[str, int]] = set()  # metrics and steps of the journal so far
+        self.flushed = self.beaten = time.monotonic()
+        self.retry_at, self.failures = 0.0, 0
+        self.client: Any = None
+        self.is_reopened = bool(self.sent["status"])
+        self.ended = ""
+
+    @property
+    def run_id(self) -> str:
+        return self.sent["run_id"]
 
     def receipt(self, name: str, **more: object) -> None:
-        _append(self.receipts, {"receipt": name, **more})
+        line = json.dumps({"receipt": name, "process": os.getpid(), **more}).encode() + b"\n"
+        with (self.folder / "receipts.jsonl").open("ab", buffering=0) as file:
+            file.write(line)
 
-    def catch_up(self) -> bool:
-        """Tell MLflow what is new in the journal; gives whether there was anything."""
+    def read(self) -> None:
+        """Take up what is new in the journal."""
         with self.journal.open("rb") as file:
             file.seek(self.read_to)
             new = file.read()
-        new = new[: new.rfind(b"\n") + 1]
-        for line in new.splitlines():
+        for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
+            self.read_to += len(line)
             record = json.loads(line)
-            getattr(self, "do_" + record.pop("kind"))(**record)
-        self.read_to += len(new)
-        if time.monotonic() - self.sent > BATCH_SECONDS:
-            self.send_metrics()
-        return bool(new)
+            if record["kind"] == "open":
+                self.server = record["server"]
+            if record["kind"] == "metrics":  # the first value of a step counts: a resumed run repeats some
+                fresh = {key for key in record["values"] if (key, record["step"]) not in self.known}
+                self.known |= {(key, record["step"]) for key in fresh}
+                record["values"] = {key: value for key, value in record["values"].items() if key in fresh}
+            self.ended = record["status"] if record["kind"] == "end" else ""
+            if self.read_to > self.sent["to"]:
+                self.waiting.append((self.read_to, record))
 
-    def send_metrics(self) -> None:
-        while self.metrics:
-            self.client.log_batch(self.run_id, metrics=self.metrics[:1000])
-            del self.metrics[:1000]
-        self.sent = time.monotonic()
+    def is_delivered(self) -> bool:
+        return not self.waiting
 
-    def do_open(self, experiment: str, name: str, params: dict[str, str], tags: dict[str, str]) -> None:
+    def deliver(self) -> None:
+        """Tell MLflow what waits, unless that is to be gathered a little longer, or MLflow is away."""
+        now = time.monotonic()
+        gather = all(record["kind"] == "metrics" for _, record in self.waiting) and now - self.flushed < BATCH_SECONDS
+        if now < self.retry_at or (gather and not self.is_reopened):
+            return
+        try:
+            self.connect()
+            while self.waiting:
+                self.send_next()
+            self.flushed = now
+            if now - self.beaten > HEARTBEAT_SECONDS:
+                self.beaten = now
+                self.client.set_tag(self.run_id, "torchmill.heartbeat", _clock())
+        except Exception as error:  # the network, a database, a disk: whatever it is may be over in a moment
+            if not self.run_id:
+                raise
+            self.failures += 1
+            self.retry_at = time.monotonic() + min(2.0 ** (self.failures - 1), 15.0)
+            print(f"{_clock()} {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            if self.failures == 1:
+                self.receipt("away", message=_in_words(error, self)[0])
+            return
+        if self.failures:
+            self.failures = 0
+            self.receipt("back")
+
+    def connect(self) -> None:
+        if self.client is None:
+            import mlflow
+
+            if not self.server:
+                create_database(self.runs)
+            mlflow.set_tracking_uri(self.server or database_uri(self.runs))
+            client = mlflow.MlflowClient()
+            if self.is_reopened:
+                client.update_run(self.run_id, status="RUNNING")
+                self.is_reopened = False
+            self.client = client
+
+    def send_next(self) -> None:
+        """Send the first record that waits; of metrics all that follow one another, in one call."""
+        count = 1
+        kind = self.waiting[0][1]["kind"]
+        if kind == "metrics":
+            while count < min(len(self.waiting), 100) and self.waiting[count][1]["kind"] == "metrics":
+                count += 1
+        records = [record for _, record in self.waiting[:count]]
+        try:
+            if kind == "metrics":
+                self.send_metrics(records)
+            else:
+                (record,) = records
+                getattr(self, f"do_{kind}")(**{name: value for name, value in record.items() if name != "kind"})
+        except Exception as error:
+            if not _is_refusal(error) or not self.run_id:
+                raise
+            print(f"{_clock()} refused: {records} {error}", file=sys.stderr, flush=True)
+            remedy = "Was the run deleted in MLflow? Begin another with --fresh."
+            self.receipt("refused", message=_in_words(error, self)[0], remedy=remedy, unreachable=False)
+        self.note(to=self.waiting[count - 1][0])
+        del self.waiting[:count]
+
+    def note(self, **changes: Any) -> None:
+        self.sent |= changes
+        write_text(self.folder / "sent.json", json.dumps(self.sent))
+
+    def send_metrics(self, records: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, value, record["time"], record["step"])
+            for record in records
+            for key, value in record["values"].items()
+        ]
+        for start in range(0, len(metrics), 1000):  # MLflow's limit
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+
+    def do_open(
+        self, id: str, server: str, experiment: str, name: str, params: dict[str, str], tags: dict[str, str]
+    ) -> None:
         import mlflow
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
-        if not self.server:
-            create_database(self.runs)
-        mlflow.set_tracking_uri(self.server or database_uri(self.runs))
-        self.client = mlflow.MlflowClient()
-        experiment_id = self._experiment(experiment, local=not self.server)
+        experiment_id = self._experiment(experiment, local=not server)
         mlflow.set_experiment(experiment_id=experiment_id)  # where a logged model goes, whatever run it names
-        run = self.client.create_run(experiment_id, run_name=name, tags=tags)
-        self.run_id = run.info.run_id
+        # Its id may have been on its way when somebody died.
+        known = self.client.search_runs([experiment_id], f"tags.`torchmill.id` = '{id}'", max_results=1)
+        ours = {
+            "torchmill.id": id,
+            "torchmill.folder": str(self.folder),
+            "torchmill.host": platform.node(),
+            "torchmill.heartbeat": _clock(),
+        }
+        run = known[0] if known else self.client.create_run(experiment_id, run_name=name, tags=tags | ours)
         pairs = [Param(key, value[:6000]) for key, value in params.items()]
-        self.client.log_batch(self.run_id, params=pairs, tags=[RunTag("torchmill.folder", str(self.journal.parent))])
-        http = self.server if self.server.startswith("http") else ""
-        self.receipt("opened", run_id=self.run_id, experiment_id=experiment_id, server=http)
+        self.client.log_batch(run.info.run_id, params=pairs)
+        self.sent |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
+        http = server if server.startswith("http") else ""
+        self.receipt("opened", run_id=run.info.run_id, experiment_id=experiment_id, server=http)
 
     def _experiment(self, name: str, local: bool) -> str:
         from mlflow.exceptions import MlflowException
@@ -438,10 +846,8 @@ class _Session:
             self.client.restore_experiment(known.experiment_id)
         return known.experiment_id
 
-    def do_metrics(self, step: int, time: int, values: dict[str, float]) -> None:
-        from mlflow.entities import Metric
-
-        self.metrics += [Metric(key, value, time, step) for key, value in values.items()]
+    def do_begin(self, name: str) -> None:
+        """Where a step begins is for the run's own process."""
 
     def do_step(self, name: str, step: dict[str, Any]) -> None:
         """Steps are for the run's own process; MLflow has their seconds as metrics."""
@@ -458,7 +864,7 @@ class _Session:
 
     def do_files(self, paths: list[str], folder: str) -> None:
         for path in paths:
-            self.client.log_artifact(self.run_id, path, folder or None)
+            self.client.log_artifact(self.run_id, str(self.folder / path), folder or None)
 
     def do_dataset(self, name: str, digest: str, source: str, profile: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -477,9 +883,16 @@ class _Session:
         from mlflow.models.signature import ModelSignature
         from mlflow.types import Schema, TensorSpec
 
-        self.send_metrics()  # MLflow ties the run's metrics to the model when it is logged
-        proto = onnx.load(file)
-        arrays = np.load(example)
+        for known in self.client.search_model_versions(f"run_id = '{self.run_id}'"):
+            if known.name == name and known.tags.get("torchmill.ask") == ask:
+                return self.receipt("registered", ask=ask, version=known.version)
+        # One that was under way when somebody died, and never got as far as a version.
+        experiment_id = self.sent["experiment_id"]
+        for half in self.client.search_logged_models([experiment_id], f"source_run_id = '{self.run_id}'"):
+            self.client.delete_logged_model(half.model_id)
+        mlflow.set_experiment(experiment_id=experiment_id)
+        proto = onnx.load(self.folder / file)
+        arrays = np.load(self.folder / example)
         spec = {
             side: Schema([TensorSpec(arrays[side].dtype, (-1, *arrays[side].shape[1:]), side)])
             for side in ("pixels", "logits")
@@ -491,7 +904,7 @@ class _Session:
             run_id=self.run_id,
             registered_model_name=name,
             await_registration_for=0,
-            tags=tags,
+            tags=tags | {"torchmill.ask": ask},
             onnx_model=proto,
             signature=ModelSignature(spec["pixels"], spec["logits"]),
             input_example={"pixels": arrays["pixels"][:2]},
@@ -505,20 +918,40 @@ class _Session:
         self.receipt("registered", ask=ask, version=info.registered_model_version)
 
     def do_settle(self, ask: str) -> None:
-        self.send_metrics()
         self.receipt("settled", ask=ask)
 
     def do_end(self, status: Status, ask: str = "") -> None:
-        self.send_metrics()
-        self.client.set_terminated(self.run_id, status)
-        self.ended = True
+        if len(self.waiting) == 1:  # otherwise it went on after that
+            self.client.set_terminated(self.run_id, status)
+            self.sent |= {"status": status}
         self.receipt("ended", ask=ask)
+
+    def close_as_killed(self) -> None:
+        """End a run whose process died without a word."""
+        self.connect()
+        self.client.set_terminated(self.run_id, "KILLED")
+        self.note(status="KILLED")
+
+
+def _clock() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether MLflow has answered that it doesn't want it: to try again would be of no use."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    if isinstance(error, FileNotFoundError):
+        return True
+    if isinstance(error, HTTPError) and error.response is not None:
+        return 400 <= error.response.status_code < 500
+    codes = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
+    return isinstance(error, MlflowException) and error.error_code in codes
 
 
 def record(orders: BufferedReader) -> None:
     """Be the recorder: read which journal to follow from ``orders``, and follow it to its end or its writer's."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     gc.disable()  # a fifth of the time that the imports take
     import mlflow
     import mlflow.onnx  # noqa: F401  here, while the run's process imports torch
@@ -530,30 +963,84 @@ def record(orders: BufferedReader) -> None:
     journal, runs = (Path(json.loads(order)[key]) for key in ("journal", "runs"))
     log = journal.with_name("recorder.log").open("a", encoding="utf-8")
     os.dup2(log.fileno(), sys.stderr.fileno())
-    session = _Session(journal, Runs(runs))
-    try:
-        writer_lives = True
-        while writer_lives and not session.ended:
-            ready, _, _ = select.select([orders], [], [], 0.05)
-            writer_lives = not ready or bool(orders.read1())
-            session.catch_up()
-        if not session.ended:
-            session.catch_up()
-            session.do_end("KILLED")  # the writer died without a word
-    except Exception as error:  # whatever MLflow, its database or the disk says is told to the run's process
-        message, remedy, unreachable = _in_words(error, session)
-        session.receipt("refused", message=message, remedy=remedy, unreachable=unreachable)
-        with contextlib.suppress(Exception):  # the run's state is worth one more try, whatever it was
-            if session.run_id and not session.ended:
-                session.do_end("FAILED")
-        raise
+    with locked(journal.with_name("recorder.lock")):  # the one before, of a process that was killed, may not be done
+        session = _Session(journal, Runs(runs))
+        try:
+            _follow(session, orders)
+        except Exception as error:  # whatever MLflow, its database or the disk says is told to the run's process
+            message, remedy, unreachable = _in_words(error, session)
+            session.receipt("refused", message=message, remedy=remedy, unreachable=unreachable)
+            raise
+    deliver_rest(Runs(runs))
+
+
+def _follow(session: _Session, orders: BufferedReader) -> None:
+    writer_lives = True
+    while writer_lives and not (session.ended and session.is_delivered()):
+        ready, _, _ = select.select([orders], [], [], 0.05)
+        writer_lives = not ready or bool(orders.read1())
+        session.read()
+        session.deliver()
+    deadline = time.monotonic() + LINGER_SECONDS
+    while not session.is_delivered() and time.monotonic() < deadline:
+        session.flushed = 0.0  # no gathering any more
+        session.deliver()
+        time.sleep(0.05)
+    if session.is_delivered() and not session.ended:
+        session.close_as_killed()
+
+
+def undelivered(runs: Runs) -> list[Path]:
+    """Folders of runs that no process is at work on, and of which MLflow does not know all, or not how they ended."""
+    found = []
+    for journal in sorted(runs.work.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime):
+        sent = json.loads(_sent_text(journal.parent) or '{"to": 0, "status": ""}')
+        behind = sent["to"] < journal.stat().st_size or not sent["status"]
+        if behind and not is_alive(journal.parent):
+            found.append(journal.parent)
+    return found
+
+
+def deliver_rest(runs: Runs) -> dict[Path, str]:
+    """Send MLflow what runs that are over could not send; gives per folder how the run stands, or why it can't be sent.
+
+    A run whose process died without a word is closed as KILLED.
+    """
+    told: dict[Path, str] = {}
+    for folder in undelivered(runs):
+        with locked(folder / "recorder.lock", wait=False) as free:
+            if is_alive(folder):
+                continue  # it goes on
+            if not free:
+                told[folder] = "another process is sending it"
+                continue
+            session = _Session(folder / "journal.jsonl", runs)
+            try:
+                session.read()
+                session.flushed = 0.0
+                session.deliver()
+                if session.is_delivered() and not session.ended:
+                    session.close_as_killed()
+                told[folder] = session.sent["status"] if session.is_delivered() else "MLflow does not answer"
+            except Exception as error:  # one run's trouble is not the others'
+                told[folder] = _in_words(error, session)[0]
+    return told
+
+
+def _shortly(error: Exception) -> str:
+    """What an error says, without the layers of those who passed it on."""
+    text = " ".join(str(error).split())
+    for sign, words in {"Read timed out": "it does not answer", "Connection refused": "connection refused"}.items():
+        if sign in text:
+            return words
+    return text[:400]
 
 
 def _in_words(error: Exception, session: _Session) -> tuple[str, str, bool]:
     """Give what went wrong, the remedy, and whether it is that MLflow did not answer."""
     if isinstance(error, UserError):
         return error.message, error.remedy, isinstance(error, Unreachable)
-    text = " ".join(str(error).split())[:400]
+    text = _shortly(error)
     server, runs = session.server, session.runs
     if isinstance(error, OSError) and error.filename and not server:
         return f"Cannot write {error.filename}: {error.strerror}.", "Is the disk full or read-only?", False
@@ -573,5 +1060,6 @@ def _in_words(error: Exception, session: _Session) -> tuple[str, str, bool]:
 
 
 if __name__ == "__main__":
+    _be_silent()
     with open(sys.stdin.fileno(), "rb", closefd=False) as orders:
         record(orders)

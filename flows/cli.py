@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from components import config as configuration
 from components.errors import ConfigError, UserError, nearest
 from components.places import Runs
+from components.refs import TrainResult
 
 # torch, prefect and mlflow take seconds to import: whoever asks for help or mistypes a name doesn't wait for them.
 
@@ -59,7 +60,15 @@ def leave(code: int) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Do what a command line says; gives the exit code."""
     parser = make_parser()
-    commands = {"train": train, "up": up, "schedule": schedule, "models": list_models, "datasets": list_datasets}
+    commands = {
+        "train": train,
+        "up": up,
+        "schedule": schedule,
+        "repair": repair,
+        "reproduce": reproduce,
+        "models": list_models,
+        "datasets": list_datasets,
+    }
     words = (word for before, word in zip(["", *arguments], arguments, strict=False) if before != "--runs")
     word = next((word for word in words if not word.startswith("-")), None)
     if word is None:
@@ -98,6 +107,8 @@ def make_parser() -> Parser:
     training.add_argument(
         "--json", action="store_true", help="print the result as one JSON object, the last line of stdout"
     )
+    training.add_argument("--explain", action="store_true", help="say of each step whether it ran, and why")
+    training.add_argument("--fresh", action="store_true", help="begin anew, with nothing of earlier runs")
     scheduling = command("schedule", "have trainings start by themselves while `torchmill up` runs")
     scheduling.add_argument("--cron", metavar="CRON", help='when: minute hour day month weekday, as "0 3 * * *"')
     scheduling.add_argument(
@@ -114,11 +125,17 @@ def make_parser() -> Parser:
     starting.add_argument(
         "--prefect-port", type=int, metavar="PORT", help="port of the Prefect UI (default: 4200 or a free one)"
     )
+    repairing = command("repair", "close what died, send what was kept, follow a folder that was moved")
+    repairing.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    reproducing = command("reproduce", "run a recorded run again and say what is equal")
+    reproducing.add_argument("run", metavar="RUN_ID", help="id of a run in MLflow, the beginning of it, or its name")
+    reproducing.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
     command("models", "list the networks that can be named")
     command("datasets", "list the data sets that can be named")
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
-    for name in ("train", "up", "schedule"):  # before and after the command; suppressed, it doesn't undo the other one
+    # Before and after the command; suppressed, the one doesn't undo the other.
+    for name in ("train", "up", "schedule", "repair", "reproduce"):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -167,14 +184,22 @@ def train(options: argparse.Namespace) -> int:
     config = _config(options)
     runs = Runs.here().ready()
     signal.signal(signal.SIGTERM, _terminated)
-    # Prefect's own lines would repeat ours, and show a traceback for a typing mistake; its UI has them.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    _quiet_prefect()
 
-    from components import tracking
-    from flows import prefect_server
+    from components import claims, ingredients, tracking
     from flows.console import show_log
 
+    show_log(options.explain)
     tracking.check_database(runs)
+    decided = ingredients.of_run(config, tracking.destination(runs))
+    if not options.fresh and (done := claims.finished(runs, decided)):
+        print(f"Nothing has changed since run {done.name}; --fresh trains anew.", file=sys.stderr)
+        for name, step in done.steps.items() if options.explain else ():
+            print(f"{name}: {step.state}, {step.why}", file=sys.stderr)
+        return _show_result(done, options.json)
+
+    from flows import prefect_server
+
     tracking.warm_up()
     gc.disable()  # a fifth of the time that the imports take: what they make is there to stay
     with prefect_server.at_hand(runs):
@@ -184,28 +209,65 @@ def train(options: argparse.Namespace) -> int:
 
         gc.freeze()
         gc.enable()
-        show_log()
         try:
             device.resolve(config.device)  # before anything is downloaded
-            result = train(config)
+            result = train(config, options.fresh)
         except UserError as error:
             if options.json:
                 print(json.dumps({"status": "FAILED", "error": str(error)}), flush=True)
             raise
-    if options.json:
+    return _show_result(result, options.json)
+
+
+def _show_result(result: TrainResult, as_json: bool) -> int:
+    if as_json:
         print(result.model_dump_json(), flush=True)
-    else:
-        score, model = result.metrics, result.onnx
-        print(
-            f"\nTest accuracy  {score['test_accuracy']:.2%}"
-            f"  (95 %: {score['test_accuracy_low']:.2%} to {score['test_accuracy_high']:.2%})\n"
-            f"ONNX model     {model.path}\n"
-            f"               {model.model} version {model.version}, {model.agreement:.2%} of answers agree\n"
-            f"Weights        {result.weights.path}\n"
-            f"Report         {result.report}\n"
-            f"Look at it     torchmill up, then {result.mlflow_url}"
-        )
+        return 0
+    score, model = result.metrics, result.onnx
+    registered = f"{model.model} version {model.version}" if model.version else "not registered"
+    print(
+        f"\nTest accuracy  {score['test_accuracy']:.2%}"
+        f"  (95 %: {score['test_accuracy_low']:.2%} to {score['test_accuracy_high']:.2%})\n"
+        f"ONNX model     {model.path}\n"
+        f"               {registered}, {model.agreement:.2%} of answers agree\n"
+        f"Weights        {result.weights.path}\n"
+        f"Report         {result.report}\n"
+        f"Look at it     torchmill up, then {result.mlflow_url}"
+    )
     return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    runs = Runs.here().ready()
+    signal.signal(signal.SIGTERM, _terminated)
+    _quiet_prefect()
+
+    from flows import prefect_server
+    from flows.console import show_comparison, show_log
+
+    show_log()
+    with prefect_server.at_hand(runs):
+        from flows.reproduce import reproduce
+
+        done = reproduce(options.run)
+    if options.json:
+        print(done.model_dump_json(), flush=True)
+    else:
+        show_comparison(done)
+    return 0 if done.is_equal else 1
+
+
+def repair(options: argparse.Namespace) -> int:
+    _quiet_prefect()
+
+    from flows.repair import repair
+
+    return repair(Runs.here().ready(), options.dry_run)
+
+
+def _quiet_prefect() -> None:
+    # Its own lines would repeat ours, and show a traceback for a typing mistake; its UI has them.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def _terminated(*_: object) -> NoReturn:

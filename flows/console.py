@@ -8,14 +8,20 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from components.refs import Reproduction
 from components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
 console = Console(stderr=True, highlight=False)
 
 
-def show_log() -> None:
-    """Show what the components log: coloured in a terminal, plain lines elsewhere."""
+def show_log(explain: bool = False) -> None:
+    """Show what the components log: coloured in a terminal, plain lines elsewhere.
+
+    Args:
+        explain: of each step, too, whether it ran, and why.
+    """
+    logging.getLogger("torchmill.explain").setLevel(logging.INFO if explain else logging.WARNING)
     if console.is_terminal:
         handler: logging.Handler = RichHandler(
             console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
@@ -26,6 +32,25 @@ def show_log() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def show_comparison(done: Reproduction) -> None:
+    """Print what is equal between a run and its reproduction, and what isn't; results first."""
+    results = [one for one in done.comparisons if one.is_result]
+    different = [one for one in done.comparisons if not one.is_equal]
+    width = max(len(one.what) for one in done.comparisons)
+    print(f"\n{'':{width}}  run {done.recorded} beside {done.again}")
+    for one in results:
+        print(f"{one.what:{width}}  {'equal    ' if one.is_equal else 'DIFFERENT'}  {one.recorded}")
+        if not one.is_equal:
+            print(f"{'':{width}}             {one.again}")
+    circumstances = [one for one in different if not one.is_result]
+    for one in circumstances:
+        print(f"{one.what:{width}}  was {one.recorded}, is {one.again}")
+    if not circumstances:
+        print(f"{'circumstances':{width}}  equal: versions, machine, device, Torchmill's source")
+    count = sum(one.is_equal for one in results)
+    print(f"\n{count} of {len(results)} results are equal" + (", to the last byte." if done.is_equal else "."))
 
 
 class TrainingDisplay:

@@ -21,6 +21,7 @@ from pathlib import Path
 from components.errors import UserError
 from components.files import locked, write_text
 from components.places import Runs
+from flows import interrupted
 
 START_SECONDS = 120.0
 DRAIN_SECONDS = 2.0  # from the last run's end to the server's: it writes events once a second
@@ -93,7 +94,7 @@ class ServerAtHand:
     def __init__(self, runs: Runs):
         self.runs = runs
         self.api = ""
-        self.is_shared = False
+        self.is_shared = self.is_configured = False
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> "ServerAtHand":
@@ -112,6 +113,7 @@ class ServerAtHand:
                 file=sys.stderr,
             )
             return ""
+        self.is_configured = bool(api)
         return api
 
     def _of_up(self) -> str:
@@ -206,6 +208,12 @@ def at_hand(runs: Runs) -> Generator[ServerAtHand]:
             _at_hand = None
 
 
+def keeps_its_own_history(runs: Runs) -> bool:
+    """Tell whether this process' flow runs are kept in the folder's own database: not on a server of the user's."""
+    # The runner of `torchmill up` has that for a home.
+    return os.environ.get("PREFECT_HOME") == str(runs.prefect) or (_at_hand is not None and not _at_hand.is_configured)
+
+
 def up_is_running(runs: Runs) -> bool:
     """Tell whether a `torchmill up` of this folder runs: it holds a lock as long as it lives."""
     with locked(runs.work / "up.lock", wait=False) as free:
@@ -244,11 +252,15 @@ def watch(runs: Runs, api: str) -> None:
         users = runs.work / "prefect-users.lock"
         while server.poll() is None:
             time.sleep(0.5)
+            if interrupted.dead(runs, own=True):
+                interrupted.close_elsewhere(runs, api)
             with locked(users, wait=False) as alone:
                 pass
             if not alone:
                 continue
             time.sleep(DRAIN_SECONDS)
+            if interrupted.dead(runs, own=True):
+                continue
             # Held to the end, so that a run that begins now waits and then starts a server of its own.
             with locked(users, wait=False) as alone:
                 if alone:

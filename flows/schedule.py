@@ -12,7 +12,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterNextScheduledStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -24,7 +23,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled
 from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
@@ -32,6 +31,7 @@ from components.config import RunConfig, source_file
 from components.errors import ConfigError, nearest
 from components.places import Runs
 from flows import prefect_server
+from flows.interrupted import crash
 from flows.train import train
 from flows.up import POOL
 
@@ -126,18 +126,13 @@ def skip_missed() -> None:
 def close_interrupted() -> None:
     """Mark as crashed what the runner had begun when it ended: nobody else would, and it would run for ever."""
     begun = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-    crashed = Crashed(message="The runner ended while it ran.")
     with get_client(sync_client=True) as client:
         flow_runs = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=begun))),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
         )
-        for flow_run in flow_runs:
-            of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
-            for task_run in client.read_task_runs(flow_run_filter=of_it):
-                if task_run.state is None or not task_run.state.is_final():
-                    client.set_task_run_state(task_run.id, crashed, force=True)
-            client.set_flow_run_state(flow_run.id, crashed, force=True)
+    for flow_run in flow_runs:
+        crash(str(flow_run.id), "The runner ended while it ran.")
 
 
 def _free_name(wanted: str, taken: set[str]) -> str:

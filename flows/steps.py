@@ -4,15 +4,19 @@ import contextlib
 import logging
 import re
 from collections.abc import Generator
-from pathlib import Path
+from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import TaskRun
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import State
 from prefect.tasks import Task, exponential_backoff
 
-from components import tracking
+from components import claims, tracking
+from components.claims import Claim
+from components.comparison import comparisons
 from components.config import (
     DataConfig,
     EvaluateConfig,
@@ -22,61 +26,102 @@ from components.config import (
     RunConfig,
     TrainConfig,
 )
-from components.errors import Unreachable, UserError
+from components.errors import Unreachable
+from components.ingredients import of_run
 from components.places import Runs, data_cache
-from components.refs import DataRef, EvaluationRef, ExportRef, FitRef, NetworkRef, PublishedRef, RunRef, TrainResult
-from flows import prefect_server
+from components.recipe import read_recipe, write_recipe
+from components.refs import (
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FileRef,
+    FitRef,
+    NetworkRef,
+    PublishedRef,
+    Reproduction,
+    RunRef,
+    TrainResult,
+)
+from flows import interrupted, prefect_server
 from flows.console import TrainingDisplay
-from flows.story import is_scheduled, log_to_prefect, step
+from flows.stopping import stop_signals
+from flows.story import is_scheduled, log_to_prefect, step, under_way
 
 # Components that need torch are imported where they are used: the flow must be there quickly for whoever
 # only wants to schedule it.
 
 logger = logging.getLogger("torchmill")
 
+PENDING = "pending"  # the version of a model of which MLflow, which does not answer, will be told later
 
-@contextlib.contextmanager
-def tracked(config: RunConfig) -> Generator[RunRef]:
-    """Open the run in MLflow, link it with the flow run, and close it with how it ended, whatever happens."""
+
+def claim(config: RunConfig, fresh: bool) -> Claim:
+    """Take hold of the run that this is: a new one, an interrupted one that goes on, or one that is done already."""
     log_to_prefect()
     runs = Runs.here().ready()
-    name = flow_run.name
-    folder = _new_folder(runs, f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[-8:]}")
-    run = tracking.open_run(
-        runs,
-        folder,
-        experiment=config.data.name,
-        name=name,
-        params=config.flat(),
-        tags={"prefect.flow_run": flow_run_url(), **tracking.circumstances()},
-        ui=prefect_server.ui_address(runs, "mlflow"),
-    )
-    diff = tracking.write_git_diff(folder)
-    if diff:
-        tracking.log_files(run, [diff])
-    logger.info("%s  %s on %s  (seed %d)", name, config.model.name, config.data.name, config.seed)
-    status: tracking.Status = "FAILED"
-    try:
-        yield run
-        tracking.settle(run)
-        status = "FINISHED"
-    except Exception as error:
-        tracking.log_tags(run, {"error": f"{type(error).__name__}: {error}"[:4000]})
-        raise
-    except BaseException:  # Ctrl-C, SIGTERM, a cancellation in the Prefect UI
-        status = "KILLED"
-        raise
-    finally:
-        tracking.end_run(run, status)
+    api, own = str(PREFECT_API_URL.value()), prefect_server.keeps_its_own_history(runs)
+    with contextlib.ExitStack() as held:
+        held.enter_context(interrupted.under_watch(runs, str(flow_run.id), "" if own else api))
+        for line in interrupted.close(runs, api if own else ""):
+            logger.info("%s", line)
+        name = flow_run.name
+        new = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[-8:]}"
+        claimed = claims.claim(runs, of_run(config, tracking.destination(runs)), config, new, name, fresh)
+        if claimed.result:
+            tracking.cool_down()
+            logger.info("nothing changed since run %s: its result stands", claimed.manifest.name)
+        else:
+            claimed.held.enter_context(held.pop_all())
+        return claimed
 
 
-def _new_folder(runs: Runs, name: str) -> Path:
-    """Make the run's own folder; a flow run that is retried in the Prefect UI gets another one."""
-    for folder in (runs.work / f"{name}{again}" for again in ("", *(f"-again-{number}" for number in range(1, 1000)))):
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise UserError(f"{runs.work / name} has been retried too often.", "Start the training anew.")
+@contextlib.contextmanager
+def tracked(claimed: Claim) -> Generator[RunRef]:
+    """Open the run in MLflow, link it with the flow run, and close it with how it ended, whatever happens."""
+    runs, config, name, folder = Runs.here(), claimed.manifest.config, claimed.manifest.name, claimed.folder
+    claimed.note(flow_runs=(*claimed.manifest.flow_runs, str(flow_run.id)))
+    if claimed.is_resumed:
+        logger.info("resuming run %s", name)
+        rename_flow_run(name)
+    with claimed.held:
+        run = tracking.open_run(
+            runs,
+            folder,
+            experiment=config.data.name,
+            name=name,
+            params=config.flat(),
+            tags={"prefect.flow_run": flow_run_url(), **tracking.circumstances()},
+            ui=prefect_server.ui_address(runs, "mlflow"),
+            fresh=claimed.manifest.fresh,
+        )
+        logger.info("%s  %s on %s  (seed %d)", name, config.model.name, config.data.name, config.seed)
+        status: tracking.Status = "FAILED"
+        try:
+            for file, place in write_recipe(config, folder).items():
+                tracking.log_files(run, [file], place)
+            yield run
+            if not tracking.settle(run):
+                logger.warning(
+                    "MLflow does not answer. What it has not got is kept in %s; the next run or `torchmill repair` "
+                    "sends it.",
+                    folder,
+                )
+            status = "FINISHED"
+        except Exception as error:
+            tracking.log_tags(run, {"error": f"{type(error).__name__}: {error}"[:4000]})
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM, a cancellation in the Prefect UI
+            status = "KILLED"
+            raise
+        finally:
+            tracking.end_run(run, status)
+        claimed.publish()
+
+
+def rename_flow_run(name: str) -> None:
+    """Give the flow run the name of the run that it goes on with."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), name=name)
 
 
 def flow_run_url() -> str:
@@ -113,6 +158,7 @@ def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: Da
     weights = save_weights(network, run.folder / "initial.safetensors")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     tracking.log_files(run, [weights.path], "weights")
+    tracking.log_tags(run, {"initial.sha256": weights.sha256})
     tracking.log_params(run, {"parameters": parameters})
     logger.info("network  %s: %s parameters, weights by %s", model.name, f"{parameters:,}", config.name)
     return NetworkRef(reference=model.name, arguments=model.args, weights=weights, parameters=parameters)
@@ -127,29 +173,54 @@ def fit(
     from components.device import resolve
     from components.evaluation.pictures import draw_curves
     from components.initialize import restore
-    from components.training.fit import Files, fit
+    from components.training.checkpoint import Checkpoints
+    from components.training.fit import fit
 
     chosen = resolve(device)
     training, validation = read_training(data, split.validation_fraction, seed)
-    files = Files(run.folder)
+    checkpoints = Checkpoints(under_way().folder / "checkpoints", config.checkpoint_seconds)
+    found = checkpoints.newest()
+    if found:
+        place = f"epoch {found['epoch']}, step {found['batch']}"
+        under_way().resumed_at = place
+        logger.info("resuming run %s at %s", run.name, place)
     tracking.log_params(run, {"device.used": chosen})
     logger.info("fit  %s images on %s, %s for validation", f"{len(training):,}", chosen, f"{len(validation):,}")
     history = []
-    with TrainingDisplay(config.epochs, len(training)) as display:
-        untrained = restore(network, network.weights, data)
-        for epoch in fit(untrained, training, validation, data, config, chosen, seed, files, display.step):
+    untrained = restore(network, network.weights, data)
+    with stop_signals() as stop, TrainingDisplay(config.epochs, len(training)) as display:
+        epochs = fit(
+            *(
+                untrained,
+                training,
+                validation,
+                data,
+                config,
+                chosen,
+                seed,
+                checkpoints,
+                run.folder / "best.safetensors",
+            ),
+            resume_from=found,
+            on_progress=display.step,
+            should_stop=stop,
+        )
+        for epoch in epochs:
             history.append(epoch)
             tracking.log_metrics(run, epoch.metrics(), epoch.epoch)
-            display.epoch(epoch)
+            if not found or epoch.epoch >= found["epoch"]:  # the ones before were shown when they were trained
+                display.epoch(epoch)
     draw_curves(history, run.folder / "curves.png")
     tracking.log_files(run, [run.folder / "curves.png"], "pictures")
-    tracking.log_files(run, [files.best], "weights")
+    tracking.log_files(run, [run.folder / "best.safetensors"], "weights")
+    weights = FileRef.of(run.folder / "best.safetensors")
+    tracking.log_tags(run, {"weights.sha256": weights.sha256})
     best = next(epoch for epoch in reversed(history) if epoch.is_best)
     tracking.log_metrics(run, {"best_epoch": best.epoch})
     return FitRef(
         network=network,
-        weights=files.best_ref(),
-        checkpoint=files.last_ref(),
+        weights=weights,
+        checkpoint=FileRef.of(checkpoints.tidy()),
         device=str(chosen),
         epochs=len(history),
         best_epoch=best.epoch,
@@ -186,7 +257,6 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
 
     network = restore(trained.network, trained.weights, data)
     about = {
-        "run_id": run.run_id,
         "network": trained.network.reference,
         "data": f"{data.name} sha256:{data.sha256}",
         "weights": f"sha256:{trained.weights.sha256}",
@@ -197,6 +267,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
     tracking.log_files(run, [model.onnx.path, model.example.path], "onnx")
+    tracking.log_tags(run, {"onnx.sha256": model.onnx.sha256})
     tracking.log_metrics(run, {"onnx_max_abs_diff": model.max_abs_diff, "onnx_agreement": model.agreement})
     logger.info(
         "onnx  largest difference %.1e, %.2f %% of the answers agree", model.max_abs_diff, 100 * model.agreement
@@ -209,6 +280,8 @@ def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef, 
     """Make the ONNX model a version in the model registry; gives the version."""
     tags = {"test_accuracy": f"{scores.accuracy:.6f}", "onnx.sha256": model.onnx.sha256, "data.sha256": data.sha256}
     version = tracking.register(run, model, name, tags)
+    if version is None:
+        return PENDING
     logger.info("registered  %s version %s", name, version)
     return version
 
@@ -219,7 +292,7 @@ def conclude(
     scores: EvaluationRef,
     model: ExportRef,
     data: DataRef,
-    version: str,
+    version: str | None,
     run: RunRef,
 ) -> TrainResult:
     """Write the report, show it in both UIs, and give the result."""
@@ -234,7 +307,7 @@ def conclude(
     create_markdown_artifact(
         f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words"
     )
-    return TrainResult(
+    result = TrainResult(
         run_id=run.run_id,
         status="FINISHED",
         name=run.name,
@@ -242,6 +315,7 @@ def conclude(
         mlflow_url=run.url,
         prefect_url=flow_url,
         steps=done,
+        data=data,
         metrics={
             **scores.metrics(),
             "validation_accuracy": trained.validation_accuracy,
@@ -258,3 +332,27 @@ def conclude(
         ),
         report=report,
     )
+    claims.keep(Runs.here(), result)
+    return result
+
+
+def recipe_of(run: str) -> RunConfig:
+    """Give the configuration of a recorded run, with the source of its network as it was recorded."""
+    log_to_prefect()
+    runs = Runs.here().ready()
+    recorded = tracking.recorded(runs, run)
+    folder = runs.work / "recipes" / recorded.run_id
+    tracking.fetch_recipe(runs, recorded, folder)
+    config = read_recipe(folder)
+    logger.info(
+        "reproducing run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name
+    )
+    return config.model_copy(update={"name": f"{recorded.name} again"})
+
+
+def compare(run: str, again: TrainResult) -> Reproduction:
+    """Put what MLflow has of a run beside what it has of its reproduction."""
+    runs = Runs.here()
+    first, second = tracking.recorded(runs, run), tracking.recorded(runs, again.run_id)
+    tracking.tag(runs, second.run_id, {"torchmill.reproduces": first.run_id})
+    return Reproduction(recorded=first.run_id, again=second.run_id, comparisons=comparisons(first, second))

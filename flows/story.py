@@ -1,26 +1,48 @@
 """What makes a function a flow of ours, and a function one of its steps."""
 
 import functools
+import inspect
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed
 
-from components import tracking
+from components import ingredients, tracking
 from components.places import Runs
 from components.refs import RunRef, StepRef
+from components.results import Results
 from flows import prefect_server
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 logger = logging.getLogger("torchmill")
+explanation = logging.getLogger("torchmill.explain")
+"""A line per step: whether it ran, and why. Shown by `--explain`."""
+
+
+@dataclass
+class UnderWay:
+    """A step that is being done."""
+
+    folder: Path
+    """Its own; whoever does the same step later, after this process has died, has the same one."""
+    resumed_at: str = ""
+    """Where an earlier process was stopped, if it goes on from there."""
+
+
+_under_way: ContextVar[UnderWay] = ContextVar("under_way")
 
 
 class Story(Flow[P, R]):
@@ -38,26 +60,70 @@ def story(name: str, **options: Any) -> Callable[[Callable[P, R]], Story[P, R]]:
     return lambda function: Story(function, name=name, **options)
 
 
-def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Make a function a step: a Prefect task whose time is recorded in the run.
+class Step(Task[P, R]):
+    """A Prefect task that, where it ends in a state of its own making, gives what that holds."""
 
-    Its last argument is the run. Nothing is cached by Prefect, nothing is retried unless ``options`` say so.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # ty: ignore[incompatible-method-override]
+        result = super().__call__(*args, **kwargs)
+        return result.result() if isinstance(result, State) else result
+
+
+def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Make a function a step: a Prefect task that is not done again where its result is there and intact.
+
+    Its last argument is the run; the others, with the code and the versions of libraries that it stands on, are what
+    decides its result. Prefect's own cache would not see the source of a network, nor that a result's files are gone.
+    Nothing is retried unless ``options`` say so.
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         name = getattr(function, "__name__", "step")
+        parameters = list(inspect.signature(function).parameters)
 
         @functools.wraps(function)
-        def timed(*arguments: Any) -> R:
+        def once(*arguments: Any) -> Any:
             run: RunRef = arguments[-1]
-            started = time.perf_counter()
-            result = function(*arguments)
-            tracking.log_step(run, name, StepRef(state="ran", seconds=time.perf_counter() - started))
-            return result
+            decided = ingredients.of_step(name, dict(zip(parameters[:-1], arguments[:-1], strict=True)))
+            results = Results(Runs(run.folder.parent.parent))
+            with results.claimed(name, decided.key):
+                started = time.perf_counter()
+                before = tracking.steps(run).get(name)
+                tracking.begin_step(run, name)
+                why = results.why(name, decided) if not run.fresh else "a fresh start"
+                # A fresh run, too, goes on from what it has done itself.
+                found = results.find(name, decided.key) if not run.fresh or before else None
+                if found:
+                    result, kept = found
+                    if kept.run != run.folder.name:
+                        tracking.replay(run, results.runs.work / kept.run, name)
+                    return _tell(run, name, decided.key, "cached", f"from run {kept.run_name}", started, result)
+                step = UnderWay(run.folder if run.fresh else results.folder(name, decided.key))
+                token = _under_way.set(step)
+                try:
+                    result = function(*arguments)
+                finally:
+                    _under_way.reset(token)
+                results.keep(name, decided, run, result)
+                place = step.resumed_at
+                return _tell(run, name, decided.key, "resumed" if place else "ran", place or why, started, result)
 
-        return Task(timed, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+        return Step(once, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
     return decorate
+
+
+def _tell(
+    run: RunRef, name: str, key: str, state: Literal["ran", "resumed", "cached"], why: str, started: float, result: Any
+) -> Any:
+    """Record how a step went; gives its result as Prefect is to see it."""
+    tracking.log_step(run, name, StepRef(state=state, seconds=time.perf_counter() - started, key=key, why=why))
+    explanation.info("%s: %s, %s", name, state, why)
+    return Completed(name="Cached", message=why, data=result) if state == "cached" else result
+
+
+def under_way() -> UnderWay:
+    """The step that is being done: its folder, and where to say that it goes on from an earlier process."""
+    return _under_way.get()
 
 
 def log_to_prefect() -> None:

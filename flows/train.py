@@ -7,17 +7,26 @@ from flows.story import flow_run_name, story
 
 
 @story(name="train", flow_run_name=flow_run_name, description=__doc__)
-def train(config: RunConfig = RunConfig()) -> TrainResult:
+def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = True) -> TrainResult:
     """Fetch data, build and initialise a network, train, evaluate and export it; MLflow records it all.
+
+    What was done already is not done again, and what was interrupted goes on where it stopped.
+
+    Args:
+        fresh: use nothing of earlier runs.
+        publish: make the ONNX model a version in the model registry.
 
     Raises:
         UserError: something that the user can mend is wrong; says what, where and how.
     """
-    with steps.tracked(config) as run:
+    claim = steps.claim(config, fresh)
+    if claim.result:
+        return claim.result
+    with steps.tracked(claim) as run:
         data = steps.fetch(config.data, run)
         network = steps.initialize(config.model, config.initialize, config.seed, data, run)
         trained = steps.fit(config.train, config.data, config.device, config.seed, network, data, run)
         scores = steps.evaluate(config.evaluate, trained, data, run)
         model = steps.export(config.export, trained, scores, data, run)
-        version = steps.register(config.registered_name, model, scores, data, run)
+        version = steps.register(config.registered_name, model, scores, data, run) if publish else None
         return steps.conclude(config, trained, scores, model, data, version, run)

@@ -16,6 +16,7 @@ from components import tracking
 from components.errors import UserError
 from components.files import locked, write_text
 from components.places import Runs
+from flows import interrupted
 from flows.prefect_server import (
     answers,
     configured_api,
@@ -103,6 +104,8 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> int:
                     time.sleep(0.5)
                     for service in services:
                         service.check()
+                    if interrupted.dead(runs, own=True):
+                        interrupted.close_elsewhere(runs, known["prefect_api"])
             except KeyboardInterrupt:
                 print("\nEnding …", flush=True)
         return 0

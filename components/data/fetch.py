@@ -43,16 +43,24 @@ def fetch(name: str, cache: Path, datasets: Path = DATASETS) -> DataRef:
     """
     if name not in names(datasets):
         raise ConfigError(f"There is no data set called {name!r}.", nearest(name, names(datasets)))
-    folder = cache.absolute() / name
-    source = datasets / f"{name}.py"
-    # The whole file is the definition: a class renamed or another split is another data set. A mere comment
-    # costs a few seconds of decoding once.
-    definition = hashlib.sha256(source.read_bytes()).hexdigest()
-    if ready := _prepared(folder, definition):
+    if ready := prepared(name, cache, datasets):
         return ready
+    folder = cache.absolute() / name
     disk.make_folder(folder)
     with disk.locked(folder / ".lock", name):
-        return _prepared(folder, definition) or _prepare(name, source, folder, definition)
+        return prepared(name, cache, datasets) or _prepare(name, datasets / f"{name}.py", folder)
+
+
+def prepared(name: str, cache: Path, datasets: Path = DATASETS) -> DataRef | None:
+    """Say what the data set is if it is in the cache and intact."""
+    source = datasets / f"{name}.py"
+    return _prepared(cache.absolute() / name, _definition(source)) if source.is_file() else None
+
+
+def _definition(source: Path) -> str:
+    # The whole file: a class renamed or another split is another data set. A mere comment costs a few seconds of
+    # decoding once.
+    return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _prepared(folder: Path, definition: str) -> DataRef | None:
@@ -72,7 +80,7 @@ def _prepared(folder: Path, definition: str) -> DataRef | None:
     return ref if digests == manifest["files"] and ref.sha256 == _digest(digests) else None
 
 
-def _prepare(name: str, source: Path, folder: Path, definition: str) -> DataRef:
+def _prepare(name: str, source: Path, folder: Path) -> DataRef:
     module = _import(name, source)
     splits: Splits = module.load(folder / "downloads")
     classes = tuple(module.CLASSES)
@@ -106,7 +114,7 @@ def _prepare(name: str, source: Path, folder: Path, definition: str) -> DataRef:
     )
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})
-    manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests}
+    manifest = {"format": FORMAT, "definition": _definition(source), "data": data, "files": digests}
     with disk.new_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     return ref

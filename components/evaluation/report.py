@@ -15,7 +15,7 @@ def write_report(
     scores: EvaluationRef,
     model: ExportRef,
     data: DataRef,
-    version: str,
+    version: str | None,
     steps: Mapping[str, StepRef],
     run: RunRef,
 ) -> Path:
@@ -23,13 +23,15 @@ def write_report(
     evaluation = json.loads(scores.report.path.read_text(encoding="utf-8"))
     parity = json.loads(model.report.path.read_text(encoding="utf-8"))
     early = ", stopped early" if trained.stopped_early else ""
-    seconds = ", ".join(f"{name} {step.seconds:.1f} s" for name, step in steps.items())
+    told = {"ran": "{:.1f} s", "resumed": "{:.1f} s since it was resumed", "cached": "done before"}
+    seconds = ", ".join(f"{name} {told[step.state].format(step.seconds)}" for name, step in steps.items())
+    registered = f"{config.registered_name} version {version}" if version else "not registered"
     rows = {
         "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.images_per_second:,.0f} images/s",
         "Best epoch": f"{trained.best_epoch}: validation accuracy {trained.validation_accuracy:.2%}, "
         f"loss {trained.validation_loss:.4f}",
         "Test loss": f"{scores.loss:.4f}",
-        "ONNX model": f"{config.registered_name} version {version}; {model.agreement:.2%} of the answers agree, "
+        "ONNX model": f"{registered}; {model.agreement:.2%} of the answers agree, "
         f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
         "Accuracy of the ONNX model": f"{parity['onnx_accuracy']:.2%} in onnxruntime, "
         f"{parity['torch_accuracy']:.2%} in torch",

@@ -1,49 +1,43 @@
-"""Train a network: a generator of epoch results over a plain loop."""
+"""Train a network: a generator of epoch results over a plain loop, which goes on from where it was stopped."""
 
+import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from components.config import TrainConfig
+from components.data.augment import augment
 from components.data.batches import LabelledImages
 from components.errors import UserError
 from components.initialize import save_weights
 from components.pixels import PixelClassifier
-from components.refs import DataRef, FileRef
-from components.training import checkpoint
+from components.refs import DataRef
+from components.training.checkpoint import Checkpoints
+from components.training.diagnosis import first_not_finite
 from components.training.optimizers import make_optimizer, make_schedule
 from components.training.progress import EpochResult, StepProgress
+from components.training.randomness import random_states, seed_all, set_random_states
 
-
-@dataclass(frozen=True)
-class Files:
-    """Where ``fit`` keeps its results: weights of the best epoch, state after the last one."""
-
-    folder: Path
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.safetensors"
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.pt"
-
-    def best_ref(self) -> FileRef:
-        return FileRef.of(self.best)
-
-    def last_ref(self) -> FileRef:
-        return FileRef.of(self.last)
-
+logger = logging.getLogger("torchmill")
 
 # How often the progress is told, seconds: telling it makes the processor wait for the device.
 PROGRESS_SECONDS = 0.25
+
+
+class Stopped(Exception):
+    """The training was asked to stop, and did so behind a checkpoint."""
+
+
+class NotFinite(UserError):
+    """A loss or the weights became infinite or undefined."""
 
 
 def fit(
@@ -54,16 +48,28 @@ def fit(
     config: TrainConfig,
     device: torch.device,
     seed: int,
-    files: Files,
+    checkpoints: Checkpoints,
+    best: Path,
+    *,
+    resume_from: dict[str, Any] | None = None,
     on_progress: Callable[[StepProgress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult]:
-    """Train ``network`` in place and yield after each epoch.
+    """Train ``network`` in place and yield after each epoch; at the end its best weights are in it and in ``best``.
 
-    The order of samples is a function of seed and epoch alone. The best epoch is the one of the least
-    validation loss; its weights and the state after the last epoch are on disk when the epoch is yielded.
+    The best epoch is the one of the least validation loss. The order of samples and their augmentation are functions
+    of seed and epoch alone, all else that decides what comes next is in the checkpoints: a training that goes on from
+    one takes the very steps that it would have taken.
+
+    Args:
+        resume_from: a checkpoint; the epochs that it has behind it are yielded first.
+        should_stop: asked after each step.
 
     Raises:
-        UserError: the loss is no longer a number, the disk is full, or the network does not bear channels-last.
+        NotFinite: the loss is no longer a number; says from where. The last good checkpoint is kept.
+        Stopped: ``should_stop`` said so; a checkpoint of that very step is there.
+        UserError: memory does not even suffice for single samples, the disk is full at the end, or the network
+            does not bear channels-last.
     """
     channels_last = wants_channels_last(network, config, device, data)
     if channels_last:
@@ -71,69 +77,235 @@ def fit(
     model = PixelClassifier(network, data.mean, data.std, channels_last).to(device)
     training, validation = training.to(device), validation.to(device)
     steps = len(batch_orders(len(training), config.batch_size, seed, epoch=1))
-    optimizer = make_optimizer(network, config, device)
-    schedule = make_schedule(optimizer, config, steps * config.epochs)
-    best_loss, best_epoch = math.inf, 0
-    torch.manual_seed(seed)  # dropout and whatever else the network draws
+    state = Training(model, config, device, steps * config.epochs)
+    seed_all(seed)  # dropout and whatever else the network draws
+    if resume_from:
+        state.restore(resume_from)
+        yield from state.history
+    # The processor may look at each loss at once. Another device would have to be waited for at each step: there it is
+    # looked at now and then, and where one was bad, the steps since the last checkpoint are taken again with care.
+    careful = device.type == "cpu"
+    if not (careful or resume_from):
+        checkpoints.save(state.as_dict())
 
-    for epoch in range(1, config.epochs + 1):
+    while not state.is_over:
+        epoch, started, told = state.epoch, time.perf_counter(), time.perf_counter()
+        batches = batch_orders(len(training), config.batch_size, seed, epoch)
         model.train()
-        total_loss = torch.zeros((), device=device)
-        total_right = torch.zeros((), device=device, dtype=torch.int64)
-        seen, started, told = 0, time.perf_counter(), time.perf_counter()
-        for batch in batch_orders(len(training), config.batch_size, seed, epoch):
-            batch = batch.to(device)
-            labels = training.labels[batch]
-            logits = model(training.pixels[batch])
-            loss = cross_entropy(logits, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            lr = optimizer.param_groups[0]["lr"]
-            schedule.step()
+        while state.batch < len(batches):
+            batch = batches[state.batch].to(device)
+            pixels = augment(training.pixels[batch], config.augment, seed, epoch, state.batch)
+            loss = state.step(pixels, training.labels[batch])
+            if careful and not math.isfinite(loss.item()):
+                raise _not_finite("loss", loss.item(), state, first_not_finite(model, pixels))
+            state.update(loss, len(batch))
 
-            seen += len(labels)
-            total_loss += loss.detach() * len(labels)
-            total_right += (logits.detach().argmax(1) == labels).sum()
-            if time.perf_counter() - told > PROGRESS_SECONDS:
-                on_progress(StepProgress(epoch, seen, _finite(total_loss, epoch) / seen, total_right.item() / seen))
+            stop, due, tell = should_stop(), checkpoints.is_due(), time.perf_counter() - told > PROGRESS_SECONDS
+            if not (stop or due or tell):
+                continue
+            if not state.is_finite():
+                break
+            if tell:
+                on_progress(state.progress())
                 told = time.perf_counter()
-        train_loss = _finite(total_loss, epoch) / seen
-        seconds = time.perf_counter() - started
-
-        validation_loss, validation_accuracy = validate(model, validation)
+            if stop or due:
+                state.seconds += time.perf_counter() - started
+                checkpoints.try_to_save(state.as_dict())
+                started = time.perf_counter()
+            if stop:
+                raise Stopped
+        finite = state.is_finite()  # which waits for the device: the clock counts what was computed
+        state.seconds += time.perf_counter() - started
+        validation_loss, validation_accuracy = validate(state.judged, validation) if finite else (math.nan, 0.0)
         if not math.isfinite(validation_loss):
-            raise _not_finite("validation loss", validation_loss, epoch)
-        is_best = validation_loss < best_loss
-        if is_best:
-            best_loss, best_epoch = validation_loss, epoch
-            save_weights(network, files.best)
-        out_of_patience = config.patience is not None and epoch - best_epoch >= config.patience
-        checkpoint.save(
-            {
-                "epoch": epoch,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "best_loss": best_loss,
-                "best_epoch": best_epoch,
-                "random_state": torch.get_rng_state(),
-            },
-            files.last,
+            if careful:
+                raise _not_finite("validation loss or a weight", math.nan, state, _broken(network))
+            careful = True
+            state.restore(_last_good(checkpoints))
+            continue
+
+        result = state.end_epoch(validation_loss, validation_accuracy)
+        stop = should_stop()
+        if state.is_over:
+            checkpoints.save(state.as_dict())
+        elif stop or checkpoints.is_due(at_end_of_epoch=True):
+            checkpoints.try_to_save(state.as_dict())
+        yield result
+        if stop and not state.is_over:
+            raise Stopped
+    state.give_best(network)
+    save_weights(network, best)
+
+
+class Training:
+    """Everything that decides what comes next in a training."""
+
+    def __init__(self, model: PixelClassifier, config: TrainConfig, device: torch.device, steps: int):
+        self.model, self.config, self.device = model, config, device
+        self.optimizer = make_optimizer(model.network, config, device)
+        self.schedule = make_schedule(self.optimizer, config, steps)
+        # Its buffers are averaged, too: statistics of batch norm belong to the weights with which they were taken.
+        average = get_ema_multi_avg_fn(config.ema) if config.ema else None
+        self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if average else None
+        self.epoch, self.batch = 1, 0
+        """The step that comes next: the epoch counted from 1, its batch from 0."""
+        self.history: list[EpochResult] = []
+        self.best: dict[str, Any] = {}
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.micro_batch: int | None = None
+        self.lr = 0.0
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.total_loss = torch.zeros((), device=self.device)
+        self.total_right = torch.zeros((), device=self.device, dtype=torch.int64)
+        self.seen, self.seconds = 0, 0.0
+
+    @property
+    def judged(self) -> PixelClassifier:
+        """What is validated and kept: the network, or its moving average."""
+        return cast(PixelClassifier, self.ema.module) if self.ema else self.model
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.history) and self.history[-1].is_last
+
+    def step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Compute the gradient of a batch; gives its mean loss.
+
+        Where the memory does not suffice, the batch goes through in halves, and in halves of these, whose gradients
+        add up to the batch's.
+        """
+        while True:
+            try:
+                return self._accumulate(pixels, labels)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                before = min(self.micro_batch or len(labels), len(labels))
+                if before < 2:
+                    raise UserError(
+                        "The memory does not suffice for a single sample.", "Take a smaller network, or another device."
+                    ) from error
+            self.micro_batch = (before + 1) // 2
+            logger.warning(
+                "The memory does not take %d samples at once: from now on %d, and gradients are accumulated "
+                "over the same batch of %d.",
+                *(before, self.micro_batch, len(labels)),
+            )
+            if self.device.type != "cpu":
+                getattr(torch, self.device.type).empty_cache()
+
+    def _accumulate(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        parts = -(-len(labels) // self.micro_batch) if self.micro_batch else 1
+        total, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
+        for some_pixels, some_labels in zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            logits = self.model(some_pixels)
+            loss = cross_entropy(logits, some_labels)
+            if parts > 1:
+                loss = loss * (len(some_labels) / len(labels))
+            loss.backward()
+            total += loss.detach()
+            right += (logits.detach().argmax(1) == some_labels).sum()
+        self.total_right += right  # only once the whole batch has gone through
+        return total
+
+    def update(self, loss: Tensor, samples: int) -> None:
+        """Take the optimizer's step, with the gradient that ``step`` left."""
+        self.optimizer.step()
+        self.lr = self.optimizer.param_groups[0]["lr"]
+        self.schedule.step()
+        if self.ema:
+            self.ema.update_parameters(self.model)
+        self.batch += 1
+        self.seen += samples
+        self.total_loss += loss * samples
+
+    def progress(self) -> StepProgress:
+        return StepProgress(
+            self.epoch, self.seen, self.total_loss.item() / self.seen, self.total_right.item() / self.seen
         )
-        yield EpochResult(
-            epoch=epoch,
-            train_loss=train_loss,
-            train_accuracy=total_right.item() / seen,
+
+    @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Tell whether loss and weights are numbers; waits for the device."""
+        weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
+        sums = torch.stack([self.total_loss, *(weight.sum(dtype=torch.float32) for weight in weights)])
+        return bool(torch.isfinite(sums).all())
+
+    def end_epoch(self, validation_loss: float, validation_accuracy: float) -> EpochResult:
+        """Take the epoch that is over to the history, and begin the next."""
+        is_best = validation_loss < self.best_loss
+        if is_best:
+            self.best_loss, self.best_epoch = validation_loss, self.epoch
+            self.best = {name: value.clone() for name, value in self.judged.network.state_dict().items()}
+        patience = self.config.patience
+        out_of_patience = patience is not None and self.epoch - self.best_epoch >= patience
+        result = EpochResult(
+            epoch=self.epoch,
+            train_loss=self.total_loss.item() / self.seen,
+            train_accuracy=self.total_right.item() / self.seen,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
-            lr=lr,
-            images_per_second=seen / seconds,
+            lr=self.lr,
+            images_per_second=self.seen / self.seconds,
             is_best=is_best,
-            is_last=out_of_patience or epoch == config.epochs,
+            is_last=out_of_patience or self.epoch == self.config.epochs,
+            micro_batch=self.micro_batch,
         )
-        if out_of_patience:
-            return
+        self.history.append(result)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._begin_epoch()
+        return result
+
+    def give_best(self, network: nn.Module) -> None:
+        """Put the best weights into the network."""
+        network.load_state_dict(self.best)
+
+    PLAIN = ("epoch", "batch", "total_loss", "total_right", "seen", "seconds", "best", "best_loss", "best_epoch")
+    MORE_PLAIN = ("micro_batch", "lr")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the state as tensors and plain values."""
+        network = self.model.network
+        persistent = network.state_dict()
+        return {
+            **{name: getattr(self, name) for name in (*self.PLAIN, *self.MORE_PLAIN)},
+            "history": [dataclasses.asdict(result) for result in self.history],
+            "network": persistent,
+            # What the network keeps besides and does not want saved with its weights may still decide the next step.
+            "buffers": {name: buffer for name, buffer in network.named_buffers() if name not in persistent},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "random": random_states(self.device),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back, or on, to a state that ``as_dict`` gave."""
+        for name in (*self.PLAIN, *self.MORE_PLAIN):
+            value = state[name]
+            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
+        self.history = [EpochResult(**result) for result in state["history"]]
+        network = self.model.network
+        network.load_state_dict(state["network"])
+        buffers = dict(network.named_buffers())
+        with torch.no_grad():
+            for name, value in state["buffers"].items():
+                buffers[name].copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        set_random_states(state["random"], self.device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is that the memory of a device, or of the processor, does not suffice."""
+    # The processor's allocator and MPS have no class of their own for it.
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def batch_orders(samples: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
@@ -192,15 +364,22 @@ def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.d
     return True
 
 
-def _finite(total_loss: Tensor, epoch: int) -> float:
-    loss = total_loss.item()
-    if not math.isfinite(loss):
-        raise _not_finite("loss", loss, epoch)
-    return loss
+def _last_good(checkpoints: Checkpoints) -> dict[str, Any]:
+    state = checkpoints.newest()
+    if state is None:
+        raise NotFinite("The loss is no longer a number, and the checkpoints are gone.", "Try a smaller --train.lr.")
+    return state
 
 
-def _not_finite(which: str, loss: float, epoch: int) -> UserError:
-    return UserError(
-        f"The {which} became {loss} in epoch {epoch}.",
-        "Try a smaller --train.lr, or look for a division or a logarithm in the network.",
+def _broken(network: nn.Module) -> str:
+    broken = [name for name, weight in network.named_parameters() if not torch.isfinite(weight).all()]
+    if not broken:
+        return "all weights are finite: the network itself gives it in evaluation mode"
+    return f"the update left {broken[0]}{f' and {len(broken) - 1} more' if broken[1:] else ''} not finite"
+
+
+def _not_finite(which: str, value: float, state: Training, reason: str) -> NotFinite:
+    return NotFinite(
+        f"The {which} became {value} in epoch {state.epoch}, step {state.batch + 1}: {reason}.",
+        "Try a smaller --train.lr, or look there for a division, a logarithm or a root.",
     )

@@ -34,6 +34,8 @@ class EpochResult:
     is_best: bool
     """Least validation loss so far."""
     is_last: bool
+    micro_batch: int | None = None
+    """Samples per pass where the device's memory did not take a whole batch at once."""
 
     def metrics(self) -> dict[str, float]:
         """What is worth a curve."""
@@ -44,4 +46,5 @@ class EpochResult:
             "validation_accuracy": self.validation_accuracy,
             "lr": self.lr,
             "images_per_second": self.images_per_second,
+            **({"micro_batch": self.micro_batch} if self.micro_batch else {}),
         }

@@ -13,7 +13,8 @@ from components.config import TrainConfig
 from components.data.batches import LabelledImages, read_test, read_training
 from components.initialize import initialize
 from components.refs import DataRef
-from components.training.fit import Files, fit
+from components.training.checkpoint import Checkpoints
+from components.training.fit import fit
 from tests.toy import toy_data
 
 # The networks are small: threads that wait for each other on a busy machine cost more than they give.
@@ -34,9 +35,10 @@ def toy_test(toy: DataRef) -> LabelledImages:
 def _trained(toy: DataRef, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     network = initialize("simple_cnn", {}, "xavier_normal", toy, seed=0)
     training, validation = read_training(toy, 0.2, seed=0)
-    files = Files(tmp_path_factory.mktemp("trained"))
+    folder = tmp_path_factory.mktemp("trained")
+    checkpoints, best = Checkpoints(folder / "checkpoints", 30), folder / "best.safetensors"
     config = TrainConfig(epochs=1, batch_size=32)
-    list(fit(network, training, validation, toy, config, torch.device("cpu"), 0, files))
+    list(fit(network, training, validation, toy, config, torch.device("cpu"), 0, checkpoints, best))
     return network
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -44,6 +45,12 @@ class Place:
         process = self.start(*arguments, **more)
         out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def python(self, code: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in the folder, as a user's script does."""
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
 
     def mlflow(self, query: str) -> list[tuple[Any, ...]]:
         return _query(self.runs / "mlflow.db", query)
@@ -108,6 +115,36 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(tmp_path: Path, data: Path) -> Iterator[Place]:
     place = make_place(tmp_path, data)
+    yield place
+    place.wait_until_quiet()
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A folder of runs with the databases of MLflow and Prefect and nothing in them: to make them takes 15 s."""
+    place = make_place(tmp_path_factory.mktemp("databases"), data)
+    done = place.python(
+        "from components import tracking\nfrom components.places import Runs\nfrom flows import prefect_server\n"
+        "runs = Runs.here().ready()\n"
+        "with prefect_server.at_hand(runs) as server:\n    tracking.create_database(runs)\n    server.wait()\n"
+    )
+    assert done.returncode == 0, done.stderr
+    place.wait_until_quiet()
+    return place.runs
+
+
+def make_used_place(folder: Path, data: Path, databases: Path) -> Place:
+    """A place whose databases are there already, as after a first run; it was moved to where it is."""
+    place = make_place(folder, data)
+    for file in ("mlflow.db", "prefect/prefect.db"):
+        (place.runs / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(databases / file, place.runs / file)
+    return place
+
+
+@pytest.fixture
+def used(tmp_path: Path, data: Path, databases: Path) -> Iterator[Place]:
+    place = make_used_place(tmp_path, data, databases)
     yield place
     place.wait_until_quiet()
 

@@ -117,17 +117,19 @@ json.dump({"accuracy": float((answers == labels).mean()), "example": float(abs(a
     assert json.loads(seen["labels"]) == [str(digit) for digit in range(10)]
 
 
-def test_a_second_run_gives_the_same_weights_and_answers_under_a_new_run_id(finished: Finished):
-    process = finished.place.torchmill("train", "--json", "--train.epochs", "3")
+def test_a_second_run_begun_anew_gives_the_same_weights_and_model_under_a_new_run_id(finished: Finished):
+    process = finished.place.torchmill("train", "--json", "--train.epochs", "3", "--fresh")
     result = json.loads(process.stdout.splitlines()[-1])
     finished.place.wait_until_quiet()
     assert result["run_id"] != finished.result["run_id"]
     assert result["weights"]["sha256"] == finished.result["weights"]["sha256"]
+    assert result["onnx"]["sha256"] == finished.result["onnx"]["sha256"]
     assert result["metrics"]["test_accuracy"] == finished.result["metrics"]["test_accuracy"]
     assert result["onnx"]["version"] == "2"
 
 
-def test_a_network_of_ones_own_with_a_module_beside_it_from_another_folder(place: Place):
+def test_a_network_of_ones_own_with_a_module_beside_it_from_another_folder(used: Place):
+    place = used
     nets = place.folder / "somewhere else"
     nets.mkdir()
     (nets / "parts.py").write_text(
@@ -181,6 +183,20 @@ def test_two_first_runs_at_once_in_an_empty_folder_both_finish(place: Place):
     assert place.prefect("SELECT state_name, count(*) FROM flow_run GROUP BY 1") == [("Completed", 2)]
     assert place.prefect("SELECT state_name, count(*) FROM task_run GROUP BY 1") == [("Completed", 2 * len(STEPS))]
     assert sorted(place.mlflow("SELECT version FROM model_versions")) == [(1,), (2,)]
+
+
+def test_two_that_do_the_very_same_at_once_are_one_run(used: Place):
+    command = ("train", "--json", "--train.epochs", "40")
+    first = used.start(*command)
+    assert first.stderr and any("epoch 1/" in line for line in first.stderr)
+    second = used.start(*command)
+    outputs = [process.communicate(timeout=300) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], outputs
+    ours, theirs = (json.loads(out) for out, _ in outputs)
+    assert ours["run_id"] == theirs["run_id"] and used.states() == ["FINISHED"]
+    assert "waiting for it" in outputs[1][1] and "nothing changed since" in outputs[1][1]
+    used.wait_until_quiet()
+    assert used.prefect("SELECT state_name, count(*) FROM flow_run GROUP BY 1") == [("Completed", 2)]
 
 
 @pytest.mark.slow

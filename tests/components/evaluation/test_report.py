@@ -39,7 +39,10 @@ def written(toy, tmp_path) -> str:
     )
     model = ExportRef(onnx=file, report=file, max_abs_diff=2.5e-6, agreement=0.9999, example=file)
     run = RunRef(run_id="1", name="brave-otter", folder=tmp_path, url="")
-    steps = {"fit": StepRef(state="Completed", seconds=12.34), "export": StepRef(state="Completed", seconds=5.6)}
+    steps = {
+        "fit": StepRef(state="resumed", seconds=12.34, key="f1", why="from epoch 3, step 7"),
+        "export": StepRef(state="ran", seconds=5.6, key="e2", why="the trained weights changed"),
+    }
     path = write_report(RunConfig(), trained, scores, model, toy, "3", steps, run)
     assert path == tmp_path / "report.md"
     return path.read_text(encoding="utf-8")
@@ -60,7 +63,7 @@ def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
         "| ONNX model | digits-simple_cnn version 3; 99.99% of the answers agree, "
         "largest difference 2.5e-06 (allowed 1.5e-04) |",
         "| Accuracy of the ONNX model | 91.23% in onnxruntime, 91.24% in torch |",
-        "| Time | fit 12.3 s, export 5.6 s |",
+        "| Time | fit 12.3 s since it was resumed, export 5.6 s |",
         "| cat | 11.00% | 22.00% | 33.00% | 1,234 |",
     ],
 )

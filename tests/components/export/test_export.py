@@ -38,7 +38,7 @@ class HalfAsTorch(nn.Module):
 
 
 def test_a_sound_model_is_written_with_its_comparison_and_an_example(trained, toy, toy_test, folder):
-    ref = export(trained, toy, toy_test, CONFIG, {"run_id": "r1"}, folder)
+    ref = export(trained, toy, toy_test, CONFIG, {"network": "simple_cnn"}, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["example.npz", "model.onnx", "parity.json"]
     for file, name in ((ref.onnx, "model.onnx"), (ref.report, "parity.json"), (ref.example, "example.npz")):
         assert file == FileRef.of(folder / name)

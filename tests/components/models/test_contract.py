@@ -10,7 +10,8 @@ from components.data.batches import read_training
 from components.export.export import export
 from components.initialize import find, initialize
 from components.pixels import PixelClassifier
-from components.training.fit import Files, fit
+from components.training.checkpoint import Checkpoints
+from components.training.fit import fit
 from tests.toy import toy_data
 
 every_network = pytest.mark.parametrize("name", model_names())
@@ -85,7 +86,8 @@ def test_it_learns_and_its_export_is_found_equal(name, toy, toy_test, tmp_path):
     network = made(name, toy)
     training, validation = read_training(toy, 0.2, 0)
     config = TrainConfig(epochs=2, batch_size=32)
-    *_, last = fit(network, training, validation, toy, config, torch.device("cpu"), 0, Files(tmp_path))
+    checkpoints, best = Checkpoints(tmp_path / "checkpoints", 30), tmp_path / "best.safetensors"
+    *_, last = fit(network, training, validation, toy, config, torch.device("cpu"), 0, checkpoints, best)
     assert last.validation_accuracy > 0.9
     ref = export(network, toy, toy_test, ExportConfig(batch_sizes=(1, 7)), {}, tmp_path)
     assert ref.agreement == 1

@@ -1,36 +1,25 @@
 import copy
 import math
+import re
 import time
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_model
 from torch import nn
 
 from components.config import TrainConfig
+from components.data.augment import augment
 from components.data.batches import LabelledImages, read_training
 from components.errors import UserError
 from components.initialize import initialize, restore
 from components.pixels import PixelClassifier
-from components.refs import NetworkRef
-from components.training import checkpoint
-from components.training.fit import Files, batch_orders, fit, validate, wants_channels_last
+from components.refs import FileRef, NetworkRef
+from components.training.checkpoint import KEPT, Checkpoints
+from components.training.fit import batch_orders, fit, validate, wants_channels_last
+from components.training.progress import EpochResult
+from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, senseless, state, train
 from tests.toy import toy_data
-
-CPU = torch.device("cpu")
-
-
-class Small(nn.Module):
-    """Convolution, batch norm and dropout, in a tenth of the time of the reference network."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm, self.drop = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.3)
-        self.out = nn.Linear(4 * 26 * 26, 10)
-
-    def forward(self, x):
-        return self.out(self.drop(self.norm(self.conv(x)).relu().flatten(1)))
 
 
 class Viewing(Small):
@@ -41,30 +30,29 @@ class Viewing(Small):
         return self.out(x.view(len(x), -1))
 
 
-def make(kind: type[nn.Module] = Small, seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return kind()
-
-
-def train(network, data, folder, *, seed=0, splits=None, on_progress=lambda _: None, **config):
-    """Train on the CPU; gives the epochs one by one."""
-    training, validation = splits or read_training(data, 0.2, seed=0)
-    settings = TrainConfig(**{"batch_size": 32, "epochs": 1, "lr": 3e-3, **config})
-    return fit(network, training, validation, data, settings, CPU, seed, Files(folder), on_progress)
-
-
-def state(network: nn.Module) -> dict[str, bytes]:
-    return {name: tensor.detach().numpy().tobytes() for name, tensor in network.state_dict().items()}
-
-
 def test_it_learns_what_is_plain_to_see(toy, tmp_path):
     network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
     first, last = train(network, toy, tmp_path, epochs=2, lr=1e-3)
     assert last.validation_accuracy > 0.95
     assert last.train_loss < first.train_loss < math.log(10)
+    assert 0.5 < first.train_accuracy < last.train_accuracy <= 1
     assert (first.epoch, first.is_last, last.epoch, last.is_last) == (1, False, 2, True)
     assert last.images_per_second > 0
+
+
+def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_they_are(toy, tmp_path):
+    network, seen = make(Plain), {True: [], False: []}
+    network.register_forward_pre_hook(lambda layer, inputs: seen[layer.training].append(inputs[0]))
+    list(train(network, toy, tmp_path, seed=5, epochs=2, augment="shift"))
+    training, validation = read_training(toy, 0.2, 0)
+    model = PixelClassifier(nn.Identity(), toy.mean, toy.std)
+    expected = [
+        model(augment(training.pixels[batch], "shift", 5, epoch, number))
+        for epoch in (1, 2)
+        for number, batch in enumerate(batch_orders(480, 32, 5, epoch))
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(seen[True], expected, strict=True))
+    assert torch.equal(torch.cat(seen[False]), model(validation.pixels).repeat(2, 1, 1, 1))
 
 
 def test_the_test_split_is_not_there_and_not_missed(tmp_path):
@@ -118,11 +106,9 @@ def test_a_batch_norm_is_trained_where_one_sample_is_left_over(toy, tmp_path):
 
 
 def test_training_stops_out_of_patience_and_the_best_weights_are_those_of_the_least_validation_loss(toy, tmp_path):
-    training, validation = read_training(toy, 0.2, 0)
-    noise = np.random.default_rng(0).integers(0, 10, 64)  # labels without any sense: soon it only memorises
-    cut = LabelledImages(training.pixels[:64], torch.from_numpy(noise))
+    splits = senseless(toy)
     network, states, epochs = make(), [], []
-    for epoch in train(network, toy, tmp_path, splits=(cut, validation), epochs=40, patience=3, schedule="constant"):
+    for epoch in train(network, toy, tmp_path, splits=splits, epochs=40, patience=3, schedule="constant"):
         epochs.append(epoch)
         states.append(state(network))
     losses = [epoch.validation_loss for epoch in epochs]
@@ -134,9 +120,9 @@ def test_training_stops_out_of_patience_and_the_best_weights_are_those_of_the_le
     ]
 
     kept = make(seed=1)
-    load_model(kept, Files(tmp_path).best)
-    assert state(kept) == states[best] != states[-1]
-    loss, accuracy = validate(PixelClassifier(kept, toy.mean, toy.std), validation)
+    load_model(kept, tmp_path / "best.safetensors")
+    assert state(kept) == state(network) == states[best] != states[-1]
+    loss, accuracy = validate(PixelClassifier(kept, toy.mean, toy.std), splits[1])
     # In another memory format the sums round otherwise.
     assert loss == pytest.approx(min(losses), rel=1e-5) and accuracy == epochs[best].validation_accuracy
 
@@ -145,68 +131,70 @@ def test_the_best_weights_can_be_restored(toy, tmp_path):
     network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
     (epoch,) = train(network, toy, tmp_path)
     assert epoch.is_best
-    weights = Files(tmp_path).best_ref()
+    weights = FileRef.of(tmp_path / "best.safetensors")
     ref = NetworkRef(reference="simple_cnn", arguments={}, weights=weights, parameters=1)
     assert state(restore(ref, weights, toy)) == state(network)
 
 
 def test_the_checkpoint_holds_what_decides_what_comes_next(toy, tmp_path):
     network = make()
-    epochs = list(train(network, toy, tmp_path, epochs=2))
-    last = checkpoint.load(Files(tmp_path).last)
-    assert {name: tensor.numpy().tobytes() for name, tensor in last["network"].items()} == state(network)
-    assert torch.equal(last["random_state"], torch.get_rng_state())
+    epochs, last, weights, chance = [], {}, {}, torch.empty(0)
+    for epoch in train(network, toy, tmp_path, epochs=2):
+        epochs.append(epoch)
+        last, weights, chance = newest(tmp_path), state(network), torch.get_rng_state()
+    assert {name: tensor.numpy().tobytes() for name, tensor in last["network"].items()} == weights
+    assert torch.equal(last["random"]["torch"], chance)
     best = min(epochs, key=lambda epoch: epoch.validation_loss)
-    assert (last["epoch"], last["best_epoch"], last["best_loss"]) == (2, best.epoch, best.validation_loss)
-    assert last["schedule"]["last_epoch"] == 2 * 15
+    assert (last["epoch"], last["batch"]) == (3, 0)  # the step that would come next
+    assert (last["best_epoch"], last["best_loss"]) == (best.epoch, best.validation_loss)
+    assert last["schedule"]["last_epoch"] == 2 * STEPS
     assert last["optimizer"]["state"]
+    assert [EpochResult(**epoch) for epoch in last["history"]] == epochs
 
 
-def test_the_files_are_there_when_the_epoch_is_told(toy, tmp_path):
+def test_a_checkpoint_is_there_when_an_epoch_is_told_and_the_best_weights_at_the_end(toy, tmp_path):
     epochs = train(make(), toy, tmp_path, epochs=2)
     next(epochs)
-    assert checkpoint.load(Files(tmp_path).last_ref().path)["epoch"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "last.pt"]
+    assert (newest(tmp_path)["epoch"], newest(tmp_path)["batch"]) == (2, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+    list(epochs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "checkpoints"]
 
 
-def test_a_disk_that_takes_no_more_stops_the_training_in_words(toy, tmp_path, small_disk):
-    with small_disk(10_000), pytest.raises(UserError, match=r"Cannot write .*best.safetensors"):
+def test_a_disk_that_takes_no_more_at_the_end_stops_the_training_in_words(toy, tmp_path, small_disk):
+    with small_disk(10_000), pytest.raises(UserError, match=r"Cannot write .*\.pt: File too large"):
         list(train(make(), toy, tmp_path))
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_best_weights_that_the_disk_did_not_take_are_written_the_next_time(toy, tmp_path, small_disk):
+    epochs = train(make(), toy, tmp_path)
+    next(epochs)
+    with small_disk(10_000), pytest.raises(UserError, match=r"Cannot write .*best\.safetensors: File too large"):
+        next(epochs)
+    network = make()
+    (epoch,) = train(network, toy, tmp_path, resume=True)
+    kept = make(seed=1)
+    load_model(kept, tmp_path / "best.safetensors")
+    assert epoch.is_last and state(kept) == state(network)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_not_the_training(toy, tmp_path, small_disk, caplog):
+    epochs = train(make(), toy, tmp_path, epochs=3, checkpoint_seconds=0)
+    next(epochs)
+    with small_disk(10_000):
+        next(epochs)
+        assert newest(tmp_path)["epoch"] == 2  # where the disk was found full
+    warning = caplog.records[0].getMessage()
+    assert re.match(r"No checkpoint: Cannot write .*File too large.* The training goes on", warning), warning
+    assert next(epochs).is_last
+    assert newest(tmp_path)["epoch"] == 4
+    assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT
 
 
 def test_the_learning_rate_told_is_that_of_the_last_step(toy, tmp_path):
     epochs = list(train(make(), toy, tmp_path, epochs=3, schedule="step", lr=0.01))
     assert [epoch.lr for epoch in epochs] == pytest.approx([0.01, 0.001, 0.0001])
-
-
-def test_a_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_path):
-    class Failing(Small):
-        steps = 0
-
-        def forward(self, x):
-            self.steps += self.training
-            return super().forward(x) * (math.nan if self.steps > 15 else 1.0)  # 15 steps are an epoch
-
-    epochs = train(make(Failing), toy, tmp_path, epochs=3)
-    next(epochs)
-    with pytest.raises(UserError, match=r"The loss became nan in epoch 2\. Try a smaller --train\.lr"):
-        next(epochs)
-    assert checkpoint.load(Files(tmp_path).last)["epoch"] == 1  # what was good is kept
-
-
-def test_a_loss_that_explodes_is_told(toy, tmp_path):
-    with pytest.raises(UserError, match=r"loss became (nan|inf) in epoch 1"):
-        list(train(make(Viewing), toy, tmp_path, lr=1000, optimizer="sgd", schedule="constant"))
-
-
-def test_a_validation_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_path):
-    class Failing(Small):
-        def forward(self, x):
-            return super().forward(x) * (1.0 if self.training else math.inf)
-
-    with pytest.raises(UserError, match="The validation loss became nan in epoch 1"):
-        list(train(make(Failing), toy, tmp_path))
 
 
 def test_channels_last_is_for_convolutions_that_bear_it(toy):
@@ -297,5 +285,6 @@ def test_it_learns_on_a_gpu_too(toy, tmp_path):
     training, validation = read_training(toy, 0.2, 0)
     network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
     config = TrainConfig(epochs=2, batch_size=32)
-    *_, last = fit(network, training, validation, toy, config, torch.device("cuda"), 0, Files(tmp_path))
+    checkpoints, best = Checkpoints(tmp_path / "checkpoints", 30), tmp_path / "best.safetensors"
+    *_, last = fit(network, training, validation, toy, config, torch.device("cuda"), 0, checkpoints, best)
     assert last.validation_accuracy > 0.95

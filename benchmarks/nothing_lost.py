@@ -1,0 +1,149 @@
+"""What it costs that nothing is lost: keys, checkpoints and the journal; and what it saves.
+
+- recorded fit: `components.training.fit.fit` over MNIST-shaped pixels as the step runs it, with its key, its lock,
+  checkpoints, each epoch's metrics in the journal, and a recorder beside it that tells MLflow. Images by seconds of
+  wall clock, all of that and validation included.
+- the same while MLflow's server hangs: stopped by SIGSTOP, it takes connections and never answers.
+- bare loop: the same mathematics, validation included, and nothing else.
+- nothing changed: seconds of `torchmill train` when all is done already, beside the first time.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks.measure import Claim, in_turn
+from benchmarks.throughput import BATCH, DATA, IMAGES, bare_epochs, images, network
+from benchmarks.whole_run import seconds
+from components import ingredients, tracking
+from components.config import DataConfig, TrainConfig
+from components.data.batches import LabelledImages
+from components.device import processors
+from components.places import Runs
+from components.refs import RunRef
+from components.results import Results
+from components.training.checkpoint import Checkpoints
+from components.training.fit import fit
+from flows.prefect_server import answers, free_port
+
+EPOCHS, ROUNDS, VALIDATION = 3, 7, 1280
+
+
+def measure() -> list[Claim]:
+    torch.set_num_threads(processors())
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (IMAGES + VALIDATION, 1, 28, 28), dtype=np.uint8))
+    labels = torch.from_numpy(rng.integers(0, 10, IMAGES + VALIDATION))
+    training = LabelledImages(pixels[:IMAGES], labels[:IMAGES])
+    validation = LabelledImages(pixels[IMAGES:], labels[IMAGES:])
+    with tempfile.TemporaryDirectory() as folder:
+        with recorded(Path(folder) / "well", hangs=False) as well, recorded(Path(folder) / "ill", hangs=True) as ill:
+            figures = in_turn(
+                {
+                    "recorded fit": lambda: recorded_fit(well, training, validation),
+                    "MLflow hanging": lambda: recorded_fit(ill, training, validation),
+                    "bare loop": lambda: bare_fit(training, validation),
+                },
+                ROUNDS,
+            )
+        again, first = repeated(Path(folder))
+    return [
+        Claim("recorded fit", "bare loop", figures["recorded fit"], figures["bare loop"], "images/s", "≥ 0.98"),
+        Claim(
+            *("recorded fit, MLflow hanging", "bare loop"),
+            *(figures["MLflow hanging"], figures["bare loop"], "images/s", "≥ 0.98"),
+        ),
+        Claim("torchmill train, nothing changed", "the first time", again, first, "s", "≤ 0.25"),
+    ]
+
+
+@contextlib.contextmanager
+def recorded(folder: Path, hangs: bool) -> Generator[RunRef]:
+    """Open a run on an MLflow server of its own, which from then on answers, or doesn't."""
+    runs = Runs(folder).ready()
+    tracking.create_database(runs)
+    port = free_port()
+    server = subprocess.Popen(
+        tracking.ui_command(runs, port),
+        env=tracking.ui_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while not answers(f"{address}/health"):
+            time.sleep(0.1)
+        own = runs.work / "run"
+        own.mkdir()
+        with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": address}):
+            run = tracking.open_run(runs, own, experiment="noise", name="run", params={}, tags={}, ui="")
+        if hangs:
+            os.killpg(server.pid, signal.SIGSTOP)
+        yield run
+        if hangs:
+            os.killpg(server.pid, signal.SIGCONT)
+        tracking.end_run(run, "FINISHED")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+steps_taken = 0
+
+
+def recorded_fit(run: RunRef, training: LabelledImages, validation: LabelledImages) -> float:
+    global steps_taken
+    steps_taken += 1
+    model = network()
+    started = time.perf_counter()
+    config = TrainConfig(epochs=EPOCHS, batch_size=BATCH)
+    decided = ingredients.of_step("fit", {"config": config, "split": DataConfig(), "seed": steps_taken, "data": DATA})
+    results = Results(Runs(run.folder.parent.parent))
+    with results.claimed("fit", decided.key):
+        folder = results.folder("fit", decided.key)
+        checkpoints, best = (
+            Checkpoints(folder / "checkpoints", config.checkpoint_seconds),
+            run.folder / "best.safetensors",
+        )
+        epochs = fit(model, training, validation, DATA, config, torch.device("cpu"), 0, checkpoints, best)
+        for epoch in epochs:
+            tracking.log_metrics(run, epoch.metrics(), EPOCHS * steps_taken + epoch.epoch)
+    return EPOCHS * IMAGES / (time.perf_counter() - started)
+
+
+def bare_fit(training: LabelledImages, validation: LabelledImages) -> float:
+    untrained = network()
+    started = time.perf_counter()
+    for model in bare_epochs(untrained, training, EPOCHS):
+        model.eval()
+        with torch.no_grad():
+            for pixels, labels in validation.batches(256):
+                cross_entropy(model(images(pixels)), labels, reduction="sum").item()
+        model.train()
+    return EPOCHS * IMAGES / (time.perf_counter() - started)
+
+
+def repeated(folder: Path) -> tuple[list[float], list[float]]:
+    """Seconds of a command that finds all done, and of the first one, in turn; each pair in a new folder."""
+    environment = os.environ | {"TORCHMILL_DATA": f"{folder}/data", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    again, first = [], []
+    for turn in range(4):
+        command = [sys.executable, "-m", "flows.cli", "train", "--runs", f"{folder}/turn-{turn}"]
+        pair = seconds(command, environment, settle=4), seconds(command, environment)
+        print(f"{'warm-up' if turn == 0 else f'round {turn}'}  first {pair[0]:.1f}, again {pair[1]:.2f}", flush=True)
+        if turn:  # the first one of all also prepares the data
+            first.append(pair[0])
+            again.append(pair[1])
+    return again, first

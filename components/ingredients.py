@@ -1,0 +1,189 @@
+"""What decides the result of a step, the key that is its digest, and what changed since the last time, in words."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components import source_code
+from components.config import ModelConfig, RunConfig, Section, deciding, sections, source_file
+from components.refs import FitRef, NetworkRef, Ref
+
+ROOT = Path(__file__).parent.parent
+
+# Per step: the code of ours that does it, and the libraries that decide what comes out. `<data.name>` is a setting.
+CODE = {
+    "fetch": ("components/data/fetch.py", "components/data/datasets/<data.name>.py"),
+    "initialize": ("components/initialize.py",),
+    "fit": ("components/training/fit.py", "components/data/batches.py"),
+    "evaluate": ("components/evaluation/evaluate.py", "components/initialize.py"),
+    "export": ("components/export/export.py", "components/initialize.py"),
+    "register": (),
+}
+LIBRARIES = {
+    "fetch": ("numpy",),
+    "initialize": ("torch",),
+    "fit": ("torch", "numpy"),
+    "evaluate": ("torch", "numpy"),
+    "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
+    "register": ("mlflow",),
+}
+
+
+class Ingredients(BaseModel):
+    """What decides a result."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: dict[str, str]
+    """By dotted name, as in the configuration."""
+    code: dict[str, dict[str, str]]
+    """Digests of what each source file defines."""
+    versions: dict[str, str]
+    """Of libraries and of Python."""
+    inputs: dict[str, str]
+    """Digests of what earlier steps gave, by what it is."""
+    places: dict[str, str] = Field({}, exclude=True)
+    """Where source files are, as a user would open them. It decides nothing."""
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+    def distance(self, other: "Ingredients") -> int:
+        """Count what differs."""
+        return len(self._differences(other))
+
+    def changed_to(self, now: "Ingredients") -> str:
+        """Say what changed; where there is a cause, what follows from it is left out."""
+        differences = self._differences(now)
+        causes = [text for kind, text in differences if kind != "input"]
+        told = causes or [text for _, text in differences]
+        return "; ".join(told[:4]) + (f"; and {len(told) - 4} more" if len(told) > 4 else "")
+
+    def _differences(self, now: "Ingredients") -> Sequence[tuple[str, str]]:
+        found = []
+        for name in sorted({**self.settings, **now.settings}):
+            old, new = self.settings.get(name, "none"), now.settings.get(name, "none")
+            if old != new:
+                found.append(("setting", f"{name} {_short(old)} → {_short(new)}"))
+        changed: dict[str, list[str]] = {}
+        for file, what in source_code.changes(self.code, now.code):
+            changed.setdefault(file, []).append(what)
+        for file, whats in changed.items():
+            found.append(("code", f"{now.places.get(file, file)} changed: {', '.join(whats)}"))
+        for name in sorted({**self.versions, **now.versions}):
+            old, new = self.versions.get(name, "none"), now.versions.get(name, "none")
+            if old != new:
+                found.append(("version", f"{name} {old} → {new}"))
+        for name in sorted({**self.inputs, **now.inputs}):
+            old, new = self.inputs.get(name, ""), now.inputs.get(name, "")
+            if old != new:
+                found.append(("input", f"{name} changed: {old[:8] or 'none'}… → {new[:8] or 'none'}…"))
+        return found
+
+
+def of_step(step: str, arguments: Mapping[str, Any]) -> Ingredients:
+    """Gather what decides a step from its arguments: sections of the configuration, plain values and refs."""
+    settings: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    references = []
+    for name, argument in arguments.items():
+        match argument:
+            case ModelConfig():
+                settings |= _of_section(argument)
+                references.append(argument.name)
+            case Section():
+                settings |= _of_section(argument)
+            case NetworkRef():
+                settings |= _of_network(argument)
+                inputs |= argument.identity()
+                references.append(argument.reference)
+            case FitRef():
+                settings |= _of_network(argument.network)
+                inputs |= argument.identity()
+                references.append(argument.network.reference)
+            case Ref():
+                inputs |= argument.identity()
+            case _:
+                settings[name] = str(argument)
+    return _gather([step], settings, inputs, references)
+
+
+def of_run(config: RunConfig, tracking: str) -> Ingredients:
+    """Gather what decides a whole run, as far as it is known before anything is done: all but the data's content.
+
+    Args:
+        tracking: where it is recorded.
+    """
+    settings = {"device": config.device, "seed": str(config.seed), "name": str(config.name), "MLflow": tracking}
+    for section in sections():
+        settings |= _of_section(getattr(config, section))
+    settings["registered name"] = config.registered_name
+    return _gather(list(CODE), settings, {}, [config.model.name])
+
+
+def our_source() -> str:
+    """Digest of Torchmill's own code, as far as it decides results."""
+    files = sorted({file for files in CODE.values() for file in files if "<" not in file})
+    found = [source_code.closure(ROOT / file, ROOT).definitions for file in files]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def _gather(
+    steps: Sequence[str], settings: dict[str, str], inputs: dict[str, str], references: Sequence[str]
+) -> Ingredients:
+    code: dict[str, dict[str, str]] = {}
+    places: dict[str, str] = {}
+    versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for step in steps:
+        for file in CODE[step]:
+            named = re.sub(r"<([\w.]+)>", lambda match: settings[match[1]], file)
+            code |= source_code.closure(ROOT / named, ROOT).definitions
+        versions |= {library: metadata.version(library) for library in LIBRARIES[step]}
+    for reference in references:
+        source = source_of(reference)
+        code |= source.definitions
+        places |= {name: os.path.relpath(file) for name, file in source.files.items()}
+        versions = source.libraries | versions
+    return Ingredients(settings=settings, code=code, versions=versions, inputs=inputs, places=places)
+
+
+def source_of(reference: str) -> source_code.SourceCode:
+    """The source of a network: its file and what that imports from the same tree."""
+    place = reference.rpartition(":")[0]
+    if not place:
+        return source_code.closure(ROOT / "components" / "models" / f"{reference}.py", ROOT)
+    return source_code.closure(source_file(place))
+
+
+def _of_section(section: Section) -> dict[str, str]:
+    prefix = next(name for name, kind in sections().items() if type(section) is kind)
+    values = {f"{prefix}.{name}": value for name, value in deciding(section).items()}
+    if isinstance(section, ModelConfig):
+        values["model.name"] = _without_folder(section.name)
+    return values
+
+
+def _of_network(network: NetworkRef) -> dict[str, str]:
+    return {
+        "model.name": _without_folder(network.reference),
+        "model.args": json.dumps(network.arguments, sort_keys=True),
+    }
+
+
+def _without_folder(reference: str) -> str:
+    """A reference that is the same from wherever the file is named: its source is told apart by content."""
+    place, colon, name = reference.rpartition(":")
+    return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else reference
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 60 else f"{value[:57]}…"

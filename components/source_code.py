@@ -1,0 +1,274 @@
+"""What a piece of the user's code consists of: its file, what that imports from the same tree, and the libraries.
+
+Everything is read, nothing imported or run.
+"""
+
+import ast
+import functools
+import hashlib
+import os
+import pkgutil
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import NamedTuple
+
+MODULE_LEVEL = "module level"
+
+# Where the packages around a module look for what is in them, from the outermost to its own: what `..` counts back on.
+Trail = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class SourceCode:
+    """What a piece of code consists of; the same wherever its tree lies and from whichever folder it is looked at."""
+
+    files: dict[str, Path]
+    """Name under the tree's root, as ``blocks/conv.py`` -> where it is; outside of the root, the path of its module."""
+    definitions: dict[str, dict[str, str]]
+    """The same names -> ``class MyNet``, ``def f`` or ``module level`` -> digest, blind to comments, docstrings and
+    formatting. The digest of the module level has two parts: the statements, and how the definitions lie between."""
+    libraries: dict[str, str]
+    """Distribution that is imported from outside of the tree -> version; without the standard library."""
+
+
+def closure(file: Path, root: Path | None = None) -> SourceCode:
+    """Follow the imports of a file through the user's own tree, as Python would if Torchmill ran the file.
+
+    Imports count wherever they stand, in a function or under an ``if``; those that lead nowhere are no error. What is
+    imported by a name made up at run time is not seen. The user's own is all but the standard library, compiled
+    modules, and what a distribution installed; a file that lies loose among those is own as well, and so is the
+    package that ``file`` is in, installed or not.
+
+    Args:
+        root: what names start from, and one more place to look for modules: for a file in packages without
+            ``__init__.py``. Without it, or where the file isn't under it: the folder around the file's package.
+
+    Raises:
+        OSError: a file can't be read.
+        SyntaxError, ValueError, RecursionError: ``file`` can't be parsed. Another that can't counts by its bytes.
+    """
+    search = _Search(file, root)
+    definitions: dict[str, dict[str, str]] = {}
+    seen = set()
+    while search.waiting:
+        path, trail = search.waiting.pop()
+        if (path, trail) in seen:
+            continue
+        seen.add((path, trail))
+        source = path.read_bytes()
+        try:
+            module = _read(source)
+        except (SyntaxError, ValueError, RecursionError):
+            if path == search.file:
+                raise
+            module = _Module((), {MODULE_LEVEL: _digest(source)})
+        definitions[search.name(path, trail)] = dict(module.definitions)
+        for level, names in module.imports:
+            search.follow(trail, level, names)
+    return SourceCode(
+        files=dict(sorted(search.files.items())),
+        definitions=dict(sorted(definitions.items())),
+        libraries=dict(sorted(search.libraries.items())),
+    )
+
+
+def changes(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
+    """Tell two ``definitions`` apart: the file and ``class MyNet``, ``def f is new``, ``is gone``; sorted."""
+    told = []
+    for file in sorted({*before, *now}):
+        if file not in before or file not in now:
+            told.append((file, "is gone" if file in before else "is new"))
+        else:
+            told += [(file, what) for what in _differences(before[file], now[file])]
+    return told
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if len(names) > 1 and MODULE_LEVEL in names:
+        statements = [digests.get(MODULE_LEVEL, "").partition("/")[0] for digests in (before, now)]
+        if statements[0] == statements[1]:  # where a definition came or went, that the order did goes without saying
+            names.remove(MODULE_LEVEL)
+    return [
+        name if name in before and name in now else f"{name} is {'gone' if name in before else 'new'}" for name in names
+    ]
+
+
+class _Search:
+    """What has been found so far, and the files still to be read."""
+
+    def __init__(self, file: Path, root: Path | None):
+        folder = file.parent.resolve()
+        self.file = folder / file.name
+        around = folder
+        packages = []
+        while (around / "__init__.py").is_file():
+            packages.append(around / "__init__.py")
+            around = around.parent
+        wanted = root.resolve() if root else around
+        self.root = wanted if folder.is_relative_to(wanted) else around
+        self.files: dict[str, Path] = {}
+        self.libraries: dict[str, str] = {}
+        self._folders: Trail = tuple((str(place),) for place in reversed((folder, *folder.parents)))
+        self.waiting: list[tuple[Path, Trail]] = [(init, self._folders[: len(init.parts) - 1]) for init in packages]
+        self.waiting.append((self.file, self._folders))  # the last is the first to be read
+        self._package = around / self.file.relative_to(around).parts[0]
+        elsewhere = (str(around), str(self.root), "", *sys.path)  # "" is the current folder
+        # A file in a package may be run by its path, then its own folder comes first, or as a module: both count.
+        self._places = [(str(folder), *elsewhere)] if around == folder else [(str(folder),), elsewhere]
+        self._tops: dict[str, list[Trail]] = {}
+        PathFinder.invalidate_caches()  # it misses a file that was written in the instant after it looked
+
+    def name(self, path: Path, trail: Trail) -> str:
+        """Give a file the name that it keeps wherever the tree lies, and note both."""
+        if path.is_relative_to(self.root) or trail[:1] == self._folders[:1]:  # what `..` finds can lie beside the root
+            name = Path(os.path.relpath(path, self.root)).as_posix()
+        else:
+            name = "/".join(path.parts[-len(trail) - 1 :])
+        while self.files.setdefault(name, path) != path:
+            name = f"other/{name}"
+        return name
+
+    def follow(self, trail: Trail, level: int, names: tuple[str, ...]) -> None:
+        """Take along every module that an import leads through; it stands in a module with this trail."""
+        if level == 0:
+            for inside in self._top(names[0]):
+                self._descend(inside, names[1:])
+        elif level <= len(trail):
+            self._descend(trail[: len(trail) - level + 1], names)
+
+    def _descend(self, trail: Trail, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name == "*":  # `__all__` may name any of them
+                for module in pkgutil.iter_modules(trail[-1]):
+                    self._descend(trail, (module.name,))
+                return
+            spec = PathFinder.find_spec(name, trail[-1])
+            if spec is None:  # a class or the like
+                return
+            trail = self._enter(spec, trail)
+
+    def _enter(self, spec: ModuleSpec, trail: Trail) -> Trail:
+        inside = (*trail, tuple(spec.submodule_search_locations or ()))
+        if spec.origin and spec.origin.endswith(".py"):
+            self.waiting.append((Path(spec.origin), inside if inside[-1] else trail))
+        return inside
+
+    def _top(self, name: str) -> list[Trail]:
+        if name not in self._tops:
+            self._tops[name] = [self._enter(spec, ()) for spec in self._specs(name) if self._is_own(spec)]
+        return self._tops[name]
+
+    def _specs(self, name: str) -> list[ModuleSpec]:
+        specs = [PathFinder.find_spec(name, places) for places in self._places]
+        if not any(specs):  # one that is installed as editable may have a finder of its own
+            for finder in sys.meta_path:
+                with suppress(ImportError, AttributeError):  # an outdated one finds nothing
+                    specs.append(finder.find_spec(name, None))
+        return [spec for spec in specs if spec]
+
+    def _is_own(self, spec: ModuleSpec) -> bool:
+        """Note libraries; of a package without ``__init__.py`` that lies in several places, leave the own ones."""
+        own = []
+        for place in map(Path, spec.submodule_search_locations or [spec.origin or ""]):
+            site = next((folder for folder in place.parents if folder.name in ("site-packages", "dist-packages")), None)
+            if site and not place.is_relative_to(self._package):
+                found = _distributions(site, site.stat().st_mtime_ns, place.relative_to(site).parts[0].split(".")[0])
+                self.libraries |= found
+                if found:
+                    continue
+            if not place.is_relative_to(_STANDARD_LIBRARY) or site:
+                own.append(str(place))
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations = own
+        return bool(own)
+
+
+_STANDARD_LIBRARY = Path(os.__file__).parent
+
+
+@functools.lru_cache(maxsize=512)
+def _distributions(site: Path, changed: int, top: str) -> dict[str, str]:
+    return {found.name: found.version for found in _owners(site, changed).get(top, ())}
+
+
+@functools.lru_cache(maxsize=8)
+def _owners(site: Path, changed: int) -> dict[str, list[metadata.Distribution]]:
+    """Top-level names -> who installed them; `metadata.packages_distributions` takes ten times as long."""
+    owners: dict[str, list[metadata.Distribution]] = {}
+    for distribution in metadata.distributions(path=[str(site)]):
+        lines = (distribution.read_text("RECORD") or distribution.read_text("top_level.txt") or "").splitlines()
+        for top in {re.split("[/.,]", line, maxsplit=1)[0] for line in lines}:
+            owners.setdefault(top, []).append(distribution)
+    return owners
+
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class _Module(NamedTuple):
+    imports: tuple[tuple[int, tuple[str, ...]], ...]
+    """How many dots, and the names after them; `from a import b` is like `import a.b`."""
+    definitions: Mapping[str, str]
+
+
+@functools.lru_cache(maxsize=512)
+def _read(source: bytes) -> _Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python gives them when it runs the code
+        tree = ast.parse(source)
+    imports: list[tuple[int, tuple[str, ...]]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, tuple(alias.name.split("."))) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            before = node.module.split(".") if node.module else ()
+            imports += [(node.level, (*before, alias.name)) for alias in node.names]
+        elif isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    try:
+        definitions = _definitions(tree)
+    except RecursionError:  # an expression of hundreds of terms
+        definitions = {MODULE_LEVEL: _digest(source)}
+    return _Module(tuple(dict.fromkeys(imports)), definitions)
+
+
+def _definitions(tree: ast.Module) -> dict[str, str]:
+    taking = _TakeOut()
+    taking.visit(tree)
+    order = ast.dump(tree)
+    statements = ast.dump(_Forget().visit(tree))
+    digests = {name: _digest("\n".join(parts).encode()) for name, parts in taking.definitions.items()}
+    return {**digests, MODULE_LEVEL: f"{_digest(statements.encode())}/{_digest(order.encode())}"}
+
+
+class _TakeOut(ast.NodeTransformer):
+    """Takes classes and functions out of a module, also from under an ``if``, and leaves a mark where one was."""
+
+    def __init__(self) -> None:
+        self.definitions: dict[str, list[str]] = {}
+
+    def _take(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.Global:
+        name = f"{'class' if isinstance(node, ast.ClassDef) else 'def'} {node.name}"
+        self.definitions.setdefault(name, []).append(ast.dump(node))
+        return ast.Global([name])
+
+    visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = _take
+
+
+class _Forget(ast.NodeTransformer):
+    """Removes those marks: no other name has a space in it."""
+
+    def visit_Global(self, node: ast.Global) -> ast.Global | None:
+        return None if " " in node.names[0] else node
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

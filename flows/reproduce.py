@@ -1,0 +1,21 @@
+"""`torchmill reproduce`: run a recorded run again from what was recorded, and say what is equal."""
+
+from components.refs import Reproduction
+from flows import steps
+from flows.story import story
+from flows.train import train
+
+
+@story(name="reproduce", description=__doc__)
+def reproduce(run: str) -> Reproduction:
+    """Take configuration, seed and source from the record of a run, run it anew, and compare.
+
+    Args:
+        run: id of a run in MLflow, the beginning of it, or its name.
+
+    Raises:
+        UserError: there is no such run, or what it was made from is not recorded.
+    """
+    recipe = steps.recipe_of(run)
+    again = train(recipe, fresh=True, publish=False)
+    return steps.compare(run, again)

@@ -1,0 +1,210 @@
+"""SIGKILL at random moments, again and again: what comes out is what would have come out undisturbed."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.flows.conftest import Place, make_used_place
+
+pytestmark = pytest.mark.services
+
+KILLS = int(os.environ.get("TORCHMILL_KILLS", "50"))
+SEED = int(os.environ.get("TORCHMILL_KILLS_SEED", "0"))
+
+# All that makes a resume hard: chance in the network and in the data, statistics, a schedule, an average, patience.
+NET = """
+from layers import Block
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.block, self.drop, self.head = Block(in_channels, 8), nn.Dropout(0.2), nn.Linear(8 * 14 * 14, num_classes)
+
+    def forward(self, images):
+        return self.head(self.drop(self.block(images)).flatten(1))
+"""
+LAYERS = """
+from torch import nn
+
+def Block(channels, width):
+    return nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2))
+"""
+COMMAND = [
+    *("train", "--json", "--model", "net.py:Net", "--train.epochs", "14", "--train.patience", "6"),
+    *("--train.ema", "0.9", "--train.augment", "shift", "--train.lr", "0.004", "--train.checkpoint_seconds", "0.15"),
+]
+# What a run says when it gets to a step; the moment of a kill is counted from one of these.
+MARKS = ["", r"\(seed", r"data  ", r"network  ", r"fit  ", r"epoch \d+/", r"test  ", r"onnx  ", r"registered  "]
+
+
+def make(folder: Path, data: Path, databases: Path) -> Place:
+    place = make_used_place(folder, data, databases)
+    (folder / "net.py").write_text(NET)
+    (folder / "layers.py").write_text(LAYERS)
+    return place
+
+
+def run_until(place: Place, seed: int, mark: str, delay: float, all_of_them: bool) -> str | None:
+    """Start the command and kill it `delay` seconds after it said `mark`; gives its stdout if it was quicker.
+
+    Args:
+        all_of_them: kill everything at once that belongs to the folder, as a power cut does; otherwise the command's
+            process group.
+    """
+    process = place.start(*COMMAND, "--seed", str(seed), start_new_session=True)
+    assert process.stderr and process.stdout
+    said = threading.Event()
+    lines: list[str] = []
+
+    def listen() -> None:
+        for line in process.stderr or ():
+            lines.append(line)
+            if re.search(mark, line):
+                said.set()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    if not mark:
+        said.set()
+    while not said.wait(0.01) and process.poll() is None:
+        pass
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(delay)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        if all_of_them:
+            for other in place.processes():
+                with suppress(psutil.NoSuchProcess):
+                    other.kill()
+    out = process.stdout.read()
+    process.wait()
+    listener.join()
+    process.stdout.close()
+    process.stderr.close()
+    assert process.returncode in (0, -signal.SIGKILL), "".join(lines)
+    return out if process.returncode == 0 else None
+
+
+def remains(place: Place, out: str) -> dict[str, Any]:
+    """What a run has left behind, without what differs by nature: ids, times, speeds."""
+    result = json.loads(out.splitlines()[-1])
+    place.wait_until_quiet(60)
+    run_id = result["run_id"]
+    metrics: dict[str, list[Any]] = {}
+    for key, step, value in place.mlflow(
+        f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run_id}' ORDER BY key, step"
+    ):
+        by_nature = key.startswith(("seconds.", "images_per_second"))
+        metrics.setdefault(key, []).append((step, None if by_nature else value))
+    # A step that was done before the kill took no time of the process that finished.
+    metrics = {key: values for key, values in metrics.items() if not key.startswith("seconds.")}
+    artifacts = place.runs / "artifacts" / "digits" / run_id / "artifacts"
+    files = {
+        str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in artifacts.rglob("*")
+        if path.is_file()
+    }
+    for by_nature in ("report.md", "pictures/curves.png", "git.diff"):
+        files.pop(by_nature, None)
+    return {
+        "weights": result["weights"]["sha256"],
+        "onnx": result["onnx"]["sha256"],
+        "scores": {name: value for name, value in result["metrics"].items() if name != "images_per_second"},
+        "metrics": metrics,
+        "params": dict(place.mlflow(f"SELECT key, value FROM params WHERE run_uuid = '{run_id}'")),
+        "artifacts": files,
+        "status": place.mlflow(f"SELECT status FROM runs WHERE run_uuid = '{run_id}'"),
+    }
+
+
+def leftovers(place: Place, rounds: int) -> dict[str, Any]:
+    """What must not be there, whatever happened."""
+    begun = "('RUNNING', 'PENDING', 'CANCELLING')"
+    return {
+        "runs in MLflow beyond one per round": place.mlflow("SELECT count(*) FROM runs")[0][0] - rounds,
+        "versions beyond one per round": place.mlflow("SELECT count(*) FROM model_versions")[0][0] - rounds,
+        "models beyond one per round": place.mlflow(
+            "SELECT count(*) FROM logged_models WHERE lifecycle_stage = 'active'"
+        )[0][0]
+        - rounds,
+        "metrics twice": place.mlflow(
+            "SELECT run_uuid, key, step FROM metrics GROUP BY run_uuid, key, step HAVING count(*) > 1"
+        ),
+        "flow runs that say they run": place.prefect(f"SELECT name FROM flow_run WHERE state_type IN {begun}"),
+        "task runs that say they run": place.prefect(f"SELECT name FROM task_run WHERE state_type IN {begun}"),
+        "half-written files": [str(path) for path in place.runs.rglob("*partial*")],
+        "locks of flow runs": [str(path) for path in (place.runs / "work" / "flows").glob("*")],
+    }
+
+
+def kill_until_done(place: Place, seed: int, chance: random.Random, kills: int) -> tuple[str, list[str]]:
+    """Run one training to its end with up to that many kills, in the order of the steps; gives its result and when."""
+    told: list[str] = []
+    for place_of_kill in sorted(chance.randrange(len(MARKS)) for _ in range(kills)):
+        # A step that was done before the last kill says nothing any more: the next one that does counts.
+        mark = "|".join(MARKS[place_of_kill:])
+        delay = chance.uniform(0, 0.7) if place_of_kill else chance.uniform(0.2, 6)
+        all_of_them = chance.random() < 0.4
+        out = run_until(place, seed, mark if place_of_kill else "", delay, all_of_them)
+        if out is not None:
+            return out, told
+        said = MARKS[place_of_kill].strip() or "start"
+        told.append(f"{said} + {delay:.2f} s{', all processes' if all_of_them else ''}")
+    out = run_until(place, seed, "never said", 600, False)
+    assert out is not None
+    return out, told
+
+
+def rounds(tmp_path: Path, data: Path, databases: Path, kills: int, per_round: int) -> Iterator[tuple[int, list[str]]]:
+    """Trainings, each with another seed, until there were enough kills; each compared with its undisturbed twin."""
+    chance = random.Random(SEED)
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "killed").mkdir()
+    calm, killed = make(tmp_path / "calm", data, databases), make(tmp_path / "killed", data, databases)
+    done, seed = 0, 0
+    while done < kills:
+        undisturbed = calm.torchmill(*COMMAND, "--seed", str(seed))
+        assert undisturbed.returncode == 0, undisturbed.stderr
+        expected = remains(calm, undisturbed.stdout)
+        out, told = kill_until_done(killed, seed, chance, min(per_round, kills - done))
+        assert remains(killed, out) == expected, told
+        done, seed = done + len(told), seed + 1
+        yield seed, told
+    repaired = killed.torchmill("repair")  # a flow run that was killed before it had a lock
+    assert repaired.returncode == 0, repaired.stderr
+    killed.wait_until_quiet(60)
+    left = leftovers(killed, seed)
+    assert not any(left.values()), left
+
+
+def test_a_training_that_is_killed_a_few_times_gives_what_it_would_have_given(
+    tmp_path: Path, data: Path, databases: Path
+):
+    for _, told in rounds(tmp_path, data, databases, kills=3, per_round=3):
+        assert len(told) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TORCHMILL_KILLS" not in os.environ, reason="takes a quarter of an hour: make faults")
+def test_fifty_kills_across_all_steps_leave_no_difference(tmp_path: Path, data: Path, databases: Path):
+    total = 0
+    started = time.monotonic()
+    for seed, told in rounds(tmp_path, data, databases, KILLS, per_round=9):
+        total += len(told)
+        print(f"\nround {seed}: {len(told)} kills, 0 differences: {'; '.join(told)}", flush=True)
+    print(f"\n{total} kills in {seed} runs, 0 differences, {time.monotonic() - started:.0f} s", flush=True)
+    assert total >= KILLS
