@@ -3,7 +3,6 @@
 import hashlib
 import io
 import logging
-import pickle
 import re
 import time
 from pathlib import Path
@@ -56,7 +55,7 @@ class Checkpoints:
         torch.save(state, buffer)
         content = buffer.getbuffer()
         present = self._present()
-        number = int(present[-1].name[:6]) + 1 if present else 1
+        number = _number(present[-1]) + 1 if present else 1
         path = self.folder / f"{number:06d}-{_digest(content)}.pt"
         try:
             write_atomically(path, lambda partial: partial.write_bytes(content))
@@ -81,10 +80,10 @@ class Checkpoints:
         for path in reversed(self._present()):
             try:
                 content = path.read_bytes()
-                if _digest(content) != path.stem[7:]:
+                if _digest(content) != path.stem.partition("-")[2]:
                     raise ValueError("it is not what was written")
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            except (OSError, ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            except Exception as error:  # a foreign file can make torch's reader fail in any way
                 reason = " ".join(str(error).split())[:200]
                 logger.warning("Checkpoint %s is of no use and is left out: %s", path.name, reason)
                 path.replace(path.with_suffix(".damaged"))
@@ -96,13 +95,18 @@ class Checkpoints:
         return self._present()[-1]
 
     def _present(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*.pt") if re.fullmatch(r"\d{6,}-[0-9a-f]{16}\.pt", path.name))
+        found = (path for path in self.folder.glob("*.pt") if re.fullmatch(r"\d{6,}-[0-9a-f]{16}\.pt", path.name))
+        return sorted(found, key=_number)
 
     def _keep(self, count: int) -> None:
         for old in self._present()[:-count]:
             old.unlink(missing_ok=True)
         for leftover in [*self.folder.glob(".*.partial"), *(self.folder.glob("*.damaged") if count == 1 else ())]:
             leftover.unlink(missing_ok=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.partition("-")[0])
 
 
 def _digest(content: bytes | memoryview) -> str:

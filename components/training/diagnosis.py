@@ -1,23 +1,28 @@
 """Where a loss that is no number comes from."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from components.pixels import PixelClassifier
 
+LARGEST_LOGIT = 1e30  # differences of larger ones overflow float32
 
-def first_not_finite(model: PixelClassifier, pixels: Tensor) -> str:
+
+def first_not_finite(model: PixelClassifier, batch: Sequence[Tensor]) -> str:
     """Run a batch through the model and say which input, weight or layer is first infinite or undefined.
 
     Args:
         model: with the weights with which the loss was computed; left as it is but for its buffers.
-        pixels: the batch.
+        batch: pixels, in parts that the memory takes.
     """
     found: list[str] = []
     handles = []
 
     def look_before(name: str, layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        bad = [kind for value in inputs if isinstance(value, Tensor) and (kind := _what(value))]
+        bad = [kind for value in _tensors(inputs) if (kind := _what(value))]
         if bad and not found:
             where = f"before layer {name} ({type(layer).__name__})" if name else "in the network"
             found.append(f"the input {where} holds {bad[0]}; no layer before it gave that")
@@ -31,11 +36,9 @@ def first_not_finite(model: PixelClassifier, pixels: Tensor) -> str:
                 )
 
     def look_after(name: str, layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        kind = _what(output) if isinstance(output, Tensor) else ""
+        kind = next((kind for value in _tensors(output) if (kind := _what(value))), "")
         if kind and not found:
-            largest = max(
-                (value.detach().abs().max().item() for value in inputs if isinstance(value, Tensor)), default=0
-            )
+            largest = max((value.detach().abs().max().item() for value in _tensors(inputs)), default=0)
             where = f"layer {name} ({type(layer).__name__})" if name else f"{type(layer).__name__}.forward"
             found.append(f"{where} is the first to give {kind}, for inputs of up to {largest:.3g}")
 
@@ -50,15 +53,19 @@ def first_not_finite(model: PixelClassifier, pixels: Tensor) -> str:
         )
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = model(pixels)
+            largest_logit = max(model(pixels).abs().max().item() for pixels in batch)
     finally:
         for handle in handles:
             handle.remove()
     if found:
         return found[0]
-    return (
-        f"the network's logits go up to {logits.abs().max().item():.3g}, beyond which their cross-entropy is not finite"
-    )
+    if largest_logit > LARGEST_LOGIT:
+        return f"the network's logits go up to {largest_logit:.3g}, beyond which their cross-entropy is not finite"
+    return "run again, the same batch gives finite logits: look for chance, or for what the network keeps between steps"
+
+
+def _tensors(values: object) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor) and value.numel()]
 
 
 def _what(value: Tensor) -> str:

