@@ -699,6 +699,10 @@ class _Session:
     def run_id(self) -> str:
         return self.sent["run_id"]
 
+    def log(self, text: str) -> None:
+        with (self.folder / "recorder.log").open("a", encoding="utf-8") as file:
+            file.write(f"{_clock()} {text}\n")
+
     def receipt(self, name: str, **more: object) -> None:
         line = json.dumps({"receipt": name, "process": os.getpid(), **more}).encode() + b"\n"
         with (self.folder / "receipts.jsonl").open("ab", buffering=0) as file:
@@ -744,7 +748,7 @@ class _Session:
                 raise
             self.failures += 1
             self.retry_at = time.monotonic() + min(2.0 ** (self.failures - 1), 15.0)
-            print(f"{_clock()} {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            self.log(f"{type(error).__name__}: {error}")
             if self.failures == 1:
                 self.receipt("away", message=_in_words(error, self)[0])
             return
@@ -754,6 +758,7 @@ class _Session:
 
     def connect(self) -> None:
         if self.client is None:
+            _be_silent()
             import mlflow
 
             if not self.server:
@@ -782,7 +787,7 @@ class _Session:
         except Exception as error:
             if not _is_refusal(error) or not self.run_id:
                 raise
-            print(f"{_clock()} refused: {records} {error}", file=sys.stderr, flush=True)
+            self.log(f"refused: {records} {error}")
             remedy = "Was the run deleted in MLflow? Begin another with --fresh."
             self.receipt("refused", message=_in_words(error, self)[0], remedy=remedy, unreachable=False)
         self.note(to=self.waiting[count - 1][0])

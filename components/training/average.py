@@ -1,11 +1,12 @@
 """An exponential moving average of a network's weights."""
 
 import copy
-from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from components.errors import UserError
 from components.pixels import PixelClassifier
 
 
@@ -17,7 +18,13 @@ class Average:
     """
 
     def __init__(self, model: PixelClassifier, decay: float):
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        try:
+            self.model = copy.deepcopy(model).requires_grad_(False)
+        except RuntimeError as error:
+            raise UserError(
+                f"{type(model.network).__name__} cannot be averaged: {' '.join(str(error).split())}",
+                "Does it keep what it has computed in an attribute? Or leave --train.ema out.",
+            ) from error
         self.decay = decay
         self.updates = 0
 
@@ -25,25 +32,40 @@ class Average:
     def update(self, model: PixelClassifier) -> None:
         """Follow the model by one step; the first time, be where it is."""
         weight = 1 - self.decay if self.updates else 1.0
-        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
-        floating = [(own, its) for own, its in pairs if own.is_floating_point() and own.shape == its.shape]
-        torch._foreach_lerp_([own for own, _ in floating], [its for _, its in floating], weight)
-        for own, its in pairs:
-            if not own.is_floating_point():
-                own.copy_(its)
+        torch._foreach_lerp_(list(self.model.network.parameters()), list(model.network.parameters()), weight)
+        held = dict(self.model.network.named_buffers())
+        for name, its in model.network.named_buffers():
+            own = held.get(name)
+            if own is not None and own.shape == its.shape and own.is_floating_point():
+                own.copy_(torch.where(own == its, its, own.lerp(its, weight)))  # between two infinities lies a nan
+            else:
+                set_buffer(self.model.network, name, its)
         self.updates += 1
 
-    def as_dict(self) -> dict[str, object]:
-        return {"updates": self.updates, "tensors": list(_tensors(self.model))}
+    def as_dict(self) -> dict[str, Any]:
+        network = self.model.network
+        return {
+            "updates": self.updates,
+            "parameters": list(network.parameters()),
+            "buffers": dict(network.named_buffers()),
+        }
 
     @torch.no_grad()
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on from what ``as_dict`` gave."""
         self.updates = state["updates"]
-        for own, saved in zip(_tensors(self.model), state["tensors"], strict=True):
+        for own, saved in zip(self.model.network.parameters(), state["parameters"], strict=True):
             own.copy_(saved)
+        for name, value in state["buffers"].items():
+            set_buffer(self.model.network, name, value.to(self.model.scale.device))
 
 
-def _tensors(model: PixelClassifier) -> Iterator[Tensor]:
-    yield from model.network.parameters()
-    yield from model.network.buffers()
+def set_buffer(network: nn.Module, name: str, value: Tensor) -> None:
+    """Give a buffer a value: in its place, or as a new tensor where it has another size or isn't there."""
+    layer, _, own = name.rpartition(".")
+    buffers = network.get_submodule(layer)._buffers
+    held = buffers.get(own)
+    if held is not None and held.shape == value.shape:
+        held.copy_(value)
+    else:
+        buffers[own] = value.detach().clone()

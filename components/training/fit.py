@@ -19,7 +19,7 @@ from components.errors import UserError
 from components.initialize import save_weights
 from components.pixels import PixelClassifier
 from components.refs import DataRef
-from components.training.average import Average
+from components.training.average import Average, set_buffer
 from components.training.checkpoint import Checkpoints
 from components.training.diagnosis import first_not_finite
 from components.training.optimizers import make_optimizer, make_schedule
@@ -34,7 +34,7 @@ VALIDATION_BATCH = 256
 
 
 class Stopped(Exception):
-    """The training was asked to stop, and did so behind a checkpoint."""
+    """The training was asked to stop, and did so between two steps."""
 
 
 class NotFinite(UserError):
@@ -63,12 +63,12 @@ def fit(
     one takes the very steps that it would have taken.
 
     Args:
-        resume_from: a checkpoint; the epochs that it has behind it are yielded first.
+        resume_from: a checkpoint, which is used up; the epochs that it has behind it are yielded first.
         should_stop: asked after each step.
 
     Raises:
         NotFinite: the loss is no longer a number; says from where. The last good checkpoint is kept.
-        Stopped: ``should_stop`` said so; a checkpoint of that very step is there.
+        Stopped: ``should_stop`` said so; a checkpoint of that very step is there if the disk took it.
         UserError: memory does not even suffice for single samples, the disk is full at the end, or the network
             does not bear channels-last.
     """
@@ -83,6 +83,7 @@ def fit(
     if resume_from:
         state.restore(resume_from)
         yield from state.history
+    yielded = len(state.history)
     # The processor may look at each loss at once. Another device would have to be waited for at each step: there it is
     # looked at now and then, and where one was bad, the steps since the last checkpoint are taken again with care.
     careful = device.type == "cpu"
@@ -132,7 +133,9 @@ def fit(
             checkpoints.save(state.as_dict())
         elif stop or checkpoints.is_due(at_end_of_epoch=True):
             checkpoints.try_to_save(state.as_dict())
-        yield result
+        if result.epoch > yielded:  # not again, where the steps since a checkpoint were taken twice
+            yielded = result.epoch
+            yield result
         if stop and not state.is_over:
             raise Stopped
     state.give_best(network)
@@ -185,9 +188,11 @@ class Training:
                     raise
                 before = min(self.micro_batch or len(labels), len(labels))
                 if before < 2:
-                    raise UserError(
-                        "The memory does not suffice for a single sample.", "Take a smaller network, or another device."
-                    ) from error
+                    raise _too_little_memory() from error
+            except ValueError as error:
+                if self.micro_batch and "more than 1 value" in str(error):  # of batch norm, in torch's words
+                    raise _too_little_memory() from error
+                raise
             self.micro_batch = (before + 1) // 2
             logger.warning(
                 "The memory does not take %d samples at once: from now on %d, and gradients are accumulated "
@@ -221,8 +226,10 @@ class Training:
             try:
                 return validate(self.judged, split, self.validation_batch)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self.validation_batch < 2:
+                if not is_out_of_memory(error):
                     raise
+                if self.validation_batch < 2:
+                    raise _too_little_memory() from error
             self.validation_batch = (self.validation_batch + 1) // 2
             self._free_memory()
 
@@ -232,7 +239,10 @@ class Training:
 
     def update(self, loss: Tensor, samples: int) -> None:
         """Take the optimizer's step, with the gradient that ``step`` left."""
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:  # the first step makes the optimizer's own tensors
+            raise _too_little_memory() if is_out_of_memory(error) else error from error
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.schedule.step()
         if self.ema:
@@ -309,12 +319,7 @@ class Training:
         self.history = [EpochResult(**result) for result in state["history"]]
         network = self.model.network
         for name, value in state["buffers"].items():
-            layer, _, own = name.rpartition(".")
-            buffer = network.get_submodule(layer)._buffers[own]
-            if buffer is not None and buffer.shape == value.shape:
-                buffer.copy_(value)
-            else:  # it has grown since the network was built
-                network.get_submodule(layer)._buffers[own] = value.to(self.device)
+            set_buffer(network, name, value.to(self.device))
         network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -384,6 +389,13 @@ def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.d
         for layer, mode in modes.items():
             layer.training = mode
     return True
+
+
+def _too_little_memory() -> UserError:
+    return UserError(
+        "The memory does not suffice for a single sample, or for what the optimizer keeps.",
+        "Take a smaller network, an optimizer that keeps less, or another device.",
+    )
 
 
 def _last_good(checkpoints: Checkpoints) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
     }
     if device.type != "cpu":
-        states[device.type] = getattr(torch, device.type).get_rng_state()
+        states[device.type] = getattr(torch, device.type).get_rng_state(*_card(device))
     return states
 
 
@@ -36,4 +36,8 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     name, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     if device.type in states and device.type != "cpu":
-        getattr(torch, device.type).set_rng_state(states[device.type])
+        getattr(torch, device.type).set_rng_state(states[device.type], *_card(device))
+
+
+def _card(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # of which there is one

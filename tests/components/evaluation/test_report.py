@@ -1,15 +1,20 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from components.config import RunConfig
 from components.evaluation.report import write_report
-from components.refs import EvaluationRef, ExportRef, FileRef, FitRef, NetworkRef, RunRef, StepRef
+from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, NetworkRef, RunRef, StepRef
 
 
 @pytest.fixture
 def written(toy, tmp_path) -> str:
     """The report of a run whose every number is another one."""
+    return write(toy, tmp_path, "3")
+
+
+def write(toy: DataRef, tmp_path: Path, version: str | None) -> str:
     evaluation = {"classes": {"cat": {"precision": 0.11, "recall": 0.22, "f1": 0.33, "support": 1234}}}
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     parity = {"allowed": 1.5e-4, "onnx_accuracy": 0.9123, "torch_accuracy": 0.9124}
@@ -40,10 +45,11 @@ def written(toy, tmp_path) -> str:
     model = ExportRef(onnx=file, report=file, max_abs_diff=2.5e-6, agreement=0.9999, example=file)
     run = RunRef(run_id="1", name="brave-otter", folder=tmp_path, url="")
     steps = {
+        "fetch": StepRef(state="cached", seconds=0.1, key="f0", why="calm-lynx"),
         "fit": StepRef(state="resumed", seconds=12.34, key="f1", why="from epoch 3, step 7"),
         "export": StepRef(state="ran", seconds=5.6, key="e2", why="the trained weights changed"),
     }
-    path = write_report(RunConfig(), trained, scores, model, toy, "3", steps, run)
+    path = write_report(RunConfig(), trained, scores, model, toy, version, steps, run)
     assert path == tmp_path / "report.md"
     return path.read_text(encoding="utf-8")
 
@@ -63,12 +69,16 @@ def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
         "| ONNX model | digits-simple_cnn version 3; 99.99% of the answers agree, "
         "largest difference 2.5e-06 (allowed 1.5e-04) |",
         "| Accuracy of the ONNX model | 91.23% in onnxruntime, 91.24% in torch |",
-        "| Time | fit 12.3 s since it was resumed, export 5.6 s |",
+        "| Time | fetch done before, fit 12.3 s since it was resumed, export 5.6 s |",
         "| cat | 11.00% | 22.00% | 33.00% | 1,234 |",
     ],
 )
 def test_the_report_says_what_was_done(written, line):
     assert line in written.splitlines()
+
+
+def test_a_model_that_was_not_to_be_registered_is_told_as_such(toy, tmp_path):
+    assert "| ONNX model | not registered; 99.99% of the answers agree, " in write(toy, tmp_path, None)
 
 
 def test_every_row_has_the_cells_of_its_table(written):

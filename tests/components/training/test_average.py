@@ -1,5 +1,7 @@
 """The moving average of the weights is what is validated and kept; without it, nothing is different."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_model
@@ -11,7 +13,7 @@ from components.pixels import PixelClassifier
 from components.training.fit import batch_orders, validate
 from components.training.optimizers import make_optimizer, make_schedule
 from components.training.randomness import seed_all
-from tests.components.training.small_training import CPU, STEPS, Small, make, newest, state, train
+from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, state, train
 
 
 def weights_after_each_step(data, epochs: int, **settings) -> list[dict[str, torch.Tensor]]:
@@ -89,3 +91,20 @@ def test_whole_numbers_are_not_averaged(toy, tmp_path, decay):
     network = make(Indexed)
     list(train(network, toy, tmp_path, ema=decay, epochs=2))
     assert torch.equal(network.order, torch.arange(784).flip(0))
+
+
+class Masked(Plain):
+    """Hides half of what it knows behind a mask of minus infinity, as attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.cat([torch.zeros(12), torch.full((12,), -math.inf)]))
+
+    def forward(self, x):
+        return self.out((self.hidden(x.flatten(1)) + self.mask).softmax(1))
+
+
+def test_infinite_buffers_are_not_averaged(toy, tmp_path):
+    network = make(Masked)
+    list(train(network, toy, tmp_path, ema=0.9))
+    assert torch.equal(network.mask, Masked().mask)

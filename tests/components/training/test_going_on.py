@@ -150,6 +150,13 @@ def test_a_buffer_that_has_changed_its_size_comes_back(toy, tmp_path):
     assert results(tmp_path / "stopped", history) == expected
 
 
+def test_a_buffer_of_the_average_that_has_changed_its_size_comes_back(toy, tmp_path):
+    config = {"epochs": 2, "ema": 0.9}
+    expected = undisturbed(Looking, toy, tmp_path / "undisturbed", **config)
+    history = interrupted(Looking, toy, tmp_path / "stopped", [stop_after(STEPS + 5)], **config)
+    assert results(tmp_path / "stopped", history) == expected
+
+
 def test_killed_between_two_checkpoints_it_takes_the_steps_since_the_last_one_again(toy, tmp_path):
     config = {**MANY, "checkpoint_seconds": 3600}  # only those at the ends of epochs
     expected = undisturbed(Small, toy, tmp_path / "undisturbed", **config)
