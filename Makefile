@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup run test lint up bench lock clean
+.PHONY: setup run test slow faults lint up bench lock clean
 
 setup: $(READY)
 
@@ -31,6 +31,13 @@ lint: setup
 
 test: lint
 	@$(BIN)/pytest
+
+# What takes too long for every day: MNIST in full, servers that die, and 50 kills at random moments (half an hour).
+slow: setup
+	@TORCHMILL_KILLS=50 $(BIN)/pytest -m slow
+
+faults: setup
+	@TORCHMILL_KILLS=50 $(BIN)/pytest -m slow tests/faults/test_kills.py -s
 
 bench: setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target .venv-bench -r benchmarks/requirements.lock

@@ -79,7 +79,6 @@ def test_what_travels_imports_no_torch_by_any_way(module, tmp_path):
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-@pytest.mark.slow
 def test_importing_does_no_work(tmp_path):
     """No file appears, nothing is said, no thread and no process begins, and chance stays as it was."""
     code = f"""

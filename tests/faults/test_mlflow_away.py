@@ -92,6 +92,7 @@ def check_all_is_there(server: Server, run_id: str) -> None:
     assert list(server.folder.rglob(f"artifacts/**/{run_id}/**/best.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back_has_everything(used: Place, server: Server):
     process = start_until_epoch(used, server, 5)
     server.send(signal.SIGKILL)
@@ -127,6 +128,7 @@ def test_a_server_that_hangs_to_the_end_costs_little_and_repair_sends_all(used: 
     assert "nothing to mend" in used.torchmill("repair", env=environment).stdout
 
 
+@pytest.mark.slow
 def test_a_recorder_that_is_killed_is_replaced(used: Place):
     process = used.start("train", "--json", "--train.epochs", str(EPOCHS))
     assert process.stderr and any("epoch 3/" in line for line in process.stderr)
