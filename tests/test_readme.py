@@ -39,7 +39,7 @@ def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_there_are_commands():
-    assert {shlex.split(command)[1] for command in COMMANDS} == {"train", "up", "schedule"}
+    assert {shlex.split(command)[1] for command in COMMANDS} == {"train", "up", "schedule", "reproduce", "repair"}
 
 
 def test_its_environment_variables_are_read_somewhere():
