@@ -99,9 +99,11 @@ def bare_epochs(model: torch.nn.Module, training: LabelledImages, epochs: int) -
     """The mathematics of ours and nothing else; yields the network after each epoch."""
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=epochs * IMAGES // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-3, total_steps=epochs * -(-len(training) // BATCH)
+    )
     for _ in range(epochs):
-        for batch in torch.randperm(IMAGES).split(BATCH):
+        for batch in torch.randperm(len(training)).split(BATCH):
             loss = cross_entropy(model(images(training.pixels[batch])), training.labels[batch])
             optimizer.zero_grad()
             loss.backward()

@@ -165,3 +165,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Finished:
     assert process.returncode == 0, process.stderr
     place.wait_until_quiet()
     return Finished(place, process, json.loads(process.stdout.splitlines()[-1]))
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path, data: Path) -> Iterator[Place]:
+    """The folder of the finished run, in another place."""
+    place = make_place(tmp_path, data)
+    shutil.copytree(finished.place.runs, place.runs)
+    yield place
+    place.wait_until_quiet()

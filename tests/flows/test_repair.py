@@ -1,24 +1,16 @@
 """`repair` closes what died and follows a folder that was moved; `reproduce` runs a recorded run again."""
 
 import json
-import shutil
+import platform
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Finished, Place, make_place
+from tests.flows.conftest import Finished, Place
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture
-def copied(finished: Finished, tmp_path: Path, data: Path) -> Place:
-    """A folder of runs that lies elsewhere now."""
-    place = make_place(tmp_path, data)
-    shutil.copytree(finished.place.runs, place.runs)
-    return place
 
 
 def addresses(place: Place) -> list[str]:
@@ -40,8 +32,6 @@ def test_a_folder_that_was_moved_is_followed_and_what_died_is_closed(copied: Pla
                 "'LOCAL', 'x', '', '', '' FROM experiments WHERE name = 'digits'"
             )
             if folder:
-                import platform
-
                 for key, value in (("torchmill.folder", folder), ("torchmill.host", platform.node())):
                     connection.execute("INSERT INTO tags VALUES (?, ?, ?)", (key, value, run_id))
     half = copied.runs / "work" / ".up.json.999999.partial"
@@ -71,8 +61,8 @@ def test_a_command_in_a_folder_that_was_moved_finds_what_is_done_there(copied: P
     assert Path(result["onnx"]["path"]).is_relative_to(copied.runs) and Path(result["onnx"]["path"]).exists()
 
 
-def test_a_recorded_run_is_run_again_and_found_equal_to_the_last_byte(finished: Finished):
-    place = finished.place
+def test_a_recorded_run_is_run_again_and_found_equal_to_the_last_byte(copied: Place, finished: Finished):
+    place = copied
     versions = place.mlflow("SELECT count(*) FROM model_versions")
     done = place.torchmill("reproduce", finished.result["run_id"][:12])
     assert done.returncode == 0, done.stderr
@@ -83,7 +73,7 @@ def test_a_recorded_run_is_run_again_and_found_equal_to_the_last_byte(finished: 
     assert place.mlflow("SELECT count(*) FROM tags WHERE key = 'torchmill.reproduces'") == [(1,)]
 
 
-def test_a_run_that_is_not_there_is_told_with_the_nearest(finished: Finished):
-    done = finished.place.torchmill("reproduce", "first on")
+def test_a_run_that_is_not_there_is_told_with_the_nearest(copied: Place):
+    done = copied.torchmill("reproduce", "first on")
     assert done.returncode == 1 and "no run 'first on'" in done.stderr and "first one" in done.stderr
     assert "Traceback" not in done.stderr

@@ -117,10 +117,9 @@ json.dump({"accuracy": float((answers == labels).mean()), "example": float(abs(a
     assert json.loads(seen["labels"]) == [str(digit) for digit in range(10)]
 
 
-def test_a_second_run_begun_anew_gives_the_same_weights_and_model_under_a_new_run_id(finished: Finished):
-    process = finished.place.torchmill("train", "--json", "--train.epochs", "3", "--fresh")
+def test_a_second_run_begun_anew_gives_the_same_weights_and_model_under_a_new_run_id(copied: Place, finished: Finished):
+    process = copied.torchmill("train", "--json", "--train.epochs", "3", "--fresh")
     result = json.loads(process.stdout.splitlines()[-1])
-    finished.place.wait_until_quiet()
     assert result["run_id"] != finished.result["run_id"]
     assert result["weights"]["sha256"] == finished.result["weights"]["sha256"]
     assert result["onnx"]["sha256"] == finished.result["onnx"]["sha256"]
