@@ -204,17 +204,25 @@ class Training:
     def _accumulate(self, pixels: Tensor, labels: Tensor) -> Tensor:
         self.optimizer.zero_grad()
         parts = self.parts(len(labels))
-        total, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device, dtype=torch.int64)
-        for some_pixels, some_labels in zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True):
-            logits = self.model(some_pixels)
-            loss = cross_entropy(logits, some_labels)
-            if parts > 1:
-                loss = loss * (len(some_labels) / len(labels))
-            loss.backward()
-            total += loss.detach()
-            right += (logits.detach().argmax(1) == some_labels).sum()
+        if parts == 1:
+            loss, right = self._pass(pixels, labels)
+        else:
+            shares = [
+                self._pass(some_pixels, some_labels, len(some_labels) / len(labels))
+                for some_pixels, some_labels in zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True)
+            ]
+            loss, right = (torch.stack(values).sum() for values in zip(*shares, strict=True))
         self.total_right += right  # only once the whole batch has gone through
-        return total
+        return loss
+
+    def _pass(self, pixels: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Go forth and back; gives the mean loss times its share of the batch, and the number of right answers."""
+        logits = self.model(pixels)
+        loss = cross_entropy(logits, labels)
+        if share < 1:
+            loss = loss * share
+        loss.backward()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def parts(self, samples: int) -> int:
         """In how many parts a batch goes through."""
@@ -249,7 +257,7 @@ class Training:
             self.ema.update(self.model)
         self.batch += 1
         self.seen += samples
-        self.total_loss += loss * samples
+        self.total_loss.add_(loss, alpha=samples)
 
     def progress(self) -> StepProgress:
         return StepProgress(

@@ -194,8 +194,8 @@ def rounds(tmp_path: Path, data: Path, databases: Path, kills: int, per_round: i
 def test_a_training_that_is_killed_a_few_times_gives_what_it_would_have_given(
     tmp_path: Path, data: Path, databases: Path
 ):
-    for _, told in rounds(tmp_path, data, databases, kills=3, per_round=3):
-        assert len(told) <= 3
+    for _, told in rounds(tmp_path, data, databases, kills=2, per_round=2):
+        assert len(told) <= 2
 
 
 @pytest.mark.slow

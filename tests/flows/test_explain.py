@@ -107,6 +107,7 @@ def test_a_setting_of_a_late_step_leaves_the_early_ones_alone_and_the_new_run_ha
     assert (artifacts / "weights" / "best.safetensors").exists() and (artifacts / "pictures" / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_the_seed(place: Place):
     said = explained(place, "--seed", "5")
     assert said["initialize"] == "ran, seed 0 → 5"
@@ -165,6 +166,7 @@ def test_the_data(place: Place, tmp_path: Path):
     assert re.fullmatch(r"ran, the data \(digits\) changed: \w{8}… → \w{8}…", said["fit"])
 
 
+@pytest.mark.slow
 def test_a_result_whose_file_is_gone_is_made_again(place: Place):
     done = place.torchmill("train", *SETTINGS, "--json")
     Path(json.loads(done.stdout)["weights"]["path"]).unlink()
@@ -173,6 +175,7 @@ def test_a_result_whose_file_is_gone_is_made_again(place: Place):
     assert states(said)["initialize"] == states(said)["evaluate"] == "cached"
 
 
+@pytest.mark.slow
 def test_fresh_begins_anew_and_overwrites_nothing(place: Place):
     def content() -> dict[Path, bytes]:
         kept = ("best.safetensors", "initial.safetensors", "model.onnx", "report.md", "result.json", "journal.jsonl")
