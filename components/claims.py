@@ -4,8 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import platform
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +30,6 @@ class Manifest(BaseModel):
     config: RunConfig
     ingredients: Ingredients
     fresh: bool
-    created: float
-    """Seconds since 1970."""
-    host: str = platform.node()
-    flow_runs: tuple[str, ...] = ()
-    """In Prefect; one for each time that it was started or went on."""
     process: int = Field(default_factory=os.getpid)
     """The one that has worked on it last. Whether it still does is told by the lock that it holds."""
 
@@ -138,7 +131,7 @@ def _begin(runs: Runs, ingredients: Ingredients, config: RunConfig, new: str, na
             break
     held = contextlib.ExitStack()
     held.enter_context(locked(folder / "alive.lock"))
-    manifest = Manifest(name=name, config=config, ingredients=ingredients, fresh=fresh, created=time.time())
+    manifest = Manifest(name=name, config=config, ingredients=ingredients, fresh=fresh)
     write_text(folder / "run.json", manifest.model_dump_json(indent=1))
     index = _index(runs, ingredients.key)
     index.parent.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -70,23 +70,17 @@ class Ingredients(BaseModel):
 
     def _differences(self, now: "Ingredients") -> Sequence[tuple[str, str]]:
         found = []
-        for name in sorted({**self.settings, **now.settings}):
-            old, new = self.settings.get(name, "none"), now.settings.get(name, "none")
-            if old != new:
-                found.append(("setting", f"{name} {_short(old)} → {_short(new)}"))
+        for name, old, new in _differing(self.settings, now.settings):
+            found.append(("setting", f"{name} {_short(old)} → {_short(new)}"))
         changed: dict[str, list[str]] = {}
         for file, what in source_code.changes(self.code, now.code):
             changed.setdefault(file, []).append(what)
         for file, whats in changed.items():
             found.append(("code", f"{now.places.get(file, file)} changed: {', '.join(whats)}"))
-        for name in sorted({**self.versions, **now.versions}):
-            old, new = self.versions.get(name, "none"), now.versions.get(name, "none")
-            if old != new:
-                found.append(("version", f"{name} {old} → {new}"))
-        for name in sorted({**self.inputs, **now.inputs}):
-            old, new = self.inputs.get(name, ""), now.inputs.get(name, "")
-            if old != new:
-                found.append(("input", f"{name} changed: {old[:8] or 'none'}… → {new[:8] or 'none'}…"))
+        for name, old, new in _differing(self.versions, now.versions):
+            found.append(("version", f"{name} {old} → {new}"))
+        for name, old, new in _differing(self.inputs, now.inputs):
+            found.append(("input", f"{name} changed: {old[:8]}… → {new[:8]}…"))
         return found
 
 
@@ -102,14 +96,10 @@ def of_step(step: str, arguments: Mapping[str, Any]) -> Ingredients:
                 references.append(argument.name)
             case Section():
                 settings |= _of_section(argument)
-            case NetworkRef():
-                settings |= _of_network(argument)
+            case (NetworkRef() as network) | FitRef(network=network):
+                settings |= _of_network(network)
                 inputs |= argument.identity()
-                references.append(argument.reference)
-            case FitRef():
-                settings |= _of_network(argument.network)
-                inputs |= argument.identity()
-                references.append(argument.network.reference)
+                references.append(network.reference)
             case Ref():
                 inputs |= argument.identity()
             case _:
@@ -183,6 +173,14 @@ def _without_folder(reference: str) -> str:
     """A reference that is the same from wherever the file is named: its source is told apart by content."""
     place, colon, name = reference.rpartition(":")
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else reference
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Give each name whose value differs, in order, with both values; one that is missing is ``none``."""
+    for name in sorted({**before, **now}):
+        old, new = before.get(name, "none"), now.get(name, "none")
+        if old != new:
+            yield name, old, new
 
 
 def _short(value: str) -> str:

@@ -108,25 +108,23 @@ class Results:
 
     def portable(self, value: Any) -> Any:
         """Write paths below the folder of the runs as ``<runs>/…``."""
-        match value:
-            case dict():
-                return {name: self.portable(held) for name, held in value.items()}
-            case list():
-                return [self.portable(held) for held in value]
-            case str() if value.startswith(f"{self.runs.folder}/"):
-                return HERE + value.removeprefix(str(self.runs.folder))
-        return value
+        return _moved(value, str(self.runs.folder), HERE)
 
     def localized(self, value: Any) -> Any:
         """Undo ``portable``, in the place where the runs are now."""
-        match value:
-            case dict():
-                return {name: self.localized(held) for name, held in value.items()}
-            case list():
-                return [self.localized(held) for held in value]
-            case str() if value.startswith(f"{HERE}/"):
-                return str(self.runs.folder) + value.removeprefix(HERE)
-        return value
+        return _moved(value, HERE, str(self.runs.folder))
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Replace the folder that paths begin with, however deep they lie in plain values."""
+    match value:
+        case dict():
+            return {name: _moved(held, old, new) for name, held in value.items()}
+        case list():
+            return [_moved(held, old, new) for held in value]
+        case str() if value.startswith(f"{old}/"):
+            return new + value.removeprefix(old)
+    return value
 
 
 def _refs(value: object) -> Iterator[FileRef | DataRef]:

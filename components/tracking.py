@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from io import BufferedReader
@@ -509,9 +509,8 @@ def said_to_run(runs: Runs) -> list[RunningRun]:
     Raises:
         UserError: MLflow doesn't answer.
     """
-    client = _client(runs)
     found = []
-    try:
+    with _client(runs) as client:
         for experiment in client.search_experiments():
             token: str | None = ""
             while token is not None:
@@ -524,24 +523,34 @@ def said_to_run(runs: Runs) -> list[RunningRun]:
                     host, heartbeat = tags.get("torchmill.host", ""), tags.get("torchmill.heartbeat", "")
                     found.append(RunningRun(run.info.run_id, run.info.run_name, folder, host, heartbeat))
                 token = page.token or None
-    except Exception as error:  # whatever MLflow, its database or the network says
-        raise _unusable(error, runs) from error
     return found
 
 
 def close_run(runs: Runs, run_id: str) -> None:
     """End a run as KILLED whose process is gone."""
-    try:
-        _client(runs).set_terminated(run_id, "KILLED")
-    except Exception as error:  # whatever MLflow, its database or the network says
-        raise _unusable(error, runs) from error
+    with _client(runs) as client:
+        client.set_terminated(run_id, "KILLED")
 
 
-def _client(runs: Runs) -> Any:
+@contextlib.contextmanager
+def _client(runs: Runs) -> Generator[Any]:
+    """Give MLflow's client.
+
+    Raises:
+        UserError: MLflow can't be used while it is held.
+    """
     _be_silent()
     import mlflow
 
-    return mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database_uri(runs))
+    try:
+        yield mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database_uri(runs))
+    except UserError:
+        raise
+    except Exception as error:  # whatever MLflow, its database or the network says
+        server = os.environ.get("MLFLOW_TRACKING_URI", "")
+        kind = Unreachable if server else UserError
+        where = f"at {server}" if server else f"in {runs.database}"
+        raise kind(f"MLflow {where} cannot be used: {_shortly(error)}") from error
 
 
 def _be_silent() -> None:
@@ -552,13 +561,6 @@ def _be_silent() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-
-
-def _unusable(error: Exception, runs: Runs) -> UserError:
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    text = _shortly(error)
-    kind = Unreachable if server else UserError
-    return kind(f"MLflow {f'at {server}' if server else f'in {runs.database}'} cannot be used: {text}")
 
 
 # What holds addresses of artifacts in MLflow's tables, and of runs' folders.
@@ -612,8 +614,7 @@ def recorded(runs: Runs, run: str) -> Recorded:
     Raises:
         UserError: there is none, or several; or MLflow doesn't answer.
     """
-    client = _client(runs)
-    try:
+    with _client(runs) as client:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         known = client.search_runs(experiments, max_results=50_000) if experiments else []
         fitting = [one for one in known if one.info.run_id == run] or [
@@ -629,10 +630,6 @@ def recorded(runs: Runs, run: str) -> Recorded:
             key: sorted((point.step, point.value) for point in client.get_metric_history(found.info.run_id, key))
             for key in sorted(found.data.metrics)
         }
-    except UserError:
-        raise
-    except Exception as error:  # whatever MLflow, its database or the network says
-        raise _unusable(error, runs) from error
     return Recorded(
         found.info.run_id, found.info.run_name, found.info.status, found.data.tags, found.data.params, metrics
     )
@@ -644,11 +641,9 @@ def tag(runs: Runs, run_id: str, tags: Mapping[str, str]) -> None:
     Raises:
         UserError: MLflow doesn't answer.
     """
-    try:
+    with _client(runs) as client:
         for name, value in tags.items():
-            _client(runs).set_tag(run_id, name, value)
-    except Exception as error:  # whatever MLflow, its database or the network says
-        raise _unusable(error, runs) from error
+            client.set_tag(run_id, name, value)
 
 
 def fetch_recipe(runs: Runs, run: Recorded, folder: Path) -> None:
@@ -657,15 +652,12 @@ def fetch_recipe(runs: Runs, run: Recorded, folder: Path) -> None:
     Raises:
         UserError: it isn't there.
     """
-    client = _client(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with _client(runs) as client:
         there = {item.path for item in client.list_artifacts(run.run_id)}
         for name in ("config.yaml", "code"):
             if name in there:
                 client.download_artifacts(run.run_id, name, str(folder))
-    except Exception as error:  # whatever MLflow, its database or the network says
-        raise _unusable(error, runs) from error
     if "config.yaml" not in there:
         raise UserError(f"Run {run.name} has no config.yaml among its artifacts: nobody knows what it was made from.")
 

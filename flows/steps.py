@@ -79,7 +79,6 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
 def tracked(claimed: Claim) -> Generator[RunRef]:
     """Open the run in MLflow, link it with the flow run, and close it with how it ended, whatever happens."""
     runs, config, name, folder = Runs.here(), claimed.manifest.config, claimed.manifest.name, claimed.folder
-    claimed.note(flow_runs=(*claimed.manifest.flow_runs, str(flow_run.id)))
     if claimed.is_resumed:
         logger.info("resuming run %s", name)
         rename_flow_run(name)

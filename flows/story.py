@@ -87,16 +87,15 @@ def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
             results = Results(Runs(run.folder.parent.parent))
             with results.claimed(name, decided.key):
                 started = time.perf_counter()
-                before = tracking.steps(run).get(name)
                 tracking.begin_step(run, name)
-                why = results.why(name, decided) if not run.fresh else "a fresh start"
                 # A fresh run, too, goes on from what it has done itself.
-                found = results.find(name, decided.key) if not run.fresh or before else None
-                if found:
+                may_be_there = not run.fresh or name in tracking.steps(run)
+                if may_be_there and (found := results.find(name, decided.key)):
                     result, kept = found
                     if kept.run != run.folder.name:
                         tracking.replay(run, results.runs.work / kept.run, name)
                     return _tell(run, name, decided.key, "cached", f"from run {kept.run_name}", started, result)
+                why = "a fresh start" if run.fresh else results.why(name, decided)
                 step = UnderWay(run.folder if run.fresh else results.folder(name, decided.key))
                 token = _under_way.set(step)
                 try:

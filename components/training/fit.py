@@ -300,14 +300,16 @@ class Training:
         """Put the best weights into the network."""
         network.load_state_dict(self.best)
 
-    PLAIN = ("epoch", "batch", "total_loss", "total_right", "seen", "seconds", "best", "best_loss", "best_epoch")
-    MORE_PLAIN = ("micro_batch", "validation_batch", "lr")
+    PLAIN = (
+        *("epoch", "batch", "total_loss", "total_right", "seen", "seconds", "best", "best_loss", "best_epoch"),
+        *("micro_batch", "validation_batch", "lr"),
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """Give the state as tensors and plain values."""
         network = self.model.network
         return {
-            **{name: getattr(self, name) for name in (*self.PLAIN, *self.MORE_PLAIN)},
+            **{name: getattr(self, name) for name in self.PLAIN},
             "history": [dataclasses.asdict(result) for result in self.history],
             "network": network.state_dict(),
             # All of them: those that it does not want saved with its weights may still decide the next step.
@@ -321,7 +323,7 @@ class Training:
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Go back, or on, to a state that ``as_dict`` gave."""
-        for name in (*self.PLAIN, *self.MORE_PLAIN):
+        for name in self.PLAIN:
             value = state[name]
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
         self.history = [EpochResult(**result) for result in state["history"]]

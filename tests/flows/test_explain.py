@@ -114,22 +114,21 @@ def test_the_seed(place: Place):
     assert said["fit"] == "ran, seed 0 → 5"
 
 
-def test_the_source_of_the_network(place: Place):
-    (place.folder / "net.py").write_text(NET.replace("return self.layers(images)", "return 2 * self.layers(images)"))
+@pytest.mark.parametrize(
+    ("file", "source", "changed", "what"),
+    [
+        ("net.py", NET, NET.replace("return self.layers(images)", "return 2 * self.layers(images)"), "class Net"),
+        ("layers.py", LAYERS, LAYERS.replace("(49, classes)", "(49, classes, bias=False)"), "def head"),
+    ],
+    ids=["its_own", "a_module_that_it_imports"],
+)
+def test_the_source_of_the_network(place: Place, file: str, source: str, changed: str, what: str):
+    (place.folder / file).write_text(changed)
     try:
         said = explained(place)
     finally:
-        (place.folder / "net.py").write_text(NET)
-    assert said["initialize"] == said["fit"] == "ran, net.py changed: class Net"
-
-
-def test_a_module_that_the_network_imports(place: Place):
-    (place.folder / "layers.py").write_text(LAYERS.replace("(49, classes)", "(49, classes, bias=False)"))
-    try:
-        said = explained(place)
-    finally:
-        (place.folder / "layers.py").write_text(LAYERS)
-    assert said["initialize"] == said["fit"] == "ran, layers.py changed: def head"
+        (place.folder / file).write_text(source)
+    assert said["initialize"] == said["fit"] == f"ran, {file} changed: {what}"
 
 
 def test_the_version_of_torch(place: Place):

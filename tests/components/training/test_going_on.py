@@ -137,23 +137,18 @@ def test_stopped_again_and_again_it_gives_the_same_to_the_last_bit(toy, tmp_path
     assert results(tmp_path / "stopped", history) == expected
 
 
-def test_the_average_of_a_buffer_that_is_not_saved_with_the_weights_goes_on(toy, tmp_path):
-    config = {"epochs": 2, "ema": 0.9}
-    expected = undisturbed(Remembering, toy, tmp_path / "undisturbed", **config)
-    history = interrupted(Remembering, toy, tmp_path / "stopped", [stop_after(STEPS + 5)], **config)
-    assert results(tmp_path / "stopped", history) == expected
-
-
-def test_a_buffer_that_has_changed_its_size_comes_back(toy, tmp_path):
-    expected = undisturbed(Looking, toy, tmp_path / "undisturbed")
-    history = interrupted(Looking, toy, tmp_path / "stopped", [stop_after(5)])
-    assert results(tmp_path / "stopped", history) == expected
-
-
-def test_a_buffer_of_the_average_that_has_changed_its_size_comes_back(toy, tmp_path):
-    config = {"epochs": 2, "ema": 0.9}
-    expected = undisturbed(Looking, toy, tmp_path / "undisturbed", **config)
-    history = interrupted(Looking, toy, tmp_path / "stopped", [stop_after(STEPS + 5)], **config)
+@pytest.mark.parametrize(
+    ("kind", "config", "asked"),
+    [
+        (Remembering, {"epochs": 2, "ema": 0.9}, STEPS + 5),
+        (Looking, {}, 5),
+        (Looking, {"epochs": 2, "ema": 0.9}, STEPS + 5),
+    ],
+    ids=["the_average_of_one", "of_changed_size", "the_average_of_one_of_changed_size"],
+)
+def test_a_buffer_that_is_not_saved_with_the_weights_comes_back(toy, tmp_path, kind, config, asked):
+    expected = undisturbed(kind, toy, tmp_path / "undisturbed", **config)
+    history = interrupted(kind, toy, tmp_path / "stopped", [stop_after(asked)], **config)
     assert results(tmp_path / "stopped", history) == expected
 
 
