@@ -1,0 +1,60 @@
+"""Whether the network runs elsewhere: on another device, in another precision."""
+
+from collections.abc import Iterator
+
+import torch
+
+from components.doctor.subject import Subject, plain_tensors, shape_of
+from components.doctor.trace import Raised
+from components.doctor.verdict import Verdict
+
+
+def device(subject: Subject) -> Iterator[Verdict]:
+    """No tensor is made on the CPU in forward and used with the network's own.
+
+    Followed through the operations of a forward; no other device is needed.
+    """
+    attributes = {name for name, _ in plain_tensors(subject.network)}  # told by a check of their own
+    strays = [stray for trace in (subject.evaluated, subject.trained) for stray in trace.strays]
+    for layer, operation, origin in strays:
+        if origin not in attributes:
+            yield Verdict(
+                "device",
+                "fail",
+                layer,
+                f"{origin} makes a tensor on the CPU, {operation} takes it together with the network's own: 1 of 2 "
+                "operands stays behind when the network moves to a GPU",
+                f"{origin}(..., device=x.device), or keep it as a buffer (register_buffer).",
+            )
+            return
+
+
+def float64(subject: Subject) -> Iterator[Verdict]:
+    """Forward runs in float64: no type is written into it."""
+    if any(parameter.is_complex() for parameter in subject.network.parameters()):
+        return  # double() leaves complex numbers as they are
+    subject.snapshot.restore()
+    try:
+        subject.network.double()
+        inputs = subject.inputs if subject.is_tokens else subject.inputs.double()
+        trace = subject.run(inputs, fresh=False)
+    except Raised as raised:
+        yield Verdict(
+            "dtype",
+            "fail",
+            raised.layer,
+            f"runs in float32, raises in float64: {raised.words}",
+            "Take the type from the input: x.new_zeros(...), dtype=x.dtype, .to(x.dtype); register_buffer "
+            "for constants.",
+        )
+        return
+    finally:
+        subject.snapshot.restore()
+    if trace.logits.dtype != torch.float64:
+        yield Verdict(
+            "dtype",
+            "warn",
+            "",
+            f"in float64 it gives {trace.logits.dtype}, shape {shape_of(trace.output)}",
+            "A conversion such as .float() is written into forward.",
+        )

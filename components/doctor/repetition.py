@@ -1,0 +1,240 @@
+"""What a forward leaves behind, and how far chance and the mode decide what comes out."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from components.doctor.subject import SAME, Subject, difference, shape_of
+from components.doctor.trace import DROPOUTS, Call, tensors
+from components.doctor.verdict import Verdict
+
+
+def side_effects(subject: Subject) -> Iterator[Verdict]:
+    """The batch, the weights, the modes and torch's settings are the same after a forward."""
+    for training in (False, True):
+        found = list(_changes(subject, training))
+        yield from found
+        if found:
+            return
+
+
+def _changes(subject: Subject, training: bool) -> Iterator[Verdict]:
+    network, mode = subject.network, "training" if training else "evaluation"
+    subject.snapshot.restore()
+    subject.mode(training)
+    modes = {name: module.training for name, module in network.named_modules()}
+    wanted = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    values = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    dtype = torch.get_default_dtype()
+    layer, changed, switched = _changed_inputs(subject, training)
+    now = dict(network.named_parameters())
+    if changed:
+        yield Verdict(
+            "side_effects",
+            "fail",
+            layer,
+            f"{changed:,} of {subject.inputs.numel():,} numbers of the batch given to it were changed in place in "
+            f"{mode} mode",
+            "No operation in place on the input: inplace=False, x = x + 1 and not x += 1.",
+        )
+    if other := [name for name, module in network.named_modules() if modes.get(name) != module.training]:
+        yield Verdict(
+            "side_effects",
+            "fail",
+            other[0],
+            f"forward in {mode} mode leaves {len(other)} of {len(modes)} layers in the other mode",
+            "No train() and no eval() in forward.",
+        )
+    if thawed := [name for name, parameter in now.items() if wanted.get(name) != parameter.requires_grad]:
+        yield Verdict(
+            "side_effects",
+            "fail",
+            thawed[0].rpartition(".")[0],
+            f"forward changes requires_grad of {len(thawed)} parameters, {thawed[0]} first",
+            "Set it once, in the constructor.",
+        )
+    if new := [name for name in now if name in values and not _same(values[name], now[name])]:
+        yield Verdict(
+            "side_effects",
+            "warn" if training else "fail",
+            new[0].rpartition(".")[0],
+            f"forward in {mode} mode changes {len(new)} of {len(values)} parameters, {new[0]} first",
+            "Leave weights to the optimizer; constrain them by torch.nn.utils.parametrize.",
+        )
+    if switched or torch.get_default_dtype() != dtype:
+        torch.set_default_dtype(dtype)
+        yield Verdict(
+            "side_effects",
+            "fail",
+            "",
+            f"1 forward in {mode} mode leaves torch's {'gradient mode' if switched else 'default type'} other than it "
+            "was",
+            "with torch.no_grad(): ends by itself; set_grad_enabled() does not.",
+        )
+
+
+def _changed_inputs(subject: Subject, training: bool) -> tuple[str, int, bool]:
+    """The layer that first changes the batch, how many of its numbers, and whether the gradient mode is switched."""
+    given: list[Tensor] = []
+    where: list[str] = []
+
+    def look(call: Call, entering: bool) -> None:
+        if entering and call.parent is None and tensors(call.inputs):
+            given.append(tensors(call.inputs)[0])
+        if given and not where and not torch.equal(given[0], subject.inputs):
+            where.append(call.parent.name if entering and call.parent else call.name)
+
+    trace = subject.run(training=training, gradient=True, fresh=False, look=look)
+    changed = int((given[0] != subject.inputs).sum()) if given else 0
+    return (where[0] if where else ""), changed, trace.switched
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.detach().nan_to_num())
+
+
+def seeds(subject: Subject) -> Iterator[Verdict]:
+    """Forward leaves the seed of the random numbers to whoever trains."""
+    ends = []
+    for seed in (1, 2):
+        subject.run(training=True, seed=seed)
+        numpy = np.random.get_state(legacy=False)["state"]
+        ends.append((torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy["key"].tobytes()))
+    same = [kind for kind, one, other in zip(("torch", "Python", "NumPy"), *ends, strict=True) if one == other]
+    if same:
+        yield Verdict(
+            "seeds",
+            "fail",
+            "",
+            f"{same[0]}: after forwards from 2 different seeds the random numbers that follow are "
+            "the same: each step would draw the same dropout and the same order",
+            "No seeding in forward.",
+        )
+
+
+def determined(subject: Subject) -> Iterator[Verdict]:
+    """In evaluation mode, the same batch gets the same answer."""
+    first = subject.run(seed=1)
+    again = subject.run(seed=1, fresh=False)
+    seeded = subject.run(seed=2)
+    if (apart := difference(first.logits, seeded.logits)) > SAME:
+        layer, what = _random_in_evaluation(subject)
+        yield Verdict(
+            "determined",
+            "fail",
+            layer,
+            f"two forwards of the same batch in evaluation mode differ by {apart:.2g} of the largest output{what}",
+            "F.dropout(x, p, training=self.training), or an nn.Dropout; random numbers in training mode only.",
+        )
+    elif (apart := difference(first.logits, again.logits)) > SAME:
+        layer = _first_difference(subject)
+        yield Verdict(
+            "determined",
+            "fail",
+            layer,
+            f"a second forward of the same batch with the same seed differs by "
+            f"{apart:.2g} of the largest output: something is kept from one to the next",
+            "Begin each forward anew: no hidden state, counter or cache that decides the output.",
+        )
+
+
+def _random_in_evaluation(subject: Subject) -> tuple[str, str]:
+    for operation in subject.evaluated.operations:
+        if operation.name in DROPOUTS and operation.arguments["training"] and operation.arguments["p"]:
+            return operation.layer, f"; {operation.name} drops {operation.arguments['p']:g} of the values there"
+    return _first_difference(subject, seed=2), ""
+
+
+def _first_difference(subject: Subject, seed: int = 1) -> str:
+    """The first layer whose output differs between two forwards; its parent where its input does already."""
+    seen: list[tuple[str, str, list[Tensor]]] = []
+
+    def look(call: Call, entering: bool) -> None:
+        name = call.parent.name if entering and call.parent else call.name
+        values = tensors(call.inputs if entering else call.output)
+        seen.append((name, call.name, [value.detach().clone() for value in values if value.is_floating_point()]))
+
+    subject.run(seed=1, look=look)
+    first = list(seen)
+    seen.clear()
+    subject.run(seed=seed, fresh=seed != 1, look=look)
+    for (name, _, one), (_, _, other) in zip(first, seen, strict=False):
+        if len(one) != len(other) or any(difference(a, b) > SAME for a, b in zip(one, other, strict=True)):
+            return name
+    return ""
+
+
+def modes(subject: Subject) -> Iterator[Verdict]:
+    """Training and evaluation differ where dropout or batch normalisation is, and nowhere else."""
+    acting = [
+        (name, module)
+        for name, module in subject.network.named_modules()
+        if isinstance(module, _BatchNorm) or (isinstance(module, _DropoutNd) and module.p > 0)
+    ]
+    trained = subject.trained
+    called = trained.called()
+    subject.snapshot.restore()
+    subject.mode(True)
+    for name, module in acting:
+        kind = type(module).__name__
+        if not module.training:
+            yield from _stuck(name, module, kind)
+        elif id(module) not in called and isinstance(module, _DropoutNd):
+            yield Verdict("modes", "warn", name, f"{kind} is called 0 times in forward", "Call it, or delete it.")
+    for operation in trained.operations:
+        module = operation.module
+        if (
+            operation.name in DROPOUTS
+            and operation.arguments["p"]
+            and not operation.arguments["training"]
+            and module is not None
+            and module.training
+        ):
+            yield Verdict(
+                "modes",
+                "warn",
+                operation.layer,
+                f"{operation.name} of {operation.arguments['p']:g} drops 0 values in training mode",
+                "F.dropout(x, p, training=self.training).",
+            )
+    if not acting and not any(o.name in DROPOUTS or o.name == "batch_norm" for o in trained.operations):
+        yield from _unexplained(subject)
+
+
+def _stuck(name: str, module: nn.Module, kind: str) -> Iterator[Verdict]:
+    remedy = "Have train() of your own call super().train(mode), and no eval() that stays."
+    parameters = list(module.parameters())
+    if isinstance(module, _BatchNorm):
+        seen = int(module.num_batches_tracked) if module.num_batches_tracked is not None else 0
+        deliberate = seen > 0 or (parameters and not any(p.requires_grad for p in parameters))
+        evidence = f"{kind} stays in evaluation mode when the network trains, with statistics of {seen} batches"
+        yield Verdict("modes", "pass" if deliberate else "fail", name, evidence, "" if deliberate else remedy)
+    else:
+        yield Verdict(
+            "modes", "warn", name, f"{kind} stays in evaluation mode when the network trains: it drops 0 values", remedy
+        )
+
+
+def _unexplained(subject: Subject) -> Iterator[Verdict]:
+    evaluated = subject.run(seed=1)
+    trained, again = subject.run(training=True, seed=1), subject.run(training=True, seed=2)
+    if shape_of(trained.output) != shape_of(evaluated.output) or difference(trained.logits, again.logits) > SAME:
+        return  # noise of its own in training
+    buffers = {name: value.clone() for name, value in subject.network.named_buffers()}
+    subject.snapshot.restore()
+    if any(not _same(buffers[name], value) for name, value in subject.network.named_buffers() if name in buffers):
+        return  # a normalisation of its own, which gathers statistics
+    if (apart := difference(trained.logits, evaluated.logits)) > 1e-4:
+        yield Verdict(
+            "modes",
+            "warn",
+            "",
+            f"outputs in training and evaluation mode differ by {apart:.2g} of the "
+            "largest, though there is no dropout and no batch normalisation",
+            "Look for 'if self.training': what is evaluated should be what is trained.",
+        )

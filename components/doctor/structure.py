@@ -1,0 +1,289 @@
+"""How the network is put together: what is registered, shared, frozen, wasted. No forward is needed, or one at most."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+
+from components.doctor.subject import Subject, plain_tensors
+from components.doctor.trace import is_users
+from components.doctor.verdict import Verdict
+
+HUGE = 10_000_000
+
+
+def registered(subject: Subject) -> Iterator[Verdict]:
+    """Layers and parameters in plain lists, tuples and dicts: no optimizer, no device and no file gets them."""
+    for place, value in subject.unregistered:
+        parameters = list(value.parameters()) if isinstance(value, nn.Module) else [value]
+        count = sum(parameter.numel() for parameter in parameters)
+        if isinstance(value, nn.Module) and not parameters:
+            continue  # an activation: nothing is lost
+        # A list round a frozen network is a known way to keep a teacher out of the weights.
+        frozen = not any(parameter.requires_grad for parameter in parameters)
+        kind = "ParameterList or ParameterDict" if isinstance(value, nn.Parameter) else "ModuleList or ModuleDict"
+        yield Verdict(
+            "registered",
+            "warn" if frozen else "fail",
+            place,
+            f"{type(value).__name__} with {count:,} parameters is kept in a plain list or dict: parameters() of the "
+            f"network gives {sum(p.numel() for p in subject.network.parameters()):,} without them",
+            f"Keep it in an nn.{kind}, or as an attribute of its own, so that it is trained, saved and moved.",
+        )
+
+
+def backward_methods(subject: Subject) -> Iterator[Verdict]:
+    """A method backward on a module: autograd never calls it."""
+    told = set()
+    for name, module in subject.network.named_modules():
+        for kind in type(module).__mro__:
+            method = vars(kind).get("backward")
+            if method is None or kind in told or not inspect.isfunction(method):
+                continue
+            told.add(kind)
+            file, line = method.__code__.co_filename, method.__code__.co_firstlineno
+            if is_users(file):
+                yield Verdict(
+                    "backward_method",
+                    "fail",
+                    name,
+                    f"{kind.__name__}.backward ({Path(file).name} line {line}) is called 0 times: autograd "
+                    "differentiates forward by itself and ignores a module's backward",
+                    "Delete it, or make it a torch.autograd.Function with forward and backward, called by .apply().",
+                )
+
+
+def plain(subject: Subject) -> Iterator[Verdict]:
+    """Tensors kept as plain attributes: they stay on the CPU and are not saved."""
+    before = dict(plain_tensors(subject.network))
+    strays = {origin for trace in (subject.evaluated, subject.trained) for _, _, origin in trace.strays}
+    for place, value in before.items():
+        owner = place.rpartition(".")[0]
+        if value.is_leaf and value.requires_grad:
+            yield Verdict(
+                "plain_tensor",
+                "fail",
+                owner,
+                f"{place} {tuple(value.shape)} wants a gradient, yet it is none of the "
+                f"{len(list(subject.network.parameters()))} parameters: no optimizer trains it",
+                f"Wrap it: self.{place.rpartition('.')[2]} = nn.Parameter(...).",
+            )
+        elif value.dim() and value.is_leaf:
+            used = place in strays
+            yield Verdict(
+                "plain_tensor",
+                "fail" if used else "warn",
+                owner,
+                f"{place}, {value.numel():,} numbers, is neither parameter nor buffer: it stays on the CPU when the "
+                f"network moves{', where the forward meets it with tensors that moved' if used else ''}",
+                f"self.register_buffer('{place.rpartition('.')[2]}', tensor); with persistent=False it is not saved.",
+            )
+    subject.run()
+    for place, value in plain_tensors(subject.network):
+        if place not in before and value.dim():
+            yield Verdict(
+                "plain_tensor",
+                "warn",
+                place.rpartition(".")[0],
+                f"{place} {tuple(value.shape)} is left behind by forward and kept until the next one",
+                "Return it, or keep it in a local variable: what is kept holds memory, and its graph with it.",
+            )
+
+
+def shared(subject: Subject) -> Iterator[Verdict]:
+    """One parameter under several names: meant for tied weights, an accident in [layer] * 3."""
+    places: dict[int, list[str]] = {}
+    told: set[int] = set()
+    for name, module in subject.network.named_modules(remove_duplicate=False):
+        if next(module.parameters(), None) is not None:
+            places.setdefault(id(module), []).append(name)
+    for identity, names in places.items():
+        if len(names) < 2 or identity in told:
+            continue
+        module = subject.network.get_submodule(names[0])
+        told |= {id(inner) for inner in (*module.modules(), *module.parameters())}
+        yield Verdict(
+            "shared",
+            "warn",
+            names[0],
+            f"one layer of {sum(p.numel() for p in module.parameters()):,} parameters stands in {len(names)} places: "
+            f"{', '.join(names[:4])}",
+            "If each was to learn its own, make a new layer for each: [make() for _ in range(n)], not [layer] * n.",
+        )
+    parameters: dict[int, list[str]] = {}
+    for name, parameter in subject.network.named_parameters(remove_duplicate=False):
+        parameters.setdefault(id(parameter), []).append(name)
+    for identity, names in parameters.items():
+        if len(names) > 1 and identity not in told:
+            yield Verdict(
+                "shared",
+                "warn",
+                names[0].rpartition(".")[0],
+                f"one parameter has {len(names)} names: {', '.join(names[:4])}",
+                "Right for tied weights (embedding and output); else give each its own nn.Parameter.",
+            )
+
+
+def frozen(subject: Subject) -> Iterator[Verdict]:
+    """Parameters that are not to be trained: deliberate in a backbone, a mistake where it is all of them."""
+    parameters = list(subject.network.parameters())
+    still = [parameter for parameter in parameters if not parameter.requires_grad]
+    numbers = (
+        f"{sum(p.numel() for p in still):,} of {sum(p.numel() for p in parameters):,} parameters have "
+        "requires_grad=False"
+    )
+    if len(still) == len(parameters):
+        yield Verdict("frozen", "fail", "", f"{numbers}: nothing can learn", "Call requires_grad_(True) on some layer.")
+    else:
+        yield Verdict("frozen", "pass", "", numbers, "")
+
+
+def optimized(subject: Subject) -> Iterator[Verdict]:
+    """Every parameter that wants a gradient is in one group of the optimizer."""
+    if subject.case.make_optimizer is None:
+        return
+    remedy = "Give the optimizer network.parameters(), or groups that together hold each parameter once."
+    try:
+        optimizer = subject.case.make_optimizer(subject.network)
+    except Exception as error:  # an optimizer of the user's own, or of nothing
+        yield Verdict(
+            "optimizer",
+            "fail",
+            "",
+            f"making the optimizer of {len(subject.trainable)} parameters raises {type(error).__name__}: {error}",
+            remedy,
+        )
+        return
+    found = False
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    for name, parameter in subject.trainable.items():
+        if (times := held.count(id(parameter))) != 1:
+            found = True
+            yield Verdict(
+                "optimizer",
+                "fail",
+                name.rpartition(".")[0],
+                f"{name} ({parameter.numel():,} numbers) is in {times} of {len(optimizer.param_groups)} groups of the "
+                "optimizer and would not be trained"
+                if not times
+                else f"{name} is in {times} groups of the optimizer",
+                remedy,
+            )
+    foreign = len(set(held) - {id(parameter) for parameter in subject.network.parameters()})
+    if not found:
+        yield Verdict("optimizer", "pass", "", f"all {len(subject.trainable)} parameter tensors are in 1 group", "")
+    if foreign:
+        yield Verdict("optimizer", "warn", "", f"it trains {foreign} parameters that are not the network's", remedy)
+    for index, group in enumerate(optimizer.param_groups):
+        if float(group.get("lr", 1)) == 0:
+            yield Verdict("optimizer", "warn", "", f"group {index} has a learning rate of 0", "Give it one above 0.")
+
+
+def settings(subject: Subject) -> Iterator[Verdict]:
+    """Settings of layers with which they can't do what they are for."""
+    for name, module in subject.network.named_modules():
+        if isinstance(module, _DropoutNd) and module.p >= 0.9:
+            yield Verdict(
+                "settings",
+                "fail" if module.p >= 1 else "warn",
+                name,
+                f"drops a part of {module.p:g} of all values in training: {1 - module.p:.0%} is left",
+                "0.1 to 0.5 is usual.",
+            )
+        if not isinstance(module, _BatchNorm):
+            continue
+        if module.track_running_stats and module.momentum == 0:
+            yield Verdict(
+                "settings",
+                "fail",
+                name,
+                "momentum 0: the running mean and variance stay at 0 and 1, and evaluation uses them",
+                "momentum is the weight of the new batch; 0.1 is torch's default.",
+            )
+        if module.eps >= 0.1:
+            yield Verdict(
+                "settings",
+                "fail" if module.eps >= 1 else "warn",
+                name,
+                f"eps {module.eps:g} is added to variances of about 1: it hardly normalises",
+                "1e-5 is torch's default, 1e-3 the largest in use.",
+            )
+
+
+def constant_weights(subject: Subject) -> Iterator[Verdict]:
+    """Units that begin equal stay equal; zeros are right at the end of a network or of a residual branch."""
+    trainable = {name: p for name, p in subject.trainable.items() if name.rpartition(".")[2] == "weight"}
+    zero = {}
+    for name, parameter in trainable.items():
+        layer = subject.network.get_submodule(name.rpartition(".")[0])
+        weight = parameter.detach()
+        if not isinstance(layer, (nn.Linear, _ConvNd, nn.Embedding)) or weight.dim() < 2 or weight.numel() < 2:
+            continue
+        if not weight.any():
+            zero[name] = parameter
+        elif weight.shape[0] > 1 and weight[0].numel() > 1 and torch.equal(weight, weight[:1].expand_as(weight)):
+            if isinstance(layer, _ConvNd) and layer.groups > 1:
+                continue  # one unit per channel, each with an input of its own
+            yield Verdict(
+                "constant_weights",
+                "fail",
+                name.rpartition(".")[0],
+                f"all {weight.shape[0]} units have the same weights (first: {weight.flatten()[0]:.3g}): they compute "
+                "the same and mostly learn the same",
+                "Fill it with random numbers: nn.init.kaiming_normal_ or torch's default.",
+            )
+    if zero:
+        yield from _stuck_at_zero(subject, zero)
+
+
+def _stuck_at_zero(subject: Subject, zero: dict[str, nn.Parameter]) -> Iterator[Verdict]:
+    trace = subject.run(training=True, gradient=True)
+    gradients = subject.gradients(subject.loss(trace.output), list(zero.values()))
+    for (name, weight), gradient in zip(zero.items(), gradients, strict=True):
+        if gradient is not None and not gradient.any():
+            yield Verdict(
+                "constant_weights",
+                "fail",
+                name.rpartition(".")[0],
+                f"all {weight.numel():,} weights are zero, and so is their gradient: they stay zero",
+                "Fill it with random numbers: nn.init.kaiming_normal_ or torch's default.",
+            )
+
+
+def wasteful(subject: Subject) -> Iterator[Verdict]:
+    """Parameters that do nothing, and layers that hold nearly all of them."""
+    trace = subject.trained
+    outputs = {call.output_node: call for call in trace.calls if isinstance(call.module, (nn.Linear, _ConvNd))}
+    inert: dict[str, int] = {}
+    for call in trace.calls:
+        before = outputs.get(call.input_node) if call.input_node is not None else None
+        if isinstance(call.module, _BatchNorm) and before is not None and call.module.training:
+            bias = before.module.bias
+            if isinstance(bias, Tensor) and bias.requires_grad:
+                inert[before.name] = bias.numel()
+    if inert:
+        yield Verdict(
+            "wasteful",
+            "warn",
+            next(iter(inert)),
+            f"batch normalisation takes the mean away right after {len(inert)} "
+            f"{'layer' if len(inert) == 1 else 'layers'} with a bias ({sum(inert.values()):,} parameters without "
+            f"effect): {', '.join(list(inert)[:4])}",
+            "bias=False there.",
+        )
+    total = sum(parameter.numel() for parameter in subject.network.parameters())
+    for name, module in subject.network.named_modules():
+        if isinstance(module, nn.Linear) and module.weight.numel() > max(HUGE, 0.9 * total):
+            yield Verdict(
+                "wasteful",
+                "warn",
+                name,
+                f"Linear({module.in_features}, {module.out_features}) holds {module.weight.numel():,} of {total:,} "
+                "parameters",
+                "Pool before it, e.g. nn.AdaptiveAvgPool2d(1): its inputs become one per channel.",
+            )

@@ -1,0 +1,984 @@
+"""Networks that are sound but for one fault each, and what the doctor should say of it."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.components.doctor.cases import CLASSES
+
+
+@dataclass
+class Fault:
+    """One fault: a maker of the network, how it is examined, and the verdict that must be among those given."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    check: str
+    layer: str = ""
+    verdict: str = "fail"
+    inputs: str = "features"
+    loss: str = "cross_entropy"
+    level: str = "quick"
+    more: dict[str, Any] = field(default_factory=dict)
+    alone: bool = True
+    """Whether no other check fails of it."""
+
+
+FAULTS: list[Fault] = []
+
+
+def fault(check: str, layer: str = "", verdict: str = "fail", **more: Any):
+    """Plant the network that the class or function below makes."""
+
+    def plant(make):
+        FAULTS.append(Fault(make.__name__.strip("_").lower(), make, check, layer, verdict, **more))
+        return make
+
+    return plant
+
+
+class MLP(nn.Module):
+    """A sound one, whose parts the faulty ones exchange."""
+
+    def __init__(self, outputs: int = CLASSES):
+        super().__init__()
+        self.first = nn.Linear(12, 24)
+        self.middle = nn.Linear(24, 24)
+        self.out = nn.Linear(24, outputs)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return torch.relu(self.middle(torch.relu(self.first(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.hidden(x))
+
+
+class CNN(nn.Module):
+    def __init__(self, norm=nn.BatchNorm2d, bias=False):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=bias)
+        self.norm1 = norm(8)
+        self.conv2 = nn.Conv2d(8, 16, 3, padding=1)
+        self.out = nn.Linear(16, CLASSES)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(torch.relu(self.norm1(self.conv1(x))), 2)
+        return torch.relu(self.conv2(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.features(x).mean((2, 3)))
+
+
+class Reader(nn.Module):
+    """A recurrent classifier over tokens that takes the state at the last real one."""
+
+    def __init__(self, batch_first=True, rows=30):
+        super().__init__()
+        self.table = nn.Embedding(rows, 12, padding_idx=0)
+        self.lstm = nn.LSTM(12, 16, batch_first=batch_first)
+        self.out = nn.Linear(16, CLASSES)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states, _ = self.lstm(self.table(tokens))
+        last = (tokens != 0).sum(1) - 1
+        return self.out(states[torch.arange(len(tokens), device=tokens.device), last])
+
+
+# Forward
+
+
+@fault("forward", "out")
+class WrongWidth(MLP):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(20, CLASSES)
+
+
+@fault("forward", "out")
+def too_many_outputs():
+    return MLP(CLASSES + 2)
+
+
+@fault("forward", "pool", inputs="images")
+class PooledToNothing(CNN):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(32)
+
+    def forward(self, x):
+        return self.out(self.pool(self.features(x)).flatten(1))
+
+
+@fault("forward", "table", inputs="tokens")
+def token_out_of_range():
+    return Reader(rows=20)
+
+
+@fault("forward")
+class ReturnsPrediction(MLP):
+    def forward(self, x):
+        return F.one_hot(self.out(self.hidden(x)).argmax(1), CLASSES)
+
+
+@fault("forward")
+class ReturnsDict(MLP):
+    def forward(self, x):
+        return {f"logits {CLASSES}": super().forward(x)}
+
+
+@fault("forward")
+class WithoutForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(12, CLASSES)
+
+
+@fault("finite", "first")
+class NanWeight(MLP):
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.first.weight[0, 0] = float("nan")
+
+
+@fault("finite")
+class DividesByZero(MLP):
+    def forward(self, x):
+        return self.out(self.hidden(x)) / (x[:, :1] - x[:, :1])
+
+
+@fault("loss_at_start")
+class HugeWeights(MLP):
+    def __init__(self):
+        super().__init__()
+        nn.init.normal_(self.middle.weight, std=5)
+        nn.init.normal_(self.out.weight, std=5)
+
+
+@fault("loss_at_start", verdict="warn")
+class LargeWeights(MLP):
+    def __init__(self):
+        super().__init__()
+        for layer in (self.first, self.middle):
+            nn.init.kaiming_normal_(layer.weight)
+        nn.init.normal_(self.out.weight, std=2.0)
+
+
+@fault("loss_at_start", more={"num_outputs": 1}, alone=False)
+def one_output():
+    return MLP(1)
+
+
+@fault("constant_output", alone=False)
+class IgnoresInput(MLP):
+    def forward(self, x):
+        return super().forward(torch.ones_like(x)) + x.sum() * 0
+
+
+# Structure
+
+
+@fault("registered", "layers[0]")
+class PlainList(MLP):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(24, 24), nn.Linear(24, 24)]
+
+    def forward(self, x):
+        x = self.hidden(x)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.out(x)
+
+
+@fault("registered", "parts['heads'][1][0]")
+class NestedDict(MLP):
+    def __init__(self):
+        super().__init__()
+        self.parts = {"heads": [nn.ReLU(), (nn.Linear(24, 24),)]}
+
+    def forward(self, x):
+        relu, (layer,) = self.parts["heads"]
+        return self.out(relu(layer(self.hidden(x))))
+
+
+@fault("registered", "scales[0]")
+class ParameterInList(MLP):
+    def __init__(self):
+        super().__init__()
+        self.scales = [nn.Parameter(torch.ones(24))]
+
+    def forward(self, x):
+        return self.out(self.hidden(x) * self.scales[0])
+
+
+@fault("backward_method")
+class BackwardMethod(MLP):
+    def backward(self, gradient):
+        return gradient * 2
+
+
+@fault("frozen")
+def all_frozen():
+    return MLP().requires_grad_(False)
+
+
+@fault("shared", "layers.0", "warn")
+class SameLayerThrice(MLP):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*[nn.Linear(24, 24), nn.ReLU()] * 3)
+
+    def forward(self, x):
+        return self.out(self.layers(self.hidden(x)))
+
+
+@fault("shared", "first", "warn")
+class SameParameter(MLP):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(12, 24)
+        self.middle.bias = self.first.bias
+
+
+@fault("optimizer", "middle", more={"make_optimizer": lambda n: torch.optim.SGD(
+    [*n.first.parameters(), n.middle.weight, *n.out.parameters()], 0.1)})  # fmt: skip
+def not_in_optimizer():
+    return MLP()
+
+
+@fault("optimizer", more={"make_optimizer": lambda n: torch.optim.SGD([], 0.1)})
+def empty_optimizer():
+    net = MLP()
+    net.seven = 7
+    return net
+
+
+@fault("settings", "drop")
+class DropsAll(MLP):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(1.0)
+
+    def forward(self, x):
+        hidden = self.hidden(x)
+        return self.out(hidden + self.drop(hidden))
+
+
+@fault("settings", "norm1", inputs="images")
+def momentum_of_zero():
+    return CNN(lambda n: nn.BatchNorm2d(n, momentum=0.0))
+
+
+@fault("settings", "norm1", inputs="images")
+def huge_eps():
+    return CNN(lambda n: nn.BatchNorm2d(n, eps=100.0))
+
+
+@fault("wasteful", "conv1", "warn", inputs="images")
+def bias_before_norm():
+    return CNN(bias=True)
+
+
+@fault("wasteful", "wide", "warn")
+class HugeLinear(MLP):
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Linear(24 * 200, 2400)
+        self.out = nn.Linear(2400, CLASSES)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.wide(self.hidden(x).repeat(1, 200))))
+
+
+@fault("constant_weights", "middle")
+class ConstantWeights(MLP):
+    def __init__(self):
+        super().__init__()
+        nn.init.constant_(self.middle.weight, 0.1)
+
+
+@fault("constant_weights", "first", alone=False)
+class ZeroWeights(MLP):
+    def __init__(self):
+        super().__init__()
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
+# Plain tensors, device, type
+
+
+@fault("plain_tensor")
+class PlainTensor(MLP):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.zeros(12)
+
+    def forward(self, x):
+        return super().forward(x - self.mean)
+
+
+@fault("plain_tensor", "inner")
+class TensorForParameter(MLP):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Identity()
+        self.inner.scale = torch.ones(12, requires_grad=True)
+
+    def forward(self, x):
+        return super().forward(x * self.inner.scale.detach())
+
+
+@fault("plain_tensor", "", "warn")
+class KeepsFeatures(MLP):
+    def forward(self, x):
+        self.features = self.hidden(x)
+        return self.out(self.features)
+
+
+@fault("device")
+class MadeOnCpu(MLP):
+    def forward(self, x):
+        return super().forward(x + torch.zeros(len(x), 12) + 0.0)
+
+
+@fault("device", "table", inputs="tokens")
+class PositionsOnCpu(Reader):
+    def __init__(self):
+        super().__init__()
+        self.table = Positions()
+
+
+class Positions(nn.Embedding):
+    def __init__(self):
+        super().__init__(30, 12, padding_idx=0)
+        self.positions = nn.Embedding(50, 12)
+
+    def forward(self, tokens):
+        return super().forward(tokens) + self.positions.weight[: tokens.shape[1]] * torch.ones(tokens.shape[1], 1)
+
+
+@fault("device", "lstm", inputs="tokens")
+class StateOnCpu(Reader):
+    def forward(self, tokens):
+        state = torch.zeros(1, len(tokens), 16)
+        states, _ = self.lstm(self.table(tokens), (state, torch.zeros_like(state)))
+        return self.out(states[torch.arange(len(tokens), device=tokens.device), (tokens != 0).sum(1) - 1])
+
+
+@fault("dtype", "", level="full")
+class FixedType(MLP):
+    def forward(self, x):
+        return super().forward(x) @ torch.eye(CLASSES, dtype=torch.float32, device=x.device)
+
+
+# Batch
+
+
+@fault("mixing", "shuffle")
+class ViewMixes(MLP):
+    def __init__(self):
+        super().__init__()
+        self.shuffle = Shuffle()
+
+    def forward(self, x):
+        return self.out(self.shuffle(self.hidden(x)))
+
+
+class Shuffle(nn.Module):
+    def forward(self, x):
+        return x.t().reshape(x.shape)
+
+
+@fault("mixing", "lstm", inputs="tokens", alone=False)
+def not_batch_first():
+    return Reader(batch_first=False)
+
+
+@fault("mixing", "norm1", inputs="images")
+def batch_statistics_in_evaluation():
+    return CNN(lambda n: nn.BatchNorm2d(n, track_running_stats=False))
+
+
+@fault("mixing", "gate")
+class SoftmaxOverBatch(MLP):
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Softmax(dim=0)
+
+    def forward(self, x):
+        return self.out(self.gate(self.hidden(x)))
+
+
+@fault("mixing")
+class MinusBatchMean(MLP):
+    def forward(self, x):
+        x = self.hidden(x)
+        return self.out(x - x.mean(0))
+
+
+@fault("mixing", "attention", inputs="images")
+class AttentionOverBatch(CNN):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2)
+
+    def forward(self, x):
+        tokens = self.features(x).flatten(2).transpose(1, 2)
+        return self.out(self.attention(tokens, tokens, tokens)[0].mean(1))
+
+
+@fault("mixing", "", "warn")
+class MixesInTraining(MLP):
+    def forward(self, x):
+        x = self.hidden(x)
+        return self.out(x - 0.5 * x.mean(0) if self.training else x)
+
+
+@fault("batch_size")
+class FixedBatch(MLP):
+    def forward(self, x):
+        return self.out(self.hidden(x).view(16, -1))
+
+
+@fault("batch_size")
+class Squeezes(MLP):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+# Activations
+
+
+@fault("last_activation", "softmax")
+class SoftmaxTwice(MLP):
+    def __init__(self):
+        super().__init__()
+        self.softmax = nn.Softmax(1)
+
+    def forward(self, x):
+        return self.softmax(super().forward(x))
+
+
+@fault("last_activation", "", "warn")
+class LogSoftmaxTwice(MLP):
+    def forward(self, x):
+        return F.log_softmax(super().forward(x), 1)
+
+
+@fault("last_activation", loss="bce")
+class SigmoidTwice(MLP):
+    def forward(self, x):
+        return torch.sigmoid(super().forward(x))
+
+
+@fault("last_activation")
+class ReluOnLogits(MLP):
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
+@fault("last_activation")
+class TanhOnLogits(MLP):
+    def forward(self, x):
+        return super().forward(x).tanh()
+
+
+@fault("last_activation", loss="mse")
+class SigmoidForRegression(MLP):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+@fault("last_activation", loss="huber")
+class ReluForRegression(MLP):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@fault("last_activation", "drop")
+class DropoutOnLogits(MLP):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(super().forward(x))
+
+
+@fault("activations", "", "warn")
+class ReluTwice(MLP):
+    def forward(self, x):
+        return self.out(self.hidden(x).relu())
+
+
+@fault("activations", "middle", "warn")
+class NoActivation(MLP):
+    def forward(self, x):
+        return self.out(torch.relu(self.middle(self.first(x))))
+
+
+@fault("dead_activation", "relu", alone=False)
+class DeadRelu(MLP):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+        nn.init.constant_(self.middle.bias, -100.0)
+
+    def forward(self, x):
+        return self.out(self.relu(self.middle(torch.relu(self.first(x)))))
+
+
+@fault("dead_activation", "", alone=False)
+class SaturatedTanh(MLP):
+    def __init__(self):
+        super().__init__()
+        nn.init.normal_(self.first.weight, std=1000.0)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.middle(torch.tanh(self.first(x)))))
+
+
+# Modes and chance
+
+
+@fault("determined")
+class AlwaysDrops(MLP):
+    def forward(self, x):
+        return self.out(F.dropout(self.hidden(x), 0.3))
+
+
+@fault("determined", "middle")
+class NoisyLayer(MLP):
+    def __init__(self):
+        super().__init__()
+        self.middle = Noisy(24, 24)
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + torch.randn_like(x))
+
+
+@fault("determined", "lstm", inputs="tokens")
+class KeepsState(Reader):
+    def __init__(self):
+        super().__init__()
+        self.lstm = Remembering(12, 16, batch_first=True)
+
+
+class Remembering(nn.LSTM):
+    state: Any = None
+
+    def forward(self, x):
+        if self.state is None or self.state[0].shape[1] != len(x):
+            self.state = None
+        output, state = super().forward(x, self.state)
+        self.state = tuple(value.detach() for value in state)
+        return output, state
+
+
+@fault("modes", "", "warn")
+class NeverDrops(MLP):
+    def forward(self, x):
+        return self.out(F.dropout(self.hidden(x), 0.3, training=False))
+
+
+@fault("modes", "drop", "warn")
+class DropoutNotCalled(MLP):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.3)
+
+
+@fault("modes", "norm1", inputs="images")
+class NormStuck(CNN):
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm1.eval()
+        return self
+
+
+@fault("modes", "", "warn")
+class OtherInTraining(MLP):
+    def forward(self, x):
+        x = super().forward(x)
+        return x if self.training else 3 * x
+
+
+@fault("side_effects")
+class EvalInForward(MLP):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        self.eval()
+        return self.out(self.drop(self.hidden(x)))
+
+
+@fault("side_effects")
+class ChangesInput(MLP):
+    def forward(self, x):
+        x *= 0.5
+        return super().forward(x)
+
+
+@fault("side_effects", "relu")
+class ReluOnInput(MLP):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        return super().forward(self.relu(x))
+
+
+@fault("side_effects", alone=False)
+class TurnsGradientsOff(MLP):
+    def forward(self, x):
+        x = super().forward(x)
+        torch.set_grad_enabled(False)
+        return x
+
+
+@fault("side_effects", "first", alone=False)
+class ChangesWeights(MLP):
+    def forward(self, x):
+        self.first.weight.data.mul_(0.9)
+        return super().forward(x)
+
+
+@fault("seeds")
+class SetsSeed(MLP):
+    def forward(self, x):
+        torch.manual_seed(0)
+        return self.out(F.dropout(self.hidden(x), training=self.training))
+
+
+# Gradients
+
+
+@fault("made_in_forward")
+class LayerInForward(MLP):
+    def forward(self, x):
+        return self.out(nn.Linear(24, 24)(self.hidden(x)).relu())
+
+
+@fault("made_in_forward")
+class ParameterInForward(MLP):
+    def forward(self, x):
+        return self.out(self.hidden(x) * nn.Parameter(torch.ones(24, device=x.device)))
+
+
+@fault("made_in_forward")
+class LayerInClosure(MLP):
+    def __init__(self):
+        super().__init__()
+        layer = nn.Linear(24, 24)
+        self.extra = lambda x: layer(x).relu()
+
+    def forward(self, x):
+        return self.out(self.extra(self.hidden(x)))
+
+
+@fault("reached", "unused")
+class UnusedLayer(MLP):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+
+@fault("reached", "first")
+class Detached(MLP):
+    def forward(self, x):
+        return self.out(torch.relu(self.middle(torch.relu(self.first(x)).detach())))
+
+
+@fault("reached", "first")
+class UsesData(MLP):
+    def forward(self, x):
+        return self.out(torch.relu(self.middle(self.first(x).relu().data)))
+
+
+@fault("reached", "first")
+class WithoutGradient(MLP):
+    def forward(self, x):
+        with torch.no_grad():
+            x = self.first(x).relu()
+        return self.out(torch.relu(self.middle(x)))
+
+
+@fault("reached")
+class ThroughNumPy(MLP):
+    def forward(self, x):
+        x = self.out(self.hidden(x))
+        return torch.from_numpy(x.detach().numpy() + 1).to(x)
+
+
+@fault("reached", "branch")
+class TimesZero(MLP):
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Linear(24, 24)
+
+    def forward(self, x):
+        x = self.hidden(x)
+        return self.out(x + 0 * self.branch(x))
+
+
+@fault("reached", "first")
+class Rounds(MLP):
+    def forward(self, x):
+        return self.out(torch.relu(self.middle(torch.round(3 * torch.relu(self.first(x))))))
+
+
+@fault("reached", "middle")
+class GradientTimesZero(MLP):
+    def __init__(self):
+        super().__init__()
+        for parameter in self.middle.parameters():
+            parameter.register_hook(lambda gradient: gradient * 0)
+
+
+@fault("batch_size", more={"samples": 64})
+class FixedBatchOf64(MLP):
+    def forward(self, x):
+        return self.out(self.hidden(x).view(64, -1))
+
+
+@fault("seeds")
+class SetsSeedOfPython(MLP):
+    def forward(self, x):
+        random.seed(3)
+        return super().forward(x)
+
+
+@fault("determined", "Dropout")
+class DropoutInForward(MLP):
+    def forward(self, x):
+        return self.out(nn.Dropout(0.5)(self.hidden(x)))
+
+
+@fault("forward", loss="mse", more={"num_outputs": 1})
+class SqueezedRegression(MLP):
+    def __init__(self):
+        super().__init__(1)
+
+    def forward(self, x):
+        return super().forward(x).squeeze(1)
+
+
+@fault("forward")
+class CatOfBatches(MLP):
+    def forward(self, x):
+        x = super().forward(x)
+        return torch.cat([x, x])
+
+
+@fault("padding", inputs="tokens", alone=False)
+class InvertedMask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(30, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.out = nn.Linear(16, CLASSES)
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        mask = (tokens != 0) & (tokens[:, -1:] == 0)
+        return self.out(self.attention(x, x, x, key_padding_mask=mask)[0][:, 0])
+
+
+@fault("made_in_forward")
+class NormInForward(MLP):
+    def forward(self, x):
+        return self.out(nn.BatchNorm1d(24)(self.hidden(x)))
+
+
+@fault("backward", "sigmoid")
+class ModifiedInPlace(MLP):
+    def __init__(self):
+        super().__init__()
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x):
+        x = self.sigmoid(self.first(x))
+        x += 1
+        return self.out(torch.relu(self.middle(x)))
+
+
+@fault("gradient_size", "first")
+class NanGradient(MLP):
+    def forward(self, x):
+        x = self.first(x)
+        return self.out(torch.relu(self.middle(torch.sqrt(x * (x > 0)))))
+
+
+@fault("gradient_size", "layers.0", "warn", alone=False)
+class Vanishes(MLP):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*[part for _ in range(10) for part in (nn.Linear(12, 12), nn.Sigmoid())])
+        self.first = nn.Linear(12, 24)
+
+    def forward(self, x):
+        return super().forward(self.layers(x))
+
+
+# Functions with a backward of their own
+
+
+class WrongSquare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, gradient):  # ty: ignore[invalid-method-override]
+        (x,) = ctx.saved_tensors
+        return gradient * x
+
+
+class WrongWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(x, weight):
+        return x @ weight.t()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):  # ty: ignore[invalid-method-override]
+        x, weight = ctx.saved_tensors
+        return gradient @ weight, gradient.t() @ x / len(x)
+
+
+class WrongShape(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):  # ty: ignore[invalid-method-override]
+        return gradient.sum(1)
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, gradient):  # ty: ignore[invalid-method-override]
+        return gradient
+
+
+class Reversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):  # ty: ignore[invalid-method-override]
+        return -gradient
+
+
+class Applies(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.apply_it = function.apply
+
+    def forward(self, x):
+        return self.apply_it(x)
+
+
+class WithFunction(MLP):
+    def __init__(self, function):
+        super().__init__()
+        self.custom = Applies(function)
+
+    def forward(self, x):
+        return self.out(self.custom(self.hidden(x) - 0.1))
+
+
+@fault("custom_function", "custom")
+def wrong_backward():
+    return WithFunction(WrongSquare)
+
+
+@fault("custom_function", "middle")
+class WrongBackwardOfWeight(MLP):
+    def __init__(self):
+        super().__init__()
+        self.middle = OwnLinear(24, 24, bias=False)
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x):
+        return WrongWeight.apply(x, self.weight)
+
+
+@fault("backward", "custom")
+def backward_of_wrong_shape():
+    return WithFunction(WrongShape)
+
+
+@fault("custom_function", "custom", "warn")
+def straight_through():
+    return WithFunction(Sign)
+
+
+@fault("custom_function", "custom", "warn")
+def reversed_gradient():
+    return WithFunction(Reversal)
+
+
+# Padding, overfitting, export
+
+
+@fault("padding", inputs="tokens")
+class MeanOverPadding(Reader):
+    def forward(self, tokens):
+        return self.out(self.lstm(self.table(tokens))[0].mean(1))
+
+
+@fault("padding", inputs="tokens")
+class LastStep(Reader):
+    def forward(self, tokens):
+        return self.out(self.lstm(self.table(tokens))[0][:, -1])
+
+
+@fault("padding", inputs="tokens")
+class AttendsToPadding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(30, 16, padding_idx=0)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.out = nn.Linear(16, CLASSES)
+
+    def forward(self, tokens):
+        return self.out(self.encoder(self.table(tokens))[:, 0])
+
+
+@fault("overfit", level="full")
+class CannotLearn(MLP):
+    def forward(self, x):
+        return super().forward(1e-4 * x)
+
+
+def refuse(network):
+    raise RuntimeError("Could not guard on data-dependent expression Eq(u0, 1) in middle, opset 20")
+
+
+@fault("export", "middle", level="full", more={"export": refuse})
+def not_exportable():
+    return MLP()

@@ -1,0 +1,60 @@
+"""torchvision's classifiers, in their default initialisation, fail nowhere."""
+
+import gc
+import time
+
+import pytest
+import torch
+import torchvision
+
+from components.doctor.examine import examine
+from components.doctor.verdict import Report
+from components.models.simple_cnn import SimpleCNN
+from tests.components.doctor.cases import case
+
+SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit": 224, "alexnet": 96, "squeezenet": 96}
+
+
+def report_on(name: str, side: int | None = None) -> Report:
+    torch.manual_seed(0)
+    auxiliary = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    network = torchvision.models.get_model(name, weights=None, num_classes=10, **auxiliary)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    samples = 8 if parameters < 3e7 else 4 if parameters < 1.5e8 else 2
+    side = side or next((side for start, side in SIDES.items() if name.startswith(start)), 64)
+    images = torch.randn(samples, 3, side, side)
+    return examine(case(network, images, samples=samples, num_outputs=10), "quick")
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5", "googlenet", "densenet121"]
+)
+def test_a_network_of_torchvision_passes(name):
+    report = report_on(name)
+    assert report.worst == "pass", "\n".join(report.lines())
+
+
+def test_a_vision_transformer_of_torchvision_passes():
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 8, 3, 4, 32, 64, num_classes=10)
+    report = examine(case(network, torch.randn(8, 3, 32, 32), samples=8, num_outputs=10), "full")
+    assert report.worst == "pass", "\n".join(report.lines())
+
+
+def test_a_quick_look_at_the_reference_network_is_quick():
+    looked_at = case(SimpleCNN(), torch.randn(64, 1, 28, 28), samples=64, num_outputs=10)
+    assert looked_at.make_optimizer
+    looked_at.make_optimizer(looked_at.network)  # the first one imports much of torch, which training needs anyway
+    start = time.process_time()  # of this process alone: the machine may be busy
+    report = examine(looked_at, "quick")
+    assert report.worst == "pass", "\n".join(report.lines())
+    assert time.process_time() - start < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+def test_no_network_of_torchvision_fails(name):
+    report = report_on(name)
+    gc.collect()
+    print(name, f"{report.seconds:.1f} s", [v for v in report.verdicts if v.verdict != "pass"])
+    assert report.worst != "fail", "\n".join(report.lines())
