@@ -54,7 +54,7 @@ def write_raw(folder: Path) -> None:
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for split, name in (("train", "train"), ("test", "t10k")):
-        images = np.load(data_cache() / "mnist" / f"{split}_images.npy")
+        images = np.load(data_cache() / "mnist" / f"{split}_inputs.npy")
         labels = np.load(data_cache() / "mnist" / f"{split}_labels.npy").astype(np.uint8)
         header = np.array([2051, len(images), 28, 28], ">u4").tobytes()
         (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())

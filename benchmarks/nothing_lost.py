@@ -28,7 +28,7 @@ from benchmarks.throughput import BATCH, DATA, bare_epochs, images, network
 from benchmarks.whole_run import seconds
 from components import ingredients, tracking
 from components.config import DataConfig, TrainConfig
-from components.data.batches import LabelledImages
+from components.data.batches import Samples
 from components.device import processors
 from components.places import Runs
 from components.refs import RunRef
@@ -46,8 +46,8 @@ def measure() -> list[Claim]:
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (IMAGES + VALIDATION, 1, 28, 28), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, 10, IMAGES + VALIDATION))
-    training = LabelledImages(pixels[:IMAGES], labels[:IMAGES])
-    validation = LabelledImages(pixels[IMAGES:], labels[IMAGES:])
+    training = Samples(pixels[:IMAGES], labels[:IMAGES])
+    validation = Samples(pixels[IMAGES:], labels[IMAGES:])
     with tempfile.TemporaryDirectory() as folder:
         with recorded(Path(folder) / "well", hangs=False) as well, recorded(Path(folder) / "ill", hangs=True) as ill:
             figures = in_turn(
@@ -104,7 +104,7 @@ def recorded(folder: Path, hangs: bool) -> Generator[RunRef]:
 steps_taken = 0
 
 
-def recorded_fit(run: RunRef, training: LabelledImages, validation: LabelledImages) -> float:
+def recorded_fit(run: RunRef, training: Samples, validation: Samples) -> float:
     global steps_taken
     steps_taken += 1
     model = network()
@@ -124,7 +124,7 @@ def recorded_fit(run: RunRef, training: LabelledImages, validation: LabelledImag
     return EPOCHS * IMAGES / (time.perf_counter() - started)
 
 
-def bare_fit(training: LabelledImages, validation: LabelledImages) -> float:
+def bare_fit(training: Samples, validation: Samples) -> float:
     untrained = network()
     started = time.perf_counter()
     for model in bare_epochs(untrained, training, EPOCHS):

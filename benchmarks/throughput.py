@@ -22,8 +22,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 
 from benchmarks.measure import Claim, in_turn
-from components.config import TrainConfig
-from components.data.batches import LabelledImages
+from components.config import InitializeConfig, ModelConfig, TrainConfig
+from components.data.batches import Samples
 from components.device import processors
 from components.initialize import initialize
 from components.refs import DataRef
@@ -39,9 +39,7 @@ DATA = DataRef(
     sha256="",
     source="",
     classes=tuple("0123456789"),
-    channels=1,
-    height=28,
-    width=28,
+    shape=(1, 28, 28),
     train_size=IMAGES,
     test_size=0,
     mean=(MEAN,),
@@ -56,9 +54,7 @@ def measure() -> list[Claim]:
     labels = rng.integers(0, 10, 60_000, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         write_mnist(Path(folder), pixels, labels)
-        training = LabelledImages(
-            torch.from_numpy(pixels[:IMAGES, None].copy()), torch.from_numpy(labels[:IMAGES]).long()
-        )
+        training = Samples(torch.from_numpy(pixels[:IMAGES, None].copy()), torch.from_numpy(labels[:IMAGES]).long())
         measures = {
             "ours": lambda: ours(training, Path(folder)),
             "bare loop": lambda: bare_loop(training),
@@ -76,18 +72,18 @@ def measure() -> list[Claim]:
 
 
 def network() -> torch.nn.Module:
-    return initialize("simple_cnn", {}, "xavier_normal", DATA, 0)
+    return initialize(ModelConfig(), InitializeConfig(), DATA, 0)[0]
 
 
-def ours(training: LabelledImages, folder: Path) -> float:
+def ours(training: Samples, folder: Path) -> float:
     config = TrainConfig(epochs=1, batch_size=BATCH)
-    few = LabelledImages(training.pixels[:256], training.labels[:256])
+    few = Samples(training.inputs[:256], training.labels[:256])
     checkpoints, best = Checkpoints(folder / "checkpoints", config.checkpoint_seconds), folder / "best.safetensors"
     (epoch,) = fit(network(), training, few, DATA, config, torch.device("cpu"), 0, checkpoints, best)
-    return epoch.images_per_second
+    return epoch.samples_per_second
 
 
-def bare_loop(training: LabelledImages) -> float:
+def bare_loop(training: Samples) -> float:
     model = network()
     started = time.perf_counter()
     for _ in bare_epochs(model, training, epochs=1):
@@ -95,7 +91,7 @@ def bare_loop(training: LabelledImages) -> float:
     return IMAGES / (time.perf_counter() - started)
 
 
-def bare_epochs(model: torch.nn.Module, training: LabelledImages, epochs: int) -> Iterator[torch.nn.Module]:
+def bare_epochs(model: torch.nn.Module, training: Samples, epochs: int) -> Iterator[torch.nn.Module]:
     """The mathematics of ours and nothing else; yields the network after each epoch."""
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -104,7 +100,7 @@ def bare_epochs(model: torch.nn.Module, training: LabelledImages, epochs: int) -
     )
     for _ in range(epochs):
         for batch in torch.randperm(len(training)).split(BATCH):
-            loss = cross_entropy(model(images(training.pixels[batch])), training.labels[batch])
+            loss = cross_entropy(model(images(training.inputs[batch])), training.labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

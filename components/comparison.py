@@ -23,7 +23,7 @@ class Recorded:
 
 
 # What a run has by its nature only once: times and speeds.
-TIMES = ("seconds.", "images_per_second")
+TIMES = ("seconds.", "samples_per_second")
 DIGESTS = {
     "data": "data.sha256",
     "first weights": "initial.sha256",

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +24,32 @@ from pydantic import (
 from components.errors import ConfigError, nearest
 
 Scheme = Literal[
-    "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "none"
+    "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "lsuv", "none"
 ]
+Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["one_cycle", "cosine", "step", "constant"]
-Augmentation = Literal["none", "shift"]
+Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse", "huber"]
+Level = Literal["off", "quick", "full"]
 
+AUGMENTATIONS = {
+    "shift": (2, 0, 1000, "pixels, each way"),
+    "flip": (0.5, 0, 1, "probability"),
+    "flip_vertical": (0.5, 0, 1, "probability"),
+    "crop": (0.5, 0.01, 1, "smallest share of the area that is kept, grown to the full size"),
+    "rotate": (15, 0, 180, "degrees, each way"),
+    "affine": (0.1, 0, 0.9, "share of the size that it moves and grows by; turns and shears by 90 degrees times it"),
+    "color": (0.3, 0, 1, "change of brightness and contrast, and of saturation in colour images"),
+    "blur": (1.0, 0.1, 100, "largest deviation, pixels"),
+    "erase": (0.25, 0, 1, "probability"),
+    "autocontrast": (0.5, 0, 1, "probability"),
+    "trivial": (31, 2, 100, "bins of magnitude"),
+    "rand": (9, 0, 30, "magnitude of 0 to 30"),
+}
+"""Names with their usual strength, its lowest and highest value, and what it means."""
+
+TORCHVISION = "torchvision"
+"""``torchvision:NAME`` is a network of that library."""
 
 UNDECIDING: dict[str, JsonValue] = {"decides": False}
 """Marks a setting that does not decide what comes out of its section's step."""
@@ -49,6 +70,31 @@ def model_names() -> list[str]:
     return modules_in(Path(__file__).parent / "models")
 
 
+def dataset_place(name: str) -> tuple[str, str]:
+    """Split the name of a data set into its kind and what comes after the colon.
+
+    ``mnist`` is ("mnist", ""), ``image_folder:a/b`` is ("image_folder", "a/b"), and ``own.py:function`` is
+    ("own.py", "function").
+    """
+    kind, colon, path = name.partition(":")
+    if not colon or kind in dataset_names():
+        return kind, path
+    kind, _, function = name.rpartition(":")
+    return kind, function
+
+
+def load_parameters(file: Path) -> dict[str, bool]:
+    """What the ``load`` of a data set takes, and whether it may be left out; without importing it."""
+    tree = ast.parse(file.read_bytes())
+    load = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "load"), None)
+    if load is None:
+        return {}
+    names = [argument.arg for argument in load.args.args]
+    optional = dict(zip(reversed(names), reversed(load.args.defaults), strict=False))
+    keywords = zip(load.args.kwonlyargs, load.args.kw_defaults, strict=True)
+    return {name: name in optional for name in names} | {word.arg: default is not None for word, default in keywords}
+
+
 def _json_object(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -60,6 +106,12 @@ def _json_object(value: object) -> object:
         ) from None
 
 
+def _names(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.strip("[]()").split(",") if part.strip() not in ("", "none")]
+
+
 def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in ("none", "null") else value
 
@@ -69,6 +121,7 @@ def _switch(value: object) -> object:
 
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_json_object)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class Section(BaseModel):
@@ -88,39 +141,94 @@ class Named(Section):
 
 class DataConfig(Named):
     name: str = "digits"
-    """Data set (`torchmill datasets` lists them)."""
+    """Data set: a name that `torchmill datasets` lists, with its path after a colon where it takes one, or your own
+    file.py:function."""
+    args: JsonObject = Field(default_factory=dict)
+    """Arguments for the data set as JSON; `torchmill datasets` shows them."""
     validation_fraction: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the training data kept for validation, the same in each class."""
+    """Share of the training data kept for validation, the same in each class; for data that has no validation split
+    of its own."""
+    leakage_limit: float = Field(0.01, ge=0, le=1, json_schema_extra=UNDECIDING)
+    """Share of test samples that may be found among the training samples, equal or nearly so. More stops the run."""
+    allow_leakage: bool = Field(False, json_schema_extra=UNDECIDING)
+    """Train even if there is more leakage than that."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in dataset_names():
-            raise ValueError(f"unknown data set '{name}'. {nearest(name, dataset_names())}")
+        kind, path = dataset_place(name)
+        known = dataset_names()
+        if kind in known:
+            takes_path = "path" in load_parameters(Path(__file__).parent / "data" / "datasets" / f"{kind}.py")
+            if takes_path and not path:
+                raise ValueError(f"'{kind}' needs a path: {kind}:PATH")
+            if path and not takes_path:
+                raise ValueError(f"'{kind}' takes no path; write {kind} alone")
+        elif path:
+            near = nearest(kind, known)
+            if near.startswith("Did") and not kind.endswith(".py") and "/" not in kind:
+                raise ValueError(f"unknown data set '{kind}'. {near}")
+            check_reference(name, "function")
+        else:
+            raise ValueError(f"unknown data set '{name}'. {nearest(name, known)} Your own: file.py:function")
         return name
+
+    @property
+    def title(self) -> str:
+        """The name without what is only its place."""
+        kind, path = dataset_place(self.name)
+        if not path:
+            return kind
+        last = path if kind not in dataset_names() else f"{kind}-{Path(path).expanduser().absolute().stem}"
+        return re.sub(r"[^\w.-]+", "-", last)
 
 
 class ModelConfig(Named):
     name: str = "simple_cnn"
-    """Network: a name that `torchmill models` lists, file.py:Class or package.module:Class."""
+    """Network: a name that `torchmill models` lists, torchvision:NAME, file.py:Class or package.module:Class."""
     args: JsonObject = Field(default_factory=dict)
-    """Arguments for its constructor as JSON. num_classes, in_channels and image_size come from the data
-    where the constructor asks for them."""
+    """Arguments for its constructor as JSON. num_classes, in_channels, image_size, vocab_size, padding_index,
+    max_length and in_features come from the data where the constructor asks for them."""
+    weights: Annotated[str | None, BeforeValidator(_none)] = None
+    """Pretrained weights: a file (.safetensors, or .pth with a state dict), or for torchvision's networks a name as
+    DEFAULT. What does not fit, as the last layer, begins anew."""
+    freeze: Names = ()
+    """Parameters that stay as they are, by pattern: 'features.*,layer1.*'; backbone is all but the last layer."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if ":" in name:
+        place, colon, _ = name.rpartition(":")
+        if place == TORCHVISION:
+            return name  # which of them there are, only importing it tells
+        if colon:
             check_reference(name)
         elif name not in model_names():
-            raise ValueError(f"unknown network '{name}'. {nearest(name, model_names())} Your own: file.py:Class")
+            known = [*model_names(), "torchvision:NAME"]
+            raise ValueError(f"unknown network '{name}'. {nearest(name, known)} Your own: file.py:Class")
         return name
 
 
 class InitializeConfig(Named):
     name: Scheme = "xavier_normal"
-    """How the weights begin: a scheme over linear and convolution layers, with zero biases;
-    none leaves them as the class made them."""
+    """How the weights begin: a scheme over linear and convolution layers, with zero biases; lsuv scales orthogonal
+    ones by what a batch of the data makes of them; none leaves all as the class made them."""
+    rules: JsonObject = Field(default_factory=dict)
+    """Schemes of their own by pattern of layer names, over any layer's matrices: {"fc.*": "orthogonal"}; the last
+    one that fits counts."""
+    gain: Gain = "scheme"
+    """The non-linearity that weights are scaled for; scheme: the one that the scheme was made for."""
+    bias: Annotated[float | None, BeforeValidator(_none)] = 0.0
+    """Biases of the layers that are filled; none leaves them as the class made them."""
+
+    @field_validator("rules")
+    @classmethod
+    def _known_rules(cls, rules: dict[str, Any]) -> dict[str, Any]:
+        for pattern, scheme in rules.items():
+            if scheme not in get_args(Scheme) or scheme == "lsuv":
+                known = [name for name in get_args(Scheme) if name != "lsuv"]
+                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), known)}")
+        return rules
 
 
 class TrainConfig(Section):
@@ -128,27 +236,80 @@ class TrainConfig(Section):
     """Passes over the training data."""
     batch_size: int = Field(64, ge=1, le=1_000_000)
     """Samples per optimizer step."""
+    loss: str = "auto"
+    """Loss: auto (by task: cross_entropy, bce, mse), cross_entropy, focal, bce, mse, huber, or your own
+    file.py:Class."""
+    loss_args: JsonObject = Field(default_factory=dict)
+    """Arguments of the loss as JSON: label_smoothing, weight (a number per class, or "balanced"), gamma, delta."""
+    auxiliary_weight: float = Field(0.3, ge=0, le=10)
+    """Weight of each auxiliary output, which a network may give beside its logits while it trains."""
     optimizer: Optimizer = "adam"
     """Optimizer."""
     lr: float = Field(1e-3, gt=0, le=1e3)
     """Learning rate; the peak of it under a schedule."""
+    lr_factors: JsonObject = Field(default_factory=dict)
+    """Factors of the learning rate by pattern of parameter names: {"features.*": 0.1}."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Layer-wise learning rate: each layer's is so much of the next one's."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd (Nesterov) and rmsprop; the others have their own."""
     weight_decay: float = Field(0.0, ge=0, le=10)
-    """Weight decay, as the optimizer defines it."""
+    """Weight decay, as the optimizer defines it; not of biases, norms and embeddings."""
     schedule: Schedule = "one_cycle"
     """Course of the learning rate over all steps."""
+    clip: str = Field("none", pattern=r"^(none|(norm|value|agc):\d*\.?\d+(e-?\d+)?)$")
+    """Limit of gradients: norm:1, value:0.5, or adaptive to each unit's weights, agc:0.01."""
     patience: Annotated[int | None, BeforeValidator(_none)] = Field(None, ge=1)
     """Stop after so many epochs without a better validation loss; none trains to the end."""
     ema: Annotated[float | None, BeforeValidator(_none)] = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, as 0.999: it is validated and kept instead of them."""
-    augment: Augmentation = "none"
-    """Random changes to training images; shift moves each by up to 2 pixels."""
+    augment: Names = ()
+    """Random changes to training images, each with its strength after a colon where it isn't the usual one, as
+    'flip,shift:3,erase:0.2'; none, shift, flip, flip_vertical, crop, rotate, affine, color, blur, erase, autocontrast,
+    trivial, rand."""
+    mixup: float = Field(0.0, ge=0, le=10)
+    """Mix pairs of training samples with their labels: alpha of the Beta distribution that weighs them."""
+    cutmix: float = Field(0.0, ge=0, le=10)
+    """Put a rectangle of one training image into another: alpha; with mixup, each batch gets one of both."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Memory format of images; auto: on for convolutional networks that bear it."""
     checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=UNDECIDING)
     """Seconds between checkpoints within an epoch, besides those at its end; 0 writes one every step. Where writing
     would take more than 2 % of the time, there are fewer."""
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augment(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for item in names:
+            name, colon, strength = item.partition(":")
+            if name not in AUGMENTATIONS:
+                raise ValueError(f"unknown '{name}'. {nearest(name, AUGMENTATIONS)}")
+            usual, low, high, meaning = AUGMENTATIONS[name]
+            try:
+                value = float(strength) if colon else usual
+            except ValueError:
+                value = float("nan")
+            if not low <= value <= high:
+                raise ValueError(
+                    f"'{item}': the strength of {name} is a number from {low:g} to {high:g} ({meaning}), "
+                    f"as in {name}:{usual:g}"
+                )
+        return names
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, loss: str) -> str:
+        if ":" in loss:
+            check_reference(loss)
+        elif loss not in get_args(Loss):
+            raise ValueError(f"unknown '{loss}'. {nearest(loss, get_args(Loss))} Your own: file.py:Class")
+        return loss
+
+
+class CheckConfig(Section):
+    level: Annotated[Level, BeforeValidator(_switch)] = "quick"
+    """How thoroughly the network is examined before it is trained: off, quick (seconds), full (overfits a batch,
+    exports, checks gradients)."""
 
 
 class EvaluateConfig(Section):
@@ -178,6 +339,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     initialize: InitializeConfig = InitializeConfig()
+    check: CheckConfig = CheckConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
@@ -191,7 +353,7 @@ class RunConfig(Section):
     @property
     def registered_name(self) -> str:
         """Name of the exported model in the registry."""
-        return self.export.register_as or f"{self.data.name}-{self.model.name.rpartition(':')[2]}"
+        return self.export.register_as or f"{self.data.title}-{self.model.name.rpartition(':')[2]}"
 
     def flat(self) -> dict[str, str]:
         """All fields by dotted name, as MLflow's params are."""
@@ -201,7 +363,7 @@ class RunConfig(Section):
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
-        if isinstance(value, dict) and key != "args":
+        if isinstance(value, dict) and not key.endswith(("args", "factors", "rules")):
             pairs += _flatten(value, f"{prefix}{key}.")
         else:
             pairs.append((f"{prefix}{key}", json.dumps(value) if isinstance(value, dict | list) else str(value)))
@@ -318,7 +480,7 @@ def _explain(item: Any) -> str:
     return f"{location}: {message[0].lower()}{message[1:]} (got {item['input']!r})"
 
 
-def check_reference(reference: str) -> None:
+def check_reference(reference: str, what: str = "class") -> None:
     """Check what can be checked of ``file.py:Class`` or ``package.module:Class`` without running it.
 
     Raises:
@@ -333,7 +495,7 @@ def check_reference(reference: str) -> None:
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
     if not name.isidentifier():
-        raise ValueError(f"'{name}' after the colon of '{reference}' is not the name of a class")
+        raise ValueError(f"'{name}' after the colon of '{reference}' is not the name of a {what}")
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     # A name can also come by import, assignment or `from x import *`: then only running the file can tell.
     elsewhere = any(not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Expr) for node in tree.body)
@@ -345,7 +507,7 @@ def check_reference(reference: str) -> None:
     }
     mentioned |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if name not in defined and not (elsewhere and ({name, "*"} & mentioned)):
-        raise ValueError(f"{file} has no class '{name}'. {nearest(name, defined)}".strip())
+        raise ValueError(f"{file} has no {what} '{name}'. {nearest(name, defined)}".strip())
 
 
 def source_file(place: str) -> Path:

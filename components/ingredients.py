@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,15 +12,29 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from components import source_code
-from components.config import ModelConfig, RunConfig, Section, deciding, sections, source_file
-from components.refs import FitRef, NetworkRef, Ref
+from components.config import (
+    TORCHVISION,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    Section,
+    TrainConfig,
+    dataset_names,
+    dataset_place,
+    deciding,
+    sections,
+    source_file,
+)
+from components.refs import FileRef, FitRef, NetworkRef, Ref
 
 ROOT = Path(__file__).parent.parent
 
 # Per step: the code of ours that does it, and the libraries that decide what comes out. `<data.name>` is a setting.
 CODE = {
-    "fetch": ("components/data/fetch.py", "components/data/datasets/<data.name>.py"),
+    "fetch": ("components/data/fetch.py", "components/data/datasets/<data.kind>.py"),
+    "inspect": ("components/data/inspect.py",),
     "initialize": ("components/initialize.py",),
+    "check": ("components/examination.py", "components/doctor/examine.py", "components/initialize.py"),
     "fit": ("components/training/fit.py", "components/data/batches.py"),
     "evaluate": ("components/evaluation/evaluate.py", "components/initialize.py"),
     "export": ("components/export/export.py", "components/initialize.py"),
@@ -29,8 +42,10 @@ CODE = {
 }
 LIBRARIES = {
     "fetch": ("numpy",),
-    "initialize": ("torch",),
-    "fit": ("torch", "numpy"),
+    "inspect": ("numpy",),
+    "initialize": ("torch", "torchvision"),
+    "check": ("torch",),
+    "fit": ("torch", "torchvision", "numpy"),
     "evaluate": ("torch", "numpy"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "register": ("mlflow",),
@@ -91,11 +106,9 @@ def of_step(step: str, arguments: Mapping[str, Any]) -> Ingredients:
     references = []
     for name, argument in arguments.items():
         match argument:
-            case ModelConfig():
-                settings |= _of_section(argument)
-                references.append(argument.name)
             case Section():
                 settings |= _of_section(argument)
+                references += user_code(argument)
             case (NetworkRef() as network) | FitRef(network=network):
                 settings |= _of_network(network)
                 inputs |= argument.identity()
@@ -117,7 +130,8 @@ def of_run(config: RunConfig, tracking: str) -> Ingredients:
     for section in sections():
         settings |= _of_section(getattr(config, section))
     settings["registered name"] = config.registered_name
-    return _gather(list(CODE), settings, {}, [config.model.name])
+    references = [name for section in sections() for name in user_code(getattr(config, section))]
+    return _gather(list(CODE), settings, {}, references)
 
 
 def our_source() -> str:
@@ -135,8 +149,9 @@ def _gather(
     versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
     for step in steps:
         for file in CODE[step]:
-            named = re.sub(r"<([\w.]+)>", lambda match: settings[match[1]], file)
-            code |= source_code.closure(ROOT / named, ROOT).definitions
+            named = file.replace("<data.kind>", dataset_place(settings.get("data.name", ""))[0])
+            if (ROOT / named).is_file():  # which it isn't where the data is the user's own function
+                code |= source_code.closure(ROOT / named, ROOT).definitions
         versions |= {library: metadata.version(library) for library in LIBRARIES[step]}
     for reference in references:
         source = source_of(reference)
@@ -147,8 +162,10 @@ def _gather(
 
 
 def source_of(reference: str) -> source_code.SourceCode:
-    """The source of a network: its file and what that imports from the same tree."""
+    """The source of a network, a loss or data: its file and what that imports from the same tree."""
     place = reference.rpartition(":")[0]
+    if place == TORCHVISION:
+        return source_code.closure(ROOT / "components" / "torchvision_networks.py", ROOT)
     if not place:
         return source_code.closure(ROOT / "components" / "models" / f"{reference}.py", ROOT)
     return source_code.closure(source_file(place))
@@ -159,13 +176,33 @@ def _of_section(section: Section) -> dict[str, str]:
     values = {f"{prefix}.{name}": value for name, value in deciding(section).items()}
     if isinstance(section, ModelConfig):
         values["model.name"] = _without_folder(section.name)
+        if section.weights and Path(section.weights).expanduser().is_file():
+            values["model.weights"] = FileRef.of(Path(section.weights).expanduser()).sha256
+    if isinstance(section, TrainConfig):
+        values["train.loss"] = _without_folder(section.loss)
+    if isinstance(section, DataConfig):
+        values["data.name"] = _without_folder(section.name)
     return values
+
+
+def user_code(section: Section) -> list[str]:
+    """References to code that a section names: a network, the user's own loss or data."""
+    match section:
+        case ModelConfig():
+            return [section.name]
+        case TrainConfig():
+            return [section.loss] if ":" in section.loss else []
+        case DataConfig():
+            kind, path = dataset_place(section.name)
+            return [section.name] if path and kind not in dataset_names() else []
+    return []
 
 
 def _of_network(network: NetworkRef) -> dict[str, str]:
     return {
         "model.name": _without_folder(network.reference),
         "model.args": json.dumps(network.arguments, sort_keys=True),
+        "model.freeze": ",".join(network.freeze),
     }
 
 

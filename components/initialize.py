@@ -1,81 +1,152 @@
 """Build a network by name and give it its first weights."""
 
 import importlib
-import importlib.util
 import inspect
+import logging
 import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from components.config import Scheme, source_file
+from components.config import TORCHVISION, InitializeConfig, ModelConfig
 from components.errors import UserError, nearest
 from components.files import write_atomically
+from components.first_weights import LayerStatistics, compare, fill, measure
+from components.patterns import matching
+from components.raw_model import blank
 from components.refs import DataRef, FileRef, NetworkRef
+from components.user_code import first_hand, import_from
 
-# What a scheme fills: matrices and convolution kernels. Norm layers keep their ones and zeros,
-# embeddings and recurrent layers their own customs.
-FILLED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-SCHEMES: dict[str, Callable[[Tensor, torch.Generator], object]] = {
-    # Glorot & Bengio 2010: variance 2 / (fan_in + fan_out)
-    "xavier_normal": lambda weight, rng: nn.init.xavier_normal_(weight, generator=rng),
-    "xavier_uniform": lambda weight, rng: nn.init.xavier_uniform_(weight, generator=rng),
-    # He et al. 2015: variance 2 / fan_in, made for ReLU
-    "kaiming_normal": lambda weight, rng: nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=rng),
-    "kaiming_uniform": lambda weight, rng: nn.init.kaiming_uniform_(weight, nonlinearity="relu", generator=rng),
-    # Saxe et al. 2014
-    "orthogonal": lambda weight, rng: nn.init.orthogonal_(weight, generator=rng),
-    # BERT's and ViT's: normal of deviation 0.02, cut at two deviations
-    "trunc_normal": lambda weight, rng: nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04, generator=rng),
-}
+logger = logging.getLogger("torchmill")
 
 
-def initialize(reference: str, arguments: Mapping[str, object], scheme: Scheme, data: DataRef, seed: int) -> nn.Module:
+def initialize(
+    model: ModelConfig, config: InitializeConfig, data: DataRef, seed: int, sample: Tensor | None = None
+) -> tuple[nn.Module, list[LayerStatistics]]:
     """Build a network for a data set and fill its weights; the same seed gives the same weights.
 
-    Torch's global random state is left as it was.
+    Pretrained weights take the place of those they fit. Torch's global random state is left as it was.
+
+    Args:
+        sample: inputs as the network takes them, for LSUV and for what each layer gives; blank ones where there are
+            none.
+
+    Returns:
+        The network; and statistics of its layers before, as its class made them, and after.
 
     Raises:
-        UserError: the network can't be built, or doesn't take the data's images and give a logit per class.
+        UserError: the network can't be built, or doesn't take the data's inputs and give an output per class; a rule
+            or a pattern fits nothing; or the pretrained weights don't fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(reference, arguments, data)
-        try_on(network, reference, data)  # first, since it gives lazy layers their shapes
-        fill(network, scheme, seed)
-    return network
+        network = build(model.name, model.args, data)
+        try_on(network, model.name, data)  # first, since it gives lazy layers their shapes
+        seen = blank(data) if sample is None else sample
+        before = measure(network, seen)
+        fill(network, config, seed, seen)
+        if model.weights:
+            load_pretrained(network, model.name, model.weights)
+        freeze(network, model.freeze)
+        return network, compare(before, measure(network, seen))
 
 
-def fill(network: nn.Module, scheme: Scheme, seed: int) -> None:
-    """Fill the weights of linear and convolution layers by scheme and set their biases to zero."""
-    if scheme == "none":
-        return
-    rng = torch.Generator().manual_seed(seed)
-    for layer in network.modules():
-        if isinstance(layer, FILLED):
-            SCHEMES[scheme](layer.weight, rng)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Have parameters that fit a pattern stay as they are; ``backbone`` fits all but the last layer's.
+
+    Raises:
+        UserError: a pattern fits nothing, or nothing is left to train.
+    """
+    parameters = dict(network.named_parameters())
+    for pattern in patterns:
+        if pattern == "backbone":
+            last = [name for name, layer in network.named_modules() if next(layer.parameters(False), None) is not None]
+            chosen = [name for name in parameters if name.rpartition(".")[0] != last[-1]]
+        else:
+            chosen = matching(pattern, parameters)
+        if not chosen:
+            raise UserError(f"--model.freeze: no parameter fits '{pattern}'.", nearest(pattern, parameters))
+        for name in chosen:
+            parameters[name].requires_grad_(False)
+    if patterns and not any(parameter.requires_grad for parameter in parameters.values()):
+        raise UserError(f"--model.freeze {','.join(patterns)} leaves nothing to train.", "Leave the last layer out.")
+
+
+def load_pretrained(network: nn.Module, reference: str, weights: str) -> list[str]:
+    """Give a network the pretrained weights that fit it; gives the names of those that keep their own.
+
+    Of a first convolution over other channels the kernels' sum over colours is spread over the network's own.
+
+    Raises:
+        UserError: the weights cannot be had or read, or next to none of them fits.
+    """
+    place, _, name = reference.rpartition(":")
+    file = Path(weights).expanduser()
+    if file.suffix in (".safetensors", ".pth", ".pt", ".bin") or file.is_file():
+        state = _read_weights(file)
+    elif place == TORCHVISION:
+        from components.torchvision_networks import pretrained
+
+        state = pretrained(name, weights)
+    else:
+        raise UserError(f"There is no file {weights}.", "Give --model.weights a .safetensors or .pth file.")
+    own = network.state_dict()
+    fitting = {}
+    for key, value in state.items():
+        held = own.get(key)
+        if held is None:
+            continue
+        if held.dim() == 4 == value.dim() and held.shape[1] != value.shape[1] and held.shape[2:] == value.shape[2:]:
+            value = value.sum(1, keepdim=True).expand(-1, held.shape[1], -1, -1) / held.shape[1]
+        if held.shape == value.shape:
+            fitting[key] = value
+    if len(fitting) < len(own) / 2:
+        raise UserError(
+            f"{weights} does not fit {reference}: {len(fitting)} of its {len(own)} tensors are there in that shape.",
+            f"It holds {', '.join(list(state)[:3])} …; the network {', '.join(list(own)[:3])} …",
+        )
+    network.load_state_dict(fitting, strict=False)
+    left = [key for key in own if key not in fitting]
+    logger.info("weights  %d of %d tensors from %s; %s anew", len(fitting), len(own), weights, _some(left))
+    return left
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "none"
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"There is no file {file}.", "Give --model.weights a .safetensors or .pth file.") from None
+    except Exception as error:  # readers have no base of their errors
+        raise UserError(f"{file} holds no weights: {' '.join(str(error).split())[:300]}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{file} holds no state dict of tensors.", "Save one: torch.save(network.state_dict(), file).")
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.Module:
     """Make the network that a reference names.
 
-    Arguments that its constructor asks for and the data knows are filled in: ``num_classes``,
-    ``in_channels``, ``image_size`` (an int).
+    Arguments that its constructor asks for and the data knows are filled in (``DataRef.arguments``).
 
     Raises:
         UserError: its file doesn't import, or its constructor fails or makes no module.
     """
     factory = find(reference)
-    known = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.height}
     try:
         accepted = inspect.signature(factory).parameters
     except ValueError:  # builtins and the like tell nothing about what they take
@@ -84,12 +155,26 @@ def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.
     for name in arguments:
         if name not in accepted and not takes_any:
             raise UserError(f"{reference} takes no argument '{name}'.", nearest(name, accepted) or "It takes none.")
-    filled = {name: value for name, value in known.items() if name in accepted} | dict(arguments)
+    filled = {name: value for name, value in data.arguments.items() if name in accepted} | dict(arguments)
+    missing = [
+        name
+        for name, parameter in accepted.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in filled
+    ]
+    if missing:
+        raise UserError(
+            f"{reference} needs {' and '.join(missing)}, which {data.name} does not know.",
+            f"Give it: --model.args '{{\"{missing[0]}\": …}}'. The data knows {', '.join(data.arguments)}.",
+        )
     try:
         network = factory(**filled)
+    except UserError:
+        raise
     except Exception as error:  # the user's constructor can fail in any way
         shown = ", ".join(f"{name}={value!r}" for name, value in filled.items())
-        raise UserError(f"{reference}({shown}) fails: {_first_hand(error)}") from error
+        raise UserError(f"{reference}({shown}) fails: {first_hand(error)}") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{reference} makes a {type(network).__name__}, not a torch.nn.Module.")
     if next(network.parameters(), None) is None:
@@ -106,6 +191,10 @@ def find(reference: str) -> Callable[..., object]:
         UserError: its module doesn't import or has nothing like it.
     """
     place, _, name = reference.rpartition(":")
+    if place == TORCHVISION:
+        from components.torchvision_networks import classifier
+
+        return classifier(name)
     if not place:
         module = importlib.import_module(f"components.models.{reference}")
         wanted = reference.replace("_", "")
@@ -114,7 +203,7 @@ def find(reference: str) -> Callable[..., object]:
             for key, value in vars(module).items()
             if key.lower() == wanted and inspect.isclass(value) and value.__module__ == module.__name__
         )
-    module = _import(place)
+    module = import_from(place)
     found = getattr(module, name, None)
     if found is None:
         classes = [
@@ -128,36 +217,15 @@ def find(reference: str) -> Callable[..., object]:
     return found
 
 
-def _import(place: str) -> ModuleType:
-    try:
-        file = source_file(place)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        if str(file.parent) not in sys.path:
-            sys.path.insert(0, str(file.parent))  # so that it finds the modules beside it
-        name = "torchmill_user." + "".join(letter if letter.isalnum() else "_" for letter in str(file.with_suffix("")))
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses and inspect look their module up
-        spec.loader.exec_module(module)
-        return module
-    except (Exception, SystemExit) as error:  # the user's code can fail in any way, and may read sys.argv
-        raise UserError(f"{place} does not import: {_first_hand(error)}") from error
-
-
 def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
-    """Run two blank images through the network, as evaluation and as training do, and look at what comes out.
+    """Run two blank inputs through the network, as evaluation and as training do, and look at what comes out.
 
     Buffers, gradients and modes are left as they were.
 
     Raises:
-        UserError: it fails, and in which layer; or it gives anything but a logit per class.
+        UserError: it fails, and in which layer; or it gives anything but an output per class, label or target.
     """
-    shape = (2, *data.image_shape)
+    inputs = blank(data)
     inside: list[tuple[str, nn.Module]] = []
     handles = []
     for name, layer in network.named_modules():
@@ -166,11 +234,13 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
             handles.append(layer.register_forward_hook(lambda *_: inside.pop() and None))
     modes = {layer: layer.training for layer in network.modules()}
     try:
-        output = network.eval()(torch.zeros(shape))
-        _check_output(output, reference, data)
+        _check_output(network.eval()(inputs), reference, data)
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
         with torch.enable_grad():  # whoever calls may have turned it off
-            network.train()(torch.zeros(shape)).sum().backward()
+            outputs = outputs_of(network.train()(inputs))
+            for output in outputs:
+                _check_output(output, reference, data)
+            sum(output.sum() for output in outputs).backward()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -179,8 +249,8 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
     except Exception as error:  # the user's forward can fail in any way
         layer = f" in its layer {inside[-1][0]}: {inside[-1][1]}" if inside else ""
         raise UserError(
-            f"{reference} fails on images of shape {shape}{layer}: {_first_hand(error)}",
-            f"An image of {data.name} has (channels, height, width) = {data.image_shape}.",
+            f"{reference} fails on {data.kind} of shape {tuple(inputs.shape)}{layer}: {first_hand(error)}",
+            f"{data.name} has {SHAPES[data.kind]} = {data.shape}.",
         ) from error
     finally:
         network.zero_grad(set_to_none=True)
@@ -190,32 +260,29 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
             layer.training = mode
 
 
+SHAPES = {
+    "images": "images of (channels, height, width)",
+    "tokens": "token ids (int64), sequences of up to (length,)",
+    "numbers": "samples of (features, …)",
+}
+
+
+def outputs_of(output: object) -> tuple[Any, ...]:
+    """Give a network's output and, while it trains, its auxiliary outputs after it, as GoogLeNet and Inception do."""
+    return tuple(one for one in output if one is not None) if isinstance(output, tuple | list) else (output,)
+
+
 def _check_output(output: object, reference: str, data: DataRef) -> None:
     expected = (2, len(data.classes))
+    each = {"classification": "a logit for each class", "multilabel": "a logit for each label"}
     if not isinstance(output, Tensor):
         raise UserError(f"{reference} returns a {type(output).__name__}; expected a tensor of shape {expected}.")
     if tuple(output.shape) != expected:
         raise UserError(
-            f"{reference} gives shape {tuple(output.shape)} for 2 images; "
-            f"expected {expected}, a logit for each class of {data.name}.",
+            f"{reference} gives shape {tuple(output.shape)} for 2 samples; "
+            f"expected {expected}, {each.get(data.task, 'a number for each target')} of {data.name}.",
             "Ask for num_classes in its constructor, or set its output by --model.args.",
         )
-
-
-def _first_hand(error: BaseException) -> str:
-    """The error in one line, with the user's own place in the code."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
-    if isinstance(error, SyntaxError) and error.filename:
-        place = f" ({Path(error.filename).name} line {error.lineno})"
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}{place}"
-
-
-def _is_users(filename: str) -> bool:
-    return not (
-        filename.startswith("<") or "site-packages" in filename or Path(__file__).parent in Path(filename).parents
-    )
 
 
 def save_weights(network: nn.Module, path: Path) -> FileRef:
@@ -248,6 +315,7 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         rebuilt = build(network.reference, network.arguments, data)
         try_on(rebuilt, network.reference, data)  # gives lazy layers their shapes
+        freeze(rebuilt, network.freeze)
     try:
         load_model(rebuilt, str(weights.path))
     except (SafetensorError, RuntimeError) as error:

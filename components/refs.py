@@ -1,10 +1,21 @@
 """The small frozen things that travel between steps: paths, digests, ids."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+Kind = Literal["images", "tokens", "numbers"]
+"""Of inputs: uint8 pixels (N, C, H, W); token ids (N, L), padded at the end; floats (N, F, …)."""
+Task = Literal["classification", "multilabel", "regression"]
+
+MEASURES: dict[Task, str] = {"classification": "accuracy", "multilabel": "label_accuracy", "regression": "r2"}
+"""Share of right answers; share of right yes and no over all labels; share of the variance that is explained."""
+
+PADDING = 0
+"""The token that fills a sequence up."""
 
 
 class Ref(BaseModel):
@@ -28,34 +39,59 @@ class FileRef(Ref):
 
 
 class DataRef(Ref):
-    """A prepared image data set: four ``.npy`` files in ``folder``."""
+    """A prepared data set: a file of inputs and one of labels per split, in ``folder``."""
 
     name: str
+    """As it was asked for: ``mnist``, ``image_folder:PATH``, ``file.py:function``."""
+    args: dict[str, object] = {}
+    """What its ``load`` was given."""
     folder: Path
-    """Holds ``{train,test}_{images,labels}.npy``: uint8 NCHW pixels, int64 labels."""
+    """Holds ``{train,validation,test}_{inputs,labels}.npy``, and ``vocabulary.json`` where the inputs are tokens."""
     sha256: str
-    """Digest of the digests of the four files."""
+    """Digest of the digests of these files."""
     source: str
     """Where the data comes from."""
+    kind: Kind = "images"
+    task: Task = "classification"
+    shape: tuple[int, ...]
+    """Of one input. Images: channels, height, width; tokens: the longest sequence; numbers: features first."""
     classes: tuple[str, ...]
-    channels: int
-    height: int
-    width: int
+    """Names of the classes, of the labels (multi-label) or of the targets (regression)."""
     train_size: int
-    """Samples in the training file, from which the validation split is cut."""
+    """Samples in the training file, from which the validation split is cut where there is none."""
+    validation_size: int = 0
+    """Of the data set's own validation split; 0 where it has none."""
     test_size: int
-    mean: tuple[float, ...]
-    """Per channel, of the training file's pixels scaled to 0…1."""
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    """Per channel or feature of the training inputs; pixels are scaled to 0…1. Empty for tokens."""
+    std: tuple[float, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    """Of the training targets of a regression."""
+    target_std: tuple[float, ...] = ()
+    vocabulary_size: int = 0
+    """Tokens, padding (0) and unknown (1) included."""
 
     def identity(self) -> dict[str, str]:
         described = self.model_dump_json(exclude={"folder", "source"})
         return {f"the data ({self.name})": hashlib.sha256(described.encode()).hexdigest()}
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return self.channels, self.height, self.width
+    def measure(self) -> str:
+        """What it is judged by first: a mean over samples, the more the better, 1 at best."""
+        return MEASURES[self.task]
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """What a network's constructor may ask for by these names."""
+        known = {"num_classes": len(self.classes)}
+        match self.kind:
+            case "images":
+                known |= {"in_channels": self.shape[0], "image_size": self.shape[1]}
+            case "tokens":
+                known |= {"vocab_size": self.vocabulary_size, "padding_index": PADDING, "max_length": self.shape[0]}
+            case "numbers":
+                known |= {"in_features": math.prod(self.shape), "in_channels": self.shape[0]}
+        return known
 
 
 class NetworkRef(Ref):
@@ -66,9 +102,40 @@ class NetworkRef(Ref):
     arguments: dict[str, object]
     weights: FileRef
     parameters: int
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that stay as they are."""
 
     def identity(self) -> dict[str, str]:
         return {"the first weights": self.weights.sha256}
+
+
+class InspectionRef(Ref):
+    """What an inspection of a data set found."""
+
+    report: FileRef
+    """All of it as JSON."""
+    picture: FileRef
+    """Samples of each class."""
+    leakage: float
+    """Share of test samples that are in training or validation, equal or nearly so."""
+    suspects: int
+    """Training samples with a doubtful label."""
+
+    def identity(self) -> dict[str, str]:
+        return {"the inspection": self.report.sha256}
+
+
+class CheckRef(Ref):
+    """What an examination of a network found."""
+
+    report: FileRef
+    """All verdicts as JSON."""
+    passed: int
+    warned: int
+    seconds: float
+
+    def identity(self) -> dict[str, str]:
+        return {}
 
 
 class FitRef(Ref):
@@ -84,9 +151,11 @@ class FitRef(Ref):
     """Epochs that were run."""
     best_epoch: int
     """Counted from 1."""
-    validation_accuracy: float
+    measure: str = "accuracy"
+    validation_score: float
+    """By that measure."""
     validation_loss: float
-    images_per_second: float
+    samples_per_second: float
     stopped_early: bool
 
     def identity(self) -> dict[str, str]:
@@ -96,35 +165,42 @@ class FitRef(Ref):
 class EvaluationRef(Ref):
     """How good a trained network is on the test split."""
 
-    accuracy: float
-    accuracy_low: float
-    """Lower end of the 95 % Wilson interval."""
-    accuracy_high: float
-    macro_f1: float
-    """Mean F1 over the classes."""
+    measure: str = "accuracy"
+    """What is told first: ``accuracy``, ``label_accuracy`` or ``r2``."""
+    score: float
+    score_low: float
+    """Lower end of its 95 % interval."""
+    score_high: float
+    others: dict[str, float]
+    """Further measures by name."""
     loss: float
-    """Mean cross-entropy, nats."""
+    """Mean cross-entropy (nats) of classes or labels; mean squared error of standardised targets."""
     samples: int
     report: FileRef
-    """All of it as JSON: per-class precision, recall, F1; confusion matrix."""
+    """All of it as JSON, for each class, label or target."""
     picture: FileRef
-    """The confusion matrix, drawn."""
+    """Truth against answers, drawn."""
 
     def identity(self) -> dict[str, str]:
         return {"the evaluation": self.report.sha256}
 
     def metrics(self) -> dict[str, float]:
-        return {
-            "test_accuracy": self.accuracy,
-            "test_accuracy_low": self.accuracy_low,
-            "test_accuracy_high": self.accuracy_high,
-            "test_macro_f1": self.macro_f1,
-            "test_loss": self.loss,
+        named = {
+            self.measure: self.score,
+            f"{self.measure}_low": self.score_low,
+            f"{self.measure}_high": self.score_high,
         }
+        return {f"test_{name}": value for name, value in {**named, **self.others, "loss": self.loss}.items()}
 
     def words(self) -> str:
-        """The accuracy for people."""
-        return f"{self.accuracy:.2%} (95 %: {self.accuracy_low:.2%} to {self.accuracy_high:.2%}) of {self.samples:,}"
+        """The score for people."""
+        values = [shown(self.measure, value) for value in (self.score, self.score_low, self.score_high)]
+        return "{} (95 %: {} to {}) of {:,}".format(*values, self.samples)
+
+
+def shown(measure: str, value: float) -> str:
+    """A score as people write it: shares in per cent."""
+    return f"{value:.4f}" if measure == "r2" else f"{value:.2%}"
 
 
 class ExportRef(Ref):

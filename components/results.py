@@ -13,13 +13,25 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from components.files import locked, write_text
 from components.ingredients import Ingredients
 from components.places import Runs, data_cache
-from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, NetworkRef, RunRef
+from components.refs import (
+    CheckRef,
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FileRef,
+    FitRef,
+    InspectionRef,
+    NetworkRef,
+    RunRef,
+)
 
 logger = logging.getLogger("torchmill")
 
 KINDS: dict[str, type] = {
     "fetch": DataRef,
+    "inspect": InspectionRef,
     "initialize": NetworkRef,
+    "check": CheckRef,
     "fit": FitRef,
     "evaluate": EvaluationRef,
     "export": ExportRef,
@@ -139,7 +151,7 @@ def is_intact(ref: FileRef | DataRef) -> bool:
     if isinstance(ref, DataRef):
         from components.data.fetch import prepared
 
-        return prepared(ref.name, data_cache()) == ref
+        return prepared(ref.name, data_cache(), args=ref.args) == ref
     try:
         return FileRef.of(ref.path) == ref
     except OSError:

@@ -222,7 +222,9 @@ def log_dataset(run: RunRef, data: DataRef) -> None:
     """Record which data the run used."""
     profile = {
         "classes": len(data.classes),
-        "image_shape": data.image_shape,
+        "kind": data.kind,
+        "task": data.task,
+        "shape": data.shape,
         "train_size": data.train_size,
         "test_size": data.test_size,
     }
@@ -890,10 +892,11 @@ class _Session:
         mlflow.set_experiment(experiment_id=experiment_id)
         proto = onnx.load(self.folder / file)
         arrays = np.load(self.folder / example)
-        spec = {
-            side: Schema([TensorSpec(arrays[side].dtype, (-1, *arrays[side].shape[1:]), side)])
-            for side in ("pixels", "logits")
-        }
+        (takes,), (gives,) = proto.graph.input, proto.graph.output
+        spec = {}
+        for value in (takes, gives):
+            sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in value.type.tensor_type.shape.dim]
+            spec[value.name] = Schema([TensorSpec(arrays[value.name].dtype, tuple(sizes), value.name)])
         info = Model.log(
             artifact_path=None,
             name="onnx",
@@ -903,8 +906,8 @@ class _Session:
             await_registration_for=0,
             tags=tags | {"torchmill.ask": ask},
             onnx_model=proto,
-            signature=ModelSignature(spec["pixels"], spec["logits"]),
-            input_example={"pixels": arrays["pixels"][:2]},
+            signature=ModelSignature(spec[takes.name], spec[gives.name]),
+            input_example={takes.name: arrays[takes.name][:2]},
             # Named, since MLflow would otherwise find them out by running the model, for up to half a minute.
             pip_requirements=[
                 f"{library}=={metadata.version(library)}" for library in ("onnxruntime", "onnx", "numpy")
@@ -939,7 +942,8 @@ def _is_refusal(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
 
-    if isinstance(error, FileNotFoundError):
+    # The last ones are mistakes of ours or of MLflow's, which waiting does not mend.
+    if isinstance(error, FileNotFoundError | LookupError | TypeError | AttributeError):
         return True
     if isinstance(error, HTTPError) and error.response is not None:
         return 400 <= error.response.status_code < 500

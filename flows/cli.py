@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from components import catalogue
 from components import config as configuration
 from components.errors import ConfigError, UserError, nearest
 from components.places import Runs
-from components.refs import TrainResult
+from components.refs import TrainResult, shown
+
+SAMPLE = 64  # of training, with which a network is examined
 
 # torch, prefect and mlflow take seconds to import: whoever asks for help or mistypes a name doesn't wait for them.
 
@@ -62,6 +65,7 @@ def run(arguments: list[str]) -> int:
     parser = make_parser()
     commands = {
         "train": train,
+        "check": check,
         "up": up,
         "schedule": schedule,
         "repair": repair,
@@ -109,6 +113,8 @@ def make_parser() -> Parser:
     )
     training.add_argument("--explain", action="store_true", help="say of each step whether it ran, and why")
     training.add_argument("--fresh", action="store_true", help="begin anew, with nothing of earlier runs")
+    checking = command("check", "examine a network: is it sound, before hours are spent on it")
+    checking.add_argument("--json", action="store_true", help="print the verdicts as one JSON object")
     scheduling = command("schedule", "have trainings start by themselves while `torchmill up` runs")
     scheduling.add_argument("--cron", metavar="CRON", help='when: minute hour day month weekday, as "0 3 * * *"')
     scheduling.add_argument(
@@ -116,7 +122,7 @@ def make_parser() -> Parser:
     )
     scheduling.add_argument("--list", action="store_true", help="show the schedules")
     scheduling.add_argument("--remove", metavar="NAME", help="remove a schedule")
-    for parser_of_run in (training, scheduling):
+    for parser_of_run in (training, checking, scheduling):
         _add_config(parser_of_run)
     starting = command("up", "run the MLflow UI, the Prefect UI and the runner of schedules until Ctrl-C")
     starting.add_argument(
@@ -130,12 +136,13 @@ def make_parser() -> Parser:
     reproducing = command("reproduce", "run a recorded run again and say what is equal")
     reproducing.add_argument("run", metavar="RUN_ID", help="id of a run in MLflow, the beginning of it, or its name")
     reproducing.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
-    command("models", "list the networks that can be named")
+    listing = command("models", "list the networks that can be named")
+    listing.add_argument("family", nargs="?", metavar="torchvision", help="list torchvision's networks")
     command("datasets", "list the data sets that can be named")
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "up", "schedule", "repair", "reproduce"):
+    for name in ("train", "check", "up", "schedule", "repair", "reproduce"):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -161,7 +168,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         described = f"{text.rstrip('.')} ({options.strip()} default: {shown})".replace("%", "%%").replace("( ", "(")
         section = name.partition(".")[0]
         metavar = name.rpartition(".")[2].upper()
-        groups.get(section, general).add_argument(f"--{name}", metavar=metavar, help=described)
+        # --data.allow-leakage alone is yes.
+        switch = {"nargs": "?", "const": "true"} if annotation is bool else {}
+        groups.get(section, general).add_argument(f"--{name}", metavar=metavar, help=described, **switch)
 
 
 def _underscored(argument: str) -> str:
@@ -219,15 +228,42 @@ def train(options: argparse.Namespace) -> int:
     return _show_result(result, options.json)
 
 
+def check(options: argparse.Namespace) -> int:
+    config = _config(options)
+    if getattr(options, "check.level") is None:  # whoever asks for it wants to know
+        config = config.model_copy(update={"check": configuration.CheckConfig(level="full")})
+
+    from flows.console import show_log
+
+    show_log()
+    from components.data.batches import read_sample
+    from components.data.fetch import arguments, fetch
+    from components.examination import look_at
+    from components.initialize import initialize
+    from components.places import data_cache
+    from components.raw_model import standardized
+
+    data = fetch(config.data.name, data_cache(), args=arguments(config.data))
+    sample = read_sample(data, SAMPLE, config.seed)
+    network, _ = initialize(config.model, config.initialize, data, config.seed, standardized(sample, data))
+    report = look_at(network, sample, data, config.train, config.check.level)
+    if options.json:
+        print(json.dumps(report.as_json()), flush=True)
+    else:
+        print("\n".join(report.lines()))
+    return 1 if report.worst == "fail" else 0
+
+
 def _show_result(result: TrainResult, as_json: bool) -> int:
     if as_json:
         print(result.model_dump_json(), flush=True)
         return 0
-    score, model = result.metrics, result.onnx
+    measure, model = result.data.measure, result.onnx
+    test, low, high = (shown(measure, result.metrics[f"test_{measure}{end}"]) for end in ("", "_low", "_high"))
+    title = f"{'Test R²' if measure == 'r2' else 'Test ' + measure.replace('_', ' '):15}"
     registered = f"{model.model} version {model.version}" if model.version else "not registered"
     print(
-        f"\nTest accuracy  {score['test_accuracy']:.2%}"
-        f"  (95 %: {score['test_accuracy_low']:.2%} to {score['test_accuracy_high']:.2%})\n"
+        f"\n{title}{test}  (95 %: {low} to {high})\n"
         f"ONNX model     {model.path}\n"
         f"               {registered}, {model.agreement:.2%} of answers agree\n"
         f"Weights        {result.weights.path}\n"
@@ -300,24 +336,36 @@ def schedule(options: argparse.Namespace) -> int:
     return schedule.add(runs, config, options.cron, options.timezone)
 
 
-def list_models(_: argparse.Namespace) -> int:
-    return _show(
-        "models", configuration.model_names(), "\nYour own: --model path/to/file.py:Class or package.module:Class"
+def list_models(options: argparse.Namespace) -> int:
+    if options.family:
+        if options.family != configuration.TORCHVISION:
+            raise ConfigError(f"Unknown '{options.family}'.", "`torchmill models torchvision` lists torchvision's.")
+        from components.torchvision_networks import names
+
+        print("\n".join(f"torchvision:{name}" for name in names()))
+        return 0
+    for name in configuration.model_names():
+        described = catalogue.network(name)
+        print(f"{name:19}{described.text}\n{'':19}takes {described.takes}; {described.arguments}")
+    print(
+        f"{'torchvision:NAME':19}any classification network of torchvision, adapted to channels, classes and size\n"
+        f"{'':19}takes images; `torchmill models torchvision` lists them\n"
+        "\nYour own: --model path/to/file.py:Class or package.module:Class. Arguments: --model.args '{\"width\": 48}'"
     )
+    return 0
 
 
 def list_datasets(_: argparse.Namespace) -> int:
-    return _show("data/datasets", configuration.dataset_names(), "")
-
-
-def _show(folder: str, names: Sequence[str], more: str) -> int:
-    import ast
-
-    for name in names:
-        file = Path(configuration.__file__).parent / folder / f"{name}.py"
-        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        print(f"{name:16}{text.splitlines()[0] if text else ''}")
-    print(more, end="\n" if more else "")
+    for name in configuration.dataset_names():
+        described = catalogue.data_set(name)
+        print(
+            f"{described.reference:19}{described.text}"
+            + (f"\n{'':19}{described.arguments}" * bool(described.arguments))
+        )
+    print(
+        "\nYour own: --data path/to/file.py:function, which returns arrays or a Dataset. "
+        "Arguments: --data.args '{\"image_size\": 64}'"
+    )
     return 0
 
 

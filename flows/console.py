@@ -58,8 +58,8 @@ class TrainingDisplay:
 
     LINE_SECONDS = 30.0
 
-    def __init__(self, epochs: int, images: int):
-        self.epochs, self.images = epochs, images
+    def __init__(self, epochs: int, samples: int, measure: str):
+        self.epochs, self.samples, self.measure = epochs, samples, measure
         self.started = self.told = time.monotonic()
         self.bar: Progress | None = None
         self.task = TaskID(0)
@@ -69,14 +69,14 @@ class TrainingDisplay:
             columns = [
                 TextColumn("[bold]epoch {task.fields[epoch]}/" + str(self.epochs)),
                 BarColumn(bar_width=None),
-                TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.2%}"),
-                TextColumn("{task.fields[speed]:,.0f} images/s"),
+                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[score]}"),
+                TextColumn("{task.fields[speed]:,.0f} samples/s"),
                 TimeRemainingColumn(elapsed_when_finished=True),
             ]
             self.bar = Progress(*columns, console=console, transient=True)
             self.bar.start()
             self.task = self.bar.add_task(
-                "fit", total=self.epochs * self.images, epoch=1, loss=float("nan"), accuracy=0.0, speed=0.0
+                "fit", total=self.epochs * self.samples, epoch=1, loss=float("nan"), score="", speed=0.0
             )
         return self
 
@@ -84,8 +84,13 @@ class TrainingDisplay:
         if self.bar:
             self.bar.stop()
 
+    def score(self, value: float) -> str:
+        """A score with its name, as it is shown while the training goes on."""
+        shown = f"{value:.4f}" if self.measure == "r2" else f"{100 * value:.2f} %"
+        return f"{self.measure.replace('_', ' ')} {shown}"
+
     def step(self, progress: StepProgress) -> None:
-        done = (progress.epoch - 1) * self.images + progress.images
+        done = (progress.epoch - 1) * self.samples + progress.samples
         speed = done / (time.monotonic() - self.started)
         if self.bar:
             self.bar.update(
@@ -93,22 +98,28 @@ class TrainingDisplay:
                 completed=done,
                 epoch=progress.epoch,
                 loss=progress.loss,
-                accuracy=progress.accuracy,
+                score=self.score(progress.score),
                 speed=speed,
             )
         elif time.monotonic() - self.told > self.LINE_SECONDS:
             self.told = time.monotonic()
-            left = (self.epochs * self.images - done) / speed
+            left = (self.epochs * self.samples - done) / speed
             logger.info(
-                "epoch %d/%d  %3.0f %%  loss %.4f  accuracy %.2f %%  %s images/s  %.0f s left",
-                *(progress.epoch, self.epochs, 100 * progress.images / self.images),
-                *(progress.loss, 100 * progress.accuracy, f"{speed:,.0f}", left),
+                "epoch %d/%d  %3.0f %%  loss %.4f  %s  %s samples/s  %.0f s left",
+                *(progress.epoch, self.epochs, 100 * progress.samples / self.samples),
+                *(progress.loss, self.score(progress.score), f"{speed:,.0f}", left),
             )
 
     def epoch(self, result: EpochResult) -> None:
         self.told = time.monotonic()
         logger.info(
-            "epoch %d/%d  loss %.4f  validation loss %.4f  accuracy %.2f %%  %s images/s%s",
-            *(result.epoch, self.epochs, result.train_loss, result.validation_loss, 100 * result.validation_accuracy),
-            *(f"{result.images_per_second:,.0f}", "  best so far" if result.is_best else ""),
+            "epoch %d/%d  loss %.4f  validation loss %.4f  %s  %s samples/s%s",
+            *(
+                result.epoch,
+                self.epochs,
+                result.train_loss,
+                result.validation_loss,
+                self.score(result.validation_score),
+            ),
+            *(f"{result.samples_per_second:,.0f}", "  best so far" if result.is_best else ""),
         )

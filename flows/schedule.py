@@ -56,7 +56,7 @@ def add(runs: Runs, config: RunConfig, cron: str, timezone: str | None) -> int:
             name=name,
             schedules=[schedule],
             parameters={"config": _portable(config).model_dump(mode="json")},
-            description=f"{config.model.name} on {config.data.name}",
+            description=f"{config.model.name} on {config.data.title}",
             work_pool_name=POOL,
             job_variables={"working_dir": str(Path.cwd()), "env": _environment()},
             entrypoint_type=EntrypointType.MODULE_PATH,

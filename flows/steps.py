@@ -18,6 +18,7 @@ from components import claims, tracking
 from components.claims import Claim
 from components.comparison import comparisons
 from components.config import (
+    CheckConfig,
     DataConfig,
     EvaluateConfig,
     ExportConfig,
@@ -27,15 +28,18 @@ from components.config import (
     TrainConfig,
 )
 from components.errors import Unreachable
+from components.files import write_text
 from components.ingredients import of_run
 from components.places import Runs, data_cache
 from components.recipe import read_recipe, write_recipe
 from components.refs import (
+    CheckRef,
     DataRef,
     EvaluationRef,
     ExportRef,
     FileRef,
     FitRef,
+    InspectionRef,
     NetworkRef,
     PublishedRef,
     Reproduction,
@@ -51,6 +55,8 @@ from flows.story import is_scheduled, log_to_prefect, step, under_way
 # only wants to schedule it.
 
 logger = logging.getLogger("torchmill")
+
+SAMPLE = 64  # of training, by which a network is initialised and examined
 
 PENDING = "pending"  # the version of a model of which MLflow, which does not answer, will be told later
 
@@ -86,7 +92,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
         run = tracking.open_run(
             runs,
             folder,
-            experiment=config.data.name,
+            experiment=config.data.title,
             name=name,
             params=config.flat(),
             tags={"prefect.flow_run": flow_run_url(), **tracking.circumstances()},
@@ -136,31 +142,93 @@ def may_come_back(task: Task, task_run: TaskRun | None, state: State) -> bool:
 @step(retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=may_come_back)
 def fetch(config: DataConfig, run: RunRef) -> DataRef:
     """Have the data set on disk, prepared and verified."""
-    from components.data.fetch import fetch
+    from components.data.fetch import arguments, fetch
 
-    data = fetch(config.name, data_cache())
+    data = fetch(config.name, data_cache(), args=arguments(config), fresh=run.fresh)
     tracking.log_dataset(run, data)
-    logger.info("data  %s: %s training and %s test images, sha256 %s…", *_sizes(data), data.sha256[:12])
+    sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
+    told = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
+    what = "samples" if data.kind == "numbers" else "texts" if data.kind == "tokens" else "images"
+    logger.info("data  %s: %s %s, sha256 %s…", data.name, told, what, data.sha256[:12])
     return data
 
 
-def _sizes(data: DataRef) -> tuple[str, str, str]:
-    return data.name, f"{data.train_size:,}", f"{data.test_size:,}"
+@step()
+def inspect(
+    data: DataRef, validation_fraction: float, seed: int, leakage_limit: float, allow_leakage: bool, run: RunRef
+) -> InspectionRef:
+    """Look for what spoils a training or flatters a test: leaks between splits, doubtful labels, lopsided classes."""
+    from components.data.inspect import inspect, leakage_error
+
+    found = inspect(data, validation_fraction, seed, run.folder)
+    sheets = [run.folder / name for name in ("samples.png", "samples.txt") if (run.folder / name).exists()]
+    tracking.log_files(run, [run.folder / "inspection.json"])
+    tracking.log_files(run, sheets, "pictures")
+    tracking.log_metrics(run, {"data_leakage": found.leakage, "data_suspects": found.suspect_count})
+    for line in found.lines():
+        logger.info("inspect  %s", line)
+    if found.leakage > leakage_limit:
+        error = leakage_error(data, found, leakage_limit)
+        if not allow_leakage:
+            raise error
+        logger.warning("inspect  %s It is allowed by --data.allow-leakage.", error.message)
+        tracking.log_tags(run, {"data.leakage_allowed": f"{found.leakage:.4%}"})
+    return InspectionRef(
+        report=FileRef.of(run.folder / "inspection.json"),
+        picture=FileRef.of(sheets[0]),
+        leakage=found.leakage,
+        suspects=found.suspect_count,
+    )
 
 
 @step()
 def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: DataRef, run: RunRef) -> NetworkRef:
     """Build the network and give it its first weights."""
+    from components.data.batches import read_sample
+    from components.evaluation.pictures import draw_layers
+    from components.first_weights import as_table
     from components.initialize import initialize, save_weights
+    from components.raw_model import standardized
 
-    network = initialize(model.name, model.args, config.name, data, seed)
+    sample = standardized(read_sample(data, SAMPLE, seed), data)
+    network, layers = initialize(model, config, data, seed, sample)
+    write_text(run.folder / "initialization.md", as_table(layers))
+    draw_layers(layers, run.folder / "initialization.png")
+    tracking.log_files(run, [run.folder / "initialization.md"])
+    tracking.log_files(run, [run.folder / "initialization.png"], "pictures")
     weights = save_weights(network, run.folder / "initial.safetensors")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     tracking.log_files(run, [weights.path], "weights")
     tracking.log_tags(run, {"initial.sha256": weights.sha256})
     tracking.log_params(run, {"parameters": parameters})
     logger.info("network  %s: %s parameters, weights by %s", model.name, f"{parameters:,}", config.name)
-    return NetworkRef(reference=model.name, arguments=model.args, weights=weights, parameters=parameters)
+    return NetworkRef(
+        reference=model.name, arguments=model.args, weights=weights, parameters=parameters, freeze=model.freeze
+    )
+
+
+@step()
+def check(
+    config: CheckConfig, training: TrainConfig, seed: int, network: NetworkRef, data: DataRef, run: RunRef
+) -> CheckRef:
+    """Examine the network before hours are spent on it."""
+    from components import examination
+    from components.data.batches import read_sample
+    from components.initialize import restore
+
+    sample = read_sample(data, SAMPLE, seed)
+    report = examination.look_at(restore(network, network.weights, data), sample, data, training, config.level)
+    try:
+        found = examination.conclude(report, network.reference, run.folder)
+    finally:
+        tracking.log_files(run, [run.folder / "check.txt", run.folder / "check.json"])
+    for one in report.verdicts:
+        if one.verdict == "warn":
+            logger.warning(
+                "check  %s%s: %s  %s", one.check, f" in {one.layer}" if one.layer else "", one.evidence, one.remedy
+            )
+    logger.info("check  %d passed, %d warnings  (%.1f s)", found.passed, found.warned, found.seconds)
+    return found
 
 
 @step()
@@ -184,10 +252,10 @@ def fit(
         under_way().resumed_at = place
         logger.info("resuming run %s at %s", run.name, place)
     tracking.log_params(run, {"device.used": chosen})
-    logger.info("fit  %s images on %s, %s for validation", f"{len(training):,}", chosen, f"{len(validation):,}")
+    logger.info("fit  %s samples on %s, %s for validation", f"{len(training):,}", chosen, f"{len(validation):,}")
     history = []
     untrained = restore(network, network.weights, data)
-    with stop_signals() as stop, TrainingDisplay(config.epochs, len(training)) as display:
+    with stop_signals() as stop, TrainingDisplay(config.epochs, len(training), data.measure) as display:
         epochs = fit(
             *(
                 untrained,
@@ -223,9 +291,10 @@ def fit(
         device=str(chosen),
         epochs=len(history),
         best_epoch=best.epoch,
-        validation_accuracy=best.validation_accuracy,
+        measure=data.measure,
+        validation_score=best.validation_score,
         validation_loss=best.validation_loss,
-        images_per_second=sum(epoch.images_per_second for epoch in history) / len(history),
+        samples_per_second=sum(epoch.samples_per_second for epoch in history) / len(history),
         stopped_early=len(history) < config.epochs,
     )
 
@@ -243,7 +312,7 @@ def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef, run: RunRef
     tracking.log_metrics(run, scores.metrics())
     tracking.log_files(run, [scores.picture.path], "pictures")
     tracking.log_files(run, [scores.report.path])
-    logger.info("test  accuracy %s, loss %.4f", scores.words(), scores.loss)
+    logger.info("test  %s %s, loss %.4f", scores.measure.replace("_", " "), scores.words(), scores.loss)
     return scores
 
 
@@ -259,7 +328,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         "network": trained.network.reference,
         "data": f"{data.name} sha256:{data.sha256}",
         "weights": f"sha256:{trained.weights.sha256}",
-        "test_accuracy": f"{scores.accuracy:.6f}",
+        f"test_{scores.measure}": f"{scores.score:.6f}",
     }
     try:
         model = export(network, data, read_test(data), config, about, run.folder)
@@ -277,7 +346,8 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
 @step()
 def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef, run: RunRef) -> str:
     """Make the ONNX model a version in the model registry; gives the version."""
-    tags = {"test_accuracy": f"{scores.accuracy:.6f}", "onnx.sha256": model.onnx.sha256, "data.sha256": data.sha256}
+    score = {f"test_{scores.measure}": f"{scores.score:.6f}"}
+    tags = {**score, "onnx.sha256": model.onnx.sha256, "data.sha256": data.sha256}
     version = tracking.register(run, model, name, tags)
     if version is None:
         return PENDING
@@ -317,8 +387,8 @@ def conclude(
         data=data,
         metrics={
             **scores.metrics(),
-            "validation_accuracy": trained.validation_accuracy,
-            "images_per_second": trained.images_per_second,
+            f"validation_{trained.measure}": trained.validation_score,
+            "samples_per_second": trained.samples_per_second,
         },
         weights=trained.weights,
         onnx=PublishedRef(

@@ -22,9 +22,13 @@ def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = 
     claim = steps.claim(config, fresh)
     if claim.result:
         return claim.result
+    asked = (config.data.validation_fraction, config.seed, config.data.leakage_limit, config.data.allow_leakage)
     with steps.tracked(claim) as run:
         data = steps.fetch(config.data, run)
+        steps.inspect(data, *asked, run)
         network = steps.initialize(config.model, config.initialize, config.seed, data, run)
+        if config.check.level != "off":
+            steps.check(config.check, config.train, config.seed, network, data, run)
         trained = steps.fit(config.train, config.data, config.device, config.seed, network, data, run)
         scores = steps.evaluate(config.evaluate, trained, data, run)
         model = steps.export(config.export, trained, scores, data, run)

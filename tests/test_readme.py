@@ -39,7 +39,14 @@ def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_there_are_commands():
-    assert {shlex.split(command)[1] for command in COMMANDS} == {"train", "up", "schedule", "reproduce", "repair"}
+    assert {shlex.split(command)[1] for command in COMMANDS} == {
+        "train",
+        "check",
+        "up",
+        "schedule",
+        "reproduce",
+        "repair",
+    }
 
 
 def test_its_environment_variables_are_read_somewhere():

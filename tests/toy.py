@@ -1,37 +1,33 @@
-"""A small data set whose classes are plain to see: class k has the k-th of as many horizontal bars, on noise."""
+"""Small data sets of every kind, whose answers are plain to see."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
-from components.data.fetch import channel_statistics
-from components.refs import DataRef
+from components.config import InitializeConfig, ModelConfig
+from components.data.fetch import VOCABULARY, channel_statistics
+from components.data.vocabulary import SPECIAL, Vocabulary
+from components.initialize import initialize
+from components.refs import DataRef, Task
 
 
 def toy_data(
     folder: Path, *, classes: int = 10, channels: int = 1, size: int = 28, train: int = 600, test: int = 203
 ) -> DataRef:
-    """Write the four files of a prepared data set into ``folder`` and describe them."""
+    """Write images into ``folder``: class k has the k-th of as many horizontal bars, on noise."""
     rng = np.random.default_rng(0)
-    sizes = {"train": train, "test": test}
-    images = {}
-    for split, samples in sizes.items():
+    splits = {}
+    for split, samples in {"train": train, "test": test}.items():
         labels = rng.permutation(np.arange(samples) % classes)
-        images[split] = draw(labels, classes, channels, size, rng)
-        np.save(folder / f"{split}_images.npy", images[split])
-        np.save(folder / f"{split}_labels.npy", labels)
-    mean, std = channel_statistics(images["train"])
-    return DataRef(
-        name="toy",
-        folder=folder,
-        sha256="0" * 64,
-        source="drawn by a test",
+        splits[split] = draw(labels, classes, channels, size, rng), labels
+    mean, std = channel_statistics(splits["train"][0])
+    return written(
+        folder,
+        splits,
+        shape=(channels, size, size),
         classes=tuple(f"bar {label}" for label in range(classes)),
-        channels=channels,
-        height=size,
-        width=size,
-        train_size=train,
-        test_size=test,
         mean=mean,
         std=std,
     )
@@ -44,3 +40,100 @@ def draw(labels: np.ndarray, classes: int, channels: int, size: int, rng: np.ran
     for image_CHW, label in zip(images_NCHW, labels, strict=True):
         image_CHW[:, edges[label] : edges[label + 1]] += 120
     return images_NCHW.astype(np.uint8)
+
+
+def toy_tokens(
+    folder: Path, *, classes: int = 3, longest: int = 12, train: int = 300, validation: int = 60, test: int = 83
+) -> DataRef:
+    """Write sequences of letters into ``folder``, from one letter to the longest: class k has its own k-th letter most.
+
+    They are filled up with padding; there is a validation split, and letters that mean nothing.
+    """
+    rng = np.random.default_rng(0)
+    letters = "abcdefgh"[: classes + 2]
+    splits = {}
+    for split, samples in {"train": train, "validation": validation, "test": test}.items():
+        labels = rng.permutation(np.arange(samples) % classes)
+        tokens_NL = np.zeros((samples, longest), np.int32)
+        lengths = rng.integers(1, longest + 1, samples)
+        lengths[:2] = 1, longest
+        for row, length, label in zip(tokens_NL, lengths, labels, strict=True):
+            others = rng.integers(0, len(letters), length)
+            mostly = rng.permutation(np.arange(length)) < length // 2 + 1
+            row[:length] = np.where(mostly, label, others) + len(SPECIAL)
+        splits[split] = tokens_NL, labels
+    vocabulary = Vocabulary("characters", False, longest, (*SPECIAL, *letters))
+    (folder / VOCABULARY).write_text(vocabulary.as_json(), encoding="utf-8")
+    return written(
+        folder,
+        splits,
+        kind="tokens",
+        shape=(longest,),
+        classes=tuple(f"mostly {letter}" for letter in letters[:classes]),
+        vocabulary_size=len(vocabulary.tokens),
+    )
+
+
+def toy_numbers(
+    folder: Path,
+    *,
+    task: Task = "classification",
+    features: int = 6,
+    outputs: int = 3,
+    train: int = 400,
+    test: int = 121,
+    scales: tuple[float, ...] = (),
+) -> DataRef:
+    """Write rows of features into ``folder``, on very different scales; linear functions of them are the answer.
+
+    Args:
+        outputs: classes (the largest function), labels (functions above 0) or targets (the functions themselves).
+        scales: of the targets; 1 each where none are given.
+    """
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(features, outputs))
+    units = 10.0 ** np.arange(-2, features - 2)
+    splits = {}
+    for split, samples in {"train": train, "test": test}.items():
+        plain = rng.normal(size=(samples, features))
+        values = plain @ weights
+        match task:
+            case "classification":
+                labels = values.argmax(1)
+            case "multilabel":
+                labels = (values > 0).astype(np.uint8)
+            case _:
+                labels = ((values + 1) * np.array(scales or 1.0)).astype(np.float32)
+        splits[split] = ((plain + 3) * units).astype(np.float32), labels
+    inputs, labels = splits["train"]
+    mean, std = inputs.mean(0, np.float64), inputs.std(0, np.float64)
+    targets = {}
+    if task == "regression":
+        targets["target_mean"] = tuple(map(float, labels.mean(0, np.float64)))
+        targets["target_std"] = tuple(map(float, labels.std(0, np.float64)))
+    return written(
+        folder,
+        splits,
+        kind="numbers",
+        task=task,
+        shape=(features,),
+        classes=tuple(f"{task} {number}" for number in range(outputs)),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        **targets,
+    )
+
+
+def written(folder: Path, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], **described) -> DataRef:
+    """Write the files of a prepared data set and describe them."""
+    for split, (inputs, labels) in splits.items():
+        np.save(folder / f"{split}_inputs.npy", inputs)
+        np.save(folder / f"{split}_labels.npy", labels)
+    sizes = {f"{split}_size": len(labels) for split, (_, labels) in splits.items()}
+    return DataRef(name="toy", folder=folder, sha256="0" * 64, source="drawn by a test", **sizes, **described)
+
+
+def made(name: str, data: DataRef, scheme: str = "xavier_normal", seed: int = 0, **arguments: object) -> nn.Module:
+    """Build a network with its first weights; nothing is said about a name that no configuration would take."""
+    model = ModelConfig().model_copy(update={"name": name, "args": arguments})
+    return initialize(model, InitializeConfig.model_validate(scheme), data, seed)[0]

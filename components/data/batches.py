@@ -1,68 +1,124 @@
-"""Read a prepared data set's splits into memory."""
+"""Read a prepared data set's splits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
-from components.refs import DataRef
+from components.data.splits import stratified_split
+from components.refs import PADDING, DataRef
+
+IN_MEMORY = 0.25  # of the memory that is free: larger arrays stay on disk, mapped into memory
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """A split: raw pixels (uint8, NCHW) and labels (int64, N), on one device."""
+class Samples:
+    """A split: raw inputs and labels, on one device. What is too large for the memory is read where it is taken."""
 
-    pixels: Tensor
+    inputs: Tensor
+    """uint8 pixels (N, C, H, W), int32 token ids (N, L), float32 numbers (N, F, …)."""
     labels: Tensor
+    """int64 classes (N,), float32 labels or targets (N, K)."""
+    lengths: Tensor | None = None
+    """Of the sequences, on the processor."""
+    rows: Tensor | None = None
+    """Which of the inputs are meant, where not all are."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> "LabelledImages":
-        return LabelledImages(self.pixels.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> "Samples":
+        inputs = self.inputs if self.rows is not None else self.inputs.to(device)
+        return Samples(inputs, self.labels.to(device), self.lengths, self.rows)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Give some samples on the device of the labels, sequences as long as the longest of them.
+
+        Args:
+            indices: on the processor.
+        """
+        device = self.labels.device
+        chosen = indices.to(device)
+        inputs = self.inputs[chosen] if self.rows is None else self.inputs[self.rows[indices]].to(device)
+        if self.lengths is not None:
+            inputs = inputs[:, : int(self.lengths[indices].max())]
+        return inputs, self.labels[chosen]
+
+    def first(self, count: int) -> "Samples":
+        """Give the first samples alone."""
+        inputs, labels = self.take(torch.arange(min(count, len(self))))
+        return Samples(inputs, labels, None if self.lengths is None else self.lengths[:count])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """In their order, the last one may be smaller."""
-        yield from zip(self.pixels.split(size), self.labels.split(size), strict=True)
+        if self.rows is None and self.lengths is None:
+            yield from zip(self.inputs.split(size), self.labels.split(size), strict=True)
+        else:
+            for indices in torch.arange(len(self)).split(size):
+                yield self.take(indices)
 
 
-def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Give the training and the validation split; the test split is not opened."""
-    pixels, labels = _read(data, "train")
-    training, validation = stratified_split(labels, validation_fraction, seed)
-    return _gather(pixels, labels, training), _gather(pixels, labels, validation)
+def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Give the training and the validation split; the test split is not opened.
 
-
-def read_test(data: DataRef) -> LabelledImages:
-    """Give the test split: for evaluation and for the comparison of an export, never for training."""
-    pixels, labels = _read(data, "test")
-    return LabelledImages(torch.from_numpy(pixels), torch.from_numpy(labels))
-
-
-def _read(data: DataRef, split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
-    return np.load(data.folder / f"{split}_images.npy"), np.load(data.folder / f"{split}_labels.npy")
-
-
-def _gather(pixels: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> LabelledImages:
-    return LabelledImages(torch.from_numpy(pixels[indices]), torch.from_numpy(labels[indices]))
-
-
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut ``fraction`` of every class off for validation; the same seed gives the same split.
-
-    A class gives at least one sample to validation where it has two or more, and keeps at least one.
-
-    Returns:
-        Sorted indices of the training and of the validation split.
+    The data set's own validation split, or a part of the training file. Targets of a regression are standardised.
     """
+    inputs, labels = _read(data, "train")
+    if data.validation_size:
+        return _samples(data, inputs, labels), _samples(data, *_read(data, "validation"))
+    training, validation = stratified_split(labels, validation_fraction, seed)
+    return _samples(data, inputs, labels, training), _samples(data, inputs, labels, validation)
+
+
+def read_sample(data: DataRef, count: int, seed: int) -> Samples:
+    """Give some samples of the training file, targets standardised."""
+    inputs, labels = _read(data, "train")
     rng = np.random.default_rng(seed)
-    held_out = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out.append(rng.permutation(members)[:count])
-    validation = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(labels)), validation, assume_unique=True), validation
+    indices = np.sort(rng.permutation(len(labels))[:count])
+    return _samples(data, np.asarray(inputs[indices]), labels[indices])
+
+
+def read_test(data: DataRef) -> Samples:
+    """Give the test split, targets in their own units: for evaluation and for the comparison of an export alone."""
+    return _samples(data, *_read(data, "test"), standardize=False)
+
+
+def _read(data: DataRef, split: Literal["train", "validation", "test"]) -> tuple[np.ndarray, np.ndarray]:
+    path = data.folder / f"{split}_inputs.npy"
+    large = path.stat().st_size > IN_MEMORY * psutil.virtual_memory().available
+    # Copy on write, though nobody writes: torch complains of memory that is read-only.
+    return np.load(path, mmap_mode="c" if large else None), np.load(data.folder / f"{split}_labels.npy")
+
+
+def _samples(
+    data: DataRef, inputs: np.ndarray, labels: np.ndarray, indices: np.ndarray | None = None, standardize: bool = True
+) -> Samples:
+    if indices is not None:
+        labels = labels[indices]
+    if data.task != "classification":
+        labels = labels.astype(np.float32)
+    if data.task == "regression" and standardize:
+        spread = np.array([value or 1.0 for value in data.target_std])
+        labels = ((labels - np.array(data.target_mean)) / spread).astype(np.float32)
+    rows = None
+    if isinstance(inputs, np.memmap):
+        rows = torch.from_numpy(np.arange(len(labels)) if indices is None else indices)
+    elif indices is not None:
+        inputs = inputs[indices]
+    lengths = None
+    if data.kind == "tokens":
+        held = inputs if rows is None else inputs[rows.numpy()]
+        lengths = torch.from_numpy(sequence_lengths(held))
+    return Samples(torch.from_numpy(inputs), torch.from_numpy(labels), lengths, rows)
+
+
+def sequence_lengths(tokens: np.ndarray) -> np.ndarray:
+    """Lengths of sequences that are filled up at their end; int64, at least 1."""
+    if not tokens.shape[1]:
+        return np.ones(len(tokens), np.int64)
+    filled = tokens[:, ::-1] != PADDING
+    return np.where(filled.any(1), tokens.shape[1] - filled.argmax(1), 1)

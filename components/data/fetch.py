@@ -2,8 +2,12 @@
 
 import hashlib
 import importlib.util
+import inspect
 import json
+import logging
+import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,19 +15,22 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from components import files
-from components.config import modules_in
+from components import files, source_code
+from components.config import DataConfig, dataset_place, load_parameters, modules_in, source_file
 from components.data import disk
-from components.data.splits import Splits
+from components.data.splits import Split, Splits
+from components.data.vocabulary import Vocabulary
 from components.errors import ConfigError, UserError, nearest
-from components.refs import DataRef, FileRef
+from components.refs import DataRef, FileRef, Kind
+
+logger = logging.getLogger("torchmill")
 
 DATASETS = Path(__file__).with_name("datasets")
 
-FORMAT = 1
+FORMAT = 2
 """Of what is in the cache. Another number has everything prepared anew."""
 
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+VOCABULARY = "vocabulary.json"
 
 
 def names(datasets: Path = DATASETS) -> list[str]:
@@ -31,36 +38,129 @@ def names(datasets: Path = DATASETS) -> list[str]:
     return modules_in(datasets)
 
 
-def fetch(name: str, cache: Path, datasets: Path = DATASETS) -> DataRef:
+def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
+    """Give what a data set's ``load`` gets: what the configuration says, and what it asks for by name.
+
+    Raises:
+        ConfigError: it takes no such argument.
+    """
+    kind, path = dataset_place(config.name)
+    known = {"validation_fraction": config.validation_fraction}
+    if path and kind not in names(datasets):  # the user's own function: looked at when it is imported
+        return dict(config.args)
+    asked = set(load_parameters(datasets / f"{kind}.py")) - {"downloads", "path"}
+    for name in config.args:
+        if name not in asked:
+            raise ConfigError(f"{kind} takes no argument '{name}'.", nearest(name, asked) or "It takes none.")
+    return {name: value for name, value in known.items() if name in asked} | config.args
+
+
+def fetch(
+    name: str,
+    cache: Path,
+    datasets: Path = DATASETS,
+    args: Mapping[str, Any] = {},
+    fresh: bool = False,
+) -> DataRef:
     """Have the data set prepared in ``cache/name``, and say what it is.
 
     What is there and intact is not touched, so the folder may be read-only and shared. Damaged or
     missing arrays are made again, from the downloads where these are intact.
 
+    Args:
+        args: for its ``load``.
+        fresh: call the user's own function even where what it gave before is there.
+
     Raises:
         ConfigError: there is no such data set.
         UserError: it cannot be had, is malformed, or the disk will not take it.
     """
-    if name not in names(datasets):
+    if not dataset_place(name)[1] and name not in names(datasets):
         raise ConfigError(f"There is no data set called {name!r}.", nearest(name, names(datasets)))
-    if ready := prepared(name, cache, datasets):
+    own = _is_own(name, datasets)
+    if not (fresh and own) and (ready := prepared(name, cache, datasets, args)):
         return ready
-    folder = cache.absolute() / name
+    folder = _folder(name, cache, args)
     disk.make_folder(folder)
     with disk.locked(folder / ".lock", name):
-        return prepared(name, cache, datasets) or _prepare(name, datasets / f"{name}.py", folder)
+        ready = None if fresh and own else prepared(name, cache, datasets, args)
+        return ready or _prepare(
+            name, _loader(name, datasets, args, folder), _definition(name, datasets, args), folder, args
+        )
 
 
-def prepared(name: str, cache: Path, datasets: Path = DATASETS) -> DataRef | None:
-    """Say what the data set is if it is in the cache and intact."""
-    source = datasets / f"{name}.py"
-    return _prepared(cache.absolute() / name, _definition(source)) if source.is_file() else None
+def prepared(
+    name: str,
+    cache: Path,
+    datasets: Path = DATASETS,
+    args: Mapping[str, Any] = {},
+) -> DataRef | None:
+    """Say what the data set is if it is in the cache and intact, and what it is made of has not changed."""
+    try:
+        definition = _definition(name, datasets, args)
+    except (OSError, ValueError, SyntaxError):
+        return None
+    return _prepared(_folder(name, cache, args), definition)
 
 
-def _definition(source: Path) -> str:
+def _is_own(name: str, datasets: Path) -> bool:
+    kind, path = dataset_place(name)
+    return bool(path) and kind not in names(datasets)
+
+
+def _folder(name: str, cache: Path, args: Mapping[str, Any]) -> Path:
+    kind, path = dataset_place(name)
+    if not path and not args:
+        return cache.absolute() / name
+    place = str(Path(path).expanduser().absolute()) if path else ""
+    told = hashlib.sha256(json.dumps([kind, place, args], sort_keys=True, default=str).encode()).hexdigest()
+    return cache.absolute() / f"{Path(kind).stem}-{told[:16]}"
+
+
+def _definition(name: str, datasets: Path, args: Mapping[str, Any]) -> str:
+    """Digest of what makes the data set what it is: its file; what is at its path and at those that its arguments
+    name; or the user's code."""
+    kind, path = dataset_place(name)
+    if _is_own(name, datasets):
+        return hashlib.sha256(json.dumps(source_code.closure(source_file(kind)).definitions).encode()).hexdigest()
     # The whole file: a class renamed or another split is another data set. A mere comment costs a few seconds of
     # decoding once.
-    return hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = hashlib.sha256((datasets / f"{kind}.py").read_bytes())
+    named = [os.path.expanduser(value) for value in args.values() if isinstance(value, str)]  # noqa: PTH111
+    for place in (path, *filter(os.path.isfile, named)) if path else ():
+        for line in _listing(Path(place).expanduser()):
+            digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _listing(place: Path) -> list[str]:
+    """Names, sizes and times of change of all files: a quick answer to whether anything changed."""
+    found = [place] if place.is_file() else (Path(root) / file for root, _, held in os.walk(place) for file in held)
+    stats = ((os.path.relpath(file, place), file.stat() if file.exists() else file.lstat()) for file in found)
+    return sorted(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n" for relative, stat in stats)
+
+
+def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) -> tuple[Any, Callable[[], Splits]]:
+    """Give what ``CLASSES`` and ``SOURCE`` may be looked up in, and what loads the data set."""
+    kind, path = dataset_place(name)
+    if _is_own(name, datasets):
+        from components.data.own import load_own
+
+        return None, lambda: load_own(kind, path, args)
+    module = _import(kind, datasets / f"{kind}.py")
+    given = dict(args)
+    takes = inspect.signature(module.load).parameters
+    if "downloads" in takes:
+        given["downloads"] = folder / "downloads"
+    if path:
+        given["path"] = Path(path).expanduser().absolute()
+    return module, lambda: module.load(**given)
+
+
+def array_names(data: DataRef) -> list[str]:
+    """The files of a prepared data set, without their ending."""
+    splits = ("train", *(("validation",) if data.validation_size else ()), "test")
+    return [f"{split}_{part}" for split in splits for part in ("inputs", "labels")]
 
 
 def _prepared(folder: Path, definition: str) -> DataRef | None:
@@ -73,51 +173,92 @@ def _prepared(folder: Path, definition: str) -> DataRef | None:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         if (manifest["format"], manifest["definition"]) != (FORMAT, definition):
             return None
-        digests = {name: FileRef.of(_array_path(folder, name)).sha256 for name in ARRAYS}
         ref = DataRef(**manifest["data"], folder=folder)
+        digests = {name: FileRef.of(folder / name).sha256 for name in manifest["files"]}
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None
     return ref if digests == manifest["files"] and ref.sha256 == _digest(digests) else None
 
 
-def _prepare(name: str, source: Path, folder: Path) -> DataRef:
-    module = _import(name, source)
-    splits: Splits = module.load(folder / "downloads")
-    classes = tuple(module.CLASSES)
-    _check(name, splits, len(classes))
+def _prepare(
+    name: str, loader: tuple[Any, Callable[[], Splits]], definition: str, folder: Path, args: Mapping[str, Any]
+) -> DataRef:
+    module, load = loader
+    splits = load()
+    classes = tuple(splits.classes or module.CLASSES)
+    kind = _check(name, splits, len(classes))
 
     # First of all: whoever is killed from here on leaves no manifest that speaks of other files.
     with disk.writing(folder):
         (folder / "manifest.json").unlink(missing_ok=True)
         files.sync_folder(folder)
+    parts = {"train": splits.train, **({"validation": splits.validation} if splits.validation else {})}
+    parts["test"] = splits.test
+    # Before the arrays get their names: one that is mapped from a file may be moved.
+    mean, std = _statistics(kind, splits.train.inputs)
+    target_mean, target_std = _target_statistics(splits)
+    shape = splits.train.inputs.shape[1:]
+    if splits.vocabulary:
+        shape = (splits.vocabulary.max_length,)
     digests = {}
-    for array in ARRAYS:
-        path = _array_path(folder, array)
-        _save(path, getattr(splits, array))
-        digests[array] = FileRef.of(path).sha256
-
-    mean, std = channel_statistics(splits.train_images)
-    _, channels, height, width = splits.train_images.shape
+    for split, part in parts.items():
+        for what, array in (("inputs", part.inputs), ("labels", part.labels)):
+            path = folder / f"{split}_{what}.npy"
+            _save(path, array)
+            digests[path.name] = FileRef.of(path).sha256
+    if splits.vocabulary:
+        with disk.new_file(folder / VOCABULARY) as file:
+            file.write(splits.vocabulary.as_json().encode())
+        digests[VOCABULARY] = FileRef.of(folder / VOCABULARY).sha256
     ref = DataRef(
         name=name,
+        args=dict(args),
         folder=folder,
         sha256=_digest(digests),
-        source=module.SOURCE,
+        source=splits.source or module.SOURCE,
+        kind=kind,
+        task=splits.task,
+        shape=shape,
         classes=classes,
-        channels=channels,
-        height=height,
-        width=width,
-        train_size=len(splits.train_images),
-        test_size=len(splits.test_images),
+        train_size=len(splits.train),
+        validation_size=len(splits.validation) if splits.validation else 0,
+        test_size=len(splits.test),
         mean=mean,
         std=std,
+        target_mean=target_mean,
+        target_std=target_std,
+        vocabulary_size=len(splits.vocabulary.tokens) if splits.vocabulary else 0,
     )
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})
-    manifest = {"format": FORMAT, "definition": _definition(source), "data": data, "files": digests}
+    manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests}
     with disk.new_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     return ref
+
+
+def read_vocabulary(data: DataRef) -> Vocabulary:
+    """Give the vocabulary of a data set of tokens."""
+    return Vocabulary.from_json((data.folder / VOCABULARY).read_text(encoding="utf-8"))
+
+
+def _statistics(kind: Kind, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    match kind:
+        case "images":
+            return channel_statistics(inputs)
+        case "numbers":
+            axes = (0, *range(2, inputs.ndim))
+            mean, std = inputs.mean(axes, np.float64), inputs.std(axes, np.float64)
+            return tuple(map(float, mean)), tuple(map(float, std))
+        case _:
+            return (), ()
+
+
+def _target_statistics(splits: Splits) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if splits.task != "regression":
+        return (), ()
+    targets = splits.train.labels
+    return tuple(map(float, targets.mean(0, np.float64))), tuple(map(float, targets.std(0, np.float64)))
 
 
 def channel_statistics(images_NCHW: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -155,25 +296,65 @@ def _import(name: str, source: Path) -> ModuleType:
     return module
 
 
-def _check(name: str, splits: Splits, classes: int) -> None:
-    """Refuse arrays that are not what everything after this relies on."""
+def _check(name: str, splits: Splits, classes: int) -> Kind:
+    """Refuse arrays that are not what everything after this relies on; gives the kind of inputs."""
+    kind = _kind(splits)
     faults = []
-    for split in ("train", "test"):
-        images: Any = getattr(splits, f"{split}_images")
-        labels: Any = getattr(splits, f"{split}_labels")
-        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-            faults.append(f"{split} images are {images.dtype} {images.shape}, not uint8 (N, C, H, W)")
-        elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-            faults.append(f"{split} labels are {labels.dtype} {labels.shape}, not int64 ({len(images)},)")
-        elif not 0 <= labels.min() <= labels.max() < classes:
-            faults.append(f"{split} labels go from {labels.min()} to {labels.max()}, with {classes} classes")
-    if not faults and splits.train_images.shape[1:] != splits.test_images.shape[1:]:
-        faults.append(f"images of {splits.train_images.shape[1:]} and {splits.test_images.shape[1:]}")
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    for split, part in parts.items():
+        if part:
+            faults += [f"{split} {fault}" for fault in _faults(part, splits, kind, classes)]
+    if not faults and kind != "tokens":
+        shapes = {part.inputs.shape[1:] for part in parts.values() if part}
+        if len(shapes) > 1:
+            faults.append(f"inputs of {' and '.join(map(str, sorted(shapes)))}")
     if faults:
         raise UserError(f"The data set {name} is malformed: {'; '.join(faults)}.", "Mend its source or its file.")
+    return kind
+
+
+def _kind(splits: Splits) -> Kind:
+    if splits.vocabulary:
+        return "tokens"
+    return "images" if splits.train.inputs.dtype == np.uint8 else "numbers"
+
+
+def _faults(part: Split, splits: Splits, kind: Kind, classes: int) -> list[str]:
+    inputs, labels = part.inputs, part.labels
+    wanted = {
+        "images": (np.uint8, inputs.ndim == 4, "uint8 (N, C, H, W)"),
+        "tokens": (np.int32, inputs.ndim == 2, "int32 (N, L)"),
+        "numbers": (np.float32, inputs.ndim >= 2, "float32 (N, F, …)"),
+    }
+    dtype, right_shape, words = wanted[kind]
+    if inputs.dtype != dtype or not right_shape or 0 in inputs.shape:
+        return [f"inputs are {inputs.dtype} {inputs.shape}, not {words}"]
+    if kind == "numbers" and not np.isfinite(inputs).all():
+        return [f"inputs hold {int((~np.isfinite(inputs)).sum())} values that are no finite numbers"]
+    if kind == "tokens" and splits.vocabulary and inputs.max() >= len(splits.vocabulary.tokens):
+        return [f"inputs hold token {inputs.max()}, with a vocabulary of {len(splits.vocabulary.tokens)}"]
+    if splits.task == "classification":
+        if labels.dtype != np.int64 or labels.shape != inputs.shape[:1]:
+            return [f"labels are {labels.dtype} {labels.shape}, not int64 ({len(inputs)},)"]
+        if not 0 <= labels.min() <= labels.max() < classes:
+            return [f"labels go from {labels.min()} to {labels.max()}, with {classes} classes"]
+        return []
+    dtype = np.uint8 if splits.task == "multilabel" else np.float32
+    if labels.dtype != dtype or labels.shape != (len(inputs), classes):
+        return [f"labels are {labels.dtype} {labels.shape}, not {dtype.__name__} ({len(inputs)}, {classes})"]
+    if splits.task == "multilabel" and labels.max() > 1:
+        return [f"labels go up to {labels.max()}, and not from 0 to 1"]
+    if not np.isfinite(labels).all():
+        return ["targets are not all finite"]
+    return []
 
 
 def _save(path: Path, array: np.ndarray) -> None:
+    if isinstance(array, np.memmap) and array.filename and Path(array.filename).parent == path.parent:
+        array.flush()  # it was made here, under another name
+        with disk.writing(path.parent):
+            files.publish(Path(array.filename), path)
+        return
     array = np.ascontiguousarray(array)
     with disk.new_file(path, array.nbytes) as file:
         # numpy.save writes past Python's file object, and a full disk then has no error number to know it by.
@@ -181,9 +362,5 @@ def _save(path: Path, array: np.ndarray) -> None:
         file.write(array.data)
 
 
-def _array_path(folder: Path, array: str) -> Path:
-    return folder / f"{array}.npy"
-
-
 def _digest(digests: dict[str, str]) -> str:
-    return hashlib.sha256("".join(digests[array] for array in ARRAYS).encode()).hexdigest()
+    return hashlib.sha256("".join(digests.values()).encode()).hexdigest()

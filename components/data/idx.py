@@ -12,7 +12,7 @@ import numpy as np
 from components.data import disk
 from components.data.download import download
 from components.data.published import PublishedFile
-from components.data.splits import Splits
+from components.data.splits import Split, Splits
 from components.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def mnist_like(dataset: str, digest: str, *, of: tuple[str, str, str, str]) -> I
     sizes = (16 + 60_000 * 28 * 28, 8 + 60_000, 16 + 10_000 * 28 * 28, 8 + 10_000)
     return IdxFiles(
         *(
-            PublishedFile(dataset, f"{name}-ubyte.gz", size, **{digest: sha256})
+            PublishedFile(dataset, f"{name}-ubyte.gz", size, **{digest: sha256})  # ty: ignore[invalid-argument-type]
             for name, size, sha256 in zip(names, sizes, of, strict=True)
         )
     )
@@ -51,10 +51,8 @@ def load(files: IdxFiles, mirrors: Sequence[str], downloads: Path) -> Splits:
     for file in (files.train_images, files.train_labels, files.test_images, files.test_labels):
         download(file, downloads / file.name, mirrors)
     return Splits(
-        _images(files.train_images, downloads),
-        _labels(files.train_labels, downloads),
-        _images(files.test_images, downloads),
-        _labels(files.test_labels, downloads),
+        Split(_images(files.train_images, downloads), _labels(files.train_labels, downloads)),
+        Split(_images(files.test_images, downloads), _labels(files.test_labels, downloads)),
     )
 
 

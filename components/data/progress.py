@@ -1,4 +1,4 @@
-"""What a user sees of a download: a bar on a terminal, one line in a log."""
+"""What a user sees of a download and of other work that takes long: a bar on a terminal, one line in a log."""
 
 import contextlib
 import logging
@@ -51,3 +51,20 @@ def _bar(label: str, stream: TextIO) -> Generator[Report, None, None]:
             progress.update(task, completed=done_bytes, total=total_bytes)
 
         yield report
+
+
+@contextlib.contextmanager
+def counted(label: str, total: int, stream: TextIO | None = None) -> Generator[Callable[[int], None], None, None]:
+    """Show how many of ``total`` things are done, on ``stream`` (standard error); report how many more are."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        began = time.monotonic()
+        yield lambda _: None
+        logger.info("%s: %s in %.1f s", label, f"{total:,}", time.monotonic() - began)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=stream)) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)

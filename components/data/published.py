@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A gzip file as its authors published it.
+    """A file as its authors published it, mostly packed by gzip.
 
     Mirrors compress anew, so the digest of the contents is the one that counts. Where nobody
     published that, the digest of the compressed file has to do.
@@ -22,6 +22,8 @@ class PublishedFile:
     """Size of the contents: more than this is never unpacked."""
     content_sha256: str = ""
     gzip_sha256: str = ""
+    packed: bool = True
+    """By gzip; otherwise the file is its contents."""
 
     def __post_init__(self) -> None:
         if not (self.content_sha256 or self.gzip_sha256):
@@ -43,7 +45,7 @@ def flaw(path: Path, file: PublishedFile) -> str | None:
         if not file.content_sha256:
             return _other_gzip(path, file)
         digest, size = hashlib.sha256(), 0
-        with gzip.open(path) as contents:
+        with gzip.open(path) if file.packed else path.open("rb") as contents:
             while chunk := contents.read(1 << 20):
                 size += len(chunk)
                 if size > file.content_bytes:

@@ -1,4 +1,4 @@
-"""Measures of a classifier, with how sure they are."""
+"""Measures of what a network answers, with how sure they are."""
 
 import math
 from dataclasses import dataclass
@@ -23,9 +23,20 @@ def wilson_interval(right: int, samples: int) -> tuple[float, float]:
     return low, high
 
 
+RESAMPLES = 1000
+
+
+def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
+    """Give the 95 % percentile interval of the mean of independent scores (Efron 1979); always the same numbers."""
+    rng = np.random.default_rng(0)
+    means = [scores[rng.integers(0, len(scores), len(scores))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
 @dataclass(frozen=True)
 class ClassScore:
-    """One class against the rest. A ratio without cases is 0, as scikit-learn's zero_division=0 has it."""
+    """One class or label against the rest. A ratio without cases is 0, as scikit-learn's zero_division=0 has it."""
 
     precision: float
     """Share of the answers with this class that are right."""
@@ -45,9 +56,38 @@ def confusion_matrix(truth: np.ndarray, answers: np.ndarray, classes: int) -> np
 def class_scores(confusion: np.ndarray) -> list[ClassScore]:
     """Give precision, recall and F1 of each class."""
     found = np.diag(confusion).astype(float)
-    answered, support = confusion.sum(0), confusion.sum(1)
+    return _scores(found, confusion.sum(0), confusion.sum(1))
+
+
+def label_scores(truth: np.ndarray, answers: np.ndarray) -> list[ClassScore]:
+    """Give precision, recall and F1 of each label from yes and no, bool, (N, K)."""
+    return _scores((truth & answers).sum(0).astype(float), answers.sum(0), truth.sum(0))
+
+
+def _scores(found: np.ndarray, answered: np.ndarray, support: np.ndarray) -> list[ClassScore]:
     precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
     recall = np.divide(found, support, out=np.zeros_like(found), where=support > 0)
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(found), where=both > 0)
     return [ClassScore(*map(float, row), int(n)) for *row, n in zip(precision, recall, f1, support, strict=True)]
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    """One target of a regression, in its own unit."""
+
+    mae: float
+    """Mean absolute error."""
+    rmse: float
+    """Root of the mean squared error."""
+    r2: float
+    """Share of the test split's variance that is explained; 0 where there is none to explain."""
+
+
+def target_scores(truth: np.ndarray, answers: np.ndarray) -> list[TargetScore]:
+    """Give the errors of each target; both (N, K)."""
+    errors = answers.astype(np.float64) - truth
+    variance = truth.astype(np.float64).var(0)
+    squares = (errors**2).mean(0)
+    r2 = np.where(variance > 0, 1 - squares / np.where(variance > 0, variance, 1), 0.0)
+    return [TargetScore(*map(float, row)) for row in zip(np.abs(errors).mean(0), np.sqrt(squares), r2, strict=True)]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from components.evaluation.metrics import ClassScore
 from components.files import write_atomically
+from components.first_weights import LayerStatistics
 from components.training.progress import EpochResult
 
 INK, QUIET, ACCENT, SECOND = "#1d2433", "#8a93a6", "#2f6fde", "#e0752d"
@@ -34,18 +36,72 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) ->
     _save(figure, path)
 
 
+def draw_labels(scores: Sequence[ClassScore], labels: Sequence[str], path: Path) -> None:
+    """Draw precision, recall and F1 of each label."""
+    figure, axes = _figure(7, min(14.0, 1.6 + 0.42 * len(labels)))
+    rows = np.arange(len(labels))
+    for offset, measure, colour in ((-0.25, "precision", QUIET), (0, "recall", ACCENT), (0.25, "f1", SECOND)):
+        axes.barh(rows + offset, [getattr(score, measure) for score in scores], 0.22, color=colour, label=measure)
+    axes.set_yticks(rows, [f"{name} ({score.support})" for name, score in zip(labels, scores, strict=True)])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.grid(axis="x", color="#e6e9ef")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def draw_targets(truth: np.ndarray, answers: np.ndarray, targets: Sequence[str], path: Path) -> None:
+    """Draw answers over truth, for up to six targets (N, K)."""
+    shown = targets[:6]
+    figure, axes = _figure(min(4.2 * len(shown), 16), 4.0, columns=len(shown))
+    for column, (panel, name) in enumerate(zip(np.atleast_1d(axes), shown, strict=True)):
+        true, given = truth[:, column], answers[:, column]
+        low, high = float(min(true.min(), given.min())), float(max(true.max(), given.max()))
+        panel.plot([low, high], [low, high], color=SECOND, linewidth=1)
+        panel.scatter(true, given, s=6, alpha=0.5, color=ACCENT, linewidths=0)
+        panel.set_title(name, loc="left", color=INK)
+        panel.set_xlabel("truth")
+        panel.set_ylabel("answer")
+        panel.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+MOST_LAYERS = 60
+
+
+def draw_layers(statistics: Sequence[LayerStatistics], path: Path) -> None:
+    """Draw the deviations of weights and outputs of each layer, before and after initialisation."""
+    shown = statistics[:MOST_LAYERS]
+    figure, (left, right) = _figure(11, 1.4 + 0.26 * len(shown), columns=2)
+    rows = range(len(shown))
+    for axes, title, what in ((left, "deviation of weights", "std"), (right, "deviation of outputs", "output_std")):
+        for when, colour in (("before", QUIET), ("after", ACCENT)):
+            values = [getattr(getattr(one, when), what) for one in shown]
+            places = [(value, row) for value, row in zip(values, rows, strict=True) if value]
+            axes.plot(*zip(*places, strict=True) if places else ((), ()), "o", color=colour, markersize=6, label=when)
+        axes.set_yticks(rows, [one.after.layer or "the network" for one in shown] if axes is left else [])
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xscale("log")
+        axes.set_title(title, loc="left", color=INK)
+        axes.grid(axis="x", color="#e6e9ef")
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False)
+    _save(figure, path)
+
+
 def draw_curves(history: Sequence[EpochResult], path: Path) -> None:
-    """Draw loss and accuracy of training and validation over the epochs."""
+    """Draw loss and score of training and validation over the epochs."""
     epochs = [row.epoch for row in history]
     figure, (left, right) = _figure(9, 3.6, columns=2)
-    for axes, measure in ((left, "loss"), (right, "accuracy")):
+    for axes, measure in ((left, "loss"), (right, history[0].measure)):
         for split, colour in (("train", QUIET), ("validation", ACCENT)):
             values = [row.metrics()[f"{split}_{measure}"] for row in history]
             axes.plot(epochs, values, color=colour, linewidth=2, marker="o", markersize=3, label=split)
         best = next((row.epoch for row in reversed(history) if row.is_best), None)
         if best is not None:
             axes.axvline(best, color=SECOND, linewidth=1, linestyle=":", label="best")
-        axes.set_title(measure, loc="left", color=INK)
+        axes.set_title(measure.replace("_", " "), loc="left", color=INK)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color="#e6e9ef")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.config import RunConfig
 from components.files import write_text
-from components.refs import DataRef, EvaluationRef, ExportRef, FitRef, RunRef, StepRef
+from components.refs import DataRef, EvaluationRef, ExportRef, FitRef, RunRef, StepRef, shown
 
 
 def write_report(
@@ -22,40 +22,47 @@ def write_report(
     """Write ``report.md`` into the run's folder."""
     evaluation = json.loads(scores.report.path.read_text(encoding="utf-8"))
     parity = json.loads(model.report.path.read_text(encoding="utf-8"))
+    measure = "R²" if data.measure == "r2" else data.measure.replace("_", " ")
     early = ", stopped early" if trained.stopped_early else ""
     told = {"ran": "{:.1f} s", "resumed": "{:.1f} s since it was resumed", "cached": "done before"}
     seconds = ", ".join(f"{name} {told[step.state].format(step.seconds)}" for name, step in steps.items())
     registered = f"{config.registered_name} version {version}" if version else "not registered"
     rows = {
-        "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.images_per_second:,.0f} images/s",
-        "Best epoch": f"{trained.best_epoch}: validation accuracy {trained.validation_accuracy:.2%}, "
+        "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.samples_per_second:,.0f} samples/s",
+        "Best epoch": f"{trained.best_epoch}: validation {measure} {shown(data.measure, trained.validation_score)}, "
         f"loss {trained.validation_loss:.4f}",
         "Test loss": f"{scores.loss:.4f}",
         "ONNX model": f"{registered}; {model.agreement:.2%} of the answers agree, "
         f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
-        "Accuracy of the ONNX model": f"{parity['onnx_accuracy']:.2%} in onnxruntime, "
-        f"{parity['torch_accuracy']:.2%} in torch",
+        f"{measure.capitalize()} of the ONNX model": f"{shown(data.measure, parity['onnx_score'])} in onnxruntime, "
+        f"{shown(data.measure, parity['torch_score'])} in torch",
         "Data": f"{data.name}, sha256 {data.sha256[:16]}…",
         "Time": seconds,
     }
-    interval = f"95 % interval {scores.accuracy_low:.2%} to {scores.accuracy_high:.2%}"
+    low, high = (shown(data.measure, value) for value in (scores.score_low, scores.score_high))
     lines = [
         f"# {run.name}",
         "",
-        f"**Test accuracy {scores.accuracy:.2%}** ({interval}, {scores.samples:,} images). "
-        f"{config.model.name} on {data.name}, {trained.network.parameters:,} parameters.",
+        f"**Test {measure} {shown(data.measure, scores.score)}** (95 % interval {low} to {high}, {scores.samples:,} "
+        f"samples). {config.model.name} on {data.name}, {trained.network.parameters:,} parameters.",
         "",
         "| | |",
         "|---|---|",
         *(f"| {title} | {text} |" for title, text in rows.items()),
         "",
-        "| class | precision | recall | F1 | images |",
-        "|---|---:|---:|---:|---:|",
     ]
-    for name, score in evaluation["classes"].items():
-        lines.append(
+    if "classes" in evaluation:
+        lines += ["| class | precision | recall | F1 | samples |", "|---|---:|---:|---:|---:|"]
+        lines += [
             f"| {name} | {score['precision']:.2%} | {score['recall']:.2%} | {score['f1']:.2%} | {score['support']:,} |"
-        )
+            for name, score in evaluation["classes"].items()
+        ]
+    else:
+        lines += ["| target | mean absolute error | root mean squared error | R² |", "|---|---:|---:|---:|"]
+        lines += [
+            f"| {name} | {score['mae']:.4g} | {score['rmse']:.4g} | {score['r2']:.4f} |"
+            for name, score in evaluation["targets"].items()
+        ]
     report = run.folder / "report.md"
     write_text(report, "\n".join(lines) + "\n")
     return report

@@ -7,10 +7,10 @@ import numpy as np
 from torch import nn
 
 from components.config import ExportConfig
-from components.data.batches import LabelledImages
+from components.data.batches import Samples
 from components.errors import UserError
 from components.export.parity import compare, open_session, run
-from components.export.to_onnx import to_onnx
+from components.export.to_onnx import INPUTS, OUTPUTS, to_onnx
 from components.files import write_atomically, write_text
 from components.refs import DataRef, ExportRef, FileRef
 
@@ -24,7 +24,7 @@ class ParityError(UserError):
 def export(
     network: nn.Module,
     data: DataRef,
-    test: LabelledImages,
+    test: Samples,
     config: ExportConfig,
     metadata: Mapping[str, str],
     folder: Path,
@@ -49,9 +49,9 @@ def export(
             f"Nothing is published; see {folder / 'parity.json'} and {candidate.name} beside it.",
         )
     candidate.replace(final)
-    pixels = test.pixels[:EXAMPLES].numpy()
-    logits = run(open_session(final), pixels, EXAMPLES)
-    write_atomically(folder / "example.npz", lambda partial: _save_example(partial, pixels, logits))
+    inputs, outputs = run(open_session(final), test.first(EXAMPLES), EXAMPLES)
+    named = {INPUTS[data.kind]: inputs[0], OUTPUTS[data.task]: outputs}
+    write_atomically(folder / "example.npz", lambda partial: _save_example(partial, named))
     return ExportRef(
         onnx=FileRef.of(final),
         report=FileRef.of(folder / "parity.json"),
@@ -61,6 +61,6 @@ def export(
     )
 
 
-def _save_example(path: Path, pixels: np.ndarray, logits: np.ndarray) -> None:
+def _save_example(path: Path, named: Mapping[str, np.ndarray]) -> None:
     with path.open("wb") as file:  # an open file, since savez would add .npz to a path
-        np.savez(file, pixels=pixels, logits=logits)
+        np.savez(file, **named)  # ty: ignore[invalid-argument-type]

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.data.batches import LabelledImages
+from components.data.batches import Samples
 from components.device import processors
 from components.errors import UserError
 from components.evaluation.evaluate import predict
-from components.export.to_onnx import INPUT, OUTPUT
-from components.pixels import PixelClassifier
-from components.refs import DataRef
+from components.evaluation.metrics import target_scores
+from components.raw_model import RawModel
+from components.refs import DataRef, Task
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,8 +36,8 @@ class BatchComparison:
     max_abs_diff: float
     agreement: float
     """Share of samples with the same answer."""
-    accuracy: float
-    """Of the ONNX model."""
+    score: float
+    """Of the ONNX model, by the measure of the task."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Parity:
     """The comparison and its verdict."""
 
     samples: int
-    torch_accuracy: float
-    onnx_accuracy: float
+    torch_score: float
+    """Accuracy, share of right labels, or R²."""
+    onnx_score: float
     """At the first batch size."""
     max_abs_diff: float
     """Largest over all batch sizes."""
@@ -58,7 +59,7 @@ class Parity:
     allowed: float
     """``max_abs_diff`` must not exceed it."""
     distinct_answers: int
-    """Classes that are answered at all."""
+    """Different answers that are given at all."""
     by_batch_size: tuple[BatchComparison, ...]
     complaints: tuple[str, ...]
 
@@ -83,48 +84,77 @@ def _finite(value: Any) -> Any:
 class Judgement:
     """What the network answers, by which the ONNX model is judged."""
 
-    logits: np.ndarray
-    """Float64, (samples, classes)."""
+    outputs: np.ndarray
+    """Float64, (samples, classes, labels or targets)."""
     truth: np.ndarray
+    task: Task
+    units: np.ndarray
+    """What the targets of a regression, and the outputs for them, are divided by."""
     allowed: float
 
-    @property
-    def answers(self) -> np.ndarray:
-        return self.logits.argmax(1)
+    def answers(self, outputs: np.ndarray) -> np.ndarray:
+        """Give what outputs mean: a class, or yes and no for each label. Numbers are their own answer."""
+        match self.task:
+            case "classification":
+                return outputs.argmax(1)[:, None]
+            case "multilabel":
+                return outputs > 0
+            case _:
+                return outputs
+
+    def differing(self, outputs: np.ndarray) -> np.ndarray:
+        """Mark samples with another answer; bool, (samples,). Of numbers: those that differ by more than allowed."""
+        if self.task == "regression":
+            return np.any(np.abs(outputs - self.outputs) > self.allowed, axis=1)
+        return np.any(self.answers(outputs) != self.answers(self.outputs), axis=1)
 
     @property
     def undecided(self) -> np.ndarray:
-        """Samples whose two best logits are so near that an allowed difference may turn the answer."""
-        if self.logits.shape[1] < 2:
-            return np.ones(len(self.logits), bool)
-        best_two = np.sort(self.logits, axis=1)[:, -2:]
-        return best_two[:, 1] - best_two[:, 0] <= 2 * self.allowed
+        """Samples so near to another answer that an allowed difference may turn theirs."""
+        match self.task:
+            case "classification" if self.outputs.shape[1] > 1:
+                best_two = np.sort(self.outputs, axis=1)[:, -2:]
+                return best_two[:, 1] - best_two[:, 0] <= 2 * self.allowed
+            case "multilabel":
+                return np.any(np.abs(self.outputs) <= self.allowed, axis=1)
+            case "regression":
+                return np.zeros(len(self.outputs), bool)
+        return np.ones(len(self.outputs), bool)
+
+    def score(self, outputs: np.ndarray) -> float:
+        """Give accuracy, share of right labels or R² of outputs."""
+        if self.task == "regression":
+            return float(np.mean([one.r2 for one in target_scores(self.truth / self.units, outputs)]))
+        truth = self.truth[:, None] if self.task == "classification" else self.truth > 0.5
+        return float((self.answers(outputs) == truth).mean())
 
 
 def compare(
     onnx_file: Path,
     network: nn.Module,
     data: DataRef,
-    test: LabelledImages,
+    test: Samples,
     batch_sizes: Sequence[int],
     tolerance: float,
 ) -> Parity:
     """Run an ONNX file in onnxruntime over the test split, at each batch size, and hold it against torch.
 
     Torch in float64 is the judge: both float32 runs round, and neither is right where they differ. Allowed is
-    ``tolerance`` times the largest logit (at least 1), or eight times torch's own rounding where that is more.
-    Answers may differ only where the judge's two best logits are nearer to each other than the allowed difference.
+    ``tolerance`` times the largest output (at least 1), or eight times torch's own rounding where that is more.
+    Answers may differ only where the allowed difference may turn the judge's own: its two best logits are so near.
     A network whose own rounding is so coarse that nothing can be told is refused, too.
     """
-    model = PixelClassifier(network.cpu(), data.mean, data.std).eval()
-    single = predict(model, test, JUDGE_BATCH).double().numpy()
-    logits = predict_double(model, test)
-    rounding = float(np.abs(single - logits).max())
-    scale = max(1.0, float(np.abs(logits).max()))
-    judge = Judgement(logits, test.labels.numpy(), max(tolerance * scale, 8 * rounding))
+    model = RawModel.of(network.cpu(), data).eval()
+    # Targets are compared in their deviations: their own units may differ by orders of magnitude.
+    units = np.array([value or 1.0 for value in data.target_std] or [1.0])
+    single = predict(model, test, JUDGE_BATCH).double().numpy() / units
+    outputs = predict_double(model, test) / units
+    rounding = float(np.abs(single - outputs).max())
+    scale = max(1.0, float(np.abs(outputs).max()))
+    judge = Judgement(outputs, test.labels.numpy(), data.task, units, max(tolerance * scale, 8 * rounding))
     complaints: list[str] = []
     if not np.isfinite(single).all():
-        complaints.append("the network itself gives logits that are not finite")
+        complaints.append("the network itself gives outputs that are not finite")
     elif 8 * rounding > COARSEST * scale:
         complaints.append(
             f"the network itself differs by {rounding:.3g} between float32 and float64: nothing to compare"
@@ -133,49 +163,48 @@ def compare(
     comparisons = [_compare_at(size, session, test, judge, complaints) for size in batch_sizes]
     return Parity(
         samples=len(test),
-        torch_accuracy=float((single.argmax(1) == judge.truth).mean()),
-        onnx_accuracy=comparisons[0].accuracy,
+        torch_score=judge.score(single),
+        onnx_score=comparisons[0].score,
         max_abs_diff=max(one.max_abs_diff for one in comparisons),
         agreement=min(one.agreement for one in comparisons),
         torch_float32_max_abs_diff=rounding,
-        largest_logit=float(np.abs(logits).max()),
+        largest_logit=float(np.abs(outputs).max()),
         allowed=judge.allowed,
-        distinct_answers=len(np.unique(judge.answers)),
+        distinct_answers=len(np.unique(judge.answers(outputs), axis=0)),
         by_batch_size=tuple(comparisons),
         complaints=tuple(complaints),
     )
 
 
 def _compare_at(
-    size: int, session: "onnxruntime.InferenceSession", test: LabelledImages, judge: Judgement, complaints: list[str]
+    size: int, session: "onnxruntime.InferenceSession", test: Samples, judge: Judgement, complaints: list[str]
 ) -> BatchComparison:
     """Compare at one batch size; what is wrong is added to ``complaints``."""
     useless = BatchComparison(size, math.inf, 0.0, 0.0)
     try:
-        logits = run(session, test.pixels.numpy(), size)
+        outputs = run(session, test, size)[1] / judge.units
     except Exception as error:  # onnxruntime's errors have no base of their own
         complaints.append(f"batch size {size}: onnxruntime fails: {' '.join(str(error).split())}")
         return useless
-    if logits.shape != judge.logits.shape:
-        complaints.append(f"batch size {size}: logits of shape {logits.shape} instead of {judge.logits.shape}")
+    if outputs.shape != judge.outputs.shape:
+        complaints.append(f"batch size {size}: outputs of shape {outputs.shape} instead of {judge.outputs.shape}")
         return useless
-    difference = np.nan_to_num(np.abs(logits - judge.logits), nan=np.inf)
+    difference = np.nan_to_num(np.abs(outputs - judge.outputs), nan=np.inf)
     worst = float(difference.max())
     if worst > judge.allowed:
-        sample, logit = np.unravel_index(difference.argmax(), difference.shape)
+        sample, output = np.unravel_index(difference.argmax(), difference.shape)
         complaints.append(
-            f"batch size {size}: logit {logit} of test sample {sample} is {logits[sample, logit]:.6g} "
-            f"instead of {judge.logits[sample, logit]:.6g}; differs by {worst:.3g}, allowed is {judge.allowed:.3g}"
+            f"batch size {size}: output {output} of test sample {sample} is {outputs[sample, output]:.6g} "
+            f"instead of {judge.outputs[sample, output]:.6g}; differs by {worst:.3g}, allowed is {judge.allowed:.3g}"
         )
-    answers = logits.argmax(1)
-    other = answers != judge.answers
+    other = judge.differing(outputs)
     if (wrong := other & ~judge.undecided).any():
         complaints.append(f"batch size {size}: {int(wrong.sum())} of {len(test)} answers differ")
-    return BatchComparison(size, worst, 1 - float(other.mean()), float((answers == judge.truth).mean()))
+    return BatchComparison(size, worst, 1 - float(other.mean()), judge.score(outputs))
 
 
-def predict_double(model: PixelClassifier, split: LabelledImages) -> np.ndarray:
-    """Give the logits computed in float64."""
+def predict_double(model: RawModel, split: Samples) -> np.ndarray:
+    """Give the outputs computed in float64."""
     # Where a network keeps float32 constants of its own, this raises a dtype error, told in words.
     try:
         return torch.cat(list(_double_batches(copy.deepcopy(model).double(), split))).numpy()
@@ -188,9 +217,9 @@ def predict_double(model: PixelClassifier, split: LabelledImages) -> np.ndarray:
 
 
 @torch.no_grad()
-def _double_batches(model: nn.Module, split: LabelledImages):
-    for pixels, _ in split.batches(JUDGE_BATCH):
-        yield model(pixels)
+def _double_batches(model: nn.Module, split: Samples):
+    for inputs, _ in split.batches(JUDGE_BATCH):
+        yield model(inputs.double() if inputs.is_floating_point() else inputs)
 
 
 def open_session(onnx_file: Path) -> "onnxruntime.InferenceSession":
@@ -205,8 +234,11 @@ def open_session(onnx_file: Path) -> "onnxruntime.InferenceSession":
     return onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
 
 
-def run(session: "onnxruntime.InferenceSession", pixels: np.ndarray, batch_size: int) -> np.ndarray:
-    """Give the logits of all pixels, computed in batches of that size."""
-    return np.concatenate(
-        [session.run([OUTPUT], {INPUT: pixels[at : at + batch_size]})[0] for at in range(0, len(pixels), batch_size)]
-    )
+def run(
+    session: "onnxruntime.InferenceSession", samples: Samples, batch_size: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Give the inputs as the model takes them, batch by batch, and the outputs of all samples."""
+    (takes,) = session.get_inputs()
+    wanted = {"tensor(int64)": np.int64, "tensor(uint8)": np.uint8}.get(takes.type, np.float32)
+    batches = [inputs.numpy().astype(wanted, copy=False) for inputs, _ in samples.batches(batch_size)]
+    return batches, np.concatenate([session.run(None, {takes.name: batch})[0] for batch in batches])

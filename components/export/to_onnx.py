@@ -1,4 +1,4 @@
-"""Write a trained network as one ONNX file that takes raw pixels."""
+"""Write a trained network as one ONNX file that takes raw inputs."""
 
 import io
 import json
@@ -12,37 +12,34 @@ import onnx
 import torch
 from torch import nn
 
+from components.data.fetch import VOCABULARY
 from components.errors import UserError
 from components.files import write_atomically
-from components.pixels import PixelClassifier
-from components.refs import DataRef
+from components.raw_model import RawModel, blank
+from components.refs import DataRef, Kind, Task
 
 # Opset 23 and later break masked attention in onnxruntime.
 OPSET = 20
-INPUT, OUTPUT = "pixels", "logits"
+INPUTS: dict[Kind, str] = {"images": "pixels", "tokens": "tokens", "numbers": "features"}
+OUTPUTS: dict[Task, str] = {"classification": "logits", "multilabel": "logits", "regression": "values"}
 
 
 def to_onnx(network: nn.Module, data: DataRef, metadata: Mapping[str, str], path: Path) -> None:
-    """Export ``network`` with the normalisation of its data, for any batch size.
+    """Export ``network`` with the standardisation of its data, for any batch size and any length of sequences.
 
-    The model takes ``pixels`` (uint8, (batch, C, H, W)) and gives ``logits`` (float32, (batch, classes)).
-    Labels, layout and ``metadata`` are in its ``metadata_props``; traces of source files are not.
+    The model takes ``pixels`` (uint8, (batch, C, H, W)), ``tokens`` (int64, (batch, length), padded with 0) or
+    ``features`` (float32, (batch, F, …)), and gives ``logits`` (float32, (batch, classes)) or, in the targets' own
+    units, ``values``. Labels, vocabulary, layout and ``metadata`` are in its ``metadata_props``; traces of
+    source files are not.
 
     Raises:
         UserError: torch cannot export the network, or the checker refuses the result.
     """
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)
-    model = PixelClassifier(network, data.mean, data.std).eval()
-    example = torch.zeros(2, *data.image_shape, dtype=torch.uint8)
-    proto = _export(model, example)
+    model = RawModel.of(network, data).eval()
+    proto = _export(model, data)
     strip_traces(proto)
-    described = {
-        "labels": json.dumps(list(data.classes)),
-        "input": f"uint8 pixels 0-255, NCHW (batch, {', '.join(map(str, data.image_shape))})",
-        "output": f"float32 logits (batch, {len(data.classes)}); the largest is the answer",
-        **metadata,
-    }
-    for key, value in described.items():
+    for key, value in {**describe(data), **metadata}.items():
         proto.metadata_props.add(key=key, value=value)
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -52,7 +49,36 @@ def to_onnx(network: nn.Module, data: DataRef, metadata: Mapping[str, str], path
     write_atomically(path, lambda partial: partial.write_bytes(proto.SerializeToString(deterministic=True)))
 
 
-def _export(model: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
+def describe(data: DataRef) -> dict[str, str]:
+    """Say what the model takes and gives, so that the file can be used without anything beside it."""
+    shape = ", ".join(map(str, data.shape))
+    takes = {
+        "images": f"uint8 pixels 0-255, NCHW (batch, {shape})",
+        "tokens": f"int64 token ids (batch, length), at most {shape}; padded with 0 at the end, "
+        "1 for what is not in the vocabulary",
+        "numbers": f"float32 (batch, {shape})",
+    }
+    gives = {
+        "classification": f"float32 logits (batch, {len(data.classes)}); the largest is the answer",
+        "multilabel": f"float32 logits (batch, {len(data.classes)}); above 0 is yes",
+        "regression": f"float32 values (batch, {len(data.classes)}) in the targets' own units",
+    }
+    described = {"labels": json.dumps(list(data.classes)), "input": takes[data.kind], "output": gives[data.task]}
+    if data.kind == "tokens":
+        described["vocabulary"] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
+    return described
+
+
+def example(data: DataRef) -> tuple[torch.Tensor, tuple[dict[int, str], ...]]:
+    """Give an input to trace the model with, and which of its dimensions are free."""
+    inputs = blank(data)
+    if data.kind == "tokens":
+        return inputs, ({0: "batch", 1: "length"},)
+    return inputs.to(torch.uint8) if data.kind == "images" else inputs, ({0: "batch"},)
+
+
+def _export(model: RawModel, data: DataRef) -> onnx.ModelProto:
+    inputs, dynamic = example(data)
     quiet = logging.getLogger("torch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -62,12 +88,12 @@ def _export(model: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model,
-                (example,),
+                (inputs,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: "batch"},),
+                input_names=[INPUTS[data.kind]],
+                output_names=[OUTPUTS[data.task]],
+                dynamic_shapes=dynamic,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:

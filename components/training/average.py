@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import UserError
-from components.pixels import PixelClassifier
+from components.raw_model import RawModel
 
 
 class Average:
@@ -17,7 +17,7 @@ class Average:
     ``torch.optim.swa_utils`` has the same, but averages whole numbers, too, and saves no buffer that isn't persistent.
     """
 
-    def __init__(self, model: PixelClassifier, decay: float):
+    def __init__(self, model: RawModel, decay: float):
         try:
             self.model = copy.deepcopy(model).requires_grad_(False)
         except RuntimeError as error:
@@ -29,7 +29,7 @@ class Average:
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: PixelClassifier) -> None:
+    def update(self, model: RawModel) -> None:
         """Follow the model by one step; the first time, be where it is."""
         weight = 1 - self.decay if self.updates else 1.0
         torch._foreach_lerp_(list(self.model.network.parameters()), list(model.network.parameters()), weight)

@@ -6,17 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from components.pixels import PixelClassifier
+from components.initialize import outputs_of
+from components.raw_model import RawModel
 
 LARGEST_LOGIT = 1e30  # differences of larger ones overflow float32
 
 
-def first_not_finite(model: PixelClassifier, batch: Sequence[Tensor]) -> str:
+def first_not_finite(model: RawModel, batch: Sequence[Tensor]) -> str:
     """Run a batch through the model and say which input, weight or layer is first infinite or undefined.
 
     Args:
         model: with the weights with which the loss was computed; left as it is but for its buffers.
-        batch: pixels, in parts that the memory takes.
+        batch: inputs, in parts that the memory takes.
     """
     found: list[str] = []
     handles = []
@@ -53,14 +54,14 @@ def first_not_finite(model: PixelClassifier, batch: Sequence[Tensor]) -> str:
         )
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            largest_logit = max(model(pixels).abs().max().item() for pixels in batch)
+            largest_logit = max(output.abs().max().item() for inputs in batch for output in outputs_of(model(inputs)))
     finally:
         for handle in handles:
             handle.remove()
     if found:
         return found[0]
     if largest_logit > LARGEST_LOGIT:
-        return f"the network's logits go up to {largest_logit:.3g}, beyond which their cross-entropy is not finite"
+        return f"the network's logits go up to {largest_logit:.3g}, beyond which their loss is not finite"
     return "run again, the same batch gives finite logits: look for chance, or for what the network keeps between steps"
 
 

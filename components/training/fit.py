@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from components.config import TrainConfig
-from components.data.augment import augment
-from components.data.batches import LabelledImages
+from components.data.augment import Augmentation
+from components.data.batches import Samples
 from components.errors import UserError
-from components.initialize import save_weights
-from components.pixels import PixelClassifier
-from components.refs import DataRef
+from components.initialize import outputs_of, save_weights
+from components.raw_model import RawModel, blank
+from components.refs import MEASURES, DataRef, Task
 from components.training.average import Average, set_buffer
 from components.training.checkpoint import Checkpoints
 from components.training.diagnosis import first_not_finite
-from components.training.optimizers import make_optimizer, make_schedule
+from components.training.losses import Objective, make_loss, score_sum
+from components.training.optimizers import clip_gradients, make_optimizer, make_schedule
 from components.training.progress import EpochResult, StepProgress
 from components.training.randomness import random_states, seed_all, set_random_states
 
@@ -43,8 +43,8 @@ class NotFinite(UserError):
 
 def fit(
     network: nn.Module,
-    training: LabelledImages,
-    validation: LabelledImages,
+    training: Samples,
+    validation: Samples,
     data: DataRef,
     config: TrainConfig,
     device: torch.device,
@@ -75,10 +75,12 @@ def fit(
     channels_last = wants_channels_last(network, config, device, data)
     if channels_last:
         network.to(memory_format=torch.channels_last)
-    model = PixelClassifier(network, data.mean, data.std, channels_last).to(device)
+    model = RawModel.of(network, data, channels_last=channels_last, in_units=False).to(device)
+    augment = Augmentation(config, data, seed)
+    objective = make_loss(config, data, training).to(device)
     training, validation = training.to(device), validation.to(device)
     steps = len(batch_orders(len(training), config.batch_size, seed, epoch=1))
-    state = Training(model, config, device, steps * config.epochs)
+    state = Training(model, objective, data.task, config, device, steps * config.epochs)
     seed_all(seed)  # dropout and whatever else the network draws
     if resume_from:
         state.restore(resume_from)
@@ -94,14 +96,16 @@ def fit(
         epoch, started, told = state.epoch, time.perf_counter(), time.perf_counter()
         batches = batch_orders(len(training), config.batch_size, seed, epoch)
         model.train()
+        for layer in state.resting:
+            layer.eval()
         while state.batch < len(batches):
-            batch = batches[state.batch].to(device)
-            pixels = augment(training.pixels[batch], config.augment, seed, epoch, state.batch)
-            loss = state.step(pixels, training.labels[batch])
+            inputs, labels = training.take(batches[state.batch])
+            inputs, labels = augment(inputs, labels, epoch, state.batch)
+            loss = state.step(inputs, labels)
             if careful and not math.isfinite(loss.item()):
-                reason = first_not_finite(model, pixels.tensor_split(state.parts(len(batch))))
+                reason = first_not_finite(model, inputs.tensor_split(state.parts(len(inputs))))
                 raise _not_finite("loss", loss.item(), state.epoch, state.batch + 1, reason)
-            state.update(loss, len(batch))
+            state.update(loss, len(inputs))
 
             stop, due, tell = should_stop(), checkpoints.is_due(), time.perf_counter() - told > PROGRESS_SECONDS
             if not (stop or due or tell):
@@ -119,7 +123,7 @@ def fit(
                 raise Stopped
         finite = state.is_finite()  # which waits for the device: the clock counts what was computed
         state.seconds += time.perf_counter() - started
-        validation_loss, validation_accuracy = state.validate(validation) if finite else (math.nan, 0.0)
+        validation_loss, validation_score = state.validate(validation) if finite else (math.nan, 0.0)
         if not math.isfinite(validation_loss):
             if careful:
                 raise _not_finite("validation loss or a weight", math.nan, state.epoch, state.batch, _broken(network))
@@ -127,7 +131,7 @@ def fit(
             state.restore(_last_good(checkpoints))
             continue
 
-        result = state.end_epoch(validation_loss, validation_accuracy)
+        result = state.end_epoch(validation_loss, validation_score)
         stop = should_stop()
         if state.is_over:
             checkpoints.save(state.as_dict())
@@ -145,9 +149,17 @@ def fit(
 class Training:
     """Everything that decides what comes next in a training."""
 
-    def __init__(self, model: PixelClassifier, config: TrainConfig, device: torch.device, steps: int):
-        self.model, self.config, self.device = model, config, device
+    def __init__(
+        self, model: RawModel, objective: Objective, task: Task, config: TrainConfig, device: torch.device, steps: int
+    ):
+        self.model, self.objective, self.task = model, objective, task
+        self.config, self.device = config, device
         self.optimizer = make_optimizer(model.network, config, device)
+        self.clip, _, limit = config.clip.partition(":")
+        self.clip_limit = float(limit or 0)
+        layers = [layer for layer in model.network.modules() if next(layer.parameters(recurse=False), None) is not None]
+        self.last_layer = frozenset(id(weight) for weight in layers[-1].parameters(recurse=False))
+        self.resting = resting(model.network)
         self.schedule = make_schedule(self.optimizer, config, steps)
         self.ema = Average(model, config.ema) if config.ema else None
         self.epoch, self.batch = 1, 0
@@ -162,11 +174,12 @@ class Training:
 
     def _begin_epoch(self) -> None:
         self.total_loss = torch.zeros((), device=self.device)
-        self.total_right = torch.zeros((), device=self.device, dtype=torch.int64)
+        whole = self.task == "classification"  # samples are counted, other scores added up
+        self.total_score = torch.zeros((), device=self.device, dtype=torch.int64 if whole else torch.float32)
         self.seen, self.seconds = 0, 0.0
 
     @property
-    def judged(self) -> PixelClassifier:
+    def judged(self) -> RawModel:
         """What is validated and kept: the network, or its moving average."""
         return self.ema.model if self.ema else self.model
 
@@ -174,7 +187,7 @@ class Training:
     def is_over(self) -> bool:
         return bool(self.history) and self.history[-1].is_last
 
-    def step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+    def step(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Compute the gradient of a batch; gives its mean loss.
 
         Where the memory does not suffice, the batch goes through in halves, and in halves of these, whose gradients
@@ -182,7 +195,7 @@ class Training:
         """
         while True:
             try:
-                return self._accumulate(pixels, labels)
+                return self._accumulate(inputs, labels)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -201,38 +214,38 @@ class Training:
             )
             self._free_memory()
 
-    def _accumulate(self, pixels: Tensor, labels: Tensor) -> Tensor:
+    def _accumulate(self, inputs: Tensor, labels: Tensor) -> Tensor:
         self.optimizer.zero_grad()
         parts = self.parts(len(labels))
         if parts == 1:
-            loss, right = self._pass(pixels, labels)
+            loss, score = self._pass(inputs, labels)
         else:
             shares = [
-                self._pass(some_pixels, some_labels, len(some_labels) / len(labels))
-                for some_pixels, some_labels in zip(pixels.tensor_split(parts), labels.tensor_split(parts), strict=True)
+                self._pass(some_inputs, some_labels, len(some_labels) / len(labels))
+                for some_inputs, some_labels in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
             ]
-            loss, right = (torch.stack(values).sum() for values in zip(*shares, strict=True))
-        self.total_right += right  # only once the whole batch has gone through
+            loss, score = (torch.stack(values).sum() for values in zip(*shares, strict=True))
+        self.total_score += score  # only once the whole batch has gone through
         return loss
 
-    def _pass(self, pixels: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Go forth and back; gives the mean loss times its share of the batch, and the number of right answers."""
-        logits = self.model(pixels)
-        loss = cross_entropy(logits, labels)
+    def _pass(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Go forth and back; gives the mean loss times its share of the batch, and the sum of scores."""
+        output = self.model(inputs)
+        loss = self.objective(output, labels)
         if share < 1:
             loss = loss * share
         loss.backward()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return loss.detach(), score_sum(self.task, outputs_of(output)[0].detach(), labels)
 
     def parts(self, samples: int) -> int:
         """In how many parts a batch goes through."""
         return -(-samples // self.micro_batch) if self.micro_batch else 1
 
-    def validate(self, split: LabelledImages) -> tuple[float, float]:
-        """Give mean cross-entropy (nats) and accuracy of what is kept, in parts that the memory takes."""
+    def validate(self, split: Samples) -> tuple[float, float]:
+        """Give mean loss and score of what is kept, in parts that the memory takes."""
         while True:
             try:
-                return validate(self.judged, split, self.validation_batch)
+                return validate(self.judged, self.objective, self.task, split, self.validation_batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -247,11 +260,13 @@ class Training:
 
     def update(self, loss: Tensor, samples: int) -> None:
         """Take the optimizer's step, with the gradient that ``step`` left."""
+        if self.clip != "none":
+            clip_gradients(self.model.parameters(), self.clip, self.clip_limit, self.last_layer)
         try:
             self.optimizer.step()
         except (RuntimeError, MemoryError) as error:  # the first step makes the optimizer's own tensors
             raise _too_little_memory() if is_out_of_memory(error) else error from error
-        self.lr = self.optimizer.param_groups[0]["lr"]
+        self.lr = max(group["lr"] for group in self.optimizer.param_groups)
         self.schedule.step()
         if self.ema:
             self.ema.update(self.model)
@@ -261,7 +276,7 @@ class Training:
 
     def progress(self) -> StepProgress:
         return StepProgress(
-            self.epoch, self.seen, self.total_loss.item() / self.seen, self.total_right.item() / self.seen
+            self.epoch, self.seen, self.total_loss.item() / self.seen, self.total_score.item() / self.seen
         )
 
     @torch.no_grad()
@@ -271,7 +286,7 @@ class Training:
         sums = torch.stack([self.total_loss, *(weight.sum(dtype=torch.float32) for weight in weights)])
         return bool(torch.isfinite(sums).all())
 
-    def end_epoch(self, validation_loss: float, validation_accuracy: float) -> EpochResult:
+    def end_epoch(self, validation_loss: float, validation_score: float) -> EpochResult:
         """Take the epoch that is over to the history, and begin the next."""
         is_best = validation_loss < self.best_loss
         if is_best:
@@ -281,12 +296,13 @@ class Training:
         out_of_patience = patience is not None and self.epoch - self.best_epoch >= patience
         result = EpochResult(
             epoch=self.epoch,
+            measure=MEASURES[self.task],
             train_loss=self.total_loss.item() / self.seen,
-            train_accuracy=self.total_right.item() / self.seen,
+            train_score=self.total_score.item() / self.seen,
             validation_loss=validation_loss,
-            validation_accuracy=validation_accuracy,
+            validation_score=validation_score,
             lr=self.lr,
-            images_per_second=self.seen / self.seconds,
+            samples_per_second=self.seen / self.seconds,
             is_best=is_best,
             is_last=out_of_patience or self.epoch == self.config.epochs,
             micro_batch=self.micro_batch,
@@ -301,7 +317,7 @@ class Training:
         network.load_state_dict(self.best)
 
     PLAIN = (
-        *("epoch", "batch", "total_loss", "total_right", "seen", "seconds", "best", "best_loss", "best_epoch"),
+        *("epoch", "batch", "total_loss", "total_score", "seen", "seconds", "best", "best_loss", "best_epoch"),
         *("micro_batch", "validation_batch", "lr"),
     )
 
@@ -338,6 +354,17 @@ class Training:
         set_random_states(state["random"], self.device)
 
 
+def resting(network: nn.Module) -> list[nn.Module]:
+    """Norms whose weights are frozen: they keep their statistics, too, or what stands on them would move."""
+    return [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        and (own := list(layer.parameters(recurse=False)))
+        and not any(weight.requires_grad for weight in own)
+    ]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error is that the memory of a device, or of the processor, does not suffice."""
     # The processor's allocator and MPS have no class of their own for it.
@@ -356,15 +383,17 @@ def batch_orders(samples: int, batch_size: int, seed: int, epoch: int) -> tuple[
 
 
 @torch.no_grad()
-def validate(model: nn.Module, split: LabelledImages, batch_size: int = VALIDATION_BATCH) -> tuple[float, float]:
-    """Give mean cross-entropy (nats) and accuracy in evaluation mode."""
+def validate(
+    model: nn.Module, objective: Objective, task: Task, split: Samples, batch_size: int = VALIDATION_BATCH
+) -> tuple[float, float]:
+    """Give mean loss and score in evaluation mode."""
     model.eval()
-    loss, right = 0.0, 0
-    for pixels, labels in split.batches(batch_size):
-        logits = model(pixels)
-        loss += cross_entropy(logits, labels, reduction="sum").item()
-        right += int((logits.argmax(1) == labels).sum())
-    return loss / len(split), right / len(split)
+    loss, score = 0.0, 0.0
+    for inputs, labels in split.batches(batch_size):
+        output = model(inputs)
+        loss += objective(output, labels).item() * len(labels)
+        score += score_sum(task, output, labels).item()
+    return loss / len(split), score / len(split)
 
 
 @torch.no_grad()
@@ -377,7 +406,7 @@ def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.d
     Raises:
         UserError: it is to be on, and the network does not bear it.
     """
-    convolves = any(isinstance(layer, nn.Conv2d) for layer in network.modules())
+    convolves = len(data.shape) == 3 and any(isinstance(layer, nn.Conv2d) for layer in network.modules())
     if config.channels_last == "off" or (config.channels_last == "auto" and not convolves):
         return False
     if config.channels_last == "auto" and device.type not in ("cpu", "cuda"):
@@ -386,7 +415,7 @@ def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.d
     network.eval().to(memory_format=torch.channels_last)
     try:
         with torch.random.fork_rng(devices=[]):
-            network(torch.zeros(2, *data.image_shape).to(memory_format=torch.channels_last))
+            network(blank(data).to(memory_format=torch.channels_last))
     except RuntimeError as error:
         if config.channels_last == "on":
             raise UserError(

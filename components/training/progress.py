@@ -9,11 +9,11 @@ class StepProgress:
 
     epoch: int
     """Counted from 1."""
-    images: int
+    samples: int
     """Seen in this epoch."""
     loss: float
-    """Mean over the epoch so far, nats."""
-    accuracy: float
+    """Mean over the epoch so far."""
+    score: float
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,17 @@ class EpochResult:
 
     epoch: int
     """Counted from 1."""
+    measure: str
+    """What it is judged by: ``accuracy``, ``label_accuracy`` or ``r2``."""
     train_loss: float
-    """Mean cross-entropy over the epoch while the weights moved, nats."""
-    train_accuracy: float
+    """Mean over the epoch while the weights moved."""
+    train_score: float
+    """By that measure, likewise while the weights moved and dropout acted."""
     validation_loss: float
-    validation_accuracy: float
+    validation_score: float
     lr: float
     """Learning rate of the epoch's last step."""
-    images_per_second: float
+    samples_per_second: float
     """Of the training loop alone, without validation and checkpoint."""
     is_best: bool
     """Least validation loss so far."""
@@ -41,10 +44,10 @@ class EpochResult:
         """What is worth a curve."""
         return {
             "train_loss": self.train_loss,
-            "train_accuracy": self.train_accuracy,
+            f"train_{self.measure}": self.train_score,
             "validation_loss": self.validation_loss,
-            "validation_accuracy": self.validation_accuracy,
+            f"validation_{self.measure}": self.validation_score,
             "lr": self.lr,
-            "images_per_second": self.images_per_second,
+            "samples_per_second": self.samples_per_second,
             **({"micro_batch": self.micro_batch} if self.micro_batch else {}),
         }

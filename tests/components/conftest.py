@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from components.config import TrainConfig
-from components.data.batches import LabelledImages, read_test, read_training
-from components.initialize import initialize
+from components.data.batches import Samples, read_test, read_training
 from components.refs import DataRef
 from components.training.checkpoint import Checkpoints
 from components.training.fit import fit
-from tests.toy import toy_data
+from tests.toy import made, toy_data
 
 # The networks are small: threads that wait for each other on a busy machine cost more than they give.
 torch.set_num_threads(1)
@@ -27,13 +26,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> DataRef:
 
 
 @pytest.fixture(scope="session")
-def toy_test(toy: DataRef) -> LabelledImages:
+def toy_test(toy: DataRef) -> Samples:
     return read_test(toy)
 
 
 @pytest.fixture(scope="session")
 def _trained(toy: DataRef, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
-    network = initialize("simple_cnn", {}, "xavier_normal", toy, seed=0)
+    network = made("simple_cnn", toy)
     training, validation = read_training(toy, 0.2, seed=0)
     folder = tmp_path_factory.mktemp("trained")
     checkpoints, best = Checkpoints(folder / "checkpoints", 30), folder / "best.safetensors"

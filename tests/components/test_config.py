@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from components import config as configuration
-from components.config import RunConfig, check_reference, fields, load, parse, sections
+from components.config import DataConfig, RunConfig, check_reference, fields, load, load_parameters, parse, sections
 from components.errors import ConfigError
 
 FIELDS = fields()
@@ -88,9 +88,9 @@ def test_an_option_wins_over_the_file_and_leaves_the_rest_of_it(tmp_path):
 def test_a_short_name_does_not_drop_the_other_fields_of_its_section(tmp_path, order):
     file = tmp_path / "run.yaml"
     file.write_text("data: {name: mnist, validation_fraction: 0.3}")
-    assert load(file, {"data": "kmnist"}).data.model_dump() == {"name": "kmnist", "validation_fraction": 0.3}
+    assert load(file, {"data": "kmnist"}).data == DataConfig(name="kmnist", validation_fraction=0.3)
     both = dict([("data", "kmnist"), ("data.validation_fraction", "0.2")][::order])
-    assert load(None, both).data.model_dump() == {"name": "kmnist", "validation_fraction": 0.2}
+    assert load(None, both).data == DataConfig(name="kmnist", validation_fraction=0.2)
 
 
 def test_an_empty_file_is_the_default(tmp_path):
@@ -135,7 +135,23 @@ def test_every_field_says_what_it_is():
         assert text.endswith(".") and len(text) > 9, name
 
 
+NO_OBJECT = ["{width: 3}", "{", "'a'", "[1]", "3", ""]
 NONSENSE = {
+    "data.args": NO_OBJECT,
+    "data.leakage_limit": ["-0.1", "1.1", "nan", "some"],
+    "data.allow_leakage": ["perhaps", "2"],
+    "model.args": NO_OBJECT,
+    "initialize.rules": [*NO_OBJECT, '{"fc.*": "xavier"}', '{"fc.*": "lsuv"}', '{"fc.*": 1}'],
+    "initialize.bias": ["much", "nan", "inf"],
+    "train.loss": ["entropy", "", "loss.py:Missing", ":Loss"],
+    "train.loss_args": NO_OBJECT,
+    "train.auxiliary_weight": ["-1", "11", "nan"],
+    "train.lr_factors": NO_OBJECT,
+    "train.layer_decay": ["0", "1.1", "nan"],
+    "train.clip": ["", "1", "norm", "norm:", "norm:-1", "norm:much", "size:1"],
+    "train.augment": ["shfit", "shift:-1", "flip:2", "crop:0", "shift:", "shift;flip", "none:1"],
+    "train.mixup": ["-0.1", "11", "nan"],
+    "train.cutmix": ["-0.1", "11", "nan"],
     "data.validation_fraction": ["0", "1", "0.9", "-0.1", "nan", "inf", "much"],
     "train.epochs": ["0", "-1", "1.5", "100001", "nan", ""],
     "train.batch_size": ["0", "-8", "1e9"],
@@ -162,7 +178,7 @@ def test_nonsense_is_refused_by_the_name_of_its_field(tmp_path, key, value):
 
 def test_there_is_a_test_of_nonsense_for_every_field_that_could_hold_it():
     named = {name for name, (annotation, _, _) in FIELDS.items() if typing.get_origin(annotation) is typing.Literal}
-    assert set(FIELDS) - named - set(NONSENSE) == {"data.name", "model.name", "model.args"}
+    assert set(FIELDS) - named - set(NONSENSE) == {"data.name", "model.name", "model.weights", "model.freeze"}
 
 
 def test_what_makes_sense_is_taken():
@@ -174,13 +190,20 @@ def test_what_makes_sense_is_taken():
         "export.register_as": "a.b-c_1",
         "model.args": '{"width": 3, "sizes": [1, 2]}',
         "train.lr": "1e-3",
+        "train.augment": "flip, shift:3",
+        "train.clip": "agc:1e-2",
+        "train.loss_args": '{"weight": "balanced"}',
+        "model.freeze": "features.*,layer1.*",
+        "model.weights": "none",
     }
     config = load(None, overrides)
     assert (config.train.patience, config.export.batch_sizes, config.train.lr) == (None, (1, 3), 0.001)
     assert config.model.args == {"width": 3, "sizes": [1, 2]}
+    assert (config.train.augment, config.train.loss_args) == (("flip", "shift:3"), {"weight": "balanced"})
+    assert (config.model.freeze, config.model.weights) == (("features.*", "layer1.*"), None)
 
 
-@pytest.mark.parametrize("text", ["{width: 3}", "{", "'a'", "[1]", "3", ""])
+@pytest.mark.parametrize("text", NO_OBJECT)
 def test_arguments_that_are_no_json_object_are_told_with_an_example_or_a_type(tmp_path, text):
     said = complaint(overrides={"model.args": text}, folder=tmp_path)
     assert "model.args: " in said and ("write it like '{\"width\": 48}'" in said or "valid dictionary" in said)
@@ -217,8 +240,12 @@ def test_everything_that_can_be_named_is_found_by_its_file():
     for name in configuration.model_names():
         assert parse({"model": name}).model.name == name
     for name in configuration.dataset_names():
-        assert parse({"data": name}).data.name == name
-    assert set(sections()) == {"data", "model", "initialize", "train", "evaluate", "export"}
+        takes_path = "path" in load_parameters(folder / "data" / "datasets" / f"{name}.py")
+        whole = f"{name}:some/where" if takes_path else name
+        assert parse({"data": whole}).data.name == whole
+        with pytest.raises(ConfigError, match=f"'{name}' needs a path: {name}:PATH" if takes_path else "takes no path"):
+            parse({"data": name if takes_path else f"{name}:some/where"})
+    assert set(sections()) == {"data", "model", "initialize", "check", "train", "evaluate", "export"}
 
 
 def test_a_reference_to_nothing_is_told_with_what_is_there(tmp_path):

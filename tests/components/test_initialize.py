@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from components import config as configuration
+from components.config import InitializeConfig
 from components.errors import UserError
-from components.initialize import SCHEMES, fill, initialize, restore, save_weights, try_on
+from components.first_weights import SCHEMES, fill
+from components.initialize import restore, save_weights, try_on
 from components.models.simple_cnn import SimpleCNN
 from components.refs import FileRef, NetworkRef
-from tests.toy import toy_data
+from tests.toy import made, toy_data
 
 ALL_SCHEMES = typing.get_args(configuration.Scheme)
 LINEAR = """
@@ -41,13 +43,13 @@ def reference_to(reference: str, network: nn.Module, weights: FileRef, **argumen
 
 def refusal(reference: str, data, **arguments: object) -> str:
     with pytest.raises(UserError) as raised:
-        initialize(reference, arguments, "xavier_normal", data, 0)
+        made(reference, data, **arguments)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
 
 def test_the_reference_network_has_421_642_parameters(toy):
-    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    network = made("simple_cnn", toy)
     assert sum(parameter.numel() for parameter in network.parameters()) == 421_642
 
 
@@ -70,7 +72,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("scheme", FORMULAS)
 def test_weights_have_the_variance_of_the_formula_and_biases_are_zero(toy, scheme):
-    network = initialize("simple_cnn", {}, scheme, toy, 0)
+    network = made("simple_cnn", toy, scheme)
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert len(layers) == 4
     for layer in layers:
@@ -84,18 +86,18 @@ def test_weights_have_the_variance_of_the_formula_and_biases_are_zero(toy, schem
 
 
 def test_orthogonal_weights_are_orthogonal(toy):
-    network = initialize("simple_cnn", {}, "orthogonal", toy, 0)
+    network = made("simple_cnn", toy, "orthogonal")
     for weight in (network.conv2.weight.flatten(1), network.fc1.weight, network.fc2.weight):
         torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), atol=1e-5, rtol=0)
 
 
 def test_every_scheme_that_can_be_named_is_there_and_a_test_knows_its_formula():
-    assert set(ALL_SCHEMES) == {*SCHEMES, "none"} == {*FORMULAS, "orthogonal", "none"}
+    assert set(ALL_SCHEMES) == {*SCHEMES, "lsuv", "none"} == {*FORMULAS, "orthogonal", "lsuv", "none"}
 
 
 @pytest.mark.parametrize("scheme", ALL_SCHEMES)
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(toy, scheme):
-    first, again, other = (initialize("simple_cnn", {}, scheme, toy, seed) for seed in (5, 5, 6))
+    first, again, other = (made("simple_cnn", toy, scheme, seed) for seed in (5, 5, 6))
     assert same(first, again)
     assert not torch.equal(first.fc1.weight, other.fc1.weight)
 
@@ -104,10 +106,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(toy, scheme):
 def test_the_global_random_state_is_left_alone_and_does_not_matter(toy, scheme):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = initialize("simple_cnn", {}, scheme, toy, 0)
+    first = made("simple_cnn", toy, scheme)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert same(first, initialize("simple_cnn", {}, scheme, toy, 0))
+    assert same(first, made("simple_cnn", toy, scheme))
 
 
 def test_none_leaves_what_the_class_made(toy, own):
@@ -115,7 +117,7 @@ def test_none_leaves_what_the_class_made(toy, own):
     with torch.random.fork_rng():
         torch.manual_seed(7)
         expected = [nn.Linear(784, 8), nn.Linear(8, 10)]
-    network = initialize(reference, {}, "none", toy, 7)
+    network = made(reference, toy, "none", 7)
     assert torch.equal(network.hidden.weight, expected[0].weight)
     assert torch.equal(network.out.bias, expected[1].bias)
 
@@ -123,7 +125,7 @@ def test_none_leaves_what_the_class_made(toy, own):
 def test_a_scheme_leaves_norm_layers_and_embeddings_to_themselves():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Embedding(5, 4), nn.Linear(4, 2))
     embedding = network[3].weight.clone()
-    fill(network, "kaiming_normal", 0)
+    fill(network, InitializeConfig(name="kaiming_normal"), 0, torch.empty(0))
     for norm in network[1:3]:
         assert torch.equal(norm.weight, torch.ones(4)) and torch.equal(norm.bias, torch.zeros(4))
     assert torch.equal(network[3].weight, embedding)
@@ -132,7 +134,7 @@ def test_a_scheme_leaves_norm_layers_and_embeddings_to_themselves():
 def test_layers_without_a_bias_are_filled():
     network = nn.Linear(3, 3, bias=False)
     before = network.weight.clone()
-    fill(network, "xavier_uniform", 0)
+    fill(network, InitializeConfig(name="xavier_uniform"), 0, torch.empty(0))
     assert not torch.equal(network.weight, before)
 
 
@@ -147,26 +149,26 @@ def test_ones_own_class_is_found_with_the_modules_beside_it(toy, own, tmp_path):
         "    def forward(self, x):\n"
         "        return self.only(x.flatten(1))\n"
     )
-    network = initialize(reference, {}, "xavier_normal", toy, 0)
+    network = made(reference, toy)
     assert type(network.only).__name__ == "Wide"
 
 
 def test_a_class_is_found_by_its_module(toy):
-    network = initialize("components.models.simple_cnn:SimpleCNN", {}, "xavier_normal", toy, 3)
-    assert same(network, initialize("simple_cnn", {}, "xavier_normal", toy, 3))
+    network = made("components.models.simple_cnn:SimpleCNN", toy, seed=3)
+    assert same(network, made("simple_cnn", toy, seed=3))
 
 
 def test_a_function_can_make_the_network(toy, own):
     reference = own(LINEAR + "\ndef make(num_classes):\n    return Own(num_classes, 1, 28, width=3)\n", "make")
-    assert initialize(reference, {}, "xavier_normal", toy, 0).hidden.out_features == 3
+    assert made(reference, toy).hidden.out_features == 3
 
 
 def test_what_the_data_knows_is_filled_in_and_what_is_asked_for_wins(tmp_path, own):
     data = toy_data(tmp_path, classes=3, channels=2, size=12, train=6, test=3)
-    network = initialize(own(LINEAR), {"width": 5}, "xavier_normal", data, 0)
+    network = made(own(LINEAR), data, width=5)
     assert network.hidden.weight.shape == (5, 2 * 12 * 12)
     assert network.out.weight.shape == (3, 5)
-    assert "gives shape (2, 7) for 2 images; expected (2, 3)" in refusal(own(LINEAR), data, num_classes=7)
+    assert "gives shape (2, 7) for 2 samples; expected (2, 3)" in refusal(own(LINEAR), data, num_classes=7)
 
 
 def test_an_unknown_argument_is_answered_with_the_right_one(toy, own):
@@ -176,7 +178,7 @@ def test_an_unknown_argument_is_answered_with_the_right_one(toy, own):
 
 def test_arguments_of_any_name_are_given_to_those_who_take_any(toy, own):
     reference = own(LINEAR + "\ndef make(**options):\n    return Own(10, 1, 28, **options)\n", "make")
-    assert initialize(reference, {"width": 4}, "none", toy, 0).hidden.out_features == 4
+    assert made(reference, toy, "none", width=4).hidden.out_features == 4
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_what_is_no_network_is_refused(toy, own, text, said):
 
 def test_an_output_of_the_wrong_width_is_told_with_both(toy, own):
     answer = refusal(own("def Own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 7))"), toy)
-    assert "gives shape (2, 7) for 2 images; expected (2, 10), a logit for each class of toy." in answer
+    assert "gives shape (2, 7) for 2 samples; expected (2, 10), a logit for each class of toy." in answer
 
 
 @pytest.mark.parametrize("result", ["(x, x)", "None", "{'logits': x}"])
@@ -236,10 +238,10 @@ def test_images_that_do_not_fit_are_told_with_the_layer_and_the_shapes(toy, own)
     )
     answer = refusal(own(text), toy)
     assert "in its layer head: Linear(in_features=99" in answer and "(own_network.py line 10)" in answer
-    assert "images of shape (2, 1, 28, 28)" in answer and "(channels, height, width) = (1, 28, 28)" in answer
-    assert "in its layer body.0: Conv2d(1," in refusal(
-        own(text, file="other.py"), toy.model_copy(update={"channels": 3})
-    )
+    assert "fails on images of shape (2, 1, 28, 28)" in answer
+    assert "toy has images of (channels, height, width) = (1, 28, 28)" in answer
+    colours = toy.model_copy(update={"shape": (3, 28, 28)})
+    assert "in its layer body.0: Conv2d(1," in refusal(own(text, file="other.py"), colours)
 
 
 def test_a_network_that_only_fails_when_trained_is_refused(toy, own):
@@ -261,7 +263,7 @@ def test_trying_a_network_leaves_no_trace(toy):
 
 def test_lazy_layers_get_their_shapes_before_their_weights(toy, own, tmp_path):
     reference = own("def Own():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))")
-    network = initialize(reference, {}, "xavier_normal", toy, 0)
+    network = made(reference, toy)
     assert network[1].weight.shape == (10, 784)
     assert network[1].weight.var().item() == pytest.approx(2 / 794, rel=0.1)
     ref = save_weights(network, tmp_path / "w.safetensors")
@@ -269,7 +271,7 @@ def test_lazy_layers_get_their_shapes_before_their_weights(toy, own, tmp_path):
 
 
 def test_weights_come_back_to_the_last_bit(toy, tmp_path):
-    network = initialize("simple_cnn", {}, "kaiming_uniform", toy, 0).to(memory_format=torch.channels_last)
+    network = made("simple_cnn", toy, "kaiming_uniform").to(memory_format=torch.channels_last)
     ref = save_weights(network, tmp_path / "w.safetensors")
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -283,7 +285,7 @@ def test_buffers_come_back_too(toy, own, tmp_path):
     reference = own(
         "def Own():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(2704, 10))"
     )
-    network = initialize(reference, {}, "xavier_normal", toy, 0)
+    network = made(reference, toy)
     network(torch.rand(8, 1, 28, 28))
     ref = save_weights(network, tmp_path / "w.safetensors")
     assert same(network, restore(reference_to(reference, network, ref), ref, toy))
@@ -297,7 +299,7 @@ def test_tied_weights_come_back_tied(toy, own, tmp_path):
         "    def forward(self, x):\n        return self.out(self.b(self.a(x.flatten(1))))"
     )
     reference = own(text)
-    network = initialize(reference, {}, "xavier_normal", toy, 0)
+    network = made(reference, toy)
     ref = save_weights(network, tmp_path / "w.safetensors")
     restored = restore(reference_to(reference, network, ref), ref, toy)
     assert same(network, restored) and restored.a.weight is restored.b.weight
@@ -345,7 +347,7 @@ def test_every_built_in_network_is_the_class_that_its_file_is_named_after():
 
 
 def test_weights_come_back_where_gradients_are_turned_off(toy, tmp_path):
-    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    network = made("simple_cnn", toy)
     ref = save_weights(network, tmp_path / "w.safetensors")
     with torch.inference_mode(False), torch.no_grad():
         assert same(network, restore(reference_to("simple_cnn", network, ref), ref, toy))

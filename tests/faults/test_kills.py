@@ -108,7 +108,7 @@ def remains(place: Place, out: str) -> dict[str, Any]:
     for key, step, value in place.mlflow(
         f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run_id}' ORDER BY key, step"
     ):
-        by_nature = key.startswith(("seconds.", "images_per_second"))
+        by_nature = key.startswith(("seconds.", "samples_per_second"))
         metrics.setdefault(key, []).append((step, None if by_nature else value))
     # A step that was done before the kill took no time of the process that finished.
     metrics = {key: values for key, values in metrics.items() if not key.startswith("seconds.")}
@@ -123,7 +123,7 @@ def remains(place: Place, out: str) -> dict[str, Any]:
     return {
         "weights": result["weights"]["sha256"],
         "onnx": result["onnx"]["sha256"],
-        "scores": {name: value for name, value in result["metrics"].items() if name != "images_per_second"},
+        "scores": {name: value for name, value in result["metrics"].items() if name != "samples_per_second"},
         "metrics": metrics,
         "params": dict(place.mlflow(f"SELECT key, value FROM params WHERE run_uuid = '{run_id}'")),
         "artifacts": files,

@@ -1,4 +1,5 @@
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.config import RunConfig, fields, sections
+from components.config import RunConfig, dataset_names, fields, sections
 from components.errors import ConfigError
 from flows import cli
 
@@ -128,10 +129,13 @@ def test_the_help_of_train_tells_every_field_with_its_text_and_default(capsys):
 
 def test_the_networks_and_data_sets_are_listed_with_a_line_on_each(capsys):
     assert cli.run(["models"]) == 0
-    assert "simple_cnn      The reference network" in capsys.readouterr().out
+    assert re.search(r"^simple_cnn +The reference network", capsys.readouterr().out, re.MULTILINE)
     assert cli.run(["datasets"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert all(len(line.split()) > 3 for line in lines) and len(lines) >= 4
+    listed, own = capsys.readouterr().out.split("\n\n")
+    described = dict(line.split(maxsplit=1) for line in listed.splitlines() if line[0] != " ")
+    assert {name.partition(":")[0] for name in described} == set(dataset_names())
+    assert all(len(text.split()) > 3 for text in described.values())
+    assert "max_length=" in listed and own.startswith("Your own: --data path/to/file.py:function")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from torch import nn
 def head(classes):
     return nn.Linear(49, classes)
 """
+STEPS = ["fetch", "inspect", "initialize", "check", "fit", "evaluate", "export", "register"]
 SETTINGS = ("--model", "net.py:Net", "--train.epochs", "1", "--explain")
 
 
@@ -56,7 +57,7 @@ def explained(place: Place, *more: str, **options: object) -> dict[str, str]:
     done = place.torchmill("train", *SETTINGS, *more, **options)
     assert done.returncode == 0, done.stderr
     steps = re.findall(r"(\w+): ((?:ran|cached|resumed), .*)", done.stderr)
-    assert [name for name, _ in steps] == ["fetch", "initialize", "fit", "evaluate", "export", "register"]
+    assert [name for name, _ in steps] == STEPS
     return dict(steps)
 
 
@@ -94,7 +95,7 @@ def test_a_hyper_parameter(place: Place):
 def test_a_setting_of_a_late_step_leaves_the_early_ones_alone_and_the_new_run_has_their_record(place: Place):
     said = explained(place, "--export.tolerance", "0.0001")
     assert states(said) | {"export": "", "register": ""} == {
-        **dict.fromkeys(("fetch", "initialize", "fit", "evaluate"), "cached"),
+        **dict.fromkeys(("fetch", "inspect", "initialize", "check", "fit", "evaluate"), "cached"),
         "export": "",
         "register": "",
     }
@@ -146,14 +147,13 @@ def test_the_data(place: Place, tmp_path: Path):
     other = tmp_path / "data"
     shutil.copytree(place.environment["TORCHMILL_DATA"], other)
     manifest = other / "digits" / "manifest.json"
-    images = np.load(other / "digits" / "train_images.npy")
+    images = np.load(other / "digits" / "train_inputs.npy")
     images[0] = 255 - images[0]
-    np.save(other / "digits" / "train_images.npy", images)
+    np.save(other / "digits" / "train_inputs.npy", images)
     told = json.loads(manifest.read_text())
-    digest = hashlib.sha256((other / "digits" / "train_images.npy").read_bytes()).hexdigest()
-    told["files"]["train_images"] = digest
-    arrays = ("train_images", "train_labels", "test_images", "test_labels")
-    told["data"]["sha256"] = hashlib.sha256("".join(told["files"][name] for name in arrays).encode()).hexdigest()
+    digest = hashlib.sha256((other / "digits" / "train_inputs.npy").read_bytes()).hexdigest()
+    told["files"]["train_inputs.npy"] = digest
+    told["data"]["sha256"] = hashlib.sha256("".join(told["files"].values()).encode()).hexdigest()
     manifest.write_text(json.dumps(told))
     original = Path(place.environment["TORCHMILL_DATA"])
     original.rename(tmp_path / "original")

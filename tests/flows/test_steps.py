@@ -28,7 +28,8 @@ def test_a_source_that_did_not_answer_is_tried_again_later_when_nobody_waits_in_
 
 def test_only_fetching_is_tried_again():
     tried = {step.name: step.retries for step in vars(steps).values() if hasattr(step, "retries")}
-    assert tried == {"fetch": 3, "initialize": 0, "fit": 0, "evaluate": 0, "export": 0, "register": 0}
+    assert tried.pop("fetch") == 3
+    assert set(tried.values()) == {0} and {"initialize", "fit", "register"} < set(tried)
 
 
 @pytest.fixture(scope="module")

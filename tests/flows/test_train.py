@@ -13,7 +13,7 @@ from tests.flows.conftest import Finished, Place
 
 pytestmark = pytest.mark.services
 
-STEPS = ["fetch", "initialize", "fit", "evaluate", "export", "register"]
+STEPS = ["fetch", "inspect", "initialize", "check", "fit", "evaluate", "export", "register"]
 
 
 def digest(path: str | Path) -> str:
@@ -101,7 +101,7 @@ def test_the_onnx_file_alone_gives_the_accuracy_that_the_run_says(finished: Fini
 import sys, json
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-images, labels = np.load(sys.argv[2] + "/test_images.npy"), np.load(sys.argv[2] + "/test_labels.npy")
+images, labels = np.load(sys.argv[2] + "/test_inputs.npy"), np.load(sys.argv[2] + "/test_labels.npy")
 answers = session.run(None, {session.get_inputs()[0].name: images})[0].argmax(1)
 example = np.load(sys.argv[3])
 again = session.run(None, {"pixels": example["pixels"]})[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data.splits import Splits
+from components.data.splits import Split, Splits
 from components.errors import UserError
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -30,7 +30,7 @@ def load(downloads: Path) -> Splits:
     images_NCHW = grow(rows[:, :64].reshape(-1, 8, 8))[:, None]
     labels = rows[:, 64].astype(np.int64)
     test = choose_test(labels)
-    return Splits(images_NCHW[~test], labels[~test], images_NCHW[test], labels[test])
+    return Splits(Split(images_NCHW[~test], labels[~test]), Split(images_NCHW[test], labels[test]))
 
 
 def find_file() -> Path:

@@ -17,7 +17,7 @@ DOTS = '''
 """Dots: random dots in two colours. Licence: none needed."""
 import os, signal, time
 import numpy as np
-from components.data.splits import Splits
+from components.data.splits import Split, Splits
 
 CLASSES = ("few", "many")
 SOURCE = "nowhere"
@@ -29,10 +29,10 @@ def load(downloads):
     rng = np.random.RandomState(0)
     images = rng.randint(0, 256, (30, 3, 5, 4)).astype(np.uint8)
     labels = np.arange(30) % 2
-    return Splits(images[:20], labels[:20], images[20:], labels[20:])
+    return Splits(Split(images[:20], labels[:20]), Split(images[20:], labels[20:]))
 '''
 
-FILES = ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy", "manifest.json"]
+FILES = ["train_inputs.npy", "train_labels.npy", "test_inputs.npy", "test_labels.npy", "manifest.json"]
 
 
 class Dots:
@@ -96,7 +96,7 @@ def test_a_data_set_comes_as_arrays_to_map_into_memory(dots):
     ]
     assert all(array.flags.c_contiguous for array in arrays.values())
     assert (ref.name, ref.classes, ref.source) == ("dots", ("few", "many"), "nowhere")
-    assert ref.image_shape == (3, 5, 4)
+    assert ref.shape == (3, 5, 4)
     assert (ref.train_size, ref.test_size) == (20, 10)
     assert ref.folder == dots.cache / "dots"
 
@@ -162,7 +162,7 @@ def test_a_changed_definition_is_prepared_anew(dots):
 
 def test_a_new_array_leaves_the_old_one_to_those_who_have_it_mapped(dots):
     ref = dots.fetch()
-    mapped = np.load(ref.folder / "train_images.npy", mmap_mode="r")
+    mapped = np.load(ref.folder / "train_inputs.npy", mmap_mode="r")
     before = mapped.copy()
     dots.define(change=("RandomState(0)", "RandomState(1)"))
     assert dots.fetch().sha256 != ref.sha256
@@ -194,12 +194,12 @@ def test_a_process_killed_before_the_manifest_leaves_nothing_that_counts(dots):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("astype(np.uint8)", "astype(float)"), "train images are float64"),
+        (("astype(np.uint8)", "astype(float)"), "train inputs are float64"),
         (("(30, 3, 5, 4)", "(30, 20)"), "not uint8 \\(N, C, H, W\\)"),
         (("labels[:20]", "labels[:19]"), "train labels are int64 \\(19,\\)"),
         (("labels[20:]", "labels[20:] + 1"), "test labels go from 1 to 2, with 2 classes"),
-        (("images[20:]", "images[20:, :1]"), "images of \\(3, 5, 4\\) and \\(1, 5, 4\\)"),
-        (("images[20:]", "images[30:]"), "test images are uint8 \\(0, 3, 5, 4\\)"),
+        (("images[20:]", "images[20:, :1]"), "inputs of \\(1, 5, 4\\) and \\(3, 5, 4\\)"),
+        (("images[20:]", "images[30:]"), "test inputs are uint8 \\(0, 3, 5, 4\\)"),
     ],
 )
 def test_malformed_arrays_are_refused_by_name(dots, change, words):
@@ -255,7 +255,7 @@ def test_mnist_from_a_mirror_is_mnist_and_is_mended_from_its_downloads(tmp_path,
         pytest.skip(f"no MNIST files in {folder}: set TORCHMILL_TEST_DATASETS")
     monkeypatch.setenv("TORCHMILL_MIRROR", folder.absolute().as_uri())
     ref = fetch("mnist", tmp_path)
-    assert (ref.image_shape, ref.train_size, ref.test_size) == ((1, 28, 28), 60_000, 10_000)
+    assert (ref.shape, ref.train_size, ref.test_size) == ((1, 28, 28), 60_000, 10_000)
     assert [round(*pair) for pair in ((ref.mean[0], 4), (ref.std[0], 4))] == [0.1307, 0.3081]
     labels = np.load(ref.folder / "test_labels.npy")
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]

@@ -45,11 +45,11 @@ def files(mirror):
 
 def test_four_files_become_arrays(files, mirror, tmp_path):
     splits = idx.load(files, [mirror.as_uri()], tmp_path / "downloads")
-    assert (splits.train_images == IMAGES[:, None]).all()
-    assert (splits.test_images == IMAGES[:2, None]).all()
-    assert splits.train_images.dtype == np.uint8
-    assert splits.train_labels.tolist() == LABELS.tolist()
-    assert splits.test_labels.dtype == np.int64
+    assert (splits.train.inputs == IMAGES[:, None]).all()
+    assert (splits.test.inputs == IMAGES[:2, None]).all()
+    assert splits.train.inputs.dtype == np.uint8
+    assert splits.train.labels.tolist() == LABELS.tolist()
+    assert splits.test.labels.dtype == np.int64
     assert not [path for path in (tmp_path / "downloads").iterdir() if path.name.endswith(".tmp")]
 
 

@@ -1,15 +1,29 @@
 import hashlib
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    precision_recall_fscore_support,
+    r2_score,
+    root_mean_squared_error,
+)
 from torch import nn
 
 from components.config import RunConfig
-from components.data.batches import LabelledImages
-from components.evaluation.evaluate import evaluate, predict
+from components.data.batches import Samples, read_test, read_training
+from components.evaluation.evaluate import evaluate, of_targets, predict
 from components.evaluation.metrics import wilson_interval
+from components.raw_model import RawModel, standardized
+from components.refs import DataRef
+from tests.toy import made, toy_numbers, toy_tokens
 
 CPU = torch.device("cpu")
 
@@ -28,15 +42,15 @@ def test_the_numbers_are_those_of_scikit_learn(unsure, toy, toy_test, tmp_path):
 
     mean, std = torch.tensor(toy.mean).double(), torch.tensor(toy.std).double()
     with torch.no_grad():
-        logits = unsure.double().eval()((toy_test.pixels.double() / 255 - mean) / std)
+        logits = unsure.double().eval()((toy_test.inputs.double() / 255 - mean) / std)
     truth, answers = toy_test.labels.numpy(), logits.argmax(1).numpy()
     assert 0.3 < accuracy_score(truth, answers) < 0.99  # or the test would see nothing
-    assert report["accuracy"] == ref.accuracy == accuracy_score(truth, answers)
-    assert report["macro_f1"] == ref.macro_f1 == pytest.approx(f1_score(truth, answers, average="macro"))
+    assert report["accuracy"] == ref.score == accuracy_score(truth, answers)
+    assert report["macro_f1"] == ref.others["macro_f1"] == pytest.approx(f1_score(truth, answers, average="macro"))
     assert report["loss"] == ref.loss == pytest.approx(log_loss(truth, logits.softmax(1).numpy()), rel=1e-4)
     assert report["samples"] == ref.samples == len(truth)
     right = int((truth == answers).sum())
-    assert report["accuracy_95"] == [ref.accuracy_low, ref.accuracy_high] == list(wilson_interval(right, len(truth)))
+    assert report["accuracy_95"] == [ref.score_low, ref.score_high] == list(wilson_interval(right, len(truth)))
     assert report["confusion"]["counts"] == confusion_matrix(truth, answers).tolist()
     scores = precision_recall_fscore_support(truth, answers, zero_division=0)
     for at, (name, score) in enumerate(report["classes"].items()):
@@ -54,7 +68,7 @@ def test_what_is_referred_to_is_what_was_written(trained, toy, toy_test, tmp_pat
 
 def test_the_batch_size_does_not_decide_the_result(trained, toy, toy_test, tmp_path):
     refs = [evaluate(trained, toy_test, toy, CPU, size, tmp_path) for size in (1, 50, 1000)]
-    assert len({ref.accuracy for ref in refs}) == 1
+    assert len({ref.score for ref in refs}) == 1
     assert [ref.loss for ref in refs] == pytest.approx([refs[0].loss] * 3, rel=1e-4)
 
 
@@ -66,7 +80,7 @@ def test_a_network_in_training_mode_is_evaluated_in_evaluation_mode(toy, toy_tes
 
 def test_a_class_without_samples_in_the_test_split_does_not_matter(trained, toy, toy_test, tmp_path):
     kept = toy_test.labels != 3
-    ref = evaluate(trained, LabelledImages(toy_test.pixels[kept], toy_test.labels[kept]), toy, CPU, 64, tmp_path)
+    ref = evaluate(trained, Samples(toy_test.inputs[kept], toy_test.labels[kept]), toy, CPU, 64, tmp_path)
     assert json.loads(ref.report.path.read_text())["classes"]["bar 3"]["support"] == 0
 
 
@@ -76,11 +90,120 @@ def test_predictions_keep_the_order_and_carry_no_gradient(toy_test):
             return pixels.float().mean((1, 2, 3))[:, None]
 
     logits = predict(Mean(), toy_test, 7)
-    assert torch.equal(logits[:, 0], toy_test.pixels.float().mean((1, 2, 3)))
+    assert torch.equal(logits[:, 0], toy_test.inputs.float().mean((1, 2, 3)))
     assert not predict(nn.Sequential(Mean(), nn.Linear(1, 1)), toy_test, 7).requires_grad
 
 
 def test_the_words_for_people_are_the_numbers(trained, toy, toy_test, tmp_path):
     ref = evaluate(trained, toy_test, toy, CPU, RunConfig().evaluate.batch_size, tmp_path)
-    assert ref.words() == f"{ref.accuracy:.2%} (95 %: {ref.accuracy_low:.2%} to {ref.accuracy_high:.2%}) of 203"
-    assert ref.metrics()["test_accuracy"] == ref.accuracy
+    assert ref.words() == f"{ref.score:.2%} (95 %: {ref.score_low:.2%} to {ref.score_high:.2%}) of 203"
+    assert ref.metrics()["test_accuracy"] == ref.score
+
+
+def linear(data: DataRef) -> nn.Module:
+    """A network that is right about some and wrong about others."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Linear(data.shape[0], len(data.classes))
+    training, _ = read_training(data, 0.2, 0)
+    with torch.no_grad():
+        solved = torch.linalg.lstsq(standardized(training, data), training.labels.float() - training.labels.mean(0))
+        network.weight.copy_(solved.solution.T + 0.1 * network.weight)
+        network.bias.zero_()
+    return network
+
+
+def test_labels_are_scored_as_by_scikit_learn(tmp_path):
+    data = toy_numbers(tmp_path, task="multilabel")
+    test, network = read_test(data), linear(data)
+    ref = evaluate(network, test, data, CPU, 50, tmp_path)
+    report = json.loads(ref.report.path.read_text())
+
+    with torch.no_grad():
+        logits = network(standardized(test, data)).numpy()
+    truth, answers = test.labels.numpy().astype(int), (logits > 0).astype(int)
+    assert 0.6 < (truth == answers).mean() < 1  # or the test would see nothing
+    assert ref.measure == report["measure"] == "label_accuracy"
+    assert ref.score == report["label_accuracy"] == pytest.approx((truth == answers).mean())
+    assert ref.score_low < ref.score < ref.score_high
+    assert report["label_accuracy_95"] == [ref.score_low, ref.score_high]
+    assert ref.others == {name: report[name] for name in ("exact_match", "micro_f1", "macro_f1")}
+    assert ref.others["exact_match"] == pytest.approx(accuracy_score(truth, answers))
+    for average in ("micro", "macro"):
+        assert ref.others[f"{average}_f1"] == pytest.approx(f1_score(truth, answers, average=average))
+    chances = 1 / (1 + np.exp(-logits.astype(float)))
+    cost = np.mean([log_loss(truth[:, label], chances[:, label]) for label in range(3)])
+    assert ref.loss == report["loss"] == pytest.approx(cost, rel=1e-4)
+    scores = precision_recall_fscore_support(truth, answers, zero_division=0)
+    for at, (name, score) in enumerate(report["classes"].items()):
+        assert name == data.classes[at]
+        assert list(score.values()) == pytest.approx([column[at] for column in scores])
+    assert ref.picture.path.name == "labels.png" and ref.picture.path.read_bytes().startswith(b"\x89PNG")
+    assert ref.metrics()["test_label_accuracy"] == ref.score and ref.metrics()["test_exact_match"] < ref.score
+    assert ref.words() == f"{ref.score:.2%} (95 %: {ref.score_low:.2%} to {ref.score_high:.2%}) of 121"
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1e-3, 1.0, 1e4)])
+def test_targets_are_scored_in_their_own_units_as_by_scikit_learn(tmp_path, scales):
+    data = toy_numbers(tmp_path, task="regression", outputs=len(scales), scales=scales)
+    test, network = read_test(data), linear(data)
+    with torch.no_grad():
+        network.bias.copy_(torch.linspace(-0.3, 0.3, len(scales)))
+    ref = evaluate(network, test, data, CPU, 50, tmp_path)
+    report = json.loads(ref.report.path.read_text())
+
+    with torch.no_grad():
+        standard = network(standardized(test, data)).double().numpy()
+    std, mean = np.array(data.target_std), np.array(data.target_mean)
+    truth, answers = test.labels.double().numpy(), standard * std + mean
+    assert ref.measure == "r2" and 0.6 < r2_score(truth, answers) < 1
+    assert ref.score == report["r2"] == pytest.approx(r2_score(truth, answers), rel=1e-5)
+    assert ref.score_low < ref.score < ref.score_high < 1
+    assert ref.loss == pytest.approx((((answers - truth) / std) ** 2).mean(), rel=1e-4)
+    mae = mean_absolute_error(truth, answers, multioutput="raw_values")
+    rmse = root_mean_squared_error(truth, answers, multioutput="raw_values")
+    r2 = r2_score(truth, answers, multioutput="raw_values")
+    for at, (name, score) in enumerate(report["targets"].items()):
+        assert name == data.classes[at]
+        assert [score["mae"], score["rmse"], score["r2"]] == pytest.approx([mae[at], rmse[at], r2[at]], rel=1e-3)
+    assert set(ref.others) == ({"mae", "rmse"} if len(scales) == 1 else set())
+    assert ref.picture.path.name == "targets.png" and ref.picture.path.read_bytes().startswith(b"\x89PNG")
+    assert ref.words() == f"{ref.score:.4f} (95 %: {ref.score_low:.4f} to {ref.score_high:.4f}) of 121"
+    assert ref.metrics()["test_r2"] == ref.score
+
+
+def test_the_interval_of_a_score_is_where_the_scores_of_other_samples_lie(tmp_path):
+    data = toy_numbers(tmp_path, task="regression", test=3000)
+    network = linear(data)
+    whole = read_test(data)
+    scores, held = [], 0
+    for start in range(0, 3000, 100):
+        ref = evaluate(network, Samples(*whole.take(torch.arange(start, start + 100))), data, CPU, 100, tmp_path)
+        scores.append(ref.score)
+        held += ref.score_low < evaluate_score(network, whole, data) < ref.score_high
+    assert held >= 25  # of 30, where 95 % are meant
+
+
+def evaluate_score(network: nn.Module, test: Samples, data: DataRef) -> float:
+    return of_targets(predict(RawModel.of(network, data).eval(), test, 256), test.labels, data).score
+
+
+def test_a_target_without_spread_in_the_test_split_explains_nothing_and_harms_nothing(tmp_path):
+    data = toy_numbers(tmp_path, task="regression")
+    test, network = read_test(data), linear(data)
+    test.labels[:, 1] = 7
+    ref = evaluate(network, test, data, CPU, 50, tmp_path)
+    report = json.loads(ref.report.path.read_text())
+    assert report["targets"]["regression 1"]["r2"] == 0
+    assert math.isfinite(ref.score) and ref.score == pytest.approx(
+        sum(score["r2"] for score in report["targets"].values()) / 3
+    )
+    assert ref.score_low <= ref.score <= ref.score_high
+
+
+def test_tokens_are_scored_whatever_the_batch_size(tmp_path):
+    data = toy_tokens(tmp_path, train=20)
+    network = made("rnn", data, hidden=8, embedding=8)
+    refs = [evaluate(network, read_test(data), data, CPU, size, tmp_path) for size in (1, 7, 100)]
+    assert len({ref.score for ref in refs}) == 1 and 0 < refs[0].score < 1
+    assert [ref.loss for ref in refs] == pytest.approx([refs[0].loss] * 3, rel=1e-4)

@@ -11,12 +11,13 @@ from components.training.progress import EpochResult
 
 EPOCH = EpochResult(
     epoch=1,
+    measure="accuracy",
     train_loss=2.0,
-    train_accuracy=0.3,
+    train_score=0.3,
     validation_loss=1.8,
-    validation_accuracy=0.4,
+    validation_score=0.4,
     lr=0.1,
-    images_per_second=1.0,
+    samples_per_second=1.0,
     is_best=True,
     is_last=False,
 )

@@ -17,7 +17,7 @@ def written(toy, tmp_path) -> str:
 def write(toy: DataRef, tmp_path: Path, version: str | None) -> str:
     evaluation = {"classes": {"cat": {"precision": 0.11, "recall": 0.22, "f1": 0.33, "support": 1234}}}
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    parity = {"allowed": 1.5e-4, "onnx_accuracy": 0.9123, "torch_accuracy": 0.9124}
+    parity = {"allowed": 1.5e-4, "onnx_score": 0.9123, "torch_score": 0.9124}
     (tmp_path / "parity.json").write_text(json.dumps(parity))
     file = FileRef.of(tmp_path / "parity.json")
     trained = FitRef(
@@ -27,16 +27,16 @@ def write(toy: DataRef, tmp_path: Path, version: str | None) -> str:
         device="cpu",
         epochs=7,
         best_epoch=4,
-        validation_accuracy=0.8765,
+        validation_score=0.8765,
         validation_loss=0.4321,
-        images_per_second=9876.0,
+        samples_per_second=9876.0,
         stopped_early=True,
     )
     scores = EvaluationRef(
-        accuracy=0.9125,
-        accuracy_low=0.9001,
-        accuracy_high=0.9234,
-        macro_f1=0.9,
+        score=0.9125,
+        score_low=0.9001,
+        score_high=0.9234,
+        others={"macro_f1": 0.9},
         loss=0.3456,
         samples=10000,
         report=FileRef.of(tmp_path / "evaluation.json"),
@@ -56,14 +56,14 @@ def write(toy: DataRef, tmp_path: Path, version: str | None) -> str:
 
 def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
     assert written.startswith("# brave-otter\n")
-    assert "**Test accuracy 91.25%** (95 % interval 90.01% to 92.34%, 10,000 images)" in written
+    assert "**Test accuracy 91.25%** (95 % interval 90.01% to 92.34%, 10,000 samples)" in written
     assert "simple_cnn on toy, 421,642 parameters" in written
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "| Training | 7 epochs on cpu, stopped early, 9,876 images/s |",
+        "| Training | 7 epochs on cpu, stopped early, 9,876 samples/s |",
         "| Best epoch | 4: validation accuracy 87.65%, loss 0.4321 |",
         "| Test loss | 0.3456 |",
         "| ONNX model | digits-simple_cnn version 3; 99.99% of the answers agree, "

@@ -11,11 +11,11 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from components.config import ExportConfig
-from components.data.batches import LabelledImages
+from components.data.batches import Samples
 from components.errors import UserError
 from components.export.parity import Parity, compare, open_session, predict_double, run
 from components.export.to_onnx import to_onnx
-from components.pixels import PixelClassifier
+from components.raw_model import RawModel
 from tests.toy import toy_data
 
 SIZES, TOLERANCE = ExportConfig().batch_sizes, ExportConfig().tolerance
@@ -68,14 +68,14 @@ def test_a_sound_model_passes_at_every_batch_size(exported, toy, toy_test):
 
 def test_what_is_measured_is_what_numpy_measures(exported, toy, toy_test):
     parity = compare(exported.path, exported.network, toy, toy_test, (64,), TOLERANCE)
-    logits = run(open_session(exported.path), toy_test.pixels.numpy(), 203)
-    double = predict_double(PixelClassifier(exported.network, toy.mean, toy.std).eval(), toy_test)
+    logits = run(open_session(exported.path), toy_test, 203)[1]
+    double = predict_double(RawModel.of(exported.network, toy).eval(), toy_test)
     assert double.dtype == np.float64
     assert parity.max_abs_diff == pytest.approx(np.abs(logits - double).max(), rel=0.5)
     assert parity.largest_logit == np.abs(double).max()
     truth = toy_test.labels.numpy()
-    assert parity.onnx_accuracy == (logits.argmax(1) == truth).mean()
-    assert parity.torch_accuracy == (double.argmax(1) == truth).mean()
+    assert parity.onnx_score == (logits.argmax(1) == truth).mean()
+    assert parity.torch_score == (double.argmax(1) == truth).mean()
 
 
 LAYERS = [
@@ -155,8 +155,8 @@ def test_another_normalisation_is_seen(exported, judge, name):
 
 def test_swapped_channels_are_seen(tmp_path):
     data = toy_data(tmp_path, channels=3, size=8, train=30, test=30)
-    pixels = torch.from_numpy(np.load(tmp_path / "test_images.npy"))
-    test = LabelledImages(pixels, torch.from_numpy(np.load(tmp_path / "test_labels.npy")))
+    pixels = torch.from_numpy(np.load(tmp_path / "test_inputs.npy"))
+    test = Samples(pixels, torch.from_numpy(np.load(tmp_path / "test_labels.npy")))
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
     to_onnx(network, data, {}, tmp_path / "model.onnx")
     assert compare(tmp_path / "model.onnx", network, data, test, FEW, TOLERANCE).passed
@@ -184,7 +184,7 @@ def test_logits_of_another_shape_are_seen(exported, judge):
     shorter = after(exported.proto(), "Gather", [constant("first", *range(9))], axis=1)
     shorter.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 9
     parity = judge(shorter)
-    assert parity.complaints[0] == "batch size 1: logits of shape (203, 9) instead of (203, 10)"
+    assert parity.complaints[0] == "batch size 1: outputs of shape (203, 9) instead of (203, 10)"
 
 
 def test_a_logit_that_is_no_number_is_seen(exported, judge):
@@ -231,17 +231,18 @@ def test_a_network_with_constants_of_its_own_precision_is_told_in_words(toy, toy
             return self.out(x.flatten(1) @ self.table)
 
     with pytest.raises(UserError, match=r"Stubborn cannot be run in float64.*register_buffer"):
-        predict_double(PixelClassifier(Stubborn(), toy.mean, toy.std), toy_test)
+        predict_double(RawModel.of(Stubborn(), toy), toy_test)
 
 
 def test_the_network_itself_stays_in_its_precision(exported, toy, toy_test):
-    predict_double(PixelClassifier(exported.network, toy.mean, toy.std), toy_test)
+    predict_double(RawModel.of(exported.network, toy), toy_test)
     assert {parameter.dtype for parameter in exported.network.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 203, 1000])
 def test_batches_cover_all_samples_in_their_order(exported, toy_test, size):
     session = open_session(Path(exported.path))
-    np.testing.assert_allclose(
-        run(session, toy_test.pixels.numpy(), size), run(session, toy_test.pixels.numpy(), 50), rtol=1e-3, atol=1e-4
-    )
+    inputs, logits = run(session, toy_test, size)
+    assert np.array_equal(np.concatenate(inputs), toy_test.inputs.numpy())
+    assert [len(batch) for batch in inputs[:-1]] == [size] * (len(inputs) - 1) and len(inputs[-1]) <= size
+    np.testing.assert_allclose(logits, run(session, toy_test, 50)[1], rtol=1e-3, atol=1e-4)

@@ -13,7 +13,7 @@ from torch import nn
 from components.errors import UserError
 from components.export.parity import open_session
 from components.export.to_onnx import to_onnx
-from components.pixels import PixelClassifier
+from components.raw_model import RawModel
 from tests.components.export.conftest import METADATA
 from tests.toy import toy_data
 
@@ -37,9 +37,9 @@ def test_the_model_takes_raw_pixels_in_any_batch_and_gives_logits(exported, toy,
     (taken,), (given,) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.type, taken.shape) == ("pixels", "tensor(uint8)", ["batch", 1, 28, 28])
     assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["batch", 10])
-    model = PixelClassifier(exported.network, toy.mean, toy.std).eval()
+    model = RawModel.of(exported.network, toy).eval()
     for size in (1, 2, 5, 203):
-        pixels = toy_test.pixels[:size]
+        pixels = toy_test.inputs[:size]
         with torch.no_grad():
             expected = model(pixels).numpy()
         (logits,) = session.run(None, {"pixels": pixels.numpy()})

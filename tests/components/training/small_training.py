@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from components.config import TrainConfig
-from components.data.batches import LabelledImages, read_training
+from components.data.batches import Samples, read_training
 from components.refs import DataRef
 from components.training.checkpoint import Checkpoints
 from components.training.fit import fit
@@ -64,7 +64,7 @@ def train(
     folder: Path,
     *,
     seed: int = 0,
-    splits: tuple[LabelledImages, LabelledImages] | None = None,
+    splits: tuple[Samples, Samples] | None = None,
     device: torch.device = CPU,
     resume: bool = False,
     on_progress: Callable[[StepProgress], None] = lambda _: None,
@@ -87,11 +87,11 @@ def train(
     )
 
 
-def senseless(data: DataRef) -> tuple[LabelledImages, LabelledImages]:
+def senseless(data: DataRef) -> tuple[Samples, Samples]:
     """Two batches of images with labels that have nothing to do with them: soon a network only memorises."""
     training, validation = read_training(data, 0.2, seed=0)
     noise = np.random.default_rng(0).integers(0, 10, 64)
-    return LabelledImages(training.pixels[:64], torch.from_numpy(noise)), validation
+    return Samples(training.inputs[:64], torch.from_numpy(noise)), validation
 
 
 def stop_after(steps: float) -> Callable[[], bool]:

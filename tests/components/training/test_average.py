@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from components.config import TrainConfig
 from components.data.batches import read_training
-from components.pixels import PixelClassifier
+from components.raw_model import RawModel
 from components.training.fit import batch_orders, validate
 from components.training.optimizers import make_optimizer, make_schedule
 from components.training.randomness import seed_all
@@ -20,7 +20,7 @@ def weights_after_each_step(data, epochs: int, **settings) -> list[dict[str, tor
     """Train by hand, without ``fit``."""
     training, _ = read_training(data, 0.2, seed=0)
     config = TrainConfig.model_validate({"batch_size": 32, **settings})
-    model = PixelClassifier(make(), data.mean, data.std)
+    model = RawModel.of(make(), data)
     optimizer = make_optimizer(model.network, config, CPU)
     schedule = make_schedule(optimizer, config, STEPS * epochs)
     seed_all(0)
@@ -29,7 +29,7 @@ def weights_after_each_step(data, epochs: int, **settings) -> list[dict[str, tor
         model.train()
         for batch in batch_orders(len(training), 32, 0, epoch):
             optimizer.zero_grad()
-            cross_entropy(model(training.pixels[batch]), training.labels[batch]).backward()
+            cross_entropy(model(training.inputs[batch]), training.labels[batch]).backward()
             optimizer.step()
             schedule.step()
             after.append({name: value.clone() for name, value in model.network.state_dict().items()})
@@ -55,8 +55,8 @@ def test_the_weights_kept_are_the_average_over_the_steps(toy, tmp_path):
     assert not torch.equal(network.out.weight, steps[-1]["out.weight"])
 
     _, validation = read_training(toy, 0.2, seed=0)
-    judged = validate(PixelClassifier(network, toy.mean, toy.std), validation)
-    assert (epoch.validation_loss, epoch.validation_accuracy) == judged
+    judged = validate(RawModel.of(network, toy), cross_entropy, "classification", validation)
+    assert (epoch.validation_loss, epoch.validation_score) == judged
 
 
 def test_the_weights_that_are_trained_are_not_the_average(toy, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.pixels import PixelClassifier
+from components.raw_model import RawModel
 from components.training.diagnosis import first_not_finite
 from components.training.fit import NotFinite
 from tests.components.training.small_training import STEPS, Plain, Small, make, newest, stop_after, train
@@ -146,7 +146,7 @@ def test_a_division_after_the_last_layer_is_told_as_the_networks_own(toy, tmp_pa
 def test_logits_too_large_for_their_cross_entropy_are_told(toy, tmp_path):
     message = told(Loud, toy, tmp_path)
     assert message.startswith("The loss became inf in epoch 1, step 1: the network's logits go up to ")
-    assert "e+38, beyond which their cross-entropy is not finite" in message
+    assert "e+38, beyond which their loss is not finite" in message
 
 
 def test_a_layer_that_gives_more_than_a_tensor_is_named(toy, tmp_path):
@@ -190,13 +190,13 @@ def test_a_validation_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_pat
 
 
 def test_pixels_that_are_no_numbers_are_told_as_the_input(toy):
-    model = PixelClassifier(make(Plain), (math.nan,), (1.0,))
+    model = RawModel(make(Plain), (math.nan,), (1.0,))
     told = first_not_finite(model, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
     assert told == "the input in the network holds nan; no layer before it gave that"
 
 
 def test_looking_for_it_leaves_no_hooks_and_chance_as_it_was(toy):
-    model = PixelClassifier(make(Loud), toy.mean, toy.std)  # which draws for its dropout
+    model = RawModel.of(make(Loud), toy)  # which draws for its dropout
     chance = torch.get_rng_state()
     first_not_finite(model, torch.zeros(4, 1, 28, 28, dtype=torch.uint8))
     assert torch.equal(torch.get_rng_state(), chance)

@@ -7,19 +7,20 @@ import pytest
 import torch
 from safetensors.torch import load_model
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from components.config import TrainConfig
-from components.data.augment import augment
-from components.data.batches import LabelledImages, read_training
+from components.data.augment import Augmentation
+from components.data.batches import Samples, read_training
 from components.errors import UserError
-from components.initialize import initialize, restore
-from components.pixels import PixelClassifier
+from components.initialize import restore
+from components.raw_model import RawModel
 from components.refs import FileRef, NetworkRef
 from components.training.checkpoint import KEPT, Checkpoints
 from components.training.fit import batch_orders, fit, validate, wants_channels_last
 from components.training.progress import EpochResult
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, senseless, state, train
-from tests.toy import toy_data
+from tests.toy import made, toy_data
 
 
 class Viewing(Small):
@@ -31,13 +32,13 @@ class Viewing(Small):
 
 
 def test_it_learns_what_is_plain_to_see(toy, tmp_path):
-    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    network = made("simple_cnn", toy)
     first, last = train(network, toy, tmp_path, epochs=2, lr=1e-3)
-    assert last.validation_accuracy > 0.95
+    assert last.validation_score > 0.95
     assert last.train_loss < first.train_loss < math.log(10)
-    assert 0.5 < first.train_accuracy < last.train_accuracy <= 1
+    assert 0.5 < first.train_score < last.train_score <= 1
     assert (first.epoch, first.is_last, last.epoch, last.is_last) == (1, False, 2, True)
-    assert last.images_per_second > 0
+    assert last.samples_per_second > 0
 
 
 def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_they_are(toy, tmp_path):
@@ -45,14 +46,14 @@ def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_
     network.register_forward_pre_hook(lambda layer, inputs: seen[layer.training].append(inputs[0]))
     list(train(network, toy, tmp_path, seed=5, epochs=2, augment="shift"))
     training, validation = read_training(toy, 0.2, 0)
-    model = PixelClassifier(nn.Identity(), toy.mean, toy.std)
+    model, augment = RawModel.of(nn.Identity(), toy), Augmentation(TrainConfig(augment=("shift",)), toy, seed=5)
     expected = [
-        model(augment(training.pixels[batch], "shift", 5, epoch, number))
+        model(augment(*training.take(batch), epoch, number)[0])
         for epoch in (1, 2)
         for number, batch in enumerate(batch_orders(480, 32, 5, epoch))
     ]
     assert all(torch.equal(one, other) for one, other in zip(seen[True], expected, strict=True))
-    assert torch.equal(torch.cat(seen[False]), model(validation.pixels).repeat(2, 1, 1, 1))
+    assert torch.equal(torch.cat(seen[False]), model(validation.inputs).repeat(2, 1, 1, 1))
 
 
 def test_the_test_split_is_not_there_and_not_missed(tmp_path):
@@ -99,7 +100,7 @@ def test_a_last_batch_of_one_is_another_sample_in_each_epoch_and_an_only_one_is_
 
 def test_a_batch_norm_is_trained_where_one_sample_is_left_over(toy, tmp_path):
     training, validation = read_training(toy, 0.2, 0)
-    cut = LabelledImages(training.pixels[:33], training.labels[:33])
+    cut = Samples(training.inputs[:33], training.labels[:33])
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(10))
     (epoch,) = train(network, toy, tmp_path, splits=(cut, validation))
     assert math.isfinite(epoch.train_loss)
@@ -122,13 +123,13 @@ def test_training_stops_out_of_patience_and_the_best_weights_are_those_of_the_le
     kept = make(seed=1)
     load_model(kept, tmp_path / "best.safetensors")
     assert state(kept) == state(network) == states[best] != states[-1]
-    loss, accuracy = validate(PixelClassifier(kept, toy.mean, toy.std), splits[1])
+    loss, accuracy = validate(RawModel.of(kept, toy), cross_entropy, "classification", splits[1])
     # In another memory format the sums round otherwise.
-    assert loss == pytest.approx(min(losses), rel=1e-5) and accuracy == epochs[best].validation_accuracy
+    assert loss == pytest.approx(min(losses), rel=1e-5) and accuracy == epochs[best].validation_score
 
 
 def test_the_best_weights_can_be_restored(toy, tmp_path):
-    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    network = made("simple_cnn", toy)
     (epoch,) = train(network, toy, tmp_path)
     assert epoch.is_best
     weights = FileRef.of(tmp_path / "best.safetensors")
@@ -222,7 +223,7 @@ def test_asking_for_the_memory_format_changes_neither_weights_nor_modes_nor_chan
 
 def test_a_view_behind_a_convolution_is_trained(toy, tmp_path):
     *_, last = train(make(Viewing), toy, tmp_path, epochs=2)
-    assert last.validation_accuracy > 0.9
+    assert last.validation_score > 0.9
 
 
 def test_the_memory_format_changes_the_result_by_no_more_than_rounding(toy, tmp_path):
@@ -246,11 +247,11 @@ def test_progress_is_told_within_an_epoch(toy, tmp_path):
 
     told = []
     (epoch,) = train(make(Slow), toy, tmp_path, on_progress=told.append)
-    images = [progress.images for progress in told]
+    seen = [progress.samples for progress in told]
     assert 2 <= len(told) < 15  # 15 steps of 0.05 s, told every 0.25 s
-    assert images == sorted(set(images)) and all(count % 32 == 0 and count <= 480 for count in images)
+    assert seen == sorted(set(seen)) and all(count % 32 == 0 and count <= 480 for count in seen)
     assert {progress.epoch for progress in told} == {1}
-    assert all(math.isfinite(progress.loss) and 0 <= progress.accuracy <= 1 for progress in told)
+    assert all(math.isfinite(progress.loss) and 0 <= progress.score <= 1 for progress in told)
     assert told[0].loss > epoch.train_loss  # of the first batches, while it still knows little
 
 
@@ -269,11 +270,12 @@ def test_every_parameter_that_wants_a_gradient_moves_and_no_other(toy, tmp_path)
 
 def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
     _, validation = read_training(toy, 0.2, 0)
-    model = PixelClassifier(make(), toy.mean, toy.std).train()
-    got = validate(model, validation, batch_size=50)
-    assert not model.training and validate(model, validation) == pytest.approx(got)
+    model = RawModel.of(make(), toy).train()
+    judged = (model, cross_entropy, "classification", validation)
+    got = validate(*judged, batch_size=50)
+    assert not model.training and validate(*judged) == pytest.approx(got)
     with torch.no_grad():
-        logits = model(validation.pixels)
+        logits = model(validation.inputs)
     chances = torch.softmax(logits.double(), 1)[torch.arange(len(validation)), validation.labels]
     assert got[0] == pytest.approx(-chances.log().mean().item(), rel=1e-5)
     assert got[1] == (logits.argmax(1) == validation.labels).double().mean().item()
@@ -283,8 +285,8 @@ def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_it_learns_on_a_gpu_too(toy, tmp_path):
     training, validation = read_training(toy, 0.2, 0)
-    network = initialize("simple_cnn", {}, "xavier_normal", toy, 0)
+    network = made("simple_cnn", toy)
     config = TrainConfig(epochs=2, batch_size=32)
     checkpoints, best = Checkpoints(tmp_path / "checkpoints", 30), tmp_path / "best.safetensors"
     *_, last = fit(network, training, validation, toy, config, torch.device("cuda"), 0, checkpoints, best)
-    assert last.validation_accuracy > 0.95
+    assert last.validation_score > 0.95

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tests.components.training.small_training import (
     stop_after,
     train,
 )
+from tests.toy import made, toy_data, toy_numbers, toy_tokens
 
 
 class Throwing(Small):
@@ -104,7 +106,7 @@ def interrupted(kind, data, folder: Path, interruptions: Iterable[Callable[[], b
 
 def results(folder: Path, history: list[EpochResult]) -> tuple[bytes, list[EpochResult]]:
     """What must be the same to the last bit."""
-    same = [dataclasses.replace(epoch, images_per_second=0.0) for epoch in history]
+    same = [dataclasses.replace(epoch, samples_per_second=0.0) for epoch in history]
     return (folder / "best.safetensors").read_bytes(), same
 
 
@@ -135,6 +137,25 @@ def test_stopped_again_and_again_it_gives_the_same_to_the_last_bit(toy, tmp_path
     history = interrupted(kind, toy, tmp_path / "stopped", stops, **config)
     assert len(history) >= 3
     assert results(tmp_path / "stopped", history) == expected
+
+
+@pytest.mark.parametrize(
+    ("draw", "name", "config"),
+    [
+        (toy_tokens, "rnn", {"loss": "focal", "loss_args": {"weight": "balanced"}}),
+        (partial(toy_numbers, task="multilabel"), "mlp", {"ema": 0.9}),
+        (partial(toy_numbers, task="regression", scales=(1e-3, 1, 1e4)), "mlp", {"mixup": 0.4, "clip": "norm:1"}),
+        (partial(toy_data, train=200), "mlp", {"mixup": 0.4, "cutmix": 1.0, "augment": "flip,rotate,erase"}),
+    ],
+    ids=["tokens", "labels", "targets", "mixed_images"],
+)
+def test_data_of_any_kind_goes_on_to_the_same_last_bit(tmp_path, draw, name, config):
+    data = draw(tmp_path)
+    kind = partial(made, name, data, **({"hidden": 16} if name == "rnn" else {"hidden": (16,)}))
+    expected = undisturbed(kind, data, tmp_path / "undisturbed", epochs=3, **config)
+    stops = [stop_after(5), stop_after(3), stop_after(9)]
+    history = interrupted(kind, data, tmp_path / "stopped", stops, epochs=3, **config)
+    assert len(history) == 3 and results(tmp_path / "stopped", history) == expected
 
 
 @pytest.mark.parametrize(
@@ -266,5 +287,5 @@ def test_every_step_counts_towards_the_speed_that_is_told(toy, tmp_path):
         list(train(make(), toy, tmp_path, should_stop=stop_after(9)))
     spent = newest(tmp_path)["seconds"]
     (epoch,) = train(make(), toy, tmp_path, resume=True)
-    assert 0 < spent < 480 / epoch.images_per_second
+    assert 0 < spent < 480 / epoch.samples_per_second
     assert checkpoints_in(tmp_path).tidy().exists()

@@ -66,7 +66,7 @@ def test_a_batch_goes_through_in_parts_and_the_result_is_that_of_the_whole(toy, 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     for one, other in zip(expected, history, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
-        assert (other.train_accuracy, other.lr) == (one.train_accuracy, one.lr)
+        assert (other.train_score, other.lr) == (one.train_score, one.lr)
 
 
 def test_it_is_told_when_it_begins_and_in_the_history(toy, tmp_path, caplog):

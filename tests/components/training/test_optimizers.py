@@ -8,7 +8,8 @@ from torch import nn
 
 from components import config as configuration
 from components.config import TrainConfig
-from components.training.optimizers import make_optimizer, make_schedule
+from components.errors import UserError
+from components.training.optimizers import clip_gradients, make_optimizer, make_schedule
 
 CPU = torch.device("cpu")
 OPTIMIZERS = typing.get_args(configuration.Optimizer)
@@ -118,3 +119,115 @@ def test_going_on_from_a_state_is_as_if_never_interrupted(optimizer, schedule):
     assert rates_first + second.go(13) == rates
     for one, other in zip(whole.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+class Layered(nn.Module):
+    """An embedding, a norm and three linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.norm = nn.Embedding(5, 4), nn.LayerNorm(4)
+        self.features = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        self.head = nn.Linear(4, 2)
+
+
+def settings_of(network: nn.Module, what: str, **config: object) -> dict[str, float]:
+    """What the optimizer has for each parameter."""
+    optimizer = make_optimizer(network, TrainConfig.model_validate({"lr": 0.1, **config}), CPU)
+    held = {id(weight): group[what] for group in optimizer.param_groups for weight in group["params"]}
+    assert len(held) == sum(len(group["params"]) for group in optimizer.param_groups)
+    return {name: held[id(weight)] for name, weight in network.named_parameters()}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_biases_norms_and_embeddings_do_not_decay(optimizer):
+    decays = settings_of(Layered(), "weight_decay", optimizer=optimizer, weight_decay=0.2)
+    assert {name for name, decay in decays.items() if decay == 0.2} == {
+        "features.0.weight",
+        "features.2.weight",
+        "head.weight",
+    }
+    assert {decay for decay in decays.values() if decay != 0.2} == {0.0}
+
+
+def test_learning_rates_are_multiplied_by_the_factors_of_all_patterns_that_fit():
+    rates = settings_of(Layered(), "lr", lr_factors={"features.*": 0.1, "*.bias": 2})
+    assert rates["head.weight"] == 0.1 and rates["head.bias"] == pytest.approx(0.2)
+    assert rates["features.0.weight"] == pytest.approx(0.01) and rates["features.2.bias"] == pytest.approx(0.02)
+
+
+def test_each_layer_learns_by_a_share_of_the_next_ones_rate():
+    rates = settings_of(Layered(), "lr", layer_decay=0.5, lr_factors={"words.*": 10})
+    shares = {"head": 1, "features.2": 0.5, "features.0": 0.25, "norm": 0.125, "words": 0.625}
+    for name, rate in rates.items():
+        assert rate == pytest.approx(0.1 * shares[name.rpartition(".")[0]]), name
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_under_every_schedule_rates_keep_their_proportion(schedule):
+    config = TrainConfig(lr=0.1, lr_factors={"head.*": 0.5}, schedule=schedule)
+    network = Layered()
+    optimizer = make_optimizer(network, config, CPU)
+    course = make_schedule(optimizer, config, 20)
+    for _ in range(20):
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert len(rates) == 2 and rates[1] == pytest.approx(rates[0] / 2, rel=1e-3)
+        optimizer.step()
+        course.step()
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ({"featuers.*": 0.1}, "no trained parameter fits 'featuers.*'. Did you mean features."),
+        ({"head.*": "less"}, "'head.*' has 'less', not a number above 0"),
+        ({"head.*": 0}, "not a number above 0"),
+        ({"head.*": True}, "not a number above 0"),
+    ],
+)
+def test_a_factor_that_fits_nothing_or_is_none_is_told_in_words(factors, words):
+    with pytest.raises(UserError) as raised:
+        settings_of(Layered(), "lr", lr_factors=factors)
+    assert words in str(raised.value)
+
+
+def clipped(kind: str, limit: float, scale: float = 1.0) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A network whose gradients were limited, and what these were."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    rng = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        weight.grad = scale * torch.randn(weight.shape, generator=rng)
+    before = [weight.grad.clone() for weight in network.parameters()]
+    last = frozenset(id(weight) for weight in network[1].parameters())
+    clip_gradients(network.parameters(), kind, limit, last)
+    return network, before
+
+
+def test_a_norm_of_all_gradients_is_limited_and_their_direction_kept():
+    network, before = clipped("norm", 0.5)
+    after = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+    assert after.norm().item() == pytest.approx(0.5, rel=1e-4)
+    whole = torch.cat([one.flatten() for one in before])
+    torch.testing.assert_close(after / after.norm(), whole / whole.norm())
+
+
+def test_each_element_of_a_gradient_is_limited():
+    network, before = clipped("value", 0.5)
+    for weight, one in zip(network.parameters(), before, strict=True):
+        assert torch.equal(weight.grad, one.clamp(-0.5, 0.5))
+
+
+def test_a_units_gradient_is_limited_to_a_share_of_its_weights_and_the_last_layer_is_left_alone():
+    network, before = clipped("agc", 0.01)
+    for unit in range(4):
+        grad, weight = network[0].weight.grad[unit], network[0].weight[unit].detach()
+        assert grad.norm().item() == pytest.approx(0.01 * weight.norm().item(), rel=1e-4)
+        torch.testing.assert_close(grad / grad.norm(), before[0][unit] / before[0][unit].norm())
+    assert torch.equal(network[1].weight.grad, before[2]) and torch.equal(network[1].bias.grad, before[3])
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("norm", 10.0), ("value", 10.0), ("agc", 1.0)])
+def test_small_gradients_stay_as_they_are(kind, limit):
+    network, before = clipped(kind, limit, scale=1e-5)
+    for weight, one in zip(network.parameters(), before, strict=True):
+        torch.testing.assert_close(weight.grad, one, rtol=1e-5, atol=0)

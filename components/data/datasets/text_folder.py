@@ -1,0 +1,139 @@
+"""Text folder: your own texts, a folder or a file of lines for each class; text_folder:PATH.
+
+PATH/train/CLASS/*.txt, with val and test beside train where there are such; PATH/CLASS/*.txt alone; or PATH/CLASS.txt
+with a text in each line. Licence: yours.
+"""
+
+import logging
+from pathlib import Path
+
+from components.data.folders import SPLIT_NAMES, read_tree
+from components.data.labels import in_order, named
+from components.data.splits import Splits
+from components.data.texts import Texts, complete, decoded, encode_splits
+from components.data.vocabulary import Level
+from components.errors import UserError
+
+logger = logging.getLogger("torchmill")
+
+UNREADABLE_SHARE = 0.05
+"""So many files may be left out because they are empty."""
+
+
+def load(
+    path: Path,
+    downloads: Path,
+    validation_fraction: float = 0.1,
+    level: Level = "words",
+    max_length: int = 256,
+    lower_case: bool = True,
+    test_fraction: float = 0.1,
+    max_size: int = 50_000,
+) -> Splits:
+    """Make token ids of all texts, by a vocabulary of the training texts alone.
+
+    Validation and test are cut from train where they are missing; texts that read the same stay together.
+
+    Args:
+        level: words or characters.
+        max_length: tokens of a text that count.
+        lower_case: Read and read are one word.
+        test_fraction: share of each class.
+        max_size: tokens in the vocabulary, the most frequent.
+
+    Raises:
+        UserError: as ``read_tree``; a file is not UTF-8; more than 5 % of the files are empty.
+    """
+    if level not in ("words", "characters"):
+        raise UserError(f"level is {level!r}.", "Give words or characters.")
+    read = _lines(path) or _files(path, downloads.parent)
+    labels = named({split: names for split, (_, names) in read.items()}, str(path))
+    parts: dict[str, Texts] = {split: (texts, labels.values[split]) for split, (texts, _) in read.items()}
+    parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
+    return encode_splits(
+        parts,
+        labels.classes,
+        level,
+        lower_case=lower_case,
+        max_length=max_length,
+        max_size=max_size,
+        source=str(path),
+    )
+
+
+Read = dict[str, tuple[list[str], list[str]]]
+"""Texts and names of their classes, by split."""
+
+
+def _lines(path: Path) -> Read | None:
+    """Read PATH/CLASS.txt or PATH/train/CLASS.txt; None where texts lie in folders."""
+    if not path.is_dir():
+        return None
+    places = {}
+    for split, names in SPLIT_NAMES.items():
+        if found := [path / name for name in names if (path / name).is_dir()]:
+            places[split] = found[0]
+    if "train" not in places or not _text_files(places["train"]):
+        places = {"train": path}
+    if not _text_files(places["train"]) or any(_has_folders(place) for place in places.values() if place != path):
+        return None
+    if places == {"train": path} and _has_folders(path):
+        return None
+    read: Read = {}
+    for split, place in places.items():
+        texts, names = [], []
+        for file in _text_files(place):
+            lines = [line for line in decoded(file.read_bytes(), file).splitlines() if line.strip()]
+            if not lines:
+                raise UserError(f"{file} holds no text.", "A text in each line, or remove it.")
+            texts += lines
+            names += [file.stem] * len(lines)
+        read[split] = texts, names
+    return read
+
+
+def _text_files(place: Path) -> list[Path]:
+    files = {file.name: file for file in place.glob("*.txt") if not file.name.startswith(".")}
+    return [files[name] for name in in_order(files)]
+
+
+def _has_folders(place: Path) -> bool:
+    return any(one.is_dir() and not one.name.startswith(".") for one in place.iterdir())
+
+
+def _files(path: Path, cache: Path) -> Read:
+    """Read PATH/CLASS/*.txt or PATH/train/CLASS/*.txt."""
+    tree = read_tree(path, {".txt"}, "texts")
+    read: Read = {}
+    empty, total = [], 0
+    for split, files in tree.splits.items():
+        texts, names = [], []
+        for file, label in files:
+            text = decoded(file.read_bytes(), file)
+            total += 1
+            if text.strip():
+                texts.append(text)
+                names.append(tree.classes[label])
+            else:
+                empty.append(file)
+        if split == "train" and (lost := set(tree.classes) - set(names)):
+            raise UserError(f"All texts of the class {in_order(lost)[0]} are empty.", "Mend or remove it.")
+        if not texts:
+            raise UserError(f"All texts of {split} are empty.", "Mend or remove them.")
+        read[split] = texts, names
+    _report_empty(empty, total, cache)
+    return read
+
+
+def _report_empty(empty: list[Path], total: int, cache: Path) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    note = cache / "unreadable.txt"
+    note.unlink(missing_ok=True)
+    if not empty:
+        return
+    note.write_text("".join(f"{file}\tis empty\n" for file in empty), encoding="utf-8")
+    first = "".join(f"\n  {file}" for file in empty[:5])
+    told = f"{len(empty):,} of {total:,} texts are empty (all of them: {note}):{first}"
+    if len(empty) > UNREADABLE_SHARE * total:
+        raise UserError(f"{told}\nMore than {UNREADABLE_SHARE:.0%}.", "Mend or remove these files.")
+    logger.warning("%s\nThey are left out.", told)

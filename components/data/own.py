@@ -1,0 +1,305 @@
+"""Data that the user's own function gives: ``--data file.py:function``.
+
+The function gives a pair (inputs, labels) of arrays, tensors or lists; or a Dataset of (input, label) items; or a
+mapping with "train" and, where there are such, "validation" and "test", each of these a pair or a Dataset.
+"""
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_args
+
+import numpy as np
+
+from components.data.labels import Labels, read_labels
+from components.data.splits import Split, Splits, cut
+from components.data.texts import complete, encode_splits, usual_level
+from components.data.vocabulary import Level
+from components.errors import UserError, nearest
+from components.refs import Task
+from components.user_code import first_hand, import_from
+
+logger = logging.getLogger("torchmill")
+
+TEST_FRACTION = 0.2
+TEXT_VALIDATION_FRACTION = 0.1
+"""The vocabulary must not know validation texts, so a text's validation split can't be left to the run."""
+MAX_LENGTH = 256
+"""Tokens of a text that count, where the function does not say otherwise."""
+SPLITS = ("train", "validation", "test")
+OPTIONS = ("classes", "task", "level", "lower_case", "max_length")
+
+Values = np.ndarray | list[str]
+"""Numbers or texts, one of each sample first."""
+
+
+def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
+    """Call the user's function and make splits of what it gives.
+
+    A single data set is split: a fifth for test, the same share of each class; equal inputs stay together.
+    Inputs:
+
+    - uint8 (N, C, H, W), (N, H, W), or (N, H, W, C) with 1, 3 or 4 channels, and pictures of Pillow: images;
+    - other numbers (N, F, …), and whole numbers (N, F): float32 numbers;
+    - texts: tokens. These are characters where half of the training texts have at most two words, else words;
+      "level", "lower_case" and "max_length" beside "train" say otherwise.
+
+    Labels: whole numbers, yes or no, and texts are classes; fractions (N,) or (N, K) are targets of a regression; 0 and
+    1 as (N, K) are labels of which several may hold. "task" beside "train" says otherwise, "classes" names them.
+
+    Raises:
+        UserError: there is no such function, it fails, or what it gives is none of this.
+    """
+    place = f"{file}:{function}"
+    made = _call(_function(file, function), args, place)
+    parts, options = _parts(made, place)
+    read = {split: _read_pair(part, f"{place}: {split}") for split, part in parts.items()}
+    inputs = {split: values for split, (values, _) in read.items()}
+    labels = read_labels({split: values for split, (_, values) in read.items()}, place, **_label_options(options))
+    if isinstance(inputs["train"], list):
+        return _texts(inputs, labels, options, place)
+    return _arrays({split: _as_inputs(values, f"{place}: {split}") for split, values in inputs.items()}, labels, place)
+
+
+def _function(file: str, name: str) -> Callable[..., Any]:
+    module = import_from(file)
+    found = getattr(module, name, None)
+    if found is None:
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{file} has no function '{name}'.", nearest(name, known))
+    if not callable(found):
+        raise UserError(f"'{name}' in {file} is a {type(found).__name__}, not a function.")
+    return found
+
+
+def _call(function: Callable[..., Any], args: Mapping[str, Any], place: str) -> Any:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some that are written in C do not tell
+        parameters = None
+    if parameters is not None:
+        named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+        anything = any(one.kind is one.VAR_KEYWORD for one in parameters)
+        for name in args:
+            if name not in named and not anything:
+                raise UserError(f"{place} takes no argument '{name}'.", nearest(name, named) or "It takes none.")
+        needed = {one.name for one in parameters if one.name in named and one.default is one.empty}
+        if missing := sorted(needed - set(args)):
+            example = "{" + ", ".join(f'"{name}": …' for name in missing) + "}"
+            raise UserError(
+                f"{place} needs the argument{'s' * (len(missing) > 1)} {', '.join(missing)}.",
+                f"Give them by --data.args '{example}'.",
+            )
+    try:
+        return function(**args)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code can fail in any way
+        raise UserError(f"{place} failed: {first_hand(error)}") from error
+
+
+def _parts(made: Any, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the splits by name, and what was said beside them."""
+    if not isinstance(made, Mapping):
+        return {"train": made}, {}
+    for key in made:
+        if key not in SPLITS + OPTIONS:
+            raise UserError(f"{place} gives an unknown '{key}'.", nearest(str(key), SPLITS + OPTIONS))
+    if made.get("train") is None:
+        raise UserError(f"{place} gives no 'train'.", f"It gives {', '.join(map(str, made)) or 'an empty mapping'}.")
+    parts = {split: made[split] for split in SPLITS if made.get(split) is not None}
+    options = {option: made[option] for option in OPTIONS if made.get(option) is not None}
+    _check_options(options, place)
+    return parts, options
+
+
+def _check_options(options: Mapping[str, Any], place: str) -> None:
+    for option, known in (("task", get_args(Task)), ("level", get_args(Level))):
+        if option in options and options[option] not in known:
+            raise UserError(f"{place}: unknown {option} {options[option]!r}.", nearest(str(options[option]), known))
+    length = options.get("max_length", 1)
+    if not isinstance(length, int) or length < 1:
+        raise UserError(f"{place}: max_length is {length!r}, not a whole number from 1.")
+
+
+def _label_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"task": options.get("task"), "classes": tuple(map(str, options.get("classes", ())))}
+
+
+def _read_pair(part: Any, place: str) -> tuple[Values, Values]:
+    """Give the inputs and the labels of a pair or of a Dataset."""
+    tensors = getattr(part, "tensors", None)  # a TensorDataset, whose items need not be taken one by one
+    if isinstance(tensors, tuple) and len(tensors) == 2:
+        part = tensors
+    pair = isinstance(part, tuple) or (
+        isinstance(part, list) and len(part) == 2 and not any(isinstance(one, tuple) for one in part)
+    )
+    if pair and len(part) != 2:
+        raise UserError(f"{place} is a tuple of {len(part)}, not a pair of inputs and labels.", SHAPES)
+    inputs, labels = (part[0], part[1]) if pair else _items(part, place)
+    read = _values(inputs, f"{place} inputs"), _values(labels, f"{place} labels")
+    if len(read[0]) != len(read[1]):
+        raise UserError(f"{place} has {len(read[0]):,} inputs and {len(read[1]):,} labels.", "One label for each.")
+    if not len(read[0]):
+        raise UserError(f"{place} is empty.")
+    return read
+
+
+SHAPES = 'Give (inputs, labels), a Dataset of (input, label) items, or {"train": …, "test": …} of these.'
+
+
+def _items(dataset: Any, place: str) -> tuple[list[Any], list[Any]]:
+    """Take all items of a Dataset, one by one."""
+    if isinstance(dataset, str | bytes | int | float | np.ndarray) or hasattr(dataset, "detach") or dataset is None:
+        raise UserError(f"{place} is {_kind_of(dataset)}, and no pair or Dataset.", SHAPES)
+    inputs, labels = [], []
+    number = -1
+    try:
+        if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+            # By number: what has a length need not stop by itself.
+            items: Iterable[Any] = (dataset[index] for index in range(len(dataset)))
+        else:
+            items = iter(dataset)
+        for number, item in enumerate(items):
+            if not isinstance(item, tuple | list) or len(item) != 2:
+                raise UserError(f"{place}: item {number} is {_kind_of(item)}, not a pair (input, label).", SHAPES)
+            inputs.append(_item(item[0]))
+            labels.append(_item(item[1]))
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if number < 0 and isinstance(error, TypeError) and not hasattr(dataset, "__getitem__"):
+            raise UserError(f"{place} is {_kind_of(dataset)}, and no pair or Dataset.", SHAPES) from error
+        raise UserError(f"{place}: item {number + 1} failed: {first_hand(error)}") from error
+    return inputs, labels
+
+
+def _item(value: Any) -> Any:
+    """An input or a label as numpy or Python has it; copied, for a Dataset may use its memory again."""
+    if hasattr(value, "detach"):
+        return np.array(value.detach().cpu().numpy())
+    if hasattr(value, "getbands"):  # a picture of Pillow
+        grey = value.mode in ("1", "L", "LA")
+        return np.array(value.convert("L" if grey else "RGB"))
+    return np.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _values(values: Any, place: str) -> Values:
+    """Numbers as one array, texts as a list."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        # numpy knows no bfloat16
+        values = values.float().numpy() if str(values.dtype) == "torch.bfloat16" else values.numpy()
+    elif hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    if isinstance(values, list | tuple):
+        if all(isinstance(value, str) for value in values):
+            return list(values)
+        values = _stack([_item(value) for value in values], place)
+    if not isinstance(values, np.ndarray):
+        raise UserError(f"{place} are {_kind_of(values)}.", "Give an array, a tensor or a list.")
+    if values.dtype.kind in "OU" and values.ndim == 1 and all(isinstance(value, str) for value in values):
+        return [str(value) for value in values]
+    if values.dtype.kind not in "biuf" or not values.ndim:
+        raise UserError(f"{place} are {_kind_of(values)}.", "Give numbers or texts.")
+    return values
+
+
+def _stack(values: list[Any], place: str) -> np.ndarray:
+    """One array of many of the same shape; grey pictures among coloured ones become coloured."""
+    arrays = []
+    for number, value in enumerate(values):
+        try:
+            arrays.append(np.asarray(value))
+        except ValueError:
+            raise UserError(f"{place}: number {number} is a list of lists of different lengths.") from None
+        if arrays[-1].dtype.kind not in "biuf":
+            raise UserError(f"{place}: number {number} is {_kind_of(value)}.", "Give numbers, or texts alone.")
+    shapes = {array.shape for array in arrays}
+    if {len(shape) for shape in shapes} == {2, 3} and all(shape[-1] == 3 for shape in shapes if len(shape) == 3):
+        arrays = [np.repeat(array[..., None], 3, 2) if array.ndim == 2 else array for array in arrays]
+    for number, array in enumerate(arrays):
+        if array.shape != arrays[0].shape:
+            raise UserError(
+                f"{place}: number {number} has the shape {array.shape}, number 0 {arrays[0].shape}.",
+                "All of one shape: resize or pad them.",
+            )
+    return np.stack(arrays) if arrays else np.empty(0)
+
+
+def _as_inputs(values: Values, place: str) -> np.ndarray:
+    """Images as uint8 NCHW, numbers as float32 (N, F, …)."""
+    if isinstance(values, list):
+        raise UserError(f"{place} has texts, and train has numbers.")
+    if values.dtype == np.uint8 and values.ndim in (3, 4):
+        if values.ndim == 3:
+            return values[:, None]
+        channels = (1, 3, 4)
+        last = values.shape[3] in channels and values.shape[1] not in channels
+        return values.transpose(0, 3, 1, 2) if last else values
+    if values.dtype.kind in "iu" and values.ndim > 2:
+        raise UserError(
+            f"{place} inputs are {_kind_of(values)}.", "Give uint8 where they are images, float32 where they are not."
+        )
+    if values.dtype.kind == "f" and values.ndim == 4 and values.shape[1] in (1, 3) and place.endswith("train"):
+        logger.info(
+            "%s: fractions of the shape %s are taken as numbers. Give uint8 pixels where they are images: then "
+            "augmentation works, and the exported network takes pixels.",
+            *(place, values.shape[1:]),
+        )
+    numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
+    if wrong := np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)).tolist():
+        raise UserError(
+            f"{place} inputs: {len(wrong):,} samples hold values that are no finite numbers; the first is number "
+            f"{wrong[0]}.",
+            "Fill them in or leave these samples out.",
+        )
+    return numbers
+
+
+def _arrays(inputs: dict[str, np.ndarray], labels: Labels, place: str) -> Splits:
+    parts = {split: Split(values, labels.values[split]) for split, values in inputs.items()}
+    if "test" not in parts:
+        train = parts["train"]
+        same = [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in train.inputs]
+        kept, test = cut(train.labels, (TEST_FRACTION,), groups=same)
+        if not len(test):
+            raise UserError(f"{place} gives too few samples to cut any off for test.", "Give more, or a 'test' too.")
+        parts["train"] = Split(train.inputs[kept], train.labels[kept])
+        parts["test"] = Split(train.inputs[test], train.labels[test])
+    shapes = {split: part.inputs.shape[1:] for split, part in parts.items()}
+    for split, shape in shapes.items():
+        if shape != shapes["train"]:
+            raise UserError(f"{place}: inputs of {split} have the shape {shape}, those of train {shapes['train']}.")
+    return Splits(parts["train"], parts["test"], parts.get("validation"), labels.classes, labels.task, source=place)
+
+
+def _texts(inputs: dict[str, Values], labels: Labels, options: Mapping[str, Any], place: str) -> Splits:
+    parts = {}
+    for split, texts in inputs.items():
+        if not isinstance(texts, list):
+            raise UserError(f"{place}: train has texts, and {split} has numbers.")
+        parts[split] = (texts, labels.values[split])
+    parts = complete(parts, place, test_fraction=TEST_FRACTION, validation_fraction=TEXT_VALIDATION_FRACTION)
+    level: Level = options.get("level") or usual_level(parts["train"][0])
+    return encode_splits(
+        parts,
+        labels.classes,
+        level,
+        lower_case=bool(options.get("lower_case", level == "words")),
+        max_length=options.get("max_length", MAX_LENGTH),
+        task=labels.task,
+        source=place,
+    )
+
+
+def _kind_of(value: Any) -> str:
+    """What something is, in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    if value is None:
+        return "nothing (None)"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
