@@ -56,21 +56,22 @@ def look_at(network: nn.Module, sample: Samples, data: DataRef, config: TrainCon
 
 
 def conclude(report: Report, reference: str, folder: Path) -> CheckRef:
-    """Write ``check.json`` and ``check.txt`` into ``folder``.
+    """Write ``check.json`` and ``check.txt`` into ``folder``; the same network gives the same JSON.
 
     Raises:
         Unsound: the network fails a check; says which, where and what to do.
     """
-    write_text(folder / "check.json", json.dumps(report.as_json(), indent=1))
+    told = {name: value for name, value in report.as_json().items() if name != "seconds"}
+    write_text(folder / "check.json", json.dumps(told, indent=1))
     write_text(folder / "check.txt", "\n".join(report.lines()) + "\n")
     failed = [one for one in report.verdicts if one.verdict == "fail"]
     if failed:
-        told = "".join(
+        complaints = "".join(
             f"\n  {one.check}{f' in {one.layer}' if one.layer else ''}: {one.evidence.rstrip('.')}. {one.remedy}"
             for one in failed
         )
         raise Unsound(
-            f"{reference} fails {len(failed)} of {len(report.verdicts)} checks:{told}\n"
+            f"{reference} fails {len(failed)} of {len(report.verdicts)} checks:{complaints}\n"
             "Mend it, or train it as it is with --check.level off."
         )
     counts = [sum(one.verdict == grade for one in report.verdicts) for grade in ("pass", "warn")]

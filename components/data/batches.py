@@ -111,8 +111,9 @@ def _samples(
         inputs = inputs[indices]
     lengths = None
     if data.kind == "tokens":
-        held = inputs if rows is None else inputs[rows.numpy()]
-        lengths = torch.from_numpy(sequence_lengths(held))
+        # What is mapped from disk is read in parts: all of it at once is what the memory does not take.
+        parts = [inputs] if rows is None else (inputs[part.numpy()] for part in rows.split(65_536))
+        lengths = torch.from_numpy(np.concatenate([sequence_lengths(part) for part in parts]))
     return Samples(torch.from_numpy(inputs), torch.from_numpy(labels), lengths, rows)
 
 

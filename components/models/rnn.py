@@ -52,9 +52,10 @@ class RNN(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Give logits (N, num_classes) for token ids (N, L)."""
-        mask = tokens != self.padding_index
-        lengths = mask.sum(1).clamp(min=1)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
+        # Up to the last token that is no padding, and never nothing at all: a mean needs something to be of.
+        lengths = torch.where(tokens != self.padding_index, positions + 1, 1).amax(1)
+        mask = positions < lengths[:, None]
         order = torch.where(mask, lengths[:, None] - 1 - positions, positions)
         x = self.embedding(tokens)
         for number, forwards in enumerate(self.forwards):

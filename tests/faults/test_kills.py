@@ -118,7 +118,7 @@ def remains(place: Place, out: str) -> dict[str, Any]:
         for path in artifacts.rglob("*")
         if path.is_file()
     }
-    for by_nature in ("report.md", "pictures/curves.png", "git.diff"):
+    for by_nature in ("report.md", "check.txt", "pictures/curves.png", "git.diff"):
         files.pop(by_nature, None)
     return {
         "weights": result["weights"]["sha256"],
