@@ -130,6 +130,8 @@ def of_run(config: RunConfig, tracking: str) -> Ingredients:
     for section in sections():
         settings |= _of_section(getattr(config, section))
     settings["registered name"] = config.registered_name
+    # They decide nothing about the data, but whether there is a result at all.
+    settings |= {f"data.{name}": str(getattr(config.data, name)) for name in ("leakage_limit", "allow_leakage")}
     references = [name for section in sections() for name in user_code(getattr(config, section))]
     return _gather(list(CODE), settings, {}, references)
 
