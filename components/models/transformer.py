@@ -35,7 +35,7 @@ class Transformer(nn.Module):
         padding_index: int = 0,
         width: int = 192,
         heads: int = 6,
-        layers: int = 2,
+        layers: int = 3,
         feedforward: int = 384,
         dropout: float = 0.1,
         pooling: Literal["class_token", "mean"] = "class_token",
