@@ -212,7 +212,9 @@ def train(options: argparse.Namespace) -> int:
     tracking.warm_up()
     gc.disable()  # a fifth of the time that the imports take: what they make is there to stay
     with prefect_server.at_hand(runs):
-        # Both take seconds to start; meanwhile this process imports torch.
+        # Both take seconds to start; meanwhile this process imports torch, and what optimizer and export would import.
+        import torch._dynamo  # noqa: F401
+
         from components import device
         from flows.train import train
 

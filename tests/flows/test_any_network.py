@@ -60,10 +60,6 @@ def test_a_network_data_and_a_loss_in_a_file_outside_train_export_and_are_found_
     assert first["metrics"]["test_r2"] > 0.9 and first["onnx"]["agreement"] == 1
     again = result(used.torchmill(*command))
     assert again["run_id"] == first["run_id"] and {step["state"] for step in again["steps"].values()} == {"cached"}
-    file.with_name("parts.py").write_text(PARTS.replace("nn.ReLU", "nn.GELU"))
-    changed = result(used.torchmill(*command))
-    assert changed["steps"]["fit"]["why"].endswith("parts.py changed: def block")
-    assert changed["weights"]["sha256"] != first["weights"]["sha256"]
 
 
 def pictures(place: Place, leaked: int = 0) -> None:
@@ -113,15 +109,12 @@ class Net(nn.Module):
 """
 
 
-def test_an_unsound_network_is_stopped_before_it_is_trained_unless_it_is_wanted_as_it_is(used: Place):
+def test_an_unsound_network_is_stopped_before_it_is_trained(used: Place):
     (used.folder / "net.py").write_text(UNSOUND)
     command = ("train", "--model", "net.py:Net", "--train.epochs", "1")
     refused = used.torchmill(*command)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "registered in layers[0]" in refused.stderr and "softmax is applied before cross_entropy" in refused.stderr
-    (used.folder / "net.py").write_text(UNSOUND.replace("[nn.Linear(784, 32)]", "nn.ModuleList([nn.Linear(784, 32)])"))
-    assert "check" not in result(used.torchmill(*command, "--check.level", "off", "--json"))["steps"]
-    (used.folder / "net.py").write_text(UNSOUND)
     checked = used.torchmill("check", "--model", "net.py:Net", "--check.level", "quick", "--json")
     assert checked.returncode == 1 and json.loads(checked.stdout)["worst"] == "fail"
 
@@ -137,7 +130,8 @@ def test_texts_train_with_a_vocabulary_that_the_model_brings_along(used: Place):
                 (folder / f"{number}.txt").write_text(text)
     command = ("--data", "text_folder:texts", "--data.args", '{"level": "characters"}', "--model", "transformer")
     small = ("--model.args", '{"width": 32, "heads": 2, "layers": 1}', "--train.epochs", "8", "--train.lr", "0.005")
-    done = result(used.torchmill("train", "--json", *command, *small, "--data.allow-leakage"))
+    done = result(used.torchmill("train", "--json", *command, *small, "--data.allow-leakage", "--check.level", "off"))
+    assert "check" not in done["steps"]
     assert done["metrics"]["test_accuracy"] > 0.8 and done["onnx"]["agreement"] == 1
     read = used.python(
         "import json, onnx, sys\n"
