@@ -44,6 +44,7 @@ STORE_SECONDS = 300.0  # for all artifacts to be stored
 AWAY_SECONDS = 10.0  # so long a run waits at its end for an MLflow that does not answer
 HEARTBEAT_SECONDS = 60.0
 LINGER_SECONDS = 60.0  # so long the recorder tries on when the run's process has gone
+ERROR_TAG = "error"
 RESTARTS = 3  # of a recorder that dies, each time that something is waited for
 # Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here.
 SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
@@ -209,6 +210,11 @@ def replay(run: RunRef, source: Path, name: str) -> None:
 def log_tags(run: RunRef, tags: Mapping[str, str]) -> None:
     """Record tags."""
     _append(run, {"kind": "tags", "tags": dict(tags)})
+
+
+def log_error(run: RunRef, error: Exception) -> None:
+    """Record why the run fails; taken back if it goes on and finishes."""
+    log_tags(run, {ERROR_TAG: f"{type(error).__name__}: {error}"[:4000]})
 
 
 def log_files(run: RunRef, paths: Sequence[Path], folder: str = "") -> None:
@@ -922,6 +928,8 @@ class _Session:
 
     def do_end(self, status: Status, ask: str = "") -> None:
         if len(self.waiting) == 1:  # otherwise it went on after that
+            if status == "FINISHED" and ERROR_TAG in self.client.get_run(self.run_id).data.tags:
+                self.client.delete_tag(self.run_id, ERROR_TAG)  # of an earlier time, before it went on
             self.client.set_terminated(self.run_id, status)
             self.sent |= {"status": status}
         self.receipt("ended", ask=ask)

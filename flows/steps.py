@@ -113,7 +113,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
                 )
             status = "FINISHED"
         except Exception as error:
-            tracking.log_tags(run, {"error": f"{type(error).__name__}: {error}"[:4000]})
+            tracking.log_error(run, error)
             raise
         except BaseException:  # Ctrl-C, SIGTERM, a cancellation in the Prefect UI
             status = "KILLED"
