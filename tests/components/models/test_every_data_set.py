@@ -1,0 +1,160 @@
+"""Every network on every data set that it takes: the files in ``components/data/datasets``, as they are loaded."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from components.config import ExportConfig, TrainConfig, dataset_names, model_names
+from components.data.batches import read_sample, read_test
+from components.data.fetch import fetch, read_vocabulary
+from components.export.export import export
+from components.export.parity import open_session
+from components.initialize import restore, save_weights
+from components.raw_model import RawModel, standardized
+from components.refs import DataRef, NetworkRef
+from components.training.losses import make_loss
+from tests.components.models.test_contract import kinds
+from tests.toy import made, toy_data
+
+TESTED = 200
+"""Test samples that an export is compared on; whole runs compare all of them."""
+
+
+def pictures(folder: Path) -> str:
+    """Write colour photographs of two kinds, of different sizes."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "bright")):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            size = (30 + number % 3, 30)
+            pixels = rng.integers(100 * label, 100 * label + 150, (*size, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return f"image_folder:{folder}"
+
+
+def texts(folder: Path) -> str:
+    rng = np.random.default_rng(0)
+    for label, words in (("water", ["sea", "rain", "wave", "the"]), ("fire", ["sun", "spark", "coal", "the"])):
+        (folder / label).mkdir(parents=True)
+        for number in range(60):
+            text = " ".join(rng.choice(words, 3 + number % 9)) + f" {number}"
+            (folder / label / f"{number}.txt").write_text(text)
+    return f"text_folder:{folder}"
+
+
+def table(folder: Path) -> str:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    with (folder / "rows.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["size", "age", "color", "label"])
+        for size, age in rng.uniform(0, 100, (200, 2)):
+            rows.writerow([f"{size:.3f}", f"{age:.3f}", rng.choice(["red", "blue"]), "large" if size > age else "old"])
+    return f"csv:{folder / 'rows.csv'}"
+
+
+OWN: dict[str, Callable[[Path], str]] = {"image_folder": pictures, "text_folder": texts, "csv": table}
+"""What data sets of the user's own are read from."""
+
+FAR_AWAY = {
+    "fashion_mnist": {"channels": 1, "size": 28, "classes": 10},
+    "kmnist": {"channels": 1, "size": 28, "classes": 10},
+    "cifar10": {"channels": 3, "size": 32, "classes": 10},
+    "cifar100": {"channels": 3, "size": 32, "classes": 100},
+}
+"""Data that is not to be had without a network: noise of its shape stands for it. Their files are read in tests of
+their own."""
+
+
+@pytest.fixture(scope="session")
+def data_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], DataRef]:
+    """Fetches a data set once."""
+    held: dict[str, DataRef] = {}
+
+    def fetched(name: str) -> DataRef:
+        if name not in held:
+            folder = tmp_path_factory.mktemp(name)
+            if name in FAR_AWAY:
+                held[name] = toy_data(folder, train=400, test=TESTED, **FAR_AWAY[name])
+            elif name in OWN:
+                held[name] = fetch(OWN[name](folder / "own"), folder / "cache")
+            elif name == "digits":
+                held[name] = fetch(name, folder)
+            else:
+                datasets = request.getfixturevalue("datasets")
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("TORCHMILL_MIRROR", datasets.absolute().as_uri())
+                    held[name] = fetch(name, folder)
+        return held[name]
+
+    return fetched
+
+
+KINDS = {"names": "tokens", "text_folder": "tokens", "csv": "numbers"}
+"""Of inputs, where they are not images."""
+PAIRS = [
+    (network, name)
+    for name in dataset_names()
+    for network in model_names()
+    if KINDS.get(name, "images") in kinds(network)
+]
+
+
+def test_every_data_set_has_a_network_and_every_network_a_data_set():
+    assert {name for _, name in PAIRS} == set(dataset_names())
+    assert {network for network, _ in PAIRS} == set(model_names())
+
+
+@pytest.mark.parametrize(("network", "name"), PAIRS, ids=[f"{name}-{network}" for network, name in PAIRS])
+def test_a_network_takes_it_gets_gradients_is_seeded_comes_back_and_is_exported_whole(
+    network: str, name: str, data_of: Callable[[str], DataRef], tmp_path: Path
+):
+    data = data_of(name)
+    assert data.kind == KINDS.get(name, "images")
+    sample = read_sample(data, 16, seed=0)
+    inputs = standardized(sample, data)
+    built, again = made(network, data, seed=1), made(network, data, seed=1)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in built.state_dict().items())
+
+    loss = make_loss(TrainConfig(), data, sample)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        outputs = built.train()(inputs)
+    assert outputs.shape == (16, len(data.classes))
+    loss(outputs, sample.labels).backward()
+    for parameter, tensor in built.named_parameters():
+        assert tensor.grad is not None and tensor.grad.isfinite().all(), parameter
+    built.zero_grad(set_to_none=True)
+
+    count = sum(parameter.numel() for parameter in built.parameters())
+    file = save_weights(built, tmp_path / "weights.safetensors")
+    back = restore(NetworkRef(reference=network, arguments={}, weights=file, parameters=count), file, data).eval()
+    with torch.no_grad():
+        assert torch.equal(back(inputs), built.eval()(inputs))
+
+    test = read_test(data).first(TESTED)
+    config = ExportConfig(batch_sizes=(1, 7, 64))
+    exported = export(back, replace_size(data, len(test)), test, config, {}, tmp_path)
+    assert exported.agreement == 1
+    if data.kind == "tokens":
+        equal_at_other_lengths(RawModel.of(back, data).eval(), exported.onnx.path, data)
+
+
+def replace_size(data: DataRef, tested: int) -> DataRef:
+    return data.model_copy(update={"test_size": tested})
+
+
+def equal_at_other_lengths(model: RawModel, file: Path, data: DataRef) -> None:
+    session = open_session(file)
+    tokens = len(read_vocabulary(data).tokens)
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 5, data.shape[0]):
+        given = rng.integers(1, tokens, (3, length))
+        (outputs,) = session.run(None, {"tokens": given})
+        with torch.no_grad():
+            np.testing.assert_allclose(outputs, model(torch.from_numpy(given)).numpy(), rtol=1e-3, atol=1e-4)
