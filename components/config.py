@@ -27,8 +27,8 @@ Scheme = Literal[
     "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "lsuv", "none"
 ]
 Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
-Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
-Schedule = Literal["one_cycle", "cosine", "step", "constant"]
+Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "adadelta", "muon"]
+Schedule = Literal["one_cycle", "cosine", "linear", "step", "plateau", "constant"]
 Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse", "huber"]
 Level = Literal["off", "quick", "full"]
 
@@ -47,6 +47,27 @@ AUGMENTATIONS = {
     "rand": (9, 0, 30, "magnitude of 0 to 30"),
 }
 """Names with their usual strength, its lowest and highest value, and what it means."""
+
+OPTIMIZERS: dict[str, tuple[str, ...]] = {
+    "adam": ("betas", "eps", "amsgrad"),
+    "adamw": ("betas", "eps", "amsgrad"),
+    "sgd": ("nesterov", "dampening"),
+    "rmsprop": ("alpha", "eps", "centered"),
+    "adadelta": ("rho", "eps"),
+    "muon": ("momentum", "ns_steps", "betas", "eps"),
+}
+"""Names with what else they take, by the names that torch has for it; of muon, betas and eps are its AdamW's."""
+
+SCHEDULES: dict[str, dict[str, float]] = {
+    "one_cycle": {"rise": 0.3, "start": 0.04, "end": 4e-6},
+    "cosine": {"end": 0.0},
+    "linear": {"end": 0.0},
+    "step": {"factor": 0.1, "parts": 3},
+    "plateau": {"factor": 0.1, "patience": 2},
+    "constant": {},
+}
+"""Names with their usual numbers: shares of all steps (rise), of the learning rate (start, end, factor), a number of
+equal parts, and of epochs (patience)."""
 
 TORCHVISION = "torchvision"
 """``torchvision:NAME`` is a network of that library."""
@@ -244,9 +265,11 @@ class TrainConfig(Section):
     auxiliary_weight: float = Field(0.3, ge=0, le=10)
     """Weight of each auxiliary output, which a network may give beside its logits while it trains."""
     optimizer: Optimizer = "adam"
-    """Optimizer."""
+    """Optimizer; muon is for matrices and convolutions, and AdamW for the rest."""
+    optimizer_args: JsonObject = Field(default_factory=dict)
+    """Further arguments of the optimizer as JSON, by torch's names: {"betas": [0.9, 0.95], "eps": 1e-6}."""
     lr: float = Field(1e-3, gt=0, le=1e3)
-    """Learning rate; the peak of it under a schedule."""
+    """Learning rate; the peak of it under a schedule. Usual is 0.1 for sgd, 1 for adadelta."""
     lr_factors: JsonObject = Field(default_factory=dict)
     """Factors of the learning rate by pattern of parameter names: {"features.*": 0.1}."""
     layer_decay: float = Field(1.0, gt=0, le=1)
@@ -256,7 +279,12 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0, le=10)
     """Weight decay, as the optimizer defines it; not of biases, norms and embeddings."""
     schedule: Schedule = "one_cycle"
-    """Course of the learning rate over all steps."""
+    """Course of the learning rate over all steps; plateau goes by the validation loss."""
+    schedule_args: JsonObject = Field(default_factory=dict)
+    """Numbers of the schedule as JSON: one_cycle rise, start, end; cosine and linear end; step factor, parts; plateau
+    factor, patience."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises from nearly nothing; one_cycle has a rise of its own."""
     clip: str = Field("none", pattern=r"^(none|(norm|value|agc):\d*\.?\d+(e-?\d+)?)$")
     """Limit of gradients: norm:1, value:0.5, or adaptive to each unit's weights, agc:0.01."""
     patience: Annotated[int | None, BeforeValidator(_none)] = Field(None, ge=1)
@@ -295,6 +323,32 @@ class TrainConfig(Section):
                     f"as in {name}:{usual:g}"
                 )
         return names
+
+    @model_validator(mode="after")
+    def _fitting_arguments(self) -> "TrainConfig":
+        for name in self.optimizer_args:
+            if name not in OPTIMIZERS[self.optimizer]:
+                raise ValueError(
+                    f"train.optimizer_args: {self.optimizer} takes no '{name}'. "
+                    + nearest(name, OPTIMIZERS[self.optimizer])
+                )
+        usual = SCHEDULES[self.schedule]
+        for name, value in self.schedule_args.items():
+            if name not in usual:
+                takes = nearest(name, usual) or "It takes none."
+                raise ValueError(f"train.schedule_args: {self.schedule} takes no '{name}'. {takes}")
+            whole = name in ("parts", "patience")
+            low, high = (0 if name == "patience" else 1, 100_000) if whole else (1e-12 if usual[name] else 0.0, 1.0)
+            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not fits or not low <= value <= high or (name == "rise" and value == 1):
+                raise ValueError(
+                    f"train.schedule_args: {name} is {value!r}, not a {'whole ' * whole}number from {low:g} to {high:g}"
+                )
+        if self.warmup and self.schedule == "one_cycle":
+            raise ValueError(
+                "train.warmup: one_cycle has a rise of its own; set it by train.schedule_args '{\"rise\": 0.1}'"
+            )
+        return self
 
     @field_validator("loss")
     @classmethod
@@ -476,7 +530,7 @@ def _explain(item: Any) -> str:
         )
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
-        return f"{location}: {message}"
+        return message if message.startswith(f"{location}.") else f"{location}: {message}"
     return f"{location}: {message[0].lower()}{message[1:]} (got {item['input']!r})"
 
 

@@ -22,9 +22,10 @@ from components.training.average import Average, set_buffer
 from components.training.checkpoint import Checkpoints
 from components.training.diagnosis import first_not_finite
 from components.training.losses import Objective, make_loss, score_sum
-from components.training.optimizers import clip_gradients, make_optimizer, make_schedule
+from components.training.optimizers import clip_gradients, last_layer, make_optimizer
 from components.training.progress import EpochResult, StepProgress
 from components.training.randomness import random_states, seed_all, set_random_states
+from components.training.schedules import PlateauLR, make_schedule
 
 logger = logging.getLogger("torchmill")
 
@@ -157,8 +158,7 @@ class Training:
         self.optimizer = make_optimizer(model.network, config, device)
         self.clip, _, limit = config.clip.partition(":")
         self.clip_limit = float(limit or 0)
-        layers = [layer for layer in model.network.modules() if next(layer.parameters(recurse=False), None) is not None]
-        self.last_layer = frozenset(id(weight) for weight in layers[-1].parameters(recurse=False))
+        self.last_layer = last_layer(model.network)
         self.resting = resting(model.network)
         self.schedule = make_schedule(self.optimizer, config, steps)
         self.ema = Average(model, config.ema) if config.ema else None
@@ -308,6 +308,8 @@ class Training:
             micro_batch=self.micro_batch,
         )
         self.history.append(result)
+        if isinstance(self.schedule, PlateauLR):
+            self.schedule.judge(validation_loss)
         self.epoch, self.batch = self.epoch + 1, 0
         self._begin_epoch()
         return result

@@ -147,6 +147,12 @@ NONSENSE = {
     "train.loss_args": NO_OBJECT,
     "train.auxiliary_weight": ["-1", "11", "nan"],
     "train.lr_factors": NO_OBJECT,
+    "train.optimizer_args": [*NO_OBJECT, '{"beta": [0.9, 0.99]}', '{"momentum": 0.9}'],
+    "train.schedule_args": [
+        *(*NO_OBJECT, '{"stop": 0.1}', '{"end": 0}', '{"rise": 1}', '{"rise": "long"}', '{"start": true}'),
+        *('{"end": NaN}', '{"patience": 3}'),
+    ],
+    "train.warmup": ["-0.1", "1", "nan", "0.1"],
     "train.layer_decay": ["0", "1.1", "nan"],
     "train.clip": ["", "1", "norm", "norm:", "norm:-1", "norm:much", "size:1"],
     "train.augment": ["shfit", "shift:-1", "flip:2", "crop:0", "shift:", "shift;flip", "none:1"],

@@ -9,7 +9,8 @@ from torch import nn
 from components import config as configuration
 from components.config import TrainConfig
 from components.errors import UserError
-from components.training.optimizers import clip_gradients, make_optimizer, make_schedule
+from components.training.optimizers import as_matrix, clip_gradients, make_optimizer
+from components.training.schedules import PlateauLR, make_schedule
 
 CPU = torch.device("cpu")
 OPTIMIZERS = typing.get_args(configuration.Optimizer)
@@ -22,7 +23,7 @@ class Course:
     def __init__(self, steps: int, **config: object):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+            self.network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
             self.inputs = torch.randn(64, 4)
         settings = TrainConfig.model_validate({"lr": 0.01, **config})
         self.optimizer = make_optimizer(self.network, settings, CPU)
@@ -48,7 +49,7 @@ class Course:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_that_can_be_named_lessens_the_loss(optimizer):
-    course = Course(50, optimizer=optimizer, schedule="constant")
+    course = Course(50, optimizer=optimizer, schedule="constant", lr={"adadelta": 1.0}.get(optimizer, 0.01))
     before = course.loss().item()
     course.go(50)
     assert course.loss().item() < 0.7 * before
@@ -64,7 +65,7 @@ def test_weight_decay_and_momentum_reach_the_optimizer(optimizer):
     for course in (plain, decayed, heavy):
         course.go(9)
     assert not torch.equal(plain.network[0].weight, decayed.network[0].weight)
-    assert torch.equal(plain.network[0].weight, heavy.network[0].weight) is (optimizer in ("adam", "adamw"))
+    assert torch.equal(plain.network[0].weight, heavy.network[0].weight) is (optimizer not in ("sgd", "rmsprop"))
 
 
 def test_frozen_parameters_are_not_the_optimizers():
@@ -102,6 +103,93 @@ def test_step_is_a_tenth_after_each_third():
 
 def test_constant_is_lr():
     assert set(Course(30, schedule="constant").go(30)) == {0.01}
+
+
+def test_linear_falls_evenly_to_its_end():
+    rates = Course(10, schedule="linear", schedule_args={"end": 0.5}).go(10)
+    assert rates == pytest.approx([0.01 - 0.0005 * step for step in range(10)])
+
+
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "one_cycle"])
+def test_a_warmup_rises_evenly_and_leaves_the_schedule_the_steps_behind_it(schedule):
+    rates = Course(40, schedule=schedule, warmup=0.25).go(40)
+    assert rates[:10] == pytest.approx([0.01 * (step + 1) / 11 for step in range(10)])
+    assert rates[10:] == pytest.approx(Course(30, schedule=schedule).go(30))
+
+
+def test_a_plateau_lessens_the_rate_after_its_patience_and_again():
+    course = Course(100, schedule="plateau", schedule_args={"factor": 0.5, "patience": 1}, warmup=0.02)
+    assert isinstance(course.schedule, PlateauLR)
+    rates = []
+    for loss in (1.0, 0.9, 0.95, 0.9, 0.8, 0.8, 0.8, 0.79):
+        rates.append(course.go(2)[-1])
+        course.schedule.judge(loss)
+    assert rates == pytest.approx([0.01 * 2 / 3] + [0.01] * 3 + [0.005] * 3 + [0.0025])
+
+
+def momenta(optimizer: str, **config: object) -> list[float]:
+    course = Course(100, optimizer=optimizer, **config)
+    found = []
+    for _ in range(100):
+        group = course.optimizer.param_groups[0]
+        found.append(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
+        course.go(1)
+    return found
+
+
+def test_one_cycle_swings_momentum_around_what_was_asked_for():
+    for optimizer, asked in (("adam", {}), ("sgd", {}), ("sgd", {"momentum": 0.6})):
+        around = asked.get("momentum", 0.9)
+        found = momenta(optimizer, **asked)
+        assert (min(found), max(found)) == pytest.approx((around - 0.05, around + 0.05), abs=1e-6)
+    assert set(momenta("sgd", momentum=0.0)) == {0.0} and set(momenta("adadelta")) == {0.0}
+
+
+class Shapes(nn.Module):
+    """What Muon has to tell apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.conv = nn.Embedding(5, 4), nn.Conv2d(4, 6, 3)
+        self.norm, self.hidden, self.head = nn.BatchNorm2d(6), nn.Linear(6, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.words(x).permute(0, 3, 1, 2).to(memory_format=torch.channels_last)
+        return self.head(self.hidden(self.norm(self.conv(x)).mean((2, 3))))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_muon_steps_of_matrices_are_orthogonal_and_of_the_rest_adamws(memory_format):
+    torch.manual_seed(0)
+    network = Shapes().to(memory_format=memory_format)
+    settings = TrainConfig(optimizer="muon", lr=0.01, weight_decay=0.0)
+    optimizer = make_optimizer(network, settings, CPU)
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    torch.nn.functional.cross_entropy(network(torch.randint(5, (64, 6, 6))), torch.randint(10, (64,))).backward()
+    optimizer.step()
+    steps = {name: (before[name] - weight.detach()) / 0.01 for name, weight in network.named_parameters()}
+    for name in ("conv.weight", "hidden.weight"):
+        step = as_matrix(steps[name])
+        spread = torch.linalg.svdvals(step / (0.2 * max(step.shape) ** 0.5))
+        assert spread.min() > 0.5 and spread.max() < 1.5, name
+    for name in set(steps) - {"conv.weight", "hidden.weight", "conv.bias"}:  # Adam begins with the gradient's sign
+        moved = steps[name][steps[name] != 0].abs()
+        assert moved.median().item() == pytest.approx(1, rel=0.01) and moved.max() < 1.01, name
+
+
+def test_a_matrix_of_weights_is_their_own_memory_in_any_format():
+    weights = torch.arange(120.0).view(2, 3, 4, 5)
+    for held in (weights, weights.to(memory_format=torch.channels_last), weights.transpose(2, 3)):
+        matrix = as_matrix(held)
+        assert matrix.shape == (2, 60) and matrix.untyped_storage().data_ptr() == held.untyped_storage().data_ptr()
+        assert matrix.sort(1).values.equal(weights.flatten(1))
+
+
+def test_arguments_reach_the_optimizer_and_wrong_ones_are_told_in_words():
+    assert Course(1, optimizer_args={"betas": [0.8, 0.9]}).optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    assert Course(1, optimizer="sgd", optimizer_args={"nesterov": False}).optimizer.defaults["nesterov"] is False
+    with pytest.raises(UserError, match=r"--train.optimizer adam with .* Invalid beta parameter"):
+        Course(1, optimizer_args={"betas": [2, 0.9]})
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
