@@ -29,6 +29,7 @@ Scheme = Literal[
 Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "adadelta", "muon"]
 Schedule = Literal["one_cycle", "cosine", "linear", "step", "plateau", "constant"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse", "huber"]
 Level = Literal["off", "quick", "full"]
 
@@ -299,6 +300,8 @@ class TrainConfig(Section):
     """Mix pairs of training samples with their labels: alpha of the Beta distribution that weighs them."""
     cutmix: float = Field(0.0, ge=0, le=10)
     """Put a rectangle of one training image into another: alpha; with mixup, each batch gets one of both."""
+    precision: Precision = "auto"
+    """What is computed in: auto is bf16 on graphics cards that have it, else fp32; weights stay fp32."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Memory format of images; auto: on for convolutional networks that bear it."""
     checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=UNDECIDING)

@@ -23,6 +23,7 @@ from components.training.checkpoint import Checkpoints
 from components.training.diagnosis import first_not_finite
 from components.training.losses import Objective, make_loss, score_sum
 from components.training.optimizers import clip_gradients, last_layer, make_optimizer
+from components.training.precision import Arithmetic
 from components.training.progress import EpochResult, StepProgress
 from components.training.randomness import random_states, seed_all, set_random_states
 from components.training.schedules import PlateauLR, make_schedule
@@ -104,7 +105,8 @@ def fit(
             inputs, labels = augment(inputs, labels, epoch, state.batch)
             loss = state.step(inputs, labels)
             if careful and not math.isfinite(loss.item()):
-                reason = first_not_finite(model, inputs.tensor_split(state.parts(len(inputs))))
+                with state.arithmetic.computing():
+                    reason = first_not_finite(model, inputs.tensor_split(state.parts(len(inputs))))
                 raise _not_finite("loss", loss.item(), state.epoch, state.batch + 1, reason)
             state.update(loss, len(inputs))
 
@@ -156,6 +158,7 @@ class Training:
         self.model, self.objective, self.task = model, objective, task
         self.config, self.device = config, device
         self.optimizer = make_optimizer(model.network, config, device)
+        self.arithmetic = Arithmetic(config.precision, device)
         self.clip, _, limit = config.clip.partition(":")
         self.clip_limit = float(limit or 0)
         self.last_layer = last_layer(model.network)
@@ -230,11 +233,12 @@ class Training:
 
     def _pass(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """Go forth and back; gives the mean loss times its share of the batch, and the sum of scores."""
-        output = self.model(inputs)
-        loss = self.objective(output, labels)
+        with self.arithmetic.computing():
+            output = self.model(inputs)
+            loss = self.objective(output, labels)
         if share < 1:
             loss = loss * share
-        loss.backward()
+        self.arithmetic.backward(loss)
         return loss.detach(), score_sum(self.task, outputs_of(output)[0].detach(), labels)
 
     def parts(self, samples: int) -> int:
@@ -245,7 +249,8 @@ class Training:
         """Give mean loss and score of what is kept, in parts that the memory takes."""
         while True:
             try:
-                return validate(self.judged, self.objective, self.task, split, self.validation_batch)
+                with self.arithmetic.computing():
+                    return validate(self.judged, self.objective, self.task, split, self.validation_batch)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -261,13 +266,14 @@ class Training:
     def update(self, loss: Tensor, samples: int) -> None:
         """Take the optimizer's step, with the gradient that ``step`` left."""
         if self.clip != "none":
+            self.arithmetic.unscale(self.optimizer)
             clip_gradients(self.model.parameters(), self.clip, self.clip_limit, self.last_layer)
         try:
-            self.optimizer.step()
+            self.arithmetic.step(self.optimizer)
         except (RuntimeError, MemoryError) as error:  # the first step makes the optimizer's own tensors
             raise _too_little_memory() if is_out_of_memory(error) else error from error
         self.lr = max(group["lr"] for group in self.optimizer.param_groups)
-        self.schedule.step()
+        self.arithmetic.advance(self.schedule)
         if self.ema:
             self.ema.update(self.model)
         self.batch += 1
@@ -334,6 +340,7 @@ class Training:
             "buffers": dict(network.named_buffers()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.arithmetic.scaler.state_dict(),
             "ema": self.ema.as_dict() if self.ema else None,
             "random": random_states(self.device),
         }
@@ -351,6 +358,7 @@ class Training:
         network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.arithmetic.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.restore(state["ema"])
         set_random_states(state["random"], self.device)

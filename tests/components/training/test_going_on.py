@@ -126,11 +126,25 @@ MANY = {"epochs": 4, "patience": 2, "augment": "shift", "ema": 0.9}
         (Small, {**MANY, "schedule": "constant", "optimizer": "adamw", "augment": "none", "channels_last": "off"}),
         (Small, {**MANY, "schedule": "linear", "optimizer": "adadelta", "lr": 1.0, "warmup": 0.2}),
         (Small, {**MANY, "schedule": "plateau", "schedule_args": {"patience": 0}, "optimizer": "muon", "lr": 0.02}),
+        (Small, {**MANY, "precision": "fp16", "clip": "norm:1"}),
+        (Small, {**MANY, "precision": "bf16"}),
         (Throwing, MANY),
         (Remembering, {"epochs": 4}),
         (Tied, MANY),
     ],
-    ids=["adam", "sgd", "rmsprop", "adamw", "adadelta", "muon", "other_chance", "unsaved_buffer", "tied_weights"],
+    ids=[
+        "adam",
+        "sgd",
+        "rmsprop",
+        "adamw",
+        "adadelta",
+        "muon",
+        "fp16",
+        "bf16",
+        "other_chance",
+        "unsaved_buffer",
+        "tied_weights",
+    ],
 )
 def test_stopped_again_and_again_it_gives_the_same_to_the_last_bit(toy, tmp_path, kind, config):
     expected = undisturbed(kind, toy, tmp_path / "undisturbed", **config)

@@ -1,0 +1,76 @@
+"""Trainings in 16 bits learn as those in 32 do, and lose nothing."""
+
+import pytest
+import torch
+
+from components.config import TrainConfig
+from components.data.batches import read_training
+from components.raw_model import RawModel
+from components.training.fit import Training
+from components.training.losses import make_loss
+from components.training.precision import Arithmetic, resolve_precision
+from tests.components.training.small_training import CPU, Plain, Small, make, train
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_it_learns_as_well_as_in_full_precision_with_weights_that_stay_full(toy, tmp_path, precision):
+    networks = {name: make(Small) for name in ("fp32", precision)}
+    last = {}
+    for name, network in networks.items():
+        *_, last[name] = train(network, toy, tmp_path / name, epochs=2, lr=1e-3, precision=name, clip="norm:5")
+    assert {weight.dtype for weight in networks[precision].parameters()} == {torch.float32}
+    assert last[precision].validation_score > 0.95
+    assert last[precision].train_loss == pytest.approx(
+        last["fp32"].train_loss, rel=0.25
+    )  # the first steps of fp16 are left out
+    assert last[precision].train_loss != last["fp32"].train_loss
+
+
+class Seeing(Plain):
+    """Notes in which numbers it computes."""
+
+    seen: set
+
+    def forward(self, x):
+        hidden = self.hidden(x.flatten(1))
+        self.seen.add((self.training, hidden.dtype))
+        return self.out(hidden.relu())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("auto", None)])
+def test_training_and_validation_compute_in_what_was_asked_for(toy, tmp_path, precision, dtype):
+    network = make(Seeing)
+    network.seen = set()
+    list(train(network, toy, tmp_path, precision=precision))
+    assert network.seen == {(mode, dtype or torch.float32) for mode in (True, False)}
+
+
+def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halved(toy):
+    network = make(Plain)
+    data = toy
+    training, _ = read_training(data, 0.2, 0)
+    config = TrainConfig(precision="fp16", optimizer="sgd")
+    model = RawModel.of(network, data, in_units=False)
+    state = Training(model, make_loss(config, data, training), data.task, config, CPU, 10)
+    inputs, labels = training.take(torch.arange(32))
+    before = [weight.clone() for weight in network.parameters()]
+    state.arithmetic.scaler.load_state_dict(state.arithmetic.scaler.state_dict() | {"scale": 1e12})
+    state.update(state.step(inputs, labels), 32)
+    assert all(torch.equal(one, other) for one, other in zip(before, network.parameters(), strict=True))
+    assert state.arithmetic.scaler.get_scale() == pytest.approx(5e11)
+    state.arithmetic.scaler.load_state_dict(state.arithmetic.scaler.state_dict() | {"scale": 1024.0})
+    state.update(state.step(inputs, labels), 32)
+    assert not any(torch.equal(one, other) for one, other in zip(before, network.parameters(), strict=True))
+
+
+def test_auto_is_full_precision_on_the_processor():
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert Arithmetic("auto", CPU).dtype is torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp16"])
+def test_it_learns_on_a_card(toy, tmp_path, precision):
+    *_, last = train(make(Small), toy, tmp_path, epochs=3, precision=precision, device=torch.device("cuda"))
+    assert last.validation_score > 0.95
