@@ -48,6 +48,14 @@ class Samples:
             inputs = inputs[:, : int(self.lengths[indices].max())]
         return inputs, self.labels[chosen]
 
+    def part(self, indices: Tensor) -> "Samples":
+        """Give some samples as a split of their own; indices are on the processor."""
+        lengths = None if self.lengths is None else self.lengths[indices]
+        labels = self.labels[indices.to(self.labels.device)]
+        if self.rows is not None:
+            return Samples(self.inputs, labels, lengths, self.rows[indices])
+        return Samples(self.inputs[indices.to(self.inputs.device)], labels, lengths)
+
     def first(self, count: int) -> "Samples":
         """Give the first samples alone."""
         inputs, labels = self.take(torch.arange(min(count, len(self))))

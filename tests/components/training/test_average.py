@@ -10,9 +10,11 @@ from torch.nn.functional import cross_entropy
 from components.config import TrainConfig
 from components.data.batches import read_training
 from components.raw_model import RawModel
-from components.training.fit import batch_orders, validate
-from components.training.optimizers import make_optimizer, make_schedule
+from components.training.fit import batch_orders
+from components.training.optimizers import make_optimizer
 from components.training.randomness import seed_all
+from components.training.schedules import make_schedule
+from components.training.state import validate
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, state, train
 
 

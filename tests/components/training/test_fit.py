@@ -17,8 +17,9 @@ from components.initialize import restore
 from components.raw_model import RawModel
 from components.refs import FileRef, NetworkRef
 from components.training.checkpoint import KEPT, Checkpoints
-from components.training.fit import batch_orders, fit, validate, wants_channels_last
+from components.training.fit import batch_orders, fit, wants_channels_last
 from components.training.progress import EpochResult
+from components.training.state import validate
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, senseless, state, train
 from tests.toy import made, toy_data
 
@@ -144,7 +145,7 @@ def test_the_checkpoint_holds_what_decides_what_comes_next(toy, tmp_path):
         epochs.append(epoch)
         last, weights, chance = newest(tmp_path), state(network), torch.get_rng_state()
     assert {name: tensor.numpy().tobytes() for name, tensor in last["network"].items()} == weights
-    assert torch.equal(last["random"]["torch"], chance)
+    assert torch.equal(last["random"][0]["torch"], chance)
     best = min(epochs, key=lambda epoch: epoch.validation_loss)
     assert (last["epoch"], last["batch"]) == (3, 0)  # the step that would come next
     assert (last["best_epoch"], last["best_loss"]) == (best.epoch, best.validation_loss)

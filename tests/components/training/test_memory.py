@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from components.errors import UserError
-from components.training.fit import Stopped, is_out_of_memory
+from components.training.fit import Stopped
 from components.training.progress import EpochResult
+from components.training.state import is_out_of_memory
 from tests.components.training.small_training import Plain, make, newest, state, stop_after, train
 
 REFUSALS = [

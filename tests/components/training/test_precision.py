@@ -6,9 +6,9 @@ import torch
 from components.config import TrainConfig
 from components.data.batches import read_training
 from components.raw_model import RawModel
-from components.training.fit import Training
 from components.training.losses import make_loss
 from components.training.precision import Arithmetic, resolve_precision
+from components.training.state import Training
 from tests.components.training.small_training import CPU, Plain, Small, make, train
 
 
