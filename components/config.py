@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -117,15 +118,15 @@ def load_parameters(file: Path) -> dict[str, bool]:
     return {name: name in optional for name in names} | {word.arg: default is not None for word, default in keywords}
 
 
-def _json_object(value: object) -> object:
+def _json_object(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"not JSON ({error.msg} at character {error.pos + 1}); write it like '{{\"width\": 48}}'"
-        ) from None
+        examples = {"rules": '{"fc.*": "orthogonal"}', "lr_factors": '{"features.*": 0.1}'}
+        example = examples.get(info.field_name or "", '{"width": 48}')
+        raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1}); write it like '{example}'") from None
 
 
 def _names(value: object) -> object:
@@ -136,6 +137,10 @@ def _names(value: object) -> object:
 
 def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in ("none", "null") else value
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _switch(value: object) -> object:
@@ -225,6 +230,8 @@ class ModelConfig(Named):
             return name  # which of them there are, only importing it tells
         if colon:
             check_reference(name)
+        elif name.endswith(".py"):
+            raise ValueError(f"'{name}' names no class. {_classes_in(name)}")
         elif name not in model_names():
             known = [*model_names(), "torchvision:NAME"]
             raise ValueError(f"unknown network '{name}'. {nearest(name, known)} Your own: file.py:Class")
@@ -300,6 +307,8 @@ class TrainConfig(Section):
     """Mix pairs of training samples with their labels: alpha of the Beta distribution that weighs them."""
     cutmix: float = Field(0.0, ge=0, le=10)
     """Put a rectangle of one training image into another: alpha; with mixup, each batch gets one of both."""
+    processes: Annotated[str, BeforeValidator(_text)] = Field("1", pattern=r"^(auto|[1-9]\d{0,2})$")
+    """Processes that train together, each on its share of every batch; auto is one for each graphics card."""
     precision: Precision = "auto"
     """What is computed in: auto is bf16 on graphics cards that have it, else fp32; weights stay fp32."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
@@ -531,10 +540,19 @@ def _explain(item: Any) -> str:
         return (
             f"device: unknown '{item['input']}'. {nearest(str(item['input']), ['auto', 'cpu', 'cuda', 'mps', 'xpu'])}"
         )
+    if item["type"] == "string_pattern_mismatch":
+        return f"{location}: '{item['input']}' does not fit: {fields()[location][1].rstrip('.')}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return message if message.startswith(f"{location}.") else f"{location}: {message}"
     return f"{location}: {message[0].lower()}{message[1:]} (got {item['input']!r})"
+
+
+def _classes_in(place: str) -> str:
+    """What may follow a file's name after a colon."""
+    tree = ast.parse(source_file(place).read_bytes(), filename=place)
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return f"Write {' or '.join(f'{place}:{name}' for name in names[:4]) or f'{place}:Class'}."
 
 
 def check_reference(reference: str, what: str = "class") -> None:

@@ -236,46 +236,46 @@ def fit(
     config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef
 ) -> FitRef:
     """Train the network, and keep its best and its last state."""
-    from components.data.batches import read_training
+    from components.data.batches import training_sizes
     from components.device import resolve
     from components.evaluation.pictures import draw_curves
-    from components.initialize import restore
-    from components.training.checkpoint import Checkpoints
-    from components.training.fit import fit
+    from components.training.distributed import processes_for, train_together
+    from components.training.job import Job, train
+    from components.training.precision import resolve_precision
 
     chosen = resolve(device)
-    training, validation = read_training(data, split.validation_fraction, seed)
-    checkpoints = Checkpoints(under_way().folder / "checkpoints", config.checkpoint_seconds)
-    found = checkpoints.newest()
+    processes, precision = processes_for(config, chosen), resolve_precision(config.precision, chosen)
+    job = Job(
+        network=network,
+        data=data,
+        config=config,
+        validation_fraction=split.validation_fraction,
+        device=str(chosen),
+        seed=seed,
+        checkpoints=under_way().folder / "checkpoints",
+        best=run.folder / "best.safetensors",
+    )
+    found = job.kept().newest()
     if found:
         place = f"epoch {found['epoch']}, step {found['batch']}"
         under_way().resumed_at = place
         logger.info("resuming run %s at %s", run.name, place)
-    tracking.log_params(run, {"device.used": chosen})
-    logger.info("fit  %s samples on %s, %s for validation", f"{len(training):,}", chosen, f"{len(validation):,}")
+    tracking.log_params(run, {"device.used": chosen, "precision.used": precision, "processes.used": processes})
+    sizes = training_sizes(data, split.validation_fraction, seed)
+    told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
+    logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
     history = []
-    untrained = restore(network, network.weights, data)
-    with stop_signals() as stop, TrainingDisplay(config.epochs, len(training), data.measure) as display:
-        epochs = fit(
-            *(
-                untrained,
-                training,
-                validation,
-                data,
-                config,
-                chosen,
-                seed,
-                checkpoints,
-                run.folder / "best.safetensors",
-            ),
-            resume_from=found,
-            on_progress=display.step,
-            should_stop=stop,
+    with stop_signals() as stop, TrainingDisplay(config.epochs, sizes[0], data.measure) as display:
+        first = found["epoch"] if found else 0
+        epochs = (
+            train_together(job, processes, display.step, stop)
+            if processes > 1
+            else train(job, found, display.step, stop)
         )
         for epoch in epochs:
             history.append(epoch)
             tracking.log_metrics(run, epoch.metrics(), epoch.epoch)
-            if not found or epoch.epoch >= found["epoch"]:  # the ones before were shown when they were trained
+            if epoch.epoch >= first:  # the ones before were shown when they were trained
                 display.epoch(epoch)
     draw_curves(history, run.folder / "curves.png")
     tracking.log_files(run, [run.folder / "curves.png"], "pictures")
@@ -287,7 +287,7 @@ def fit(
     return FitRef(
         network=network,
         weights=weights,
-        checkpoint=FileRef.of(checkpoints.tidy()),
+        checkpoint=FileRef.of(job.kept().tidy()),
         device=str(chosen),
         epochs=len(history),
         best_epoch=best.epoch,

@@ -82,6 +82,14 @@ def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple
     return _samples(data, inputs, labels, training), _samples(data, inputs, labels, validation)
 
 
+def training_sizes(data: DataRef, validation_fraction: float, seed: int) -> tuple[int, int]:
+    """Samples of the training and of the validation split."""
+    if data.validation_size:
+        return data.train_size, data.validation_size
+    training, validation = stratified_split(np.load(data.folder / "train_labels.npy"), validation_fraction, seed)
+    return len(training), len(validation)
+
+
 def read_sample(data: DataRef, count: int, seed: int) -> Samples:
     """Give some samples of the training file, targets standardised."""
     inputs, labels = _read(data, "train")

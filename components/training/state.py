@@ -240,9 +240,11 @@ class Training:
             (checkpoints.save if at_all_costs else checkpoints.try_to_save)(content)
 
     PLAIN = (
-        *("epoch", "batch", "total_loss", "total_score", "seen", "seconds", "best", "best_loss", "best_epoch"),
+        *("epoch", "batch", "seconds", "best", "best_loss", "best_epoch"),
         *("micro_batch", "validation_batch", "lr"),
     )
+    OWN = ("total_loss", "total_score", "seen")
+    """What each process of a team has for itself, as its chance."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the state as tensors and plain values."""
@@ -257,14 +259,16 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "scaler": self.arithmetic.scaler.state_dict(),
             "ema": self.ema.as_dict() if self.ema else None,
-            "random": self.team.gathered(random_states(self.device)),
+            "own": self.team.gathered(
+                {name: getattr(self, name) for name in self.OWN} | {"random": random_states(self.device)}
+            ),
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Go back, or on, to a state that ``as_dict`` gave."""
-        for name in self.PLAIN:
-            value = state[name]
+        own = state["own"][self.team.rank]
+        for name, value in [*((name, state[name]) for name in self.PLAIN), *((name, own[name]) for name in self.OWN)]:
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
         self.history = [EpochResult(**result) for result in state["history"]]
         network = self.model.network
@@ -276,7 +280,7 @@ class Training:
         self.arithmetic.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.restore(state["ema"])
-        set_random_states(state["random"][self.team.rank], self.device)
+        set_random_states(own["random"], self.device)
 
 
 def resting(network: nn.Module) -> list[nn.Module]:

@@ -18,6 +18,8 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    """Among the processes on this machine."""
     control: Any = None
     """Group of processes for what is not on the device (gloo, beside NCCL); None is the usual one."""
 

@@ -152,6 +152,7 @@ NONSENSE = {
         *(*NO_OBJECT, '{"stop": 0.1}', '{"end": 0}', '{"rise": 1}', '{"rise": "long"}', '{"start": true}'),
         *('{"end": NaN}', '{"patience": 3}'),
     ],
+    "train.processes": ["0", "-1", "1.5", "many", ""],
     "train.warmup": ["-0.1", "1", "nan", "0.1"],
     "train.layer_decay": ["0", "1.1", "nan"],
     "train.clip": ["", "1", "norm", "norm:", "norm:-1", "norm:much", "size:1"],
@@ -279,7 +280,7 @@ def test_a_reference_to_nothing_is_told_with_what_is_there(tmp_path):
 def test_a_mistyped_reference_is_told_as_a_configuration_error(tmp_path):
     (tmp_path / "net.py").write_text("class Net: pass")
     assert "Did you mean Net?" in complaint(overrides={"model": f"{tmp_path}/net.py:Nett"}, folder=tmp_path)
-    assert "Your own: file.py:Class" in complaint(overrides={"model": f"{tmp_path}/net.py"}, folder=tmp_path)
+    assert f"Write {tmp_path}/net.py:Net." in complaint(overrides={"model": f"{tmp_path}/net.py"}, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

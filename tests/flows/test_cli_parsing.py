@@ -124,7 +124,7 @@ def test_the_help_of_train_tells_every_field_with_its_text_and_default(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for name, (_, text, _) in fields().items():
         assert f"--{name} " in shown and text.rstrip(".") in shown, name
-    assert "adam, adamw, sgd, rmsprop; default: adam" in shown
+    assert "adam, adamw, sgd, rmsprop, adadelta, muon; default: adam" in shown
 
 
 def test_the_networks_and_data_sets_are_listed_with_a_line_on_each(capsys):

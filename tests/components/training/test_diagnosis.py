@@ -98,7 +98,7 @@ def told(kind, data, folder, **config) -> str:
 
 
 def is_finite(state: dict) -> bool:
-    tensors = [*state["network"].values(), *state["best"].values(), state["total_loss"]]
+    tensors = [*state["network"].values(), *state["best"].values(), state["own"][0]["total_loss"]]
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 

@@ -145,7 +145,7 @@ def test_the_checkpoint_holds_what_decides_what_comes_next(toy, tmp_path):
         epochs.append(epoch)
         last, weights, chance = newest(tmp_path), state(network), torch.get_rng_state()
     assert {name: tensor.numpy().tobytes() for name, tensor in last["network"].items()} == weights
-    assert torch.equal(last["random"][0]["torch"], chance)
+    assert torch.equal(last["own"][0]["random"]["torch"], chance)
     best = min(epochs, key=lambda epoch: epoch.validation_loss)
     assert (last["epoch"], last["batch"]) == (3, 0)  # the step that would come next
     assert (last["best_epoch"], last["best_loss"]) == (best.epoch, best.validation_loss)

@@ -1,0 +1,66 @@
+"""A training as one thing, which another process can be asked for."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.config import TrainConfig
+from components.data.batches import read_training
+from components.device import resolve
+from components.initialize import restore
+from components.refs import DataRef, NetworkRef, Ref
+from components.training.checkpoint import Checkpoints
+from components.training.fit import fit
+from components.training.progress import EpochResult, StepProgress
+from components.training.team import ALONE, Team
+
+
+class Job(Ref):
+    """What is to be trained, on what, how, and where it is kept."""
+
+    network: NetworkRef
+    data: DataRef
+    config: TrainConfig
+    validation_fraction: float
+    device: str
+    seed: int
+    checkpoints: Path
+    """Their folder."""
+    best: Path
+    """File of the best weights."""
+
+    def kept(self) -> Checkpoints:
+        return Checkpoints(self.checkpoints, self.config.checkpoint_seconds)
+
+
+def train(
+    job: Job,
+    found: dict[str, Any] | None,
+    on_progress: Callable[[StepProgress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    team: Team = ALONE,
+) -> Iterator[EpochResult]:
+    """Do a job in this process; as ``fit``.
+
+    Args:
+        found: the newest of its checkpoints, which is used up.
+    """
+    training, validation = read_training(job.data, job.validation_fraction, job.seed)
+    network = restore(job.network, job.network.weights, job.data)
+    yield from fit(
+        *(network, training, validation, job.data, job.config, own_device(job.device, team), job.seed),
+        *(job.kept(), job.best),
+        resume_from=found,
+        on_progress=on_progress,
+        should_stop=should_stop,
+        team=team,
+    )
+
+
+def own_device(name: str, team: Team) -> torch.device:
+    """The device of this process: of several cards each has its own."""
+    chosen = resolve(name)
+    several = chosen.type != "cpu" and team.size > 1 and chosen.index is None
+    return torch.device(chosen.type, team.local_rank) if several else chosen

@@ -1,0 +1,192 @@
+"""Several processes that train together give what one would have given, whatever happens to them."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components.config import TrainConfig
+from components.errors import UserError
+from components.initialize import save_weights
+from components.refs import DataRef, NetworkRef
+from components.training.distributed import RESTARTS, processes_for, train_together
+from components.training.fit import Stopped
+from components.training.job import Job, train
+from components.training.progress import EpochResult
+from tests.components.training.small_training import CPU
+from tests.toy import made
+
+pytestmark = pytest.mark.services
+
+
+def job(data: DataRef, folder: Path, **config: object) -> Job:
+    """A training whose network draws from no chance."""
+    folder.mkdir()
+    arguments = {"dropout": 0.0, "hidden": [24]}
+    network = made("mlp", data, **arguments)
+    weights = save_weights(network, folder / "initial.safetensors")
+    settings = {
+        "batch_size": 50,
+        "epochs": 2,
+        "lr": 3e-3,
+        "processes": 2,
+        **config,
+    }  # 480 samples: the last batch is 30
+    return Job(
+        network=NetworkRef(reference="mlp", arguments=arguments, weights=weights, parameters=1),
+        data=data,
+        config=TrainConfig.model_validate(settings),
+        validation_fraction=0.2,
+        device="cpu",
+        seed=0,
+        checkpoints=folder / "checkpoints",
+        best=folder / "best.safetensors",
+    )
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return load_file(job.best)
+
+
+def largest_difference(one: Job, other: Job) -> float:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def test_two_give_the_weights_and_the_losses_that_one_gives(toy, tmp_path):
+    alone, together = (job(toy, tmp_path / name, clip="norm:1", ema=0.9) for name in ("alone", "together"))
+    expected = list(train(alone, None))
+    given = list(train_together(together, 2))
+    assert largest_difference(alone, together) < 1e-5
+    for one, other in zip(expected, given, strict=True):
+        assert (one.train_loss, one.validation_loss) == pytest.approx(
+            (other.train_loss, other.validation_loss), rel=1e-4
+        )
+        assert (one.train_score, one.validation_score) == (other.train_score, other.validation_score)
+
+
+def workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            words = process.cmdline()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if "components.training.worker" in words and "torch.distributed.run" not in words:
+            found.append(process)
+    return found
+
+
+def after_epochs(epochs: Iterator[EpochResult], count: int, act: Callable[[], object]) -> list[EpochResult]:
+    seen = []
+    for epoch in epochs:
+        seen.append(epoch)
+        if len(seen) == count:
+            act()
+    return seen
+
+
+def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
+    whole, broken = (
+        job(toy, tmp_path / name, epochs=60, checkpoint_seconds=0, augment="shift") for name in ("whole", "broken")
+    )
+    expected = list(train_together(whole, 2))
+    killed = []
+
+    def kill() -> None:
+        victim = workers()[-1]
+        killed.append(victim.pid)
+        victim.kill()
+
+    given = after_epochs(train_together(broken, 2), 2, kill)
+    assert killed and [epoch.epoch for epoch in given] == list(range(1, 61))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert broken.best.read_bytes() == whole.best.read_bytes()
+
+
+DYING = """
+import os
+from torch import nn
+
+class Dying(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(784, 10)
+
+    def forward(self, x):
+        if self.training and os.environ.get("RANK") == "1" and len(x) > 2:
+            os.kill(os.getpid(), 9)
+        return self.out(x.flatten(1))
+"""
+
+
+@pytest.mark.slow
+def test_one_that_dies_again_and_again_is_told(toy, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    asked = job(toy, tmp_path / "job")
+    network = made(f"{tmp_path}/dying.py:Dying", toy)
+    ref = NetworkRef(
+        reference=f"{tmp_path}/dying.py:Dying",
+        arguments={},
+        weights=save_weights(network, tmp_path / "dying.safetensors"),
+        parameters=1,
+    )
+    with pytest.raises(UserError, match=f"Of 2 training processes one died, {RESTARTS + 1} times: .*-9"):
+        list(train_together(asked.model_copy(update={"network": ref}), 2))
+    assert not workers()
+
+
+@pytest.mark.slow
+def test_what_the_user_is_to_mend_is_told_once_in_words(toy, tmp_path):
+    with pytest.raises(UserError, match=r"The loss became (inf|nan) in epoch 1, step \d+: .*Try a smaller --train.lr"):
+        list(train_together(job(toy, tmp_path / "job", lr=1000, optimizer="sgd", schedule="constant", epochs=50), 2))
+    assert not workers()
+
+
+@pytest.mark.slow
+def test_stopped_it_leaves_behind_a_checkpoint_and_goes_on_to_the_same_last_bit(toy, tmp_path):
+    whole, stopped = (job(toy, tmp_path / name, epochs=40) for name in ("whole", "stopped"))
+    expected = list(train_together(whole, 2))
+    asked = threading.Event()
+    with pytest.raises(Stopped):
+        after_epochs(train_together(stopped, 2, should_stop=asked.is_set), 2, asked.set)
+    state = stopped.kept().newest()
+    assert state and 1 < state["epoch"] < 40 and not workers()
+    given = list(train_together(stopped, 2))
+    assert [epoch.epoch for epoch in given] == list(range(1, 41))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert stopped.best.read_bytes() == whole.best.read_bytes()
+
+
+def test_nobody_is_left_when_whoever_asked_for_it_is_killed(toy, tmp_path):
+    asked = job(toy, tmp_path / "job", epochs=100_000)
+    (tmp_path / "job.json").write_text(asked.model_dump_json())
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom components.training.job import Job\n"
+        "from components.training.distributed import train_together\n"
+        f"job = Job.model_validate_json(Path({str(tmp_path / 'job.json')!r}).read_bytes())\n"
+        "for epoch in train_together(job, 2):\n    print('epoch', flush=True)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout and parent.stdout.readline() == "epoch\n"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) >= 3
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    _, left = psutil.wait_procs(family, timeout=20)
+    assert not left
+
+
+def test_how_many_train():
+    assert processes_for(TrainConfig(), CPU) == processes_for(TrainConfig(processes="auto"), CPU) == 1
+    assert processes_for(TrainConfig(processes=3), CPU) == 3
+    with pytest.raises(UserError, match="batch_size 7 leaves less than 2 samples for each of 4 processes"):
+        processes_for(TrainConfig(processes=4, batch_size=7), CPU)
