@@ -139,6 +139,10 @@ def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in ("none", "null") else value
 
 
+def _auto(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() in ("auto", "none", "null") else value
+
+
 def _text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -276,8 +280,8 @@ class TrainConfig(Section):
     """Optimizer; muon is for matrices and convolutions, and AdamW for the rest."""
     optimizer_args: JsonObject = Field(default_factory=dict)
     """Further arguments of the optimizer as JSON, by torch's names: {"betas": [0.9, 0.95], "eps": 1e-6}."""
-    lr: float = Field(1e-3, gt=0, le=1e3)
-    """Learning rate; the peak of it under a schedule. Usual is 0.1 for sgd, 1 for adadelta."""
+    lr: Annotated[float | None, BeforeValidator(_auto)] = Field(1e-3, gt=0, le=1e3)
+    """Learning rate; the peak of it under a schedule. Usual is 0.1 for sgd, 1 for adadelta; auto tries which."""
     lr_factors: JsonObject = Field(default_factory=dict)
     """Factors of the learning rate by pattern of parameter names: {"features.*": 0.1}."""
     layer_decay: float = Field(1.0, gt=0, le=1)

@@ -66,6 +66,7 @@ def run(arguments: list[str]) -> int:
     commands = {
         "train": train,
         "check": check,
+        "find-lr": find_lr,
         "up": up,
         "schedule": schedule,
         "repair": repair,
@@ -115,6 +116,9 @@ def make_parser() -> Parser:
     training.add_argument("--fresh", action="store_true", help="begin anew, with nothing of earlier runs")
     checking = command("check", "examine a network: is it sound, before hours are spent on it")
     checking.add_argument("--json", action="store_true", help="print the verdicts as one JSON object")
+    finding = command("find-lr", "try which learning rate suits a network and its data")
+    finding.add_argument("--json", action="store_true", help="print rates and losses as one JSON object")
+    finding.add_argument("--plot", type=Path, metavar="FILE", help="draw them into a .png")
     scheduling = command("schedule", "have trainings start by themselves while `torchmill up` runs")
     scheduling.add_argument("--cron", metavar="CRON", help='when: minute hour day month weekday, as "0 3 * * *"')
     scheduling.add_argument(
@@ -122,7 +126,7 @@ def make_parser() -> Parser:
     )
     scheduling.add_argument("--list", action="store_true", help="show the schedules")
     scheduling.add_argument("--remove", metavar="NAME", help="remove a schedule")
-    for parser_of_run in (training, checking, scheduling):
+    for parser_of_run in (training, checking, finding, scheduling):
         _add_config(parser_of_run)
     starting = command("up", "run the MLflow UI, the Prefect UI and the runner of schedules until Ctrl-C")
     starting.add_argument(
@@ -142,7 +146,7 @@ def make_parser() -> Parser:
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "check", "up", "schedule", "repair", "reproduce"):
+    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce"):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -254,6 +258,41 @@ def check(options: argparse.Namespace) -> int:
     else:
         print("\n".join(report.lines()))
     return 1 if report.worst == "fail" else 0
+
+
+def find_lr(options: argparse.Namespace) -> int:
+    config = _config(options)
+
+    from flows.console import show_log
+
+    show_log()
+    from components.data.batches import read_sample, read_training
+    from components.data.fetch import arguments, fetch
+    from components.device import resolve
+    from components.initialize import initialize
+    from components.places import data_cache
+    from components.raw_model import standardized
+    from components.training.find_lr import find_lr
+
+    device = resolve(config.device)
+    data = fetch(config.data.name, data_cache(), args=arguments(config.data))
+    sample = standardized(read_sample(data, SAMPLE, config.seed), data)
+    network, _ = initialize(config.model, config.initialize, data, config.seed, sample)
+    training, _ = read_training(data, config.data.validation_fraction, config.seed)
+    curve = find_lr(network, training, data, config.train, device, config.seed)
+    if options.plot:
+        from components.evaluation.pictures import draw_rates
+
+        draw_rates(curve.rates, curve.losses, curve.found, options.plot)
+    if options.json:
+        print(json.dumps({"lr": curve.found, "rates": curve.rates, "losses": curve.losses}), flush=True)
+    else:
+        least = min(zip(curve.losses, curve.rates, strict=True))
+        print(
+            f"--train.lr {curve.found:g}  a tenth of {least[1]:.2g}, where the loss is least: {least[0]:.4g}, "
+            f"from {curve.losses[0]:.4g} at first"
+        )
+    return 0
 
 
 def _show_result(result: TrainResult, as_json: bool) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Generator
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
@@ -244,6 +245,8 @@ def fit(
     from components.training.precision import resolve_precision
 
     chosen = resolve(device)
+    if config.lr is None:
+        config = find_lr(config, split, chosen, seed, network, data, run)
     processes, precision = processes_for(config, chosen), resolve_precision(config.precision, chosen)
     job = Job(
         network=network,
@@ -297,6 +300,25 @@ def fit(
         samples_per_second=sum(epoch.samples_per_second for epoch in history) / len(history),
         stopped_early=len(history) < config.epochs,
     )
+
+
+def find_lr(
+    config: TrainConfig, split: DataConfig, device: Any, seed: int, network: NetworkRef, data: DataRef, run: RunRef
+) -> TrainConfig:
+    """Try which learning rate suits, and give the settings with it."""
+    from components.data.batches import read_training
+    from components.evaluation.pictures import draw_rates
+    from components.initialize import restore
+    from components.training.find_lr import kept_lr
+
+    training, _ = read_training(data, split.validation_fraction, seed)
+    untrained = restore(network, network.weights, data)
+    curve = kept_lr(under_way().folder, untrained, training, data, config, device, seed)
+    draw_rates(curve.rates, curve.losses, curve.found, run.folder / "lr.png")
+    tracking.log_files(run, [run.folder / "lr.png"], "pictures")
+    tracking.log_params(run, {"lr.used": curve.found})
+    logger.info("lr  %g, a tenth of where the loss is least", curve.found)
+    return config.model_copy(update={"lr": curve.found})
 
 
 @step()

@@ -110,6 +110,20 @@ def draw_curves(history: Sequence[EpochResult], path: Path) -> None:
     _save(figure, path)
 
 
+def draw_rates(rates: Sequence[float], losses: Sequence[float], found: float, path: Path) -> None:
+    """Draw the loss over learning rates, and the one that was found."""
+    figure, axes = _figure(7, 3.6)
+    axes.plot(rates, losses, color=ACCENT, linewidth=2)
+    axes.axvline(found, color=SECOND, linewidth=1.5, linestyle=":")
+    axes.annotate(f"{found:g}", (found, max(losses)), color=SECOND, xytext=(5, -8), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.set_title("loss over the learning rate", loc="left", color=INK)
+    axes.set_xlabel("learning rate")
+    axes.grid(axis="y", color="#e6e9ef")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def _figure(width: float, height: float, columns: int = 1):
     # Figure without pyplot: no global state, no display, and half of the import time.
     from matplotlib.figure import Figure

@@ -29,7 +29,7 @@ def make_optimizer(network: nn.Module, config: TrainConfig, on: device) -> Optim
 
 
 def _made(network: nn.Module, config: TrainConfig, parameters: list[dict[str, Any]], on: device) -> Optimizer:
-    lr, momentum = config.lr, config.momentum
+    lr, momentum = known_lr(config), config.momentum
     held = [weight for group in parameters for weight in group["params"]]
     fused = on.type in FUSED_ON and all(weight.is_floating_point() for weight in held)
     more: dict[str, Any] = {
@@ -51,6 +51,11 @@ def _made(network: nn.Module, config: TrainConfig, parameters: list[dict[str, An
             spared = embeddings(network) | last_layer(network)
             matrices = {id(weight) for weight in held if weight.dim() > 1} - spared
             return Muon(parameters, lr, matrices, fused=fused, **more)
+
+
+def known_lr(config: TrainConfig) -> float:
+    """The learning rate; torch's usual one as long as it is to be found yet."""
+    return 1e-3 if config.lr is None else config.lr
 
 
 def last_layer(network: nn.Module) -> frozenset[int]:
@@ -154,7 +159,7 @@ def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, 
         decays = weight.dim() > 1 and id(weight) not in embedded
         groups.setdefault((factors[name], decays or not config.weight_decay), []).append(weight)
     return [
-        {"params": weights, "lr": config.lr * factor, **({} if decays else {"weight_decay": 0.0})}
+        {"params": weights, "lr": known_lr(config) * factor, **({} if decays else {"weight_decay": 0.0})}
         for (factor, decays), weights in groups.items()
     ]
 
