@@ -317,6 +317,8 @@ class TrainConfig(Section):
     """What is computed in: auto is bf16 on graphics cards that have it, else fp32; weights stay fp32."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Memory format of images; auto: on for convolutional networks that bear it."""
+    profile: bool = False
+    """Have a few steps recorded by torch's profiler: a trace and a table of where the time goes, in the run."""
     checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=UNDECIDING)
     """Seconds between checkpoints within an epoch, besides those at its end; 0 writes one every step. Where writing
     would take more than 2 % of the time, there are fewer."""

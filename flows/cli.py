@@ -112,6 +112,7 @@ def make_parser() -> Parser:
     training.add_argument(
         "--json", action="store_true", help="print the result as one JSON object, the last line of stdout"
     )
+    training.add_argument("--profile", action="store_true", help="short for --train.profile")
     training.add_argument("--explain", action="store_true", help="say of each step whether it ran, and why")
     training.add_argument("--fresh", action="store_true", help="begin anew, with nothing of earlier runs")
     checking = command("check", "examine a network: is it sound, before hours are spent on it")
@@ -190,6 +191,8 @@ def _underscored(argument: str) -> str:
 def _config(options: argparse.Namespace) -> configuration.RunConfig:
     names = [*configuration.sections(), *configuration.fields()]
     chosen = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    if getattr(options, "profile", False):
+        chosen["train.profile"] = "true"
     return configuration.load(options.config, chosen)
 
 

@@ -243,6 +243,7 @@ def fit(
     from components.training.distributed import processes_for, train_together
     from components.training.job import Job, train
     from components.training.precision import resolve_precision
+    from components.training.profile import profiled
 
     chosen = resolve(device)
     if config.lr is None:
@@ -268,18 +269,23 @@ def fit(
     told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
     history = []
-    with stop_signals() as stop, TrainingDisplay(config.epochs, sizes[0], data.measure) as display:
+    with (
+        stop_signals() as stop,
+        TrainingDisplay(config.epochs, sizes[0], data.measure) as display,
+        profiled(run.folder, chosen) if config.profile else contextlib.nullcontext() as after_step,
+    ):
         first = found["epoch"] if found else 0
         epochs = (
             train_together(job, processes, display.step, stop)
             if processes > 1
-            else train(job, found, display.step, stop)
+            else train(job, found, display.step, stop, after_step=after_step)
         )
         for epoch in epochs:
             history.append(epoch)
             tracking.log_metrics(run, epoch.metrics(), epoch.epoch)
             if epoch.epoch >= first:  # the ones before were shown when they were trained
                 display.epoch(epoch)
+    tracking.log_files(run, sorted(run.folder.glob("profile.*")), "profile")
     draw_curves(history, run.folder / "curves.png")
     tracking.log_files(run, [run.folder / "curves.png"], "pictures")
     tracking.log_files(run, [run.folder / "best.safetensors"], "weights")

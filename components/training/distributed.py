@@ -49,6 +49,8 @@ def processes_for(config: TrainConfig, device: torch.device) -> int:
             f"--train.batch_size {config.batch_size} leaves less than 2 samples for each of {wanted} processes.",
             "Take a larger batch or fewer processes.",
         )
+    if wanted > 1 and config.profile:
+        raise UserError("--profile looks at one process.", "Leave --train.processes out.")
     return wanted
 
 

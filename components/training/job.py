@@ -41,12 +41,20 @@ def train(
     on_progress: Callable[[StepProgress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     team: Team = ALONE,
+    after_step: Callable[[], object] | None = None,
 ) -> Iterator[EpochResult]:
     """Do a job in this process; as ``fit``.
 
     Args:
         found: the newest of its checkpoints, which is used up.
+        after_step: called behind each.
     """
+
+    def stop() -> bool:  # which is asked behind each step
+        if after_step:
+            after_step()
+        return should_stop()
+
     training, validation = read_training(job.data, job.validation_fraction, job.seed)
     network = restore(job.network, job.network.weights, job.data)
     yield from fit(
@@ -54,7 +62,7 @@ def train(
         *(job.kept(), job.best),
         resume_from=found,
         on_progress=on_progress,
-        should_stop=should_stop,
+        should_stop=stop if after_step else should_stop,
         team=team,
     )
 

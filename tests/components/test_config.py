@@ -153,6 +153,7 @@ NONSENSE = {
         *('{"end": NaN}', '{"patience": 3}'),
     ],
     "train.processes": ["0", "-1", "1.5", "many", ""],
+    "train.profile": ["perhaps", "2"],
     "train.warmup": ["-0.1", "1", "nan", "0.1"],
     "train.layer_decay": ["0", "1.1", "nan"],
     "train.clip": ["", "1", "norm", "norm:", "norm:-1", "norm:much", "size:1"],
