@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -50,8 +51,15 @@ def up(place: Place) -> Iterator[Up]:
 def get(url: str, body: object = None) -> bytes:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return answer.read()
+    for _ in range(20):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code != 503:  # Prefect's word for a database that is busy; its own client asks again, too
+                raise
+        time.sleep(0.5)
+    raise AssertionError(f"{url} stays busy")
 
 
 def wait_for(condition, seconds: float) -> None:
