@@ -32,7 +32,7 @@ def look_at(network: nn.Module, sample: Samples, data: DataRef, config: TrainCon
     """Examine a network with some samples, the loss and the optimizer of a training; it is left as it was."""
 
     # Some thirty passes are made: a large network is looked at with fewer samples.
-    size = sum(weight.numel() for weight in network.parameters())
+    size = sum(weight.numel() for _, weight in network.named_parameters())
     sample = sample.first(next(count for most, count in SAMPLES if size < most))
 
     def export(candidate: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """First weights: schemes over kinds of layers, rules by name, LSUV; and what each layer makes of a batch."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from components.config import InitializeConfig
 from components.errors import UserError, nearest
 from components.patterns import matching
+
+logger = logging.getLogger("torchmill")
 
 # What a scheme fills: matrices and convolution kernels. Norm layers keep their ones and zeros,
 # embeddings and recurrent layers their own customs, unless a rule names them.
@@ -43,6 +46,8 @@ LSUV_ROUNDS, LSUV_TOLERANCE = 10, 0.05
 def fill(network: nn.Module, config: InitializeConfig, seed: int, sample: Tensor) -> None:
     """Fill the weights of linear and convolution layers by scheme, and of any layer by the rules.
 
+    What the constructor froze is left as it is, unless a rule names its layer: it was frozen with weights that count.
+
     Args:
         sample: a batch of inputs as the network takes them, by which LSUV scales.
 
@@ -56,8 +61,12 @@ def fill(network: nn.Module, config: InitializeConfig, seed: int, sample: Tensor
         scheme = ruled.get(name, config.name if isinstance(layer, FILLED) else "none")
         if scheme == "none":
             continue
-        filled.append(name)
-        for own, weight in layer.named_parameters(recurse=False):
+        kept = [weight for weight in _own(layer).values() if not weight.requires_grad and name not in ruled]
+        if not any(weight.dim() > 1 for weight in kept):
+            filled.append(name)
+        for own, weight in _own(layer).items():
+            if any(weight is one for one in kept):
+                continue
             if weight.dim() > 1:
                 _fill_one(layer, weight, scheme, config.gain, rng)
             elif config.bias is not None and "bias" in own:
@@ -116,13 +125,35 @@ def scale_to_unit_variance(network: nn.Module, layers: Sequence[str], sample: Te
 
 
 def _output_std(network: nn.Module, name: str, sample: Tensor) -> float:
-    found: list[float] = []
-    handle = network.get_submodule(name).register_forward_hook(lambda _, __, output: found.append(output.std().item()))
+    return _deviations(network, {network.get_submodule(name): name}, sample).get(name, 0.0)
+
+
+def _deviations(network: nn.Module, layers: dict[nn.Module, str], sample: Tensor) -> dict[str, float]:
+    """Deviations of layers' outputs in one forward, in the order of use.
+
+    Where the forward fails, of the layers that it came to: what is wrong with it is not for statistics to say.
+    """
+    found: dict[str, float] = {}
+
+    def look(layer: nn.Module, _: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) and output else output  # a recurrent layer gives its state, too
+        if isinstance(first, Tensor) and first.is_floating_point() and not first.is_nested and first.numel() > 1:
+            found.setdefault(layers[layer], first.std().item())
+
+    handles = [layer.register_forward_hook(look) for layer in layers]
     try:
         network(sample)
+    except Exception as error:  # the user's forward can fail in any way
+        logger.debug("measuring stops: %r", error)
     finally:
-        handle.remove()
-    return found[0] if found else 0.0
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _own(layer: nn.Module) -> dict[str, Tensor]:
+    """A layer's own parameters, also where its class has a parameters() of its own."""
+    return {name: weight for name, weight in layer._parameters.items() if weight is not None}
 
 
 @dataclass(frozen=True)
@@ -160,28 +191,20 @@ def compare(before: Sequence[LayerMeasure], after: Sequence[LayerMeasure]) -> li
 def measure(network: nn.Module, sample: Tensor) -> list[LayerMeasure]:
     """Look at the layers with matrices, those that are used in the order of their use; in evaluation mode.
 
-    Modes and random state are left as they were.
+    Modes and random state are left as they were. It never fails: where the network does, the statistics are fewer.
     """
     weighted = {
         layer: name
         for name, layer in network.named_modules()
-        if any(weight.dim() > 1 for weight in layer.parameters(recurse=False))
+        if any(weight.dim() > 1 for weight in _own(layer).values())
     }
-    outputs: dict[str, float] = {}
-
-    def look(layer: nn.Module, _: object, output: object) -> None:
-        first = output[0] if isinstance(output, tuple) else output  # a recurrent layer gives its state, too
-        if isinstance(first, Tensor) and first.is_floating_point() and first.numel() > 1:
-            outputs.setdefault(weighted[layer], first.std().item())
-
-    handles = [layer.register_forward_hook(look) for layer in weighted]
     modes = {layer: layer.training for layer in network.modules()}
     try:
         with torch.random.fork_rng(devices=[]):
-            network.eval()(sample)
+            for layer in modes:  # not by eval(), which may be the user's own
+                layer.training = False
+            outputs = _deviations(network, weighted, sample)
     finally:
-        for handle in handles:
-            handle.remove()
         for layer, mode in modes.items():
             layer.training = mode
     layers = {name: layer for layer, name in weighted.items()}
@@ -190,7 +213,7 @@ def measure(network: nn.Module, sample: Tensor) -> list[LayerMeasure]:
 
 
 def _measured(name: str, layer: nn.Module, output_std: float | None) -> LayerMeasure:
-    own = dict(layer.named_parameters(recurse=False))
+    own = _own(layer)
     matrices = torch.cat([weight.detach().flatten() for weight in own.values() if weight.dim() > 1])
     biases = [weight.detach().flatten() for key, weight in own.items() if weight.dim() == 1 and "bias" in key]
     return LayerMeasure(

@@ -197,6 +197,6 @@ def constant_output(subject: Subject) -> Iterator[Verdict]:
 def nudge_zeros(network: nn.Module) -> None:
     """Replace zero weights by small ones: what begins at zero by intent then lets signals and gradients pass."""
     with torch.no_grad():
-        for parameter in network.parameters():
+        for _, parameter in network.named_parameters():
             if parameter.is_floating_point() and not parameter.any():
                 parameter.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))

@@ -76,7 +76,7 @@ def _failing_place(subject: Subject) -> tuple[str, str]:
 
 def known_leaves(subject: Subject) -> Iterator[Verdict]:
     """All that the output depends on and wants a gradient is a parameter of the network."""
-    known = {id(parameter) for parameter in subject.network.parameters()}
+    known = {id(parameter) for parameter in subject.parameters}
     # Told by checks of their own.
     known |= {id(value) for _, value in (*subject.unregistered, *plain_tensors(subject.network))}
     for _, value in subject.unregistered:

@@ -32,8 +32,18 @@ def registered(subject: Subject) -> Iterator[Verdict]:
             "warn" if frozen else "fail",
             place,
             f"{type(value).__name__} with {count:,} parameters is kept in a plain list or dict: parameters() of the "
-            f"network gives {sum(p.numel() for p in subject.network.parameters()):,} without them",
+            f"network gives {sum(p.numel() for p in subject.parameters):,} without them",
             f"Keep it in an nn.{kind}, or as an attribute of its own, so that it is trained, saved and moved.",
+        )
+    given = {id(parameter) for parameter in subject.network.parameters()}
+    if left := [name for name, parameter in subject.network.named_parameters() if id(parameter) not in given]:
+        yield Verdict(
+            "registered",
+            "warn",
+            left[0].rpartition(".")[0],
+            f"a parameters() of the network's own leaves out {len(left)} of {len(subject.parameters)} parameter "
+            f"tensors, {left[0]} first; named_parameters() has them, so that they are trained all the same",
+            "Delete it; to train the others alone, call requires_grad_(False) on these.",
         )
 
 
@@ -70,7 +80,7 @@ def plain(subject: Subject) -> Iterator[Verdict]:
                 "fail",
                 owner,
                 f"{place} {tuple(value.shape)} wants a gradient, yet it is none of the "
-                f"{len(list(subject.network.parameters()))} parameters: no optimizer trains it",
+                f"{len(subject.parameters)} parameters: no optimizer trains it",
                 f"Wrap it: self.{place.rpartition('.')[2]} = nn.Parameter(...).",
             )
         elif value.dim() and value.is_leaf:
@@ -131,7 +141,7 @@ def shared(subject: Subject) -> Iterator[Verdict]:
 
 def frozen(subject: Subject) -> Iterator[Verdict]:
     """Parameters that are not to be trained: deliberate in a backbone, a mistake where it is all of them."""
-    parameters = list(subject.network.parameters())
+    parameters = subject.parameters
     still = [parameter for parameter in parameters if not parameter.requires_grad]
     numbers = (
         f"{sum(p.numel() for p in still):,} of {sum(p.numel() for p in parameters):,} parameters have "
@@ -174,7 +184,7 @@ def optimized(subject: Subject) -> Iterator[Verdict]:
                 else f"{name} is in {times} groups of the optimizer",
                 remedy,
             )
-    foreign = len(set(held) - {id(parameter) for parameter in subject.network.parameters()})
+    foreign = len(set(held) - {id(parameter) for parameter in subject.parameters})
     if not found:
         yield Verdict("optimizer", "pass", "", f"all {len(subject.trainable)} parameter tensors are in 1 group", "")
     if foreign:
@@ -276,7 +286,7 @@ def wasteful(subject: Subject) -> Iterator[Verdict]:
             f"effect): {', '.join(list(inert)[:4])}",
             "bias=False there.",
         )
-    total = sum(parameter.numel() for parameter in subject.network.parameters())
+    total = sum(parameter.numel() for parameter in subject.parameters)
     for name, module in subject.network.named_modules():
         if isinstance(module, nn.Linear) and module.weight.numel() > max(HUGE, 0.9 * total):
             yield Verdict(

@@ -151,6 +151,11 @@ class Subject:
         return [gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient for gradient in found]
 
     @functools.cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """All of them, each once; also those that a parameters() of the user's own leaves out."""
+        return [parameter for _, parameter in self.network.named_parameters()]
+
+    @functools.cached_property
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters that want a gradient, by name."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
@@ -180,7 +185,7 @@ class Subject:
 
 def unregistered(network: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
     """Find layers and parameters that are kept in lists, tuples, sets and dicts, where torch does not look."""
-    known = {id(module) for module in network.modules()} | {id(p) for p in network.parameters()}
+    known = {id(module) for module in network.modules()} | {id(p) for _, p in network.named_parameters()}
 
     def search(place: str, value: object, depth: int) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
         if isinstance(value, (nn.Module, nn.Parameter)):

@@ -45,7 +45,7 @@ def overfit(subject: Subject) -> Iterator[Verdict]:
         yield Verdict("overfit", "pass", "", evidence, "")
     elif time.monotonic() > end:
         yield Verdict("overfit", "pass", "", f"{evidence}; time was up, so nothing is concluded", "")
-    elif len(subject.trainable) < len(list(subject.network.parameters())):
+    elif len(subject.trainable) < len(subject.parameters):
         yield Verdict("overfit", "pass", "", f"{evidence}; parts are frozen, so nothing is concluded", "")
     else:
         hopeless = not last < 0.9 * prior

@@ -119,6 +119,60 @@ def test_measuring_leaves_modes_and_chance_alone():
     assert not any(layer._forward_hooks for layer in network.modules())
 
 
+class Failing(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).view(-1, 7)
+
+
+class Nested(nn.Module):
+    """Whose layers give nested tensors in evaluation mode, as torch's own encoder has it with padding."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = x.unsqueeze(2).expand(-1, -1, 8)
+        return self.out(self.encoder(x, src_key_padding_mask=x[..., 0] == 0).mean(1))
+
+
+class OwnParameters(nn.Sequential):
+    def parameters(self, recurse=True):
+        return self[2].parameters()
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*")
+@pytest.mark.parametrize(
+    ("make", "seen"),
+    [
+        (lambda: Failing(nn.Linear(6, 8), nn.Linear(8, 5)), {"0", "1"}),
+        (lambda: nn.Sequential(nn.Linear(6, 8), nn.Embedding(4, 4)), {"0"}),
+        (lambda: Nested(), {"out"}),
+        (lambda: OwnParameters(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), {"0", "2"}),
+    ],
+    ids=["forward fails", "layer fails", "nested tensors", "own parameters()"],
+)
+def test_measuring_never_fails_and_tells_what_it_came_to(make, seen):
+    network = make()
+    batch = torch.rand(4, 6) * (torch.arange(6) < torch.tensor([[6], [3], [2], [5]]))
+    measured = measure(network, batch)
+    assert seen <= {one.layer for one in measured if one.output_std is not None}
+    scale_to_unit_variance(network, sorted(seen), batch)
+
+
+def test_layers_that_the_constructor_froze_keep_their_weights_unless_a_rule_names_them():
+    for config, changed in ((PLAIN, False), (InitializeConfig(rules={"0": "orthogonal"}), True)):
+        network = sequence()
+        network[0].requires_grad_(False)
+        before = [parameter.clone() for parameter in network[0].parameters()]
+        fill(network, config, 0, torch.ones(1, 6))
+        weights = list(network[0].parameters())
+        assert torch.equal(before[0], weights[0]) != changed and torch.equal(before[1], weights[1]) != changed
+        assert not network[2].bias.any()
+
+
 def test_frozen_parameters_stay_and_backbone_is_all_but_the_last_layer():
     network = sequence()
     freeze(network, ["backbone"])

@@ -217,6 +217,12 @@ class ParameterInList(MLP):
         return self.out(self.hidden(x) * self.scales[0])
 
 
+@fault("registered", "first", "warn", alone=False)
+class GivesItsHeadAlone(MLP):
+    def parameters(self, recurse=True):
+        return self.out.parameters(recurse)
+
+
 @fault("backward_method")
 class BackwardMethod(MLP):
     def backward(self, gradient):

@@ -166,6 +166,16 @@ def transformer_of_sequence_first():
 
 
 @sound(inputs="tokens")
+class NestedTensors(Encoder):
+    """As torch has it by default: in evaluation mode layers are given nested tensors, without padding."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+
+@sound(inputs="tokens")
 class LearnedPositionsOfFixedLength(Encoder):
     def __init__(self):
         super().__init__()
