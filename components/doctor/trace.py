@@ -17,11 +17,13 @@ from torch.utils._pytree import tree_leaves
 TORCH = str(Path(torch.__file__).parent)
 ACTIVATIONS = {"relu", "relu_", "relu6", "sigmoid", "sigmoid_", "tanh", "tanh_"}
 DROPOUTS = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+ATTENTION = {"multi_head_attention_forward", "scaled_dot_product_attention"}
 # What takes a tensor out of the graph, or takes its values into Python.
 CUTS = {
     "detach", "detach_", "numpy", "__array__", "item", "tolist", "argmax", "argmin", "argsort", "data", "round", "sign",
     "floor", "ceil", "multinomial", "bernoulli", "long", "int", "one_hot", "__bool__", "__int__", "__float__",
 }  # fmt: skip
+RECORDED = {*ACTIVATIONS, *DROPOUTS, *ATTENTION, *CUTS, "batch_norm"}
 FACTORIES = {
     "zeros", "ones", "full", "empty", "eye", "arange", "linspace", "logspace", "rand", "randn", "randint", "randperm",
     "tensor", "as_tensor", "from_numpy", "scalar_tensor", "normal", "tril_indices", "triu_indices", "hann_window",
@@ -198,7 +200,7 @@ class Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
             self._follow_device(name, args, kwargs, result)
-        if name in ACTIVATIONS or name in DROPOUTS or name in CUTS or name == "batch_norm":
+        if name in RECORDED:
             self._record(name, args, kwargs, result)
         return result
 
@@ -213,6 +215,9 @@ class Recorder(TorchFunctionMode):
         elif name == "batch_norm":
             positional = dict(zip(("mean", "var", "weight", "bias", "training"), args[1:], strict=False))
             operation.arguments = {"training": False} | positional | kwargs
+        elif name in ATTENTION:
+            positional = dict(zip(("attn_mask",), args[3:], strict=False)) if name.startswith("scaled") else {}
+            operation.arguments = positional | kwargs
         elif name in ACTIVATIONS and isinstance(result, Tensor) and result.is_floating_point() and result.dim() > 1:
             operation.zeros, operation.units = _flat_part(name, result.detach()), result[0].numel()
         self.tracer.trace.operations.append(operation)

@@ -788,7 +788,7 @@ class CatOfBatches(MLP):
         return torch.cat([x, x])
 
 
-@fault("padding", inputs="tokens", alone=False)
+@fault("attention_mask", "attention", inputs="tokens", alone=False)
 class InvertedMask(nn.Module):
     def __init__(self):
         super().__init__()
@@ -973,6 +973,89 @@ class AttendsToPadding(nn.Module):
 
     def forward(self, tokens):
         return self.out(self.encoder(self.table(tokens))[:, 0])
+
+
+class MaskedMean(nn.Module):
+    """A mean over real tokens of what a layer makes of them."""
+
+    def __init__(self, layer=None):
+        super().__init__()
+        self.table = nn.Embedding(30, 16, padding_idx=0)
+        self.layer = layer or nn.Identity()
+        self.out = nn.Linear(16, CLASSES)
+
+    def mixed(self, x, tokens):
+        return self.layer(x)
+
+    def forward(self, tokens):
+        kept = (tokens != 0).unsqueeze(2)
+        return self.out((self.mixed(self.table(tokens), tokens) * kept).sum(1) / kept.sum(1))
+
+
+@fault("attention_mask", "layer.self_attn", inputs="tokens")
+class MaskOfEncoderInverted(MaskedMean):
+    def __init__(self):
+        super().__init__(nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True))
+
+    def mixed(self, x, tokens):
+        return self.layer(x, src_key_padding_mask=tokens.ne(0))
+
+
+@fault("attention_mask", "layer", inputs="tokens", alone=False)
+class MaskOfAttentionInverted(MaskedMean):
+    def __init__(self):
+        super().__init__(nn.MultiheadAttention(16, 2))
+
+    def mixed(self, x, tokens):
+        t = x.transpose(0, 1)
+        return x + self.layer(t, t, t, key_padding_mask=tokens != 0)[0].transpose(0, 1)
+
+
+@fault("attention_mask", "layer", inputs="tokens")
+class MaskOfProductInverted(MaskedMean):
+    def __init__(self):
+        super().__init__(ProductAttention(16, 48))
+
+    def mixed(self, x, tokens):
+        return x + self.layer(x, (tokens == 0)[:, None, None])
+
+
+class ProductAttention(nn.Linear):
+    def forward(self, x, mask):
+        n, length, _ = x.shape
+        q, k, v = super().forward(x).view(n, length, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+@fault("attention_mask", "layer", inputs="tokens")
+class FloatMaskInverted(MaskOfProductInverted):
+    def mixed(self, x, tokens):
+        mask = (tokens != 0)[:, None, None].to(x.dtype) * -1e9
+        return x + self.layer(x, mask)
+
+
+@fault("padding", inputs="tokens")
+class MaximumOverPadding(MaskedMean):
+    def forward(self, tokens):
+        return self.out((self.table(tokens) + 0.5).relu().amax(1))
+
+
+@fault("padding", inputs="tokens")
+class ConvolvesPadding(MaskedMean):
+    def __init__(self):
+        super().__init__(nn.Conv1d(16, 16, 3, padding=1))
+        nn.init.constant_(self.layer.bias, 0.5)
+
+    def forward(self, tokens):
+        return self.out(self.layer(self.table(tokens).transpose(1, 2)).relu().amax(2))
+
+
+@fault("padding", inputs="tokens")
+class OneTooFar(Reader):
+    def forward(self, tokens):
+        states, _ = self.lstm(self.table(tokens))
+        behind = (tokens != 0).sum(1).clamp(max=tokens.shape[1] - 1)
+        return self.out(states[torch.arange(len(tokens), device=tokens.device), behind])
 
 
 @fault("overfit", level="full")

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from tests.components.doctor.cases import CLASSES
-from tests.components.doctor.faulty import CNN, MLP, Reader
+from tests.components.doctor.faulty import CNN, MLP, MaskedMean, ProductAttention, Reader
 
 
 @dataclass
@@ -209,6 +209,30 @@ class MaskedTextCNN(nn.Module):
             there = torch.arange(y.shape[2], device=y.device) < length[:, None] + conv.kernel_size[0] - 1
             found.append(y.masked_fill(~there[:, None], -torch.inf).amax(2))
         return self.out(torch.relu(torch.cat(found, 1)))
+
+
+@sound(inputs="tokens")
+class MaskedAttention(MaskedMean):
+    def __init__(self):
+        super().__init__(ProductAttention(16, 48))
+
+    def mixed(self, x, tokens):
+        return x + self.layer(x, (tokens != 0)[:, None, None])
+
+
+@sound(inputs="tokens")
+class CausalAttention(MaskedMean):
+    """Which masks the future alone, and reads the last real token."""
+
+    def __init__(self):
+        super().__init__(ProductAttention(16, 48))
+
+    def forward(self, tokens):
+        length = tokens.shape[1]
+        past = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        x = self.table(tokens)
+        x = x + self.layer(x, past.expand(len(tokens), 1, -1, -1))
+        return self.out(x[torch.arange(len(tokens), device=tokens.device), (tokens != 0).sum(1) - 1])
 
 
 @sound(inputs="tokens")
