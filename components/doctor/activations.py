@@ -60,7 +60,7 @@ def _kind(node: Any) -> str:
     return NON_LINEAR.get(name, "")
 
 
-def _through(node: Any) -> Any:
+def through_views(node: Any) -> Any:
     """The node behind views, transposes and the like."""
     while node is not None and any(name in type(node).__name__ for name in TRANSPARENT):
         node = next((before for before, _ in node.next_functions if before is not None), None)
@@ -90,7 +90,7 @@ def last(subject: Subject) -> Iterator[Verdict]:
             f"{int((subject.trained.logits == 0).sum())} of {logits.numel()} outputs are dropped in training mode",
             "No dropout behind the last layer.",
         )
-    node = _through(trace.logits.grad_fn)
+    node = through_views(trace.logits.grad_fn)
     kind = _kind(node) if node is not None else ""
     layer = trace.layer_of(node) if kind else ""
     match subject.kind_of_loss:
@@ -221,7 +221,7 @@ def doubled(subject: Subject) -> Iterator[Verdict]:
         kind = _kind(node)
         if not kind or not node.next_functions:
             continue
-        before = _through(node.next_functions[0][0])
+        before = through_views(node.next_functions[0][0])
         earlier = _kind(before) if before is not None else ""
         pointless = earlier in BOUNDED and kind in POINTLESS_AFTER_BOUNDED
         if pointless or (earlier == kind and kind != "clamp"):

@@ -76,9 +76,11 @@ def _compare(function: type[Function], layer: str, given: tuple[Any, ...], sampl
     try:
         outputs = _apply(function, arguments)
         weights = [_noise(output, seed=1) for output in outputs]
+        given_back = [weight.clone() for weight in weights]  # backward may write into what it is given
         analytic = torch.autograd.grad(
-            outputs, [arguments[i] for i in places], weights, allow_unused=True, materialize_grads=True
+            outputs, [arguments[i] for i in places], given_back, allow_unused=True, materialize_grads=True
         )
+        written = sum(int((a != b).sum()) for a, b in zip(weights, given_back, strict=True))
         worst, numbers, still, moved = 0.0, (0.0, 0.0), True, ""
         for place, gradient in zip(places, analytic, strict=True):
             direction = _noise(arguments[place], seed=2)
@@ -101,6 +103,15 @@ def _compare(function: type[Function], layer: str, given: tuple[Any, ...], sampl
             "Have it take any floating type and number of samples; then it can be verified.",
         )
     evidence = f"{name}: for {moved}, the derivative of forward is {numbers[0]:.5g}, backward says {numbers[1]:.5g}"
+    if (not places or worst <= WRONG) and written:
+        return Verdict(
+            "custom_function",
+            "warn",
+            layer,
+            f"{name}: backward changes {written} of {sum(w.numel() for w in weights)} numbers of the gradient that it is "
+            "given in place: others may use it, too",
+            "gradient = gradient * factor, not gradient *= factor; a clone() before values are set.",
+        )
     if not places or worst <= WRONG:
         return Verdict("custom_function", "pass", layer, f"{name}: forward and backward agree to {worst:.1g}", "")
     if worst != worst:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from components.doctor.batch import changed_others
 from components.doctor.subject import SAME, Subject, difference, shape_of
 from components.doctor.trace import DROPOUTS, Call, tensors
 from components.doctor.verdict import Verdict
@@ -131,16 +132,21 @@ def determined(subject: Subject) -> Iterator[Verdict]:
             f"two forwards of the same batch in evaluation mode differ by {apart:.2g} of the largest output{what}",
             "F.dropout(x, p, training=self.training), or an nn.Dropout; random numbers in training mode only.",
         )
-    elif (apart := difference(first.logits, again.logits)) > SAME:
-        layer = _first_difference(subject)
-        yield Verdict(
-            "determined",
-            "fail",
-            layer,
-            f"a second forward of the same batch with the same seed differs by "
-            f"{apart:.2g} of the largest output: something is kept from one to the next",
-            "Begin each forward anew: no hidden state, counter or cache that decides the output.",
-        )
+        return
+    other = next(iter(changed_others(subject).values()))
+    subject.run(other, seed=1)
+    behind = subject.run(seed=1, fresh=False)
+    for which, trace, before in (("a second", again, None), ("behind one of another batch, a", behind, other)):
+        if (apart := difference(first.logits, trace.logits)) > SAME:
+            yield Verdict(
+                "determined",
+                "fail",
+                _first_difference(subject, before=before),
+                f"{which} forward of the same batch with the same seed differs by {apart:.2g} of the largest output: "
+                "something is kept from one to the next",
+                "Begin each forward anew: no hidden state, counter or cache that decides the output.",
+            )
+            return
 
 
 def _random_in_evaluation(subject: Subject) -> tuple[str, str]:
@@ -150,8 +156,11 @@ def _random_in_evaluation(subject: Subject) -> tuple[str, str]:
     return _first_difference(subject, seed=2), ""
 
 
-def _first_difference(subject: Subject, seed: int = 1) -> str:
-    """The first layer whose output differs between two forwards; its parent where its input does already."""
+def _first_difference(subject: Subject, seed: int = 1, before: Tensor | None = None) -> str:
+    """The first layer whose output differs between two forwards; its parent where its input does already.
+
+    With another batch ``before`` the second one.
+    """
     seen: list[tuple[str, str, list[Tensor]]] = []
 
     def look(call: Call, entering: bool) -> None:
@@ -161,6 +170,8 @@ def _first_difference(subject: Subject, seed: int = 1) -> str:
 
     subject.run(seed=1, look=look)
     first = list(seen)
+    if before is not None:
+        subject.run(before, seed=1)
     seen.clear()
     subject.run(seed=seed, fresh=seed != 1, look=look)
     for (name, _, one), (_, _, other) in zip(first, seen, strict=False):

@@ -66,6 +66,7 @@ class Snapshot:
             elif _has_own_state(value):
                 self._attributes.append((value, dict(vars(value))))
                 pending.extend(vars(value).values())
+                pending.extend(_of_classes(value))
 
     def _keep_tensor(self, tensor: Tensor) -> None:
         gradient = tensor.grad if tensor.is_leaf else None
@@ -126,6 +127,13 @@ def _has_own_state(value: object) -> bool:
         and type(getattr(value, "__dict__", None)) is dict
         and type(value).__module__.partition(".")[0] not in FOREIGN
     )
+
+
+def _of_classes(value: object) -> list[object]:
+    """Lists, dicts and the like that all objects of a user's class share, such as a cache."""
+    own = [kind for kind in type(value).__mro__ if kind.__module__.partition(".")[0] not in FOREIGN]
+    shared = [(name, held) for kind in own for name, held in vars(kind).items()]
+    return [held for name, held in shared if isinstance(held, CONTAINERS) and not name.startswith("__")]
 
 
 @contextlib.contextmanager

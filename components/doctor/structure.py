@@ -10,11 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from components.doctor.activations import graph, through_views
 from components.doctor.subject import Subject, plain_tensors
 from components.doctor.trace import is_users
 from components.doctor.verdict import Verdict
 
 HUGE = 10_000_000
+# Layers whose weights have one row for each unit.
+UNITS_FIRST = (nn.Linear, _ConvNd, nn.Embedding, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
 def registered(subject: Subject) -> Iterator[Verdict]:
@@ -227,42 +230,76 @@ def settings(subject: Subject) -> Iterator[Verdict]:
 
 def constant_weights(subject: Subject) -> Iterator[Verdict]:
     """Units that begin equal stay equal; zeros are right at the end of a network or of a residual branch."""
-    trainable = {name: p for name, p in subject.trainable.items() if name.rpartition(".")[2] == "weight"}
-    zero = {}
-    for name, parameter in trainable.items():
-        layer = subject.network.get_submodule(name.rpartition(".")[0])
+    products = _in_products(subject)
+    for name, parameter in subject.trainable.items():
+        owner = name.rpartition(".")[0]
         weight = parameter.detach()
-        if not isinstance(layer, (nn.Linear, _ConvNd, nn.Embedding)) or weight.dim() < 2 or weight.numel() < 2:
-            continue
-        if not weight.any():
-            zero[name] = parameter
-        elif weight.shape[0] > 1 and weight[0].numel() > 1 and torch.equal(weight, weight[:1].expand_as(weight)):
-            if isinstance(layer, _ConvNd) and layer.groups > 1:
-                continue  # one unit per channel, each with an input of its own
+        if weight.any() and (
+            units := _equal_units(subject.network.get_submodule(owner), weight, id(parameter) in products)
+        ):
             yield Verdict(
                 "constant_weights",
                 "fail",
-                name.rpartition(".")[0],
-                f"all {weight.shape[0]} units have the same weights (first: {weight.flatten()[0]:.3g}): they compute "
+                owner,
+                f"all {units} units of {name} have the same weights (first: {weight.flatten()[0]:.3g}): they compute "
                 "the same and mostly learn the same",
                 "Fill it with random numbers: nn.init.kaiming_normal_ or torch's default.",
             )
-    if zero:
-        yield from _stuck_at_zero(subject, zero)
+    yield from _stuck_at_zero(subject)
 
 
-def _stuck_at_zero(subject: Subject, zero: dict[str, nn.Parameter]) -> Iterator[Verdict]:
-    trace = subject.run(training=True, gradient=True)
-    gradients = subject.gradients(subject.loss(trace.output), list(zero.values()))
-    for (name, weight), gradient in zip(zero.items(), gradients, strict=True):
-        if gradient is not None and not gradient.any():
-            yield Verdict(
-                "constant_weights",
-                "fail",
-                name.rpartition(".")[0],
-                f"all {weight.numel():,} weights are zero, and so is their gradient: they stay zero",
-                "Fill it with random numbers: nn.init.kaiming_normal_ or torch's default.",
-            )
+def _equal_units(layer: nn.Module, weight: Tensor, in_product: bool) -> int:
+    """How many units have the same weights, all of them; 0 where they differ, or none is known to be a unit."""
+    if isinstance(layer, _ConvNd) and layer.groups > 1:
+        return 0  # one unit per channel, each with an input of its own
+    if isinstance(layer, UNITS_FIRST):
+        axes = (0,) if weight.dim() > 1 and weight[0].numel() > 1 else ()
+    else:  # a matrix of the user's own, either way round; what only scales has no units
+        weight = weight.squeeze()
+        averages = torch.allclose(weight.sum(-1), torch.ones((), dtype=weight.dtype)) if weight.dim() else False
+        axes = (0, 1) if in_product and weight.dim() == 2 and not averages else ()
+    for axis in axes:
+        if weight.shape[axis] > 1 and torch.equal(weight, weight.narrow(axis, 0, 1).expand_as(weight)):
+            return weight.shape[axis]
+    return 0
+
+
+def _in_products(subject: Subject) -> set[int]:
+    """Ids of the parameters with which something is multiplied as with a matrix."""
+    if subject.trained.logits.grad_fn is None:
+        return set()
+    found = set()
+    for node in graph(subject.trained.logits.grad_fn):
+        if any(part in type(node).__name__ for part in ("Mm", "mm", "Linear", "Convolution")):
+            sources = [through_views(before) for before, _ in node.next_functions]
+            found |= {id(source.variable) for source in sources if hasattr(source, "variable")}
+    return found
+
+
+def _stuck_at_zero(subject: Subject) -> Iterator[Verdict]:
+    """Zeros whose gradient is zero and stays so, also when all that gets a gradient has moved."""
+    zero = {name: p for name, p in subject.trainable.items() if p.is_floating_point() and not p.any()}
+    stuck = {name for name, p in zero.items() if p.dim() > 1 and p.numel() > 1}
+    subject.snapshot.restore()
+    moved = True
+    while stuck and moved:
+        trace = subject.run(training=True, gradient=True, fresh=False)
+        gradients = subject.gradients(subject.loss(trace.output), list(zero.values()))
+        got = [name for name, gradient in zip(zero, gradients, strict=True) if gradient is None or gradient.any()]
+        stuck -= set(got)
+        moved = bool(got)
+        with torch.no_grad():
+            for name in got:
+                zero.pop(name).data.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
+    for name in (name for name in zero if name in stuck):
+        yield Verdict(
+            "constant_weights",
+            "fail",
+            name.rpartition(".")[0],
+            f"all {zero[name].numel():,} numbers of {name} are zero, and so is their gradient: they stay zero",
+            "Fill it with random numbers: nn.init.kaiming_normal_ or torch's default. Of two factors, such as the "
+            "two matrices of a low-rank update, only one may begin at zero.",
+        )
 
 
 def wasteful(subject: Subject) -> Iterator[Verdict]:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +87,23 @@ class Reader(nn.Module):
         states, _ = self.lstm(self.table(tokens))
         last = (tokens != 0).sum(1) - 1
         return self.out(states[torch.arange(len(tokens), device=tokens.device), last])
+
+
+class MaskedMean(nn.Module):
+    """A mean over real tokens of what a layer makes of them."""
+
+    def __init__(self, layer=None):
+        super().__init__()
+        self.table = nn.Embedding(30, 16, padding_idx=0)
+        self.layer = layer or nn.Identity()
+        self.out = nn.Linear(16, CLASSES)
+
+    def mixed(self, x, tokens):
+        return self.layer(x)
+
+    def forward(self, tokens):
+        kept = (tokens != 0).unsqueeze(2)
+        return self.out((self.mixed(self.table(tokens), tokens) * kept).sum(1) / kept.sum(1))
 
 
 # Forward
@@ -315,6 +332,70 @@ class ZeroWeights(MLP):
         super().__init__()
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
+
+
+class OwnMatrix(MLP):
+    """Whose middle is a matrix of its own, inputs first."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        del self.middle
+
+    def hidden(self, x):
+        return torch.relu(torch.relu(self.first(x)) @ self.weight)
+
+
+@fault("constant_weights")
+def matrix_of_ones():
+    return OwnMatrix(torch.full((24, 24), 0.1))
+
+
+@fault("constant_weights")
+def equal_columns():
+    return OwnMatrix(torch.randn(24, 1).repeat(1, 24) / 5)
+
+
+@fault("constant_weights")
+def equal_rows():
+    class Transposed(OwnMatrix):
+        def hidden(self, x):
+            return torch.relu(F.linear(torch.relu(self.first(x)), self.weight))
+
+    return Transposed(torch.randn(1, 24).repeat(24, 1) / 5)
+
+
+@fault("constant_weights", "rnn", inputs="tokens")
+class EqualRecurrentUnits(Reader):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.RNN(16, 16, batch_first=True)
+        for weight in (self.rnn.weight_ih_l0, self.rnn.weight_hh_l0, self.rnn.bias_ih_l0, self.rnn.bias_hh_l0):
+            nn.init.constant_(weight, 0.03)
+
+    def forward(self, tokens):
+        states, _ = self.rnn(self.lstm(self.table(tokens))[0])
+        return self.out(states[torch.arange(len(tokens), device=tokens.device), (tokens != 0).sum(1) - 1])
+
+
+@fault("constant_weights")
+class BothFactorsZero(MLP):
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.zeros(12, 4)), nn.Parameter(torch.zeros(4, 24))
+
+    def forward(self, x):
+        return self.out(torch.relu(self.middle(torch.relu(self.first(x) + x @ self.down @ self.up))))
+
+
+@fault("constant_weights", alone=False)
+class TwoZeroMatrices(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(12, 24)), nn.Parameter(torch.zeros(24, CLASSES))
+
+    def forward(self, x):
+        return torch.tanh(x @ self.first) @ self.second
 
 
 # Plain tensors, device, type
@@ -588,6 +669,45 @@ class Remembering(nn.LSTM):
         output, state = super().forward(x, self.state)
         self.state = tuple(value.detach() for value in state)
         return output, state
+
+
+@fault("determined", "middle")
+class KeepsFeaturesOfABatch(MLP):
+    """By the batch's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.middle = Cached(24, 24)
+
+
+class Cached(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.cache = {}
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y + self.cache.setdefault(len(x), y.detach())
+
+
+@fault("determined", inputs="tokens")
+class MaskOfTheFirstBatch(MaskedMean):
+    kept = None
+
+    def forward(self, tokens):
+        if self.kept is None or self.kept.shape[:2] != tokens.shape:
+            self.kept = (tokens != 0).unsqueeze(2)
+        return self.out((self.table(tokens) * self.kept).sum(1) / self.kept.sum(1))
+
+
+@fault("determined")
+class SharesACache(MLP):
+    """Among all objects of its class."""
+
+    means: ClassVar = {}
+
+    def forward(self, x):
+        return super().forward(x - self.means.setdefault(x.shape, x.mean(0)))
 
 
 @fault("modes", "", "warn")
@@ -878,6 +998,32 @@ class WrongShape(torch.autograd.Function):
         return gradient.sum(1)
 
 
+class HalvesInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, gradient):  # ty: ignore[invalid-method-override]
+        (x,) = ctx.saved_tensors
+        gradient[x < 0] = 0
+        gradient *= 0.5
+        return gradient
+
+
+class CutsInPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx, gradient):  # ty: ignore[invalid-method-override]
+        (x,) = ctx.saved_tensors
+        return gradient.masked_fill_(x < 0, 0)
+
+
 class Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -919,6 +1065,16 @@ class WithFunction(MLP):
 @fault("custom_function", "custom")
 def wrong_backward():
     return WithFunction(WrongSquare)
+
+
+@fault("custom_function", "custom")
+def wrong_backward_in_place():
+    return WithFunction(HalvesInPlace)
+
+
+@fault("custom_function", "custom", "warn")
+def right_backward_in_place():
+    return WithFunction(CutsInPlace)
 
 
 @fault("custom_function", "middle")
@@ -973,23 +1129,6 @@ class AttendsToPadding(nn.Module):
 
     def forward(self, tokens):
         return self.out(self.encoder(self.table(tokens))[:, 0])
-
-
-class MaskedMean(nn.Module):
-    """A mean over real tokens of what a layer makes of them."""
-
-    def __init__(self, layer=None):
-        super().__init__()
-        self.table = nn.Embedding(30, 16, padding_idx=0)
-        self.layer = layer or nn.Identity()
-        self.out = nn.Linear(16, CLASSES)
-
-    def mixed(self, x, tokens):
-        return self.layer(x)
-
-    def forward(self, tokens):
-        kept = (tokens != 0).unsqueeze(2)
-        return self.out((self.mixed(self.table(tokens), tokens) * kept).sum(1) / kept.sum(1))
 
 
 @fault("attention_mask", "layer.self_attn", inputs="tokens")

@@ -396,6 +396,51 @@ class LoRA(MLP):
         return self.out(torch.relu(self.middle(x) + self.up(self.down(x))))
 
 
+@sound(inputs="images")
+class ZeroTokenAndZeroHead(nn.Module):
+    """The token gets its gradient as soon as the head has moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.token, self.positions = nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(torch.zeros(1, 17, 16))
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True, norm_first=True)
+        self.out = nn.Linear(16, CLASSES)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.out(self.block(x)[:, 0])
+
+
+@sound(inputs="images")
+class ScalesOfOnes(CNN):
+    """Element by element, and a mean over places that is learned on."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(16, 8, 8))
+        self.norm2 = nn.LayerNorm((16, 8, 8))
+        self.average = nn.Parameter(torch.full((64, 64), 1 / 64))
+
+    def forward(self, x):
+        x = self.norm2(self.features(x) * self.scale)
+        mixed = (x.flatten(2) @ self.average.t()).view_as(x)
+        return self.out((x + mixed).amax((2, 3)))
+
+
+@sound(warns={"plain_tensor"})
+class CachesWhatIsConstant(MLP):
+    def __init__(self):
+        super().__init__()
+        self.cache = {}
+
+    def forward(self, x):
+        ramp = self.cache.setdefault(x.shape[1], torch.linspace(0.5, 1.5, x.shape[1], device=x.device))
+        return super().forward(x * ramp.to(x))
+
+
 @sound()
 def spectral_norm():
     network = MLP()
