@@ -52,6 +52,8 @@ ENOUGH = 64
 # What leaves nothing to be bounded again, or to be cut at 0.
 BOUNDED = {"sigmoid", "softmax", "hardsigmoid"}
 POINTLESS_AFTER_BOUNDED = {*BOUNDED, "log_softmax", "ReLU"}
+# What halves the range of the next one, and what it does so to: ReLU leaves a sigmoid 0.5 to 1.
+CURVES, SQUEEZES = {"ReLU", "tanh"}, {"sigmoid", "tanh"}
 
 
 def _kind(node: Any) -> str:
@@ -217,6 +219,7 @@ def doubled(subject: Subject) -> Iterator[Verdict]:
     if trace.logits.grad_fn is None:
         return
     nodes = graph(trace.logits.grad_fn)
+    uses = collections.Counter(before for node in nodes for before, _ in node.next_functions)
     for node in sorted(nodes, key=lambda node: node._sequence_nr()):
         kind = _kind(node)
         if not kind or not node.next_functions:
@@ -224,7 +227,8 @@ def doubled(subject: Subject) -> Iterator[Verdict]:
         before = through_views(node.next_functions[0][0])
         earlier = _kind(before) if before is not None else ""
         pointless = earlier in BOUNDED and kind in POINTLESS_AFTER_BOUNDED
-        if pointless or (earlier == kind and kind != "clamp"):
+        squeezed = earlier in CURVES and kind in SQUEEZES and uses[before] == 1
+        if pointless or squeezed or (earlier == kind and kind != "clamp"):
             yield Verdict(
                 "activations",
                 "warn",
@@ -233,11 +237,11 @@ def doubled(subject: Subject) -> Iterator[Verdict]:
                 "Keep one of the two.",
             )
             break
-    yield from _linear_pairs(subject, trace, nodes)
+    yield from _linear_pairs(trace, nodes, uses)
 
 
-def _linear_pairs(subject: Subject, trace: Trace, nodes: list[Any]) -> Iterator[Verdict]:
-    uses = collections.Counter(before for node in nodes for before, _ in node.next_functions)
+def _linear_pairs(trace: Trace, nodes: list[Any], uses: collections.Counter[Any]) -> Iterator[Verdict]:
+    called = collections.Counter(id(call.module) for call in trace.calls)
     # Those whose output is in the graph of the logits.
     linear = [c for c in trace.calls if isinstance(c.module, (nn.Linear, _ConvNd)) and c.output_node in set(nodes)]
     ends = {call.output_node: call for call in linear}
@@ -251,6 +255,8 @@ def _linear_pairs(subject: Subject, trace: Trace, nodes: list[Any]) -> Iterator[
         before = ends.get(node)
         # What goes elsewhere as well, such as a gate or a residual, is not one linear layer with the next.
         if before is None or before is call or used > 1 or _is_factorised(before.module, call.module):
+            continue
+        if called[id(before.module)] > 1:  # its other output goes elsewhere
             continue
         yield Verdict(
             "activations",

@@ -108,8 +108,8 @@ def _compare(function: type[Function], layer: str, given: tuple[Any, ...], sampl
             "custom_function",
             "warn",
             layer,
-            f"{name}: backward changes {written} of {sum(w.numel() for w in weights)} numbers of the gradient that it is "
-            "given in place: others may use it, too",
+            f"{name}: backward changes {written} of {sum(w.numel() for w in weights)} numbers of the gradient that it "
+            "is given in place: others may use it, too",
             "gradient = gradient * factor, not gradient *= factor; a clone() before values are set.",
         )
     if not places or worst <= WRONG:

@@ -18,13 +18,19 @@ def device(subject: Subject) -> Iterator[Verdict]:
     strays = [stray for trace in (subject.evaluated, subject.trained) for stray in trace.strays]
     for layer, operation, origin in strays:
         if origin not in attributes:
+            fetched = origin.startswith("Tensor.")
+            met = f"{operation} takes it together with the network's own: 1 of 2 operands stays behind"
+            if operation == "NumPy":
+                met = "which is refused of 1 tensor of the network's"
             yield Verdict(
                 "device",
                 "fail",
                 layer,
-                f"{origin} makes a tensor on the CPU, {operation} takes it together with the network's own: 1 of 2 "
-                "operands stays behind when the network moves to a GPU",
-                f"{origin}(..., device=x.device), or keep it as a buffer (register_buffer).",
+                f"{origin} {'takes a tensor to' if fetched else 'makes a tensor on'} the CPU, {met} when the "
+                "network moves to a GPU",
+                "Leave it where it is: no .cpu(), .to('cpu') and no NumPy in forward; torch has the same functions."
+                if fetched
+                else f"{origin}(..., device=x.device), or keep it as a buffer (register_buffer).",
             )
             return
 

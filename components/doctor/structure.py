@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from components.doctor.activations import graph, through_views
 from components.doctor.subject import Subject, plain_tensors
-from components.doctor.trace import is_users
+from components.doctor.trace import Call, is_users
 from components.doctor.verdict import Verdict
 
 HUGE = 10_000_000
@@ -142,6 +142,27 @@ def shared(subject: Subject) -> Iterator[Verdict]:
             )
 
 
+def norms_at_two_places(subject: Subject) -> Iterator[Verdict]:
+    """One batch normalisation behind two layers: its running statistics fit neither of them."""
+    behind: dict[int, set[int]] = {}
+    latest: dict[int, Call] = {}
+    for call in subject.trained.calls:
+        parent = id(call.parent)
+        if isinstance(call.module, _BatchNorm) and parent in latest:
+            behind.setdefault(id(call.module), set()).add(id(latest[parent].module))
+            if len(behind[id(call.module)]) > 1 and call.module.track_running_stats:
+                yield Verdict(
+                    "shared_norm",
+                    "warn",
+                    call.name,
+                    f"one {type(call.module).__name__} stands behind {len(behind[id(call.module)])} layers, the second "
+                    f"{latest[parent].name}: its running mean and variance mix both, and evaluation uses them",
+                    "A normalisation of its own for each place.",
+                )
+                return
+        latest[parent] = call
+
+
 def frozen(subject: Subject) -> Iterator[Verdict]:
     """Parameters that are not to be trained: deliberate in a backbone, a mistake where it is all of them."""
     parameters = subject.parameters
@@ -217,6 +238,18 @@ def settings(subject: Subject) -> Iterator[Verdict]:
                 name,
                 "momentum 0: the running mean and variance stay at 0 and 1, and evaluation uses them",
                 "momentum is the weight of the new batch; 0.1 is torch's default.",
+            )
+        if module.track_running_stats and (module.momentum or 0) > 0.5:
+            yield Verdict(
+                "settings",
+                "warn",
+                name,
+                f"momentum {module.momentum:g}: of the running mean and variance, which evaluation uses, "
+                f"{1 - module.momentum:.0%} is left after each batch",
+                f"momentum is the weight of the new batch; Keras' {module.momentum:g} is torch's "
+                f"{1 - module.momentum:.2g}."
+                if module.momentum < 1
+                else "momentum is the weight of the new batch; 0.1 is torch's default.",
             )
         if module.eps >= 0.1:
             yield Verdict(

@@ -102,6 +102,7 @@ class Subject:
                 if record:
                     with recorder:
                         tracer.trace.output = self.network(given)
+                    recorder.output(main_output(tracer.trace.output))
                 else:
                     tracer.trace.output = self.network(given)
                 tracer.trace.switched = torch.is_grad_enabled() != gradient

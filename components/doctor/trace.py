@@ -29,7 +29,10 @@ FACTORIES = {
     "tensor", "as_tensor", "from_numpy", "scalar_tensor", "normal", "tril_indices", "triu_indices", "hann_window",
 }  # fmt: skip
 # Operations that may take tensors of two devices: they move them, or index by them.
-MOVES = {"to", "type_as", "cuda", "cpu", "copy_", "__getitem__", "__setitem__", "index_put_", "set_", "__get__"}
+MOVES = {
+    "to", "type_as", "cuda", "cpu", "copy_", "__getitem__", "__setitem__", "index_put_", "set_", "__get__",
+    "_pack_padded_sequence",
+}  # fmt: skip
 
 
 class Raised(Exception):
@@ -198,6 +201,8 @@ class Recorder(TorchFunctionMode):
         if self.stays and name not in MOVES:
             self._compare_devices(name, (args, kwargs))
         result = func(*args, **kwargs)
+        if name in ("numpy", "__array__", "cpu", "to") and not _called_by_torch():
+            result = self._leave_device(name, args, kwargs, result)
         if isinstance(result, Tensor):
             self._follow_device(name, args, kwargs, result)
         if name in RECORDED:
@@ -222,6 +227,10 @@ class Recorder(TorchFunctionMode):
             operation.zeros, operation.units = _flat_part(name, result.detach()), result[0].numel()
         self.tracer.trace.operations.append(operation)
 
+    def output(self, output: Any) -> None:
+        """Look at what the network gives: the loss meets it with targets."""
+        self._compare_devices("the loss", (output, torch.empty(1)))
+
     def _compare_devices(self, name: str, values: Any) -> None:
         found = [value for value in tensors(values) if value.dim() > 0]
         staying = [value for value in found if id(value) in self.stays]
@@ -231,13 +240,31 @@ class Recorder(TorchFunctionMode):
             for value in staying:  # told once
                 self.stays.pop(id(value), None)
 
+    def _leave_device(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        """Note what is fetched to the CPU; given as an object of its own, as it is where it comes from a GPU."""
+        source = args[0] if args else None
+        if not isinstance(source, Tensor) or source.dim() == 0 or id(source) in self.stays:
+            return result
+        if name in ("numpy", "__array__"):  # refused of a tensor on a GPU
+            self.tracer.trace.strays.append((self.tracer.layer, "NumPy", f"Tensor.{name}()"))
+        elif name == "cpu" or any(_says_cpu(value) for value in (*args[1:], *kwargs.values())):
+            if result is source and source.layout is torch.strided and not source.is_nested:
+                result = source.view_as(source)
+            if result is not source:
+                self.stays[id(result)] = (result, "Tensor.cpu()" if name == "cpu" else "Tensor.to('cpu')")
+        return result
+
     def _follow_device(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
         if name in FACTORIES and isinstance(kwargs.get("device"), (str, type(None))):
             # Of a tensor, as_tensor keeps the device.
             if not (name in ("as_tensor", "tensor") and tensors(args)) and result.dim() > 0 and not _called_by_torch():
                 self.stays[id(result)] = (result, f"torch.{name}")
             return
+        if name == "cpu":
+            return
         if name in ("to", "type_as"):
+            if any(_says_cpu(value) for value in (*args[1:], *kwargs.values())):
+                return
             others = [v for v in (*args[1:], *kwargs.values()) if isinstance(v, (torch.device, Tensor))]
             if others or name == "type_as":
                 self.stays.pop(id(result), None)
@@ -247,6 +274,11 @@ class Recorder(TorchFunctionMode):
             kept = next((self.stays[id(s)][1] for s in sources if id(s) in self.stays), None)
             if kept:
                 self.stays[id(result)] = (result, kept)
+
+
+def _says_cpu(value: object) -> bool:
+    """Whether it names the CPU in letters: a torch.device may be that of another tensor."""
+    return isinstance(value, str) and value.partition(":")[0] == "cpu"
 
 
 def _called_by_torch() -> bool:

@@ -298,6 +298,27 @@ def momentum_of_zero():
     return CNN(lambda n: nn.BatchNorm2d(n, momentum=0.0))
 
 
+@fault("settings", "norm1", "warn", inputs="images")
+def momentum_of_keras():
+    return CNN(lambda n: nn.BatchNorm2d(n, momentum=0.99))
+
+
+@fault("settings", "norm1", "warn", inputs="images")
+def momentum_of_one():
+    return CNN(lambda n: nn.BatchNorm2d(n, momentum=1.0))
+
+
+@fault("shared_norm", "norm1", "warn", inputs="images")
+class NormAtTwoPlaces(CNN):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+    def features(self, x):
+        x = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.conv2(torch.relu(self.norm1(self.extra(x)))))
+
+
 @fault("settings", "norm1", inputs="images")
 def huge_eps():
     return CNN(lambda n: nn.BatchNorm2d(n, eps=100.0))
@@ -459,6 +480,30 @@ class StateOnCpu(Reader):
         return self.out(states[torch.arange(len(tokens), device=tokens.device), (tokens != 0).sum(1) - 1])
 
 
+@fault("device", "first")
+class InputToCpu(MLP):
+    def forward(self, x):
+        return super().forward(x.to("cpu"))
+
+
+@fault("device", "out")
+class HiddenToCpu(MLP):
+    def forward(self, x):
+        return self.out(self.hidden(x).cpu())
+
+
+@fault("device")
+class OutputToCpu(MLP):
+    def forward(self, x):
+        return super().forward(x).to(device="cpu")
+
+
+@fault("device")
+class InputThroughNumPy(MLP):
+    def forward(self, x):
+        return super().forward(x + torch.from_numpy(x.detach().numpy() ** 2))
+
+
 @fault("dtype", "", level="full")
 class FixedType(MLP):
     def forward(self, x):
@@ -603,6 +648,22 @@ class DropoutOnLogits(MLP):
 class ReluTwice(MLP):
     def forward(self, x):
         return self.out(self.hidden(x).relu())
+
+
+@fault("activations", "", "warn")
+class SigmoidOfRelu(MLP):
+    def forward(self, x):
+        return self.out(torch.sigmoid(self.hidden(x)))
+
+
+@fault("activations", "sigmoid", "warn")
+class SigmoidOfTanh(MLP):
+    def __init__(self):
+        super().__init__()
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x):
+        return self.out(self.sigmoid(torch.tanh(self.middle(self.first(x).relu()))))
 
 
 @fault("activations", "middle", "warn")
@@ -841,7 +902,7 @@ class WithoutGradient(MLP):
         return self.out(torch.relu(self.middle(x)))
 
 
-@fault("reached")
+@fault("reached", alone=False)
 class ThroughNumPy(MLP):
     def forward(self, x):
         x = self.out(self.hidden(x))

@@ -558,6 +558,40 @@ class Gated(MLP):
 
 
 @sound()
+class Hadamard(MLP):
+    """Whose first layer is used twice, once behind a product."""
+
+    def forward(self, x):
+        return self.out(torch.relu(self.first(x) * torch.tanh(self.first(x)) + torch.sin(self.middle(self.first(x)))))
+
+
+@sound(inputs="images")
+class TwoViews(CNN):
+    """One path, batch normalisation included, for a picture and its mirror image."""
+
+    def forward(self, x):
+        return self.out(self.features(x).mean((2, 3)) + self.features(x.flip(3)).amax((2, 3)))
+
+
+@sound()
+class LooksAtItselfOnTheCpu(MLP):
+    """Which takes numbers away for others to see, and goes on with what it had."""
+
+    def forward(self, x):
+        x = self.hidden(x)
+        self.seen = float(x.detach().cpu().numpy().mean())
+        x.cpu().sum().item()
+        return self.out(x)
+
+
+@sound()
+class GatedTwice(MLP):
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        return self.out(torch.sigmoid(x) * x + torch.tanh(self.middle(x)))
+
+
+@sound()
 class Experts(MLP):
     def __init__(self):
         super().__init__()
