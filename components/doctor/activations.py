@@ -94,6 +94,8 @@ def last(subject: Subject) -> Iterator[Verdict]:
         )
     node = through_views(trace.logits.grad_fn)
     kind = _kind(node) if node is not None else ""
+    if kind == "clamp" and _is_wide(node):
+        kind = ""  # a guard against what is absurd
     layer = trace.layer_of(node) if kind else ""
     match subject.kind_of_loss:
         case "softmax":
@@ -102,6 +104,12 @@ def last(subject: Subject) -> Iterator[Verdict]:
             yield from _before_sigmoid(subject, logits, kind, layer)
         case "regression":
             yield from _before_regression(subject, logits, kind, layer)
+
+
+def _is_wide(clamp: Any) -> bool:
+    """Whether a clamp leaves logits all the room that they need."""
+    low, high = getattr(clamp, "_saved_min", None), getattr(clamp, "_saved_max", None)
+    return (low is None or low <= -10) and (high is None or high >= 10)
 
 
 def _dropped_logits(subject: Subject) -> str | None:
@@ -147,13 +155,32 @@ def _before_softmax(subject: Subject, logits: Tensor, kind: str, layer: str) -> 
             f"{low:.3g} to {high:.3g}): {loss} cannot go below {best:.3g}",
             remedy,
         )
-    elif kind in ("ReLU", "clamp"):
+    elif kind == "ReLU" or (kind == "clamp" and not low < 0):
         yield Verdict(
             "last_activation",
             "fail",
             layer,
             f"{kind} is the last operation: {int((logits == 0).sum())} of "
             f"{logits.numel()} logits are exactly 0 and get no gradient",
+            remedy,
+        )
+    elif kind == "clamp":
+        cut = int(((logits == low) | (logits == high)).sum())
+        yield Verdict(
+            "last_activation",
+            "fail",
+            layer,
+            f"clamp is the last operation: of {logits.numel()} logits, here {low:.3g} to {high:.3g}, those at its "
+            f"bounds get no gradient ({cut} are the least or the largest)",
+            remedy,
+        )
+    elif kind in ("leaky ReLU", "ELU", "GELU", "SiLU", "softplus"):
+        yield Verdict(
+            "last_activation",
+            "warn",
+            layer,
+            f"{kind} is the last operation: it squeezes what is below 0, so that no logit says no surely (here "
+            f"{low:.3g} to {high:.3g})",
             remedy,
         )
     else:

@@ -63,6 +63,10 @@ CHECKS = (
     Check("loss_at_start", forward.loss_at_start, "", ("forward", "finite")),
     Check("backward", gradients.backward, "", ("forward", "frozen", "finite")),
     Check("reached", gradients.reached, "", ("forward", "frozen", "backward")),
+    Check(
+        "units", gradients.units, "0 layers are dead in part", ("forward", "frozen", "backward", "reached", "finite")
+    ),
+    Check("hooks", gradients.hooks, "0 hooks turn a gradient round", ("forward", "frozen", "backward", "reached")),
     Check("gradient_size", gradients.magnitudes, "", ("forward", "frozen", "backward", "reached")),
     Check("constant_weights", structure.constant_weights, "0 layers with equal weights", ("forward", "backward")),
     Check("constant_output", forward.constant_output, "", ("forward", "finite")),

@@ -5,19 +5,25 @@ import statistics
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
 
 from components.doctor.activations import graph
 from components.doctor.forward import nudge_zeros
 from components.doctor.subject import Subject, plain_tensors
-from components.doctor.trace import CUTS, Raised, Trace, is_users, tensors
+from components.doctor.trace import CUTS, Call, Look, Raised, Trace, is_users, tensors
 from components.doctor.verdict import Verdict
 
 # Of a layer's gradient to its weights. Layer scales of 1e-6 (ConvNeXt, CaiT) are legitimate.
 VANISHED, EXPLODED = 1e-6, 1e5
+# Layers with a row of weights for each unit, at least so many, of which so large a part is told. Samples that look
+# alike to a deep network of ReLUs shut about half of its units by chance: those are as far from zero as the others.
+UNITS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ENOUGH, MANY, FAR_BELOW = 16, 0.5, 5.0
 
 
 def backward(subject: Subject) -> Iterator[Verdict]:
@@ -281,3 +287,97 @@ def magnitudes(subject: Subject) -> Iterator[Verdict]:
             f"gradients of {min(sizes.values()):.1g} to {largest:.1g} times the weights",
             "",
         )
+
+
+def hooks(subject: Subject) -> Iterator[Verdict]:
+    """Hooks may scale and mask gradients; what they make of them should not lead uphill."""
+    layers = [module for module in subject.network.modules() if module._backward_hooks]
+    hooked = [parameter for parameter in subject.trainable.values() if parameter._backward_hooks]
+    held: list[Any] = [owner._backward_hooks for owner in (*layers, *hooked)]
+    if not held:
+        return
+    with_hooks = _gradients_without_chance(subject)
+    contents = [list(hooks.items()) for hooks in held]
+    subject.snapshot.restore()
+    try:
+        for hooks in held:
+            hooks.clear()
+        without = _gradients_without_chance(subject, fresh=False)
+    finally:
+        for hooks, items in zip(held, contents, strict=True):
+            hooks.update(items)
+    for name, one, other in zip(subject.trainable, with_hooks, without, strict=True):
+        if one is None or other is None or not (product := (one * other).sum().item()) < 0:
+            continue
+        cosine = product / max((one.norm() * other.norm()).item(), 1e-30)
+        if cosine < -0.1:
+            yield Verdict(
+                "hooks",
+                "warn",
+                name.rpartition(".")[0],
+                f"with {sum(map(len, contents))} backward hooks, the gradient of {name} has a cosine of {cosine:.2f} "
+                "with that of the loss: it leads uphill",
+                "Right if it is meant, as a reversal of gradients; else return the gradient with its own sign.",
+            )
+            return
+
+
+def _gradients_without_chance(subject: Subject, fresh: bool = True) -> list[Tensor | None]:
+    trace = subject.run(training=True, gradient=True, quiet=(_DropoutNd,), fresh=fresh)
+    return subject.gradients(subject.loss(trace.output), list(subject.trainable.values()))
+
+
+def units(subject: Subject) -> Iterator[Verdict]:
+    """Where no gradient reaches a good part of a layer's units, they are dead, or nothing takes what they give."""
+    levels: dict[str, Tensor] = {}
+
+    def look(call: Call, entering: bool) -> None:
+        if not entering and isinstance(call.module, UNITS) and tensors(call.output) and call.output.dim() > 1:
+            axis = 1 if isinstance(call.module, _ConvNd) else -1
+            levels[call.name] = call.output.detach().abs().transpose(0, axis).flatten(1).mean(1)
+
+    dead = _dead_units(subject, look)
+    if not dead:
+        return
+    subject.snapshot.restore()
+    with torch.no_grad():
+        for name in dead:
+            for parameter in subject.network.get_submodule(name).parameters(recurse=False):
+                parameter.mul_(-0.1)  # a ReLU that was shut for all samples is open
+    never = _dead_units(subject, fresh=False)
+    for name, one in dead.items():
+        unused = one & never[name] if name in never else torch.zeros_like(one)
+        level = 0.0
+        if name in levels and len(levels[name]) == len(one):
+            level = (levels[name][one].median() / levels[name][~one].median().clamp(min=1e-30)).item()
+        if unused.float().mean() >= MANY or level > FAR_BELOW:
+            why = "whatever their weights" if unused.float().mean() >= MANY else "they lie far below those that do"
+            yield Verdict(
+                "units",
+                "warn",
+                name,
+                f"{int(one.sum())} of {len(one)} units get a gradient of exactly 0 for {len(subject.inputs)} samples: "
+                f"{why}",
+                "Have the next layer take all of them, or make it smaller."
+                if why.startswith("whatever")
+                else "Check its first weights: biases far below zero.",
+            )
+            return
+
+
+def _dead_units(subject: Subject, look: Look | None = None, fresh: bool = True) -> dict[str, Tensor]:
+    """Which units of a layer get no gradient, for layers where it is many of them but not all."""
+    layers = {
+        f"{name}.weight".lstrip("."): (name, module)
+        for name, module in subject.network.named_modules()
+        if isinstance(module, UNITS) and f"{name}.weight".lstrip(".") in subject.trainable
+    }
+    trace = subject.run(training=True, gradient=True, quiet=(_DropoutNd,), look=look, fresh=fresh)
+    gradients = subject.gradients(subject.loss(trace.output), [subject.trainable[weight] for weight in layers])
+    found = {}
+    for (name, _), gradient in zip(layers.values(), gradients, strict=True):
+        if gradient is not None and len(gradient) >= ENOUGH:
+            none = ~gradient.flatten(1).any(1)
+            if MANY <= none.float().mean() < 1:
+                found[name] = none
+    return found

@@ -11,8 +11,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from components.doctor.batch import changed_others
 from components.doctor.subject import SAME, Subject, difference, shape_of
-from components.doctor.trace import DROPOUTS, Call, tensors
+from components.doctor.trace import DROPOUTS, Call, Raised, tensors
 from components.doctor.verdict import Verdict
+
+# Of the largest output: so far off its own place noise may move it on average.
+BIASED = 0.3
 
 
 def side_effects(subject: Subject) -> Iterator[Verdict]:
@@ -22,6 +25,7 @@ def side_effects(subject: Subject) -> Iterator[Verdict]:
         yield from found
         if found:
             return
+    yield from _weights_written(subject)
 
 
 def _changes(subject: Subject, training: bool) -> Iterator[Verdict]:
@@ -234,8 +238,11 @@ def _stuck(name: str, module: nn.Module, kind: str) -> Iterator[Verdict]:
 def _unexplained(subject: Subject) -> Iterator[Verdict]:
     evaluated = subject.run(seed=1)
     trained, again = subject.run(training=True, seed=1), subject.run(training=True, seed=2)
-    if shape_of(trained.output) != shape_of(evaluated.output) or difference(trained.logits, again.logits) > SAME:
-        return  # noise of its own in training
+    if shape_of(trained.output) != shape_of(evaluated.output):
+        return
+    if difference(trained.logits, again.logits) > SAME:
+        yield from _biased(subject)
+        return
     buffers = {name: value.clone() for name, value in subject.network.named_buffers()}
     subject.snapshot.restore()
     if any(not _same(buffers[name], value) for name, value in subject.network.named_buffers() if name in buffers):
@@ -248,4 +255,56 @@ def _unexplained(subject: Subject) -> Iterator[Verdict]:
             f"outputs in training and evaluation mode differ by {apart:.2g} of the "
             "largest, though there is no dropout and no batch normalisation",
             "Look for 'if self.training': what is evaluated should be what is trained.",
+        )
+
+
+def _biased(subject: Subject) -> Iterator[Verdict]:
+    """Noise of its own in training: on average the outputs should be those of evaluation.
+
+    Two samples, each in many copies, tell it in one forward.
+    """
+    count = 2 * len(subject.case.inputs)
+    copies = subject.inputs[:2].repeat_interleave(count, 0)
+    evaluated = subject.run(copies).logits.double()
+    trained = subject.run(copies, training=True).logits.double()
+    if trained.shape != evaluated.shape or trained.dim() != 2:
+        return
+    one, other = (output.unflatten(0, (-1, count)) for output in (evaluated, trained))
+    error = other.std(1) / count**0.5
+    apart = (other.mean(1) - one.mean(1)).abs()
+    largest = one.abs().max().clamp(min=1e-30)
+    # Noise that all copies share has no spread among them, and tells nothing.
+    if bool((error > 0).any()) and ((apart - 3 * error).max() / largest).item() > BIASED:
+        yield Verdict(
+            "modes",
+            "warn",
+            "",
+            f"the mean output of {count} noisy forwards in training mode is {(apart.max() / largest).item():.0%} of "
+            "the largest off that of evaluation mode",
+            "A dropout of your own divides what it keeps by 1 - p; or F.dropout(x, p, training=self.training).",
+        )
+
+
+def _weights_written(subject: Subject) -> Iterator[Verdict]:
+    """Weights that forward keeps in bounds: those of a network that has run are in them already, moved ones are not."""
+    subject.snapshot.restore()
+    parameters = dict(subject.network.named_parameters())
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            if parameter.is_floating_point() and parameter.numel() > 1:
+                noise = torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype)
+                parameter.data.mul_(10).add_(noise * parameter.data.abs().mean() / 10)
+    moved = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        subject.run(fresh=False)
+    except Raised:
+        return  # what such weights do is nobody's fault
+    if new := [name for name, parameter in parameters.items() if not _same(moved[name], parameter)]:
+        yield Verdict(
+            "side_effects",
+            "warn",
+            new[0].rpartition(".")[0],
+            f"forward changes {len(new)} of {len(moved)} parameters once they have moved, {new[0]} first",
+            "Leave weights to the optimizer; constrain them by torch.nn.utils.parametrize.",
         )

@@ -15,7 +15,7 @@ from components.doctor.subject import Subject, plain_tensors
 from components.doctor.trace import Call, is_users
 from components.doctor.verdict import Verdict
 
-HUGE = 10_000_000
+HUGE = 4_000_000
 # Layers whose weights have one row for each unit.
 UNITS_FIRST = (nn.Linear, _ConvNd, nn.Embedding, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
@@ -97,7 +97,9 @@ def plain(subject: Subject) -> Iterator[Verdict]:
                 f"self.register_buffer('{place.rpartition('.')[2]}', tensor); with persistent=False it is not saved.",
             )
     subject.run()
-    for place, value in plain_tensors(subject.network):
+    later = plain_tensors(subject.network)
+    yield from _growing(subject, len(later))
+    for place, value in later:
         if place not in before and value.dim():
             yield Verdict(
                 "plain_tensor",
@@ -106,6 +108,25 @@ def plain(subject: Subject) -> Iterator[Verdict]:
                 f"{place} {tuple(value.shape)} is left behind by forward and kept until the next one",
                 "Return it, or keep it in a local variable: what is kept holds memory, and its graph with it.",
             )
+
+
+def _growing(subject: Subject, count: int) -> Iterator[Verdict]:
+    """What each forward adds a tensor to is never freed, nor are the graphs behind them."""
+    held = [count]
+    for _ in range(2):
+        subject.run(training=True, gradient=True, fresh=False)
+        held.append(len(now := plain_tensors(subject.network)))
+    if held[0] < held[1] < held[2]:
+        place = now[-1][0].partition("[")[0]
+        with_graph = sum(value.grad_fn is not None for _, value in now)
+        yield Verdict(
+            "plain_tensor",
+            "warn",
+            place.rpartition(".")[0],
+            f"{place} grows: {', '.join(map(str, held))} tensors are held after 1, 2 and 3 forwards"
+            + (f", {with_graph} of them with the whole graph that they came from" if with_graph else ""),
+            "Keep numbers, not tensors (value.item() outside of forward), or a deque with a maxlen: memory runs out.",
+        )
 
 
 def shared(subject: Subject) -> Iterator[Verdict]:
@@ -128,11 +149,14 @@ def shared(subject: Subject) -> Iterator[Verdict]:
             f"{', '.join(names[:4])}",
             "If each was to learn its own, make a new layer for each: [make() for _ in range(n)], not [layer] * n.",
         )
-    parameters: dict[int, list[str]] = {}
+    parameters: dict[tuple[object, ...], list[str]] = {}
     for name, parameter in subject.network.named_parameters(remove_duplicate=False):
-        parameters.setdefault(id(parameter), []).append(name)
-    for identity, names in parameters.items():
-        if len(names) > 1 and identity not in told:
+        if id(parameter) not in told:
+            # By the memory that it looks at: assigned through .data, two parameters are one.
+            place = (parameter.data_ptr(), parameter.shape) if _is_in_memory(parameter) else (id(parameter),)
+            parameters.setdefault(place, []).append(name)
+    for names in parameters.values():
+        if len(names) > 1:
             yield Verdict(
                 "shared",
                 "warn",
@@ -140,6 +164,10 @@ def shared(subject: Subject) -> Iterator[Verdict]:
                 f"one parameter has {len(names)} names: {', '.join(names[:4])}",
                 "Right for tied weights (embedding and output); else give each its own nn.Parameter.",
             )
+
+
+def _is_in_memory(parameter: nn.Parameter) -> bool:
+    return parameter.layout is torch.strided and not parameter.is_meta and parameter.numel() > 0
 
 
 def norms_at_two_places(subject: Subject) -> Iterator[Verdict]:
@@ -228,6 +256,14 @@ def settings(subject: Subject) -> Iterator[Verdict]:
                 name,
                 f"drops a part of {module.p:g} of all values in training: {1 - module.p:.0%} is left",
                 "0.1 to 0.5 is usual.",
+            )
+        if isinstance(module, nn.RNNBase) and module.dropout and module.num_layers == 1:
+            yield Verdict(
+                "settings",
+                "warn",
+                name,
+                f"dropout {module.dropout:g} with 1 layer drops 0 values: it acts between layers alone",
+                "num_layers=2 or more, or an nn.Dropout behind it.",
             )
         if not isinstance(module, _BatchNorm):
             continue

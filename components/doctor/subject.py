@@ -1,5 +1,6 @@
 """The network under examination: runs it as training and evaluation would, from the same state each time."""
 
+import collections
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -218,7 +219,7 @@ def plain_tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
         elif depth < 4 and isinstance(value, dict):
             for key, inner in value.items():
                 search(f"{place}[{key!r}]", inner, depth + 1)
-        elif depth < 4 and isinstance(value, (list, tuple)):
+        elif depth < 4 and isinstance(value, (list, tuple, collections.deque)):
             for index, inner in enumerate(value):
                 search(f"{place}[{index}]", inner, depth + 1)
 

@@ -269,6 +269,17 @@ class SameParameter(MLP):
         self.middle.bias = self.first.bias
 
 
+@fault("shared", "middle", "warn")
+class SharesMemory(MLP):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Linear(24, 24)
+        self.extra.weight.data = self.middle.weight.data
+
+    def hidden(self, x):
+        return torch.relu(self.extra(super().hidden(x)))
+
+
 @fault("optimizer", "middle", more={"make_optimizer": lambda n: torch.optim.SGD(
     [*n.first.parameters(), n.middle.weight, *n.out.parameters()], 0.1)})  # fmt: skip
 def not_in_optimizer():
@@ -291,6 +302,13 @@ class DropsAll(MLP):
     def forward(self, x):
         hidden = self.hidden(x)
         return self.out(hidden + self.drop(hidden))
+
+
+@fault("settings", "lstm", "warn", inputs="tokens")
+class DropoutBetweenOneLayer(Reader):
+    def __init__(self):
+        super().__init__()
+        self.lstm.dropout = 0.5
 
 
 @fault("settings", "norm1", inputs="images")
@@ -338,6 +356,17 @@ class HugeLinear(MLP):
 
     def forward(self, x):
         return self.out(torch.relu(self.wide(self.hidden(x).repeat(1, 200))))
+
+
+@fault("wasteful", "wide", "warn", inputs="images")
+class LargeLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 3, padding=1)
+        self.wide, self.out = nn.Linear(64 * 16 * 16, 256), nn.Linear(256, CLASSES)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.wide(torch.relu(self.conv(x)).flatten(1))))
 
 
 @fault("constant_weights", "middle")
@@ -441,6 +470,17 @@ class TensorForParameter(MLP):
 
     def forward(self, x):
         return super().forward(x * self.inner.scale.detach())
+
+
+@fault("plain_tensor", "middle", "warn")
+class KeepsALog(MLP):
+    def __init__(self):
+        super().__init__()
+        self.middle.log = []
+
+    def forward(self, x):
+        self.middle.log.append(self.hidden(x).mean())
+        return super().forward(x)
 
 
 @fault("plain_tensor", "", "warn")
@@ -622,6 +662,22 @@ class TanhOnLogits(MLP):
         return super().forward(x).tanh()
 
 
+@fault("last_activation")
+class ClampedLogits(MLP):
+    def forward(self, x):
+        return super().forward(x).clamp(-1, 1)
+
+
+@fault("last_activation", "end", "warn")
+class LeakyReluOnLogits(MLP):
+    def __init__(self):
+        super().__init__()
+        self.end = nn.LeakyReLU()
+
+    def forward(self, x):
+        return self.end(super().forward(x))
+
+
 @fault("last_activation", loss="mse")
 class SigmoidForRegression(MLP):
     def forward(self, x):
@@ -799,6 +855,13 @@ class OtherInTraining(MLP):
         return x if self.training else 3 * x
 
 
+@fault("modes", "", "warn", more={"samples": 64})
+class OwnDropoutUnscaled(MLP):
+    def forward(self, x):
+        x = self.hidden(x)
+        return self.out(x * (torch.rand_like(x) > 0.5) if self.training else x)
+
+
 @fault("side_effects")
 class EvalInForward(MLP):
     def __init__(self):
@@ -839,6 +902,27 @@ class TurnsGradientsOff(MLP):
 class ChangesWeights(MLP):
     def forward(self, x):
         self.first.weight.data.mul_(0.9)
+        return super().forward(x)
+
+
+@fault("side_effects", "middle", "warn")
+class ClampsWeights(MLP):
+    def forward(self, x):
+        self.middle.weight.data.clamp_(-1, 1)
+        return super().forward(x)
+
+
+@fault("side_effects", "out", "warn")
+class MasksWeights(MLP):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", (torch.arange(24) % 3 > 0).float())
+        with torch.no_grad():
+            self.out.weight *= self.mask
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.out.weight *= self.mask
         return super().forward(x)
 
 
@@ -999,6 +1083,47 @@ class ModifiedInPlace(MLP):
         x = self.sigmoid(self.first(x))
         x += 1
         return self.out(torch.relu(self.middle(x)))
+
+
+@fault("units", "first", "warn")
+class MostlyDead(MLP):
+    def __init__(self):
+        super().__init__()
+        nn.init.constant_(self.first.bias[:17], -50)
+
+
+@fault("units", "first", "warn")
+class HalfIsNotUsed(MLP):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(12, 48)
+
+    def hidden(self, x):
+        return torch.relu(self.middle(torch.relu(self.first(x))[:, :24]))
+
+
+@fault("units", "conv2", "warn", inputs="images")
+class HalfOfTheChannels(CNN):
+    def __init__(self):
+        super().__init__()
+        self.conv2 = nn.Conv2d(8, 32, 3, padding=1)
+
+    def features(self, x):
+        return super().features(x).chunk(2, 1)[1]
+
+
+@fault("hooks", "middle", "warn")
+class HookTurnsGradient(MLP):
+    def __init__(self):
+        super().__init__()
+        self.middle.weight.register_hook(lambda gradient: -gradient)
+
+
+@fault("hooks", "first", "warn")
+class HookOfLayerTurnsGradient(MLP):
+    def __init__(self):
+        super().__init__()
+        self.middle.register_full_backward_hook(lambda _, inputs, __: tuple(-2 * one for one in inputs))
 
 
 @fault("gradient_size", "first")

@@ -1,5 +1,6 @@
 """Sound networks of the field, some of which look like faults."""
 
+import collections
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -321,6 +322,56 @@ class OwnRelu(torch.autograd.Function):
 class OwnFunctions(MLP):
     def forward(self, x):
         return self.out(torch.relu(self.middle(Cube.apply(OwnRelu.apply(self.first(x), 0.1)))))
+
+
+@sound()
+class OwnDropout(MLP):
+    def forward(self, x):
+        x = self.hidden(x)
+        return self.out(x * (torch.rand_like(x) > 0.4) / 0.6 if self.training else x)
+
+
+@sound()
+class HooksThatScale(MLP):
+    """By a constant, and by a mask that keeps some rows as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first.weight.register_hook(lambda gradient: gradient * 0.1)
+        self.middle.weight.register_hook(lambda gradient: gradient * (torch.arange(24) > 4)[:, None])
+        self.out.register_full_backward_hook(lambda _, inputs, __: tuple(one.clamp(-1, 1) for one in inputs))
+
+
+@sound()
+def deep_relu():
+    """Without normalisation: to its last layers, all samples look alike."""
+    layers = [layer for _ in range(12) for layer in (nn.Linear(32, 32), nn.ReLU())]
+    return nn.Sequential(nn.Linear(12, 32), nn.ReLU(), *layers, nn.Linear(32, CLASSES))
+
+
+@sound(inputs="images")
+class DrawsFewOfMany(CNN):
+    """A maximum over groups of channels."""
+
+    def features(self, x):
+        return super().features(x).unflatten(1, (4, 4)).amax(2).repeat(1, 4, 1, 1)
+
+
+@sound()
+class RemembersALittle(MLP):
+    def __init__(self):
+        super().__init__()
+        self.recent = collections.deque([0.0], maxlen=3)
+
+    def forward(self, x):
+        self.recent.append(x.detach().mean().item())
+        return super().forward(x)
+
+
+@sound()
+class GuardsItsLogits(MLP):
+    def forward(self, x):
+        return super().forward(x).clamp(-30, 30)
 
 
 @sound()
