@@ -165,13 +165,12 @@ def _before_softmax(subject: Subject, logits: Tensor, kind: str, layer: str) -> 
             remedy,
         )
     elif kind == "clamp":
-        cut = int(((logits == low) | (logits == high)).sum())
         yield Verdict(
             "last_activation",
             "fail",
             layer,
-            f"clamp is the last operation: of {logits.numel()} logits, here {low:.3g} to {high:.3g}, those at its "
-            f"bounds get no gradient ({cut} are the least or the largest)",
+            f"clamp is the last operation: outputs stay within its bounds (here {low:.3g} to {high:.3g}), and those "
+            "beyond get no gradient",
             remedy,
         )
     elif kind in ("leaky ReLU", "ELU", "GELU", "SiLU", "softplus"):

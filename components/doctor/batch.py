@@ -37,6 +37,8 @@ def mixing(subject: Subject) -> Iterator[Verdict]:
                 return
             if (apart := difference(one[kept], other[kept])) > MIXED:
                 layer, what = _first_mixing(subject, kept, inputs, training, quiet)
+                if training and _gathers_statistics(subject, layer):
+                    return  # a batch normalisation of the user's own, which evaluation does without the batch
                 mode = "training" if training else "evaluation"
                 yield Verdict(
                     "mixing",
@@ -51,6 +53,17 @@ def mixing(subject: Subject) -> Iterator[Verdict]:
             worst = max(worst, apart)
         if not training:
             yield Verdict("mixing", "pass", "", f"with all other samples changed, outputs change by {worst:.1g}", "")
+
+
+def _gathers_statistics(subject: Subject, layer: str) -> bool:
+    """Whether training changes buffers of a layer, as batch normalisation does to have means for evaluation."""
+    subject.run(training=True)
+    module = subject.network.get_submodule(layer) if layer in dict(subject.network.named_modules()) else None
+    if module is None:
+        return False
+    after = [(buffer, buffer.clone()) for buffer in module.buffers() if buffer.is_floating_point()]
+    subject.snapshot.restore()
+    return any(not torch.equal(buffer, one) for buffer, one in after)
 
 
 def _is_random(subject: Subject, quiet: tuple[type[nn.Module], ...]) -> bool:
@@ -135,6 +148,16 @@ def sizes(subject: Subject) -> Iterator[Verdict]:
                 "",
                 f"{size} of {len(subject.inputs)} samples give shape {shape_of(trace.output)}, expected {expected}",
                 "Take the batch's size from the input: x.size(0), flatten(1), and squeeze(dim) with its dimension.",
+            )
+            return
+        if size == 1 and torch.isfinite(whole).all() and not torch.isfinite(trace.logits).all():
+            yield Verdict(
+                "batch_size",
+                "fail",
+                "",
+                f"{int((~torch.isfinite(trace.logits)).sum())} of {trace.logits.numel()} outputs are nan or infinite "
+                f"in a batch of 1, none in one of {len(subject.inputs)}",
+                "Look for a deviation or a mean over dimension 0: of one sample there is no deviation.",
             )
             return
         if torch.isfinite(whole).all() and (apart := difference(trace.logits, whole[:size])) > 1e-2:

@@ -12,7 +12,8 @@ from components.doctor.verdict import Verdict
 
 # A loss at initialisation beyond these times that of chance is far off, or absurd. Few classes have little loss by
 # chance, and sound networks' outputs are as large with two classes as with many: hence the least that is absurd.
-FAR, ABSURD, LEAST = 2.5, 10.0, 20.0
+# A regression's loss is of the second power: outputs of variance 2 to 3 are usual first ones.
+FAR, FAR_OF_TARGETS, ABSURD, LEAST = 2.5, 5.0, 10.0, 20.0
 
 
 def outputs(subject: Subject) -> Iterator[Verdict]:
@@ -149,15 +150,13 @@ def loss_at_start(subject: Subject) -> Iterator[Verdict]:
     trace = subject.run(subject.case.inputs, training=True, quiet=(_DropoutNd,))
     loss, chance = subject.loss(trace.logits, targets).item(), subject.chance_loss(targets)
     evidence = f"loss {loss:.3g} with first weights, chance gives {chance:.3g}"
-    remedy = (
-        "Its outputs are too large to begin with: use a usual initialisation, a smaller one for the last layer, "
-        "and standardised inputs."
-    )
+    layer, remedy = _last_layer(trace), _smaller_outputs(trace)
+    far = FAR if subject.kind_of_loss in ("softmax", "sigmoid") else FAR_OF_TARGETS
     least = LEAST if subject.kind_of_loss in ("softmax", "sigmoid") else chance + 1
     if not loss < float("inf") or loss > max(ABSURD * chance, least):
-        yield Verdict("loss_at_start", "fail", "", evidence, remedy)
-    elif loss > max(FAR * chance, chance + 0.5):
-        yield Verdict("loss_at_start", "warn", "", evidence, remedy)
+        yield Verdict("loss_at_start", "fail", layer, evidence, remedy)
+    elif loss > max(far * chance, chance + 0.5):
+        yield Verdict("loss_at_start", "warn", layer, evidence, remedy)
     elif chance > 0 and loss < 0.2 * chance:
         yield Verdict(
             "loss_at_start",
@@ -168,6 +167,21 @@ def loss_at_start(subject: Subject) -> Iterator[Verdict]:
         )
     else:
         yield Verdict("loss_at_start", "pass", "", evidence, "")
+
+
+def _smaller_outputs(trace: Trace) -> str:
+    """What to do about outputs that are too large: of their mean, which is a bias, or of their spread."""
+    logits = trace.logits.detach()
+    offset, spread = logits.mean(0).abs().max().item(), logits.std(0).max().item()
+    if offset > 3 * spread:
+        return (
+            f"Its outputs begin {offset:.2g} off zero, whatever the input: look at the last layer's bias. Right if it "
+            "is meant, for labels that are rare."
+        )
+    return (
+        "Its outputs are too large to begin with: use a usual initialisation, a smaller one for the last layer, "
+        "and standardised inputs."
+    )
 
 
 def constant_output(subject: Subject) -> Iterator[Verdict]:
@@ -187,8 +201,8 @@ def constant_output(subject: Subject) -> Iterator[Verdict]:
             "fail",
             "",
             evidence,
-            "Look for a layer whose input does not arrive at the "
-            "output: a branch times 0, values overwritten, a mean over everything.",
+            "Look for a layer whose input does not arrive at the output: a branch times 0, values overwritten, a mean "
+            "over everything; or for first weights so small that signals vanish on their way.",
         )
     else:
         yield Verdict("constant_output", "pass", "", evidence, "")

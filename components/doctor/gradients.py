@@ -154,14 +154,18 @@ def reached(subject: Subject) -> Iterator[Verdict]:
         module = subject.network.get_submodule(layer)
         used = any(id(inner) in called for inner in module.modules()) and layer
         where, why = _cut(subject, set(names)) if used else ("", "")
+        dropped = used and not why
         yield Verdict(
             "reached",
             "fail",
             layer,
             f"{len(names)} of {total} parameter tensors get no gradient here ({', '.join(names[:3])})"
-            + (why if used else "; forward does not use them")
+            + ("; their layer is called, but its output does not arrive at the network's" if dropped else why)
+            + ("" if used else "; forward does not use them")
             + (f"; the graph is cut in {where}" if used and where and where != layer else ""),
-            "No detach(), .data, no_grad() or NumPy between weights and output; requires_grad_(False) for what is "
+            "Go on with what the layer returns: x = layer(x)."
+            if dropped
+            else "No detach(), .data, no_grad() or NumPy between weights and output; requires_grad_(False) for what is "
             "not to learn."
             if used
             else "Use it in forward, or delete it.",

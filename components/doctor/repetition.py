@@ -125,9 +125,20 @@ def seeds(subject: Subject) -> Iterator[Verdict]:
 def determined(subject: Subject) -> Iterator[Verdict]:
     """In evaluation mode, the same batch gets the same answer."""
     first = subject.run(seed=1)
+    awake = {name: module for name, module in subject.network.named_modules() if module.training}
     again = subject.run(seed=1, fresh=False)
     seeded = subject.run(seed=2)
     if (apart := difference(first.logits, seeded.logits)) > SAME:
+        if awake:
+            yield Verdict(
+                "determined",
+                "fail",
+                next((name for name, one in awake.items() if isinstance(one, (_BatchNorm, _DropoutNd))), ""),
+                f"{len(awake)} of {len(list(subject.network.modules()))} layers stay in training mode after eval(): "
+                f"two forwards of the same batch differ by {apart:.2g} of the largest output",
+                "Have train() and eval() of your own call super().train(mode), which goes through all layers.",
+            )
+            return
         layer, what = _random_in_evaluation(subject)
         yield Verdict(
             "determined",

@@ -63,7 +63,7 @@ class Snapshot:
                 pending.extend(value.values() if isinstance(value, dict) else value)
             elif isinstance(value, tuple):
                 pending.extend(value)
-            elif _has_own_state(value):
+            elif has_own_state(value):
                 self._attributes.append((value, dict(vars(value))))
                 pending.extend(vars(value).values())
                 pending.extend(_of_classes(value))
@@ -118,7 +118,7 @@ def _looks_at_the_same(tensor: Tensor, data: Tensor) -> bool:
     return alike and tensor.data_ptr() == data.data_ptr() and tensor.stride() == data.stride()
 
 
-def _has_own_state(value: object) -> bool:
+def has_own_state(value: object) -> bool:
     """Whether it is a module, or an object of the user's own class, whose attributes a forward may change."""
     if isinstance(value, nn.Module):
         return True

@@ -34,9 +34,9 @@ def registered(subject: Subject) -> Iterator[Verdict]:
             "registered",
             "warn" if frozen else "fail",
             place,
-            f"{type(value).__name__} with {count:,} parameters is kept in a plain list or dict: parameters() of the "
-            f"network gives {sum(p.numel() for p in subject.parameters):,} without them",
-            f"Keep it in an nn.{kind}, or as an attribute of its own, so that it is trained, saved and moved.",
+            f"{type(value).__name__} with {count:,} parameters is kept in a plain list, dict or object: parameters() "
+            f"of the network gives {sum(p.numel() for p in subject.parameters):,} without them",
+            f"Keep it in an nn.{kind}, or as an attribute of a module, so that it is trained, saved and moved.",
         )
     given = {id(parameter) for parameter in subject.network.parameters()}
     if left := [name for name, parameter in subject.network.named_parameters() if id(parameter) not in given]:
@@ -75,32 +75,18 @@ def plain(subject: Subject) -> Iterator[Verdict]:
     """Tensors kept as plain attributes: they stay on the CPU and are not saved."""
     before = dict(plain_tensors(subject.network))
     strays = {origin for trace in (subject.evaluated, subject.trained) for _, _, origin in trace.strays}
-    for place, value in before.items():
-        owner = place.rpartition(".")[0]
-        if value.is_leaf and value.requires_grad:
-            yield Verdict(
-                "plain_tensor",
-                "fail",
-                owner,
-                f"{place} {tuple(value.shape)} wants a gradient, yet it is none of the "
-                f"{len(subject.parameters)} parameters: no optimizer trains it",
-                f"Wrap it: self.{place.rpartition('.')[2]} = nn.Parameter(...).",
-            )
-        elif value.dim() and value.is_leaf:
-            used = place in strays
-            yield Verdict(
-                "plain_tensor",
-                "fail" if used else "warn",
-                owner,
-                f"{place}, {value.numel():,} numbers, is neither parameter nor buffer: it stays on the CPU when the "
-                f"network moves{', where the forward meets it with tensors that moved' if used else ''}",
-                f"self.register_buffer('{place.rpartition('.')[2]}', tensor); with persistent=False it is not saved.",
-            )
     subject.run()
     later = plain_tensors(subject.network)
+    held = {id(value) for _, value in later}
+    # Forward may have run before: what it makes anew is its own, whenever that was first.
+    left = {place for place, value in later if place not in before or id(before[place]) != id(value)}
+    left |= {place for place, value in before.items() if id(value) not in held}
+    for place, value in before.items():
+        if place not in left and not any(place.startswith(f"{one.partition('[')[0]}[") for one in left):
+            yield from _kept(subject, place, value, place in strays)
     yield from _growing(subject, len(later))
     for place, value in later:
-        if place not in before and value.dim():
+        if place in left and value.dim():
             yield Verdict(
                 "plain_tensor",
                 "warn",
@@ -108,6 +94,37 @@ def plain(subject: Subject) -> Iterator[Verdict]:
                 f"{place} {tuple(value.shape)} is left behind by forward and kept until the next one",
                 "Return it, or keep it in a local variable: what is kept holds memory, and its graph with it.",
             )
+
+
+def _kept(subject: Subject, place: str, value: Tensor, used: bool) -> Iterator[Verdict]:
+    """A plain tensor that the constructor made."""
+    owner, _, name = place.rpartition(".")
+    in_container = "[" in place
+    owner = place.partition("[")[0].rpartition(".")[0] if in_container else owner
+    if value.is_leaf and value.requires_grad:
+        yield Verdict(
+            "plain_tensor",
+            "fail",
+            owner,
+            f"{place} {tuple(value.shape)} wants a gradient, yet it is none of the {len(subject.parameters)} "
+            "parameters: no optimizer trains it",
+            "Keep it in an nn.ParameterList or nn.ParameterDict."
+            if in_container
+            else f"Wrap it: self.{name} = nn.Parameter(...).",
+        )
+    elif value.dim() and value.is_leaf:
+        yield Verdict(
+            "plain_tensor",
+            "fail" if used else "warn",
+            owner,
+            f"{place}, {value.numel():,} numbers, is neither parameter nor buffer: it stays on the CPU when the "
+            f"network moves{', where the forward meets it with tensors that moved' if used else ''}",
+            f"self.register_buffer('{name}', tensor), with persistent=False it is not saved; or, if it is "
+            f"to learn, self.{name} = nn.Parameter(tensor)."
+            if not in_container
+            else "Keep it by register_buffer under a name of its own, with persistent=False it is not saved; as an "
+            "nn.Parameter if it is to learn.",
+        )
 
 
 def _growing(subject: Subject, count: int) -> Iterator[Verdict]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.doctor.case import Case
-from components.doctor.snapshot import Snapshot
+from components.doctor.snapshot import Snapshot, has_own_state
 from components.doctor.trace import Look, Raised, Recorder, Trace, Tracer, main_output
 from components.training.randomness import seed_all
 
@@ -186,7 +186,7 @@ class Subject:
 
 
 def unregistered(network: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
-    """Find layers and parameters that are kept in lists, tuples, sets and dicts, where torch does not look."""
+    """Find layers and parameters in lists, tuples, sets, dicts and plain objects, where torch does not look."""
     known = {id(module) for module in network.modules()} | {id(p) for _, p in network.named_parameters()}
 
     def search(place: str, value: object, depth: int) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
@@ -200,6 +200,10 @@ def unregistered(network: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Param
         elif depth < 4 and isinstance(value, (list, tuple, set, frozenset)):
             for index, inner in enumerate(value):
                 yield from search(f"{place}[{index}]", inner, depth + 1)
+        elif depth < 4 and has_own_state(value) and id(value) not in known:
+            known.add(id(value))  # objects may refer to each other
+            for attribute, inner in list(vars(value).items()):
+                yield from search(f"{place}.{attribute}", inner, depth + 1)
 
     for name, attribute, value in attributes(network):
         yield from search(f"{name}.{attribute}".lstrip("."), value, 0)

@@ -169,7 +169,7 @@ class DividesByZero(MLP):
         return self.out(self.hidden(x)) / (x[:, :1] - x[:, :1])
 
 
-@fault("loss_at_start")
+@fault("loss_at_start", "out")
 class HugeWeights(MLP):
     def __init__(self):
         super().__init__()
@@ -177,7 +177,7 @@ class HugeWeights(MLP):
         nn.init.normal_(self.out.weight, std=5)
 
 
-@fault("loss_at_start", verdict="warn")
+@fault("loss_at_start", "out", "warn")
 class LargeWeights(MLP):
     def __init__(self):
         super().__init__()
@@ -189,6 +189,13 @@ class LargeWeights(MLP):
 @fault("loss_at_start", more={"num_outputs": 1}, alone=False)
 def one_output():
     return MLP(1)
+
+
+@fault("loss_at_start", "out", "warn", loss="bce")
+class BiasOfRareLabels(MLP):
+    def __init__(self):
+        super().__init__()
+        nn.init.constant_(self.out.bias, -5.0)
 
 
 @fault("constant_output", alone=False)
@@ -238,6 +245,29 @@ class ParameterInList(MLP):
 class GivesItsHeadAlone(MLP):
     def parameters(self, recurse=True):
         return self.out.parameters(recurse)
+
+
+class Holder:
+    """No module: torch does not look into it."""
+
+    def __init__(self, *layers):
+        self.layers = layers
+        self.itself = self
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+
+@fault("registered", "holder.layers[0]")
+class InAnObject(MLP):
+    def __init__(self):
+        super().__init__()
+        self.holder = Holder(nn.Linear(24, 24))
+
+    def hidden(self, x):
+        return self.holder(super().hidden(x))
 
 
 @fault("backward_method")
@@ -758,6 +788,26 @@ class AlwaysDrops(MLP):
         return self.out(F.dropout(self.hidden(x), 0.3))
 
 
+@fault("determined", "drop")
+class StaysInTraining(MLP):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.3)
+
+    def train(self, mode=True):
+        self.training = mode
+        return self
+
+    def forward(self, x):
+        return self.out(self.drop(self.hidden(x)))
+
+
+@fault("batch_size", alone=False)
+class DeviationOfTheBatch(MLP):
+    def forward(self, x):
+        return super().forward(x / x.std(0))
+
+
 @fault("determined", "middle")
 class NoisyLayer(MLP):
     def __init__(self):
@@ -964,6 +1014,28 @@ class UnusedLayer(MLP):
     def __init__(self):
         super().__init__()
         self.unused = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+
+@fault("reached", "extra")
+class DropsAResult(MLP):
+    def __init__(self):
+        super().__init__()
+        self.extra = nn.Linear(24, 24)
+
+    def forward(self, x):
+        x = self.hidden(x)
+        self.extra(x).relu()
+        return self.out(x)
+
+
+@fault("made_in_forward")
+class NoLongerAParameter(MLP):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(24)) * 0.02
+
+    def forward(self, x):
+        return self.out(self.hidden(x) * (1 + self.scale))
 
 
 @fault("reached", "first")

@@ -374,6 +374,43 @@ class GuardsItsLogits(MLP):
         return super().forward(x).clamp(-30, 30)
 
 
+class OwnBatchNorm(nn.Module):
+    """With running statistics, right and by hand."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, x):
+        mean, variance = self.mean, self.variance
+        if self.training:
+            mean, variance = x.mean(0), x.var(0, unbiased=False)
+            with torch.no_grad():
+                self.mean.lerp_(mean, 0.1)
+                self.variance.lerp_(variance, 0.1)
+        return (x - mean) * torch.rsqrt(variance + 1e-5) * self.scale + self.shift
+
+
+@sound()
+class NormalisesByHand(MLP):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(12, 24, bias=False), OwnBatchNorm(24))
+
+
+@sound(loss="mse")
+class LargeFirstOutputs(MLP):
+    """As xavier has them behind a ReLU: with a variance of about 2."""
+
+    def __init__(self):
+        super().__init__()
+        for layer in (self.first, self.middle):
+            nn.init.kaiming_normal_(layer.weight)
+        nn.init.normal_(self.out.weight, std=0.3)
+
+
 @sound()
 class DropoutOnly(MLP):
     def __init__(self):
