@@ -5,6 +5,7 @@ import inspect
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,10 +248,17 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
     except UserError:
         raise
     except Exception as error:  # the user's forward can fail in any way
+        if "modified by an inplace operation" in str(error):
+            raise UserError(
+                f"{reference} fails in backward: a value that is needed there was changed in place"
+                f"{_overwritten(network, inputs)}: {first_hand(error)[:200]} …",
+                "Make a new one: h = h + 1 and not h += 1, torch.relu(h) and not h.relu_(), inplace=False.",
+            ) from error
         layer = f" in its layer {inside[-1][0]}: {inside[-1][1]}" if inside else ""
         raise UserError(
             f"{reference} fails on {data.kind} of shape {tuple(inputs.shape)}{layer}: {first_hand(error)}",
-            f"{data.name} has {SHAPES[data.kind]} = {data.shape}.",
+            f"{data.name} has {SHAPES[data.kind]} = {data.shape}."
+            + " Take in_channels in the constructor: it is filled in." * bool(CHANNELS.search(str(error))),
         ) from error
     finally:
         network.zero_grad(set_to_none=True)
@@ -260,11 +268,27 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
             layer.training = mode
 
 
+CHANNELS = re.compile(r"to have \d+ channels, but got \d+ channels")
 SHAPES = {
     "images": "images of (channels, height, width)",
     "tokens": "token ids (int64), sequences of up to (length,)",
     "numbers": "samples of (features, …)",
 }
+
+
+def _overwritten(network: nn.Module, inputs: Tensor) -> str:
+    """The line of forward that made the value which backward misses, where autograd knows it."""
+    with warnings.catch_warnings(record=True) as told, torch.autograd.set_detect_anomaly(True, check_nan=False):
+        warnings.simplefilter("always")
+        try:
+            with torch.enable_grad():
+                sum(output.sum() for output in outputs_of(network(inputs))).backward()
+        except Exception:  # it did so before; this time for its place
+            pass
+    lines = re.findall(r'File "([^"]+)", line (\d+)', " ".join(str(warning.message) for warning in told))
+    ours = (Path(__file__).parent, Path(torch.__file__).parent)
+    own = [(file, line) for file, line in lines if not any(place in Path(file).parents for place in ours)]
+    return f", after {Path(own[-1][0]).name} line {own[-1][1]} had made it" if own else ""
 
 
 def outputs_of(output: object) -> tuple[Any, ...]:
@@ -281,8 +305,17 @@ def _check_output(output: object, reference: str, data: DataRef) -> None:
         raise UserError(
             f"{reference} gives shape {tuple(output.shape)} for 2 samples; "
             f"expected {expected}, {each.get(data.task, 'a number for each target')} of {data.name}.",
-            "Ask for num_classes in its constructor, or set its output by --model.args.",
+            _remedy(output, expected, data),
         )
+
+
+def _remedy(output: Tensor, expected: tuple[int, int], data: DataRef) -> str:
+    if tuple(output.shape) == expected[:1]:
+        return "Don't squeeze it: one row for each sample, one column for each target."
+    if output.dim() > 2 and expected[1] in output.shape[1:]:
+        over = "the sequence, e.g. a mean over its real tokens" if data.kind == "tokens" else "all other dimensions"
+        return f"Pool over {over}: one row for each sample."
+    return "Ask for num_classes in its constructor, or set its output by --model.args."
 
 
 def save_weights(network: nn.Module, path: Path) -> FileRef:

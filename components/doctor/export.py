@@ -1,10 +1,16 @@
 """Whether the network becomes an ONNX model, and what to rewrite where it does not."""
 
 import re
+import textwrap
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from components.doctor.subject import Subject
+from components.doctor.trace import is_users
 from components.doctor.verdict import Verdict
+
+WORDS = 300  # letters of the exporter's reason
 
 # What the exporter says or the network calls, and what helps.
 REWRITES = (
@@ -22,7 +28,11 @@ REWRITES = (
     ),
     (r"numpy", "No NumPy in forward: torch has the same functions."),
     (r"adaptive_max_pool|adaptive_avg_pool", "Adaptive pooling to 1, or a pooling with fixed kernel and stride."),
-    (r"specialized|[Cc]onstraints violated|dynamic", "A size of the batch is fixed in forward: take it from x.shape."),
+    (
+        r"static shape|specialized|[Cc]onstraints violated|dynamic",
+        "A size of the batch is fixed in forward, or a loop runs over samples or steps: take sizes from x.shape, and "
+        "do all of them in one operation.",
+    ),
     (
         r"unsupported|not supported|No decomposition|no ONNX|not implemented",
         "Replace that operation by ones that ONNX has.",
@@ -39,13 +49,20 @@ def exportable(subject: Subject) -> Iterator[Verdict]:
     try:
         subject.case.export(subject.network)
     except Exception as error:  # the exporter, on the user's code, can fail in any way
-        text = " ".join(str(error).split())
+        cause = _root(error)
+        text = _reason(cause)
+        layer, place = _place(cause, subject)
         used = " ".join(operation.name for operation in subject.evaluated.operations)
-        remedy = next((words for sign, words in REWRITES if re.search(sign, text)), "") or next(
-            (words for sign, words in REWRITES[:4] if re.search(sign, used)), "Look at what the reason names."
-        )
+        packing, *others = REWRITES
+        remedy = packing[1] if re.search(packing[0], used) else ""
+        remedy = remedy or next((words for sign, words in others if re.search(sign, f"{text} {error}")), "")
+        remedy = remedy or next((words for sign, words in others[:3] if re.search(sign, used)), "")
         yield Verdict(
-            "export", "fail", _layer_in(text, subject), f"1 attempt, {type(error).__name__}: {text[:500]}", remedy
+            "export",
+            "fail",
+            layer or _layer_in(text, subject),
+            f"1 attempt, {type(cause).__name__}: {text}{place}",
+            remedy or "Take parts out of forward until it goes through: the last one taken out is the reason.",
         )
     else:
         yield Verdict("export", "pass", "", "1 attempt went through", "")
@@ -53,7 +70,38 @@ def exportable(subject: Subject) -> Iterator[Verdict]:
         subject.snapshot.restore()
 
 
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, without advice on how to debug the exporter."""
+    text = re.split(r"\n\n|\nCaused by|\nFor more", str(error).strip())[0]
+    return textwrap.shorten(" ".join(text.split()), WORDS, placeholder=" …")
+
+
+def _place(error: BaseException, subject: Subject) -> tuple[str, str]:
+    """The layer whose forward was being traced, and the user's line in it."""
+    layer, place = "", ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        layer = subject.names.get(id(frame.f_locals.get("self")), layer)
+        file = Path(frame.f_code.co_filename)
+        if is_users(str(file)) and frame.f_code.co_name != "<module>" and not _is_ours(file):
+            place = f" ({file.name} line {line})"
+    return layer if place else "", place
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it is Torchmill's code round the network; networks that come along are looked at like a user's."""
+    here = Path(__file__).parents[1]
+    return here in file.parents and here / "models" not in file.parents
+
+
 def _layer_in(text: str, subject: Subject) -> str:
-    """The longest name of a layer that the exporter's words hold."""
-    names = [name for name, _ in subject.network.named_modules() if name and re.search(rf"\b{re.escape(name)}\b", text)]
-    return max(names, key=len, default="")
+    """The longest name of a layer that the exporter's words hold, marked as a name: 'a' is a word, too."""
+    names = [name for name, _ in subject.network.named_modules() if name]
+    marked = r"""(?:self\.|['"`]){0}\b|\b{0}['"`]"""
+    found = [name for name in names if re.search(marked.format(re.escape(name)), text)]
+    return max(found + [name for name in names if "." in name and name in text], key=len, default="")

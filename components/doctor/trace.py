@@ -23,7 +23,7 @@ CUTS = {
     "detach", "detach_", "numpy", "__array__", "item", "tolist", "argmax", "argmin", "argsort", "data", "round", "sign",
     "floor", "ceil", "multinomial", "bernoulli", "long", "int", "one_hot", "__bool__", "__int__", "__float__",
 }  # fmt: skip
-RECORDED = {*ACTIVATIONS, *DROPOUTS, *ATTENTION, *CUTS, "batch_norm"}
+RECORDED = {*ACTIVATIONS, *DROPOUTS, *ATTENTION, *CUTS, "batch_norm", "_pack_padded_sequence"}
 FACTORIES = {
     "zeros", "ones", "full", "empty", "eye", "arange", "linspace", "logspace", "rand", "randn", "randint", "randperm",
     "tensor", "as_tensor", "from_numpy", "scalar_tensor", "normal", "tril_indices", "triu_indices", "hann_window",

@@ -1,4 +1,5 @@
 import inspect
+import re
 import typing
 
 import pytest
@@ -221,6 +222,29 @@ def test_an_output_of_the_wrong_width_is_told_with_both(toy, own):
     assert "gives shape (2, 7) for 2 samples; expected (2, 10), a logit for each class of toy." in answer
 
 
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("nn.Linear(8, 1), nn.Flatten(0)", "gives shape (2,) for 2 samples; expected (2, 1).* Don't squeeze it"),
+        ("nn.Linear(8, 1), nn.Unflatten(1, (1, 1))", "gives shape (2, 1, 1).* Pool over all other dimensions"),
+    ],
+)
+def test_an_output_of_the_wrong_shape_is_told_with_what_to_do(toy, own, ending, said):
+    one = toy.model_copy(update={"task": "regression", "classes": ("price",)})
+    answer = refusal(own(f"def Own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), {ending})"), one)
+    assert re.search(re.escape(said).replace(re.escape(".*"), ".*"), answer), answer
+
+
+def test_what_is_changed_in_place_is_told_with_its_line(toy, own):
+    text = LINEAR.replace(
+        "return self.out(self.hidden(x.flatten(1)).relu())",
+        "h = self.hidden(x.flatten(1))\n        h = torch.sigmoid(h)\n        h += 1\n        return self.out(h)",
+    )
+    answer = refusal(own("import torch" + text), toy)
+    assert "fails in backward: a value that is needed there was changed in place" in answer
+    assert re.search(r"after own_network.py line \d+ had made it", answer) and "h = h + 1" in answer
+
+
 @pytest.mark.parametrize("result", ["(x, x)", "None", "{'logits': x}"])
 def test_an_output_that_is_no_tensor_is_refused(toy, own, result):
     text = (
@@ -241,7 +265,8 @@ def test_images_that_do_not_fit_are_told_with_the_layer_and_the_shapes(toy, own)
     assert "fails on images of shape (2, 1, 28, 28)" in answer
     assert "toy has images of (channels, height, width) = (1, 28, 28)" in answer
     colours = toy.model_copy(update={"shape": (3, 28, 28)})
-    assert "in its layer body.0: Conv2d(1," in refusal(own(text, file="other.py"), colours)
+    answer = refusal(own(text, file="other.py"), colours)
+    assert "in its layer body.0: Conv2d(1," in answer and "Take in_channels in the constructor" in answer
 
 
 def test_a_network_that_only_fails_when_trained_is_refused(toy, own):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from tests.components.doctor.cases import CLASSES
 
@@ -1462,7 +1463,41 @@ class CannotLearn(MLP):
 
 
 def refuse(network):
-    raise RuntimeError("Could not guard on data-dependent expression Eq(u0, 1) in middle, opset 20")
+    raise RuntimeError("Could not guard on data-dependent expression Eq(u0, 1) in self.middle, a layer of 2")
+
+
+def trace(network):
+    """As the exporter does: it calls forward, and tells its failure with advice that is no help."""
+    try:
+        network(torch.zeros(2, 9, dtype=torch.int64))
+    except RuntimeError as error:
+        raise ValueError("step 1 of 3 failed") from error
+
+
+def refuse_to_pack(network):
+    raise TypeError("zeros(): argument 'size' failed to unpack the object at pos 2")
+
+
+@fault("export", level="full", inputs="tokens", more={"export": refuse_to_pack})
+class PacksSequences(Reader):
+    def forward(self, tokens):
+        lengths = (tokens != 0).sum(1).cpu()
+        packed = pack_padded_sequence(self.table(tokens), lengths, batch_first=True, enforce_sorted=False)
+        return self.out(self.lstm(packed)[1][0][-1])
+
+
+class Guarded(nn.LSTM):
+    def forward(self, x):
+        if len(x) == 2 and not x.requires_grad:
+            raise RuntimeError("a table of Eq(u0, 1)\n\nFor more information, run with TORCH_LOGS")
+        return super().forward(x)
+
+
+@fault("export", "lstm", level="full", inputs="tokens", more={"export": torch.no_grad()(trace)})
+class FailsToExport(Reader):
+    def __init__(self):
+        super().__init__()
+        self.lstm = Guarded(12, 16, batch_first=True)
 
 
 @fault("export", "middle", level="full", more={"export": refuse})
