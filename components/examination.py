@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from torch import nn
 
-from components.config import Level, TrainConfig
+from components.config import Level, RunConfig, TrainConfig
 from components.data.batches import Samples
 from components.doctor.case import Case
 from components.doctor.examine import examine
@@ -26,6 +26,16 @@ SAMPLES = ((2_000_000, 64), (20_000_000, 16), (float("inf"), 4))
 
 class Unsound(UserError):
     """The network fails a check."""
+
+
+def subject_of(config: RunConfig) -> dict[str, str]:
+    """Say what is examined: other first weights, those of the constructor among them, may fare otherwise."""
+    scheme, bias = config.initialize.name, config.initialize.bias
+    biases = "" if bias is None else f", biases {bias:g}"
+    first = "as the constructor made them" if scheme == "none" else f"by {scheme}{biases}"
+    rules = " and rules" if config.initialize.rules else ""
+    loaded = f", then {config.model.weights}" if config.model.weights else ""
+    return {"network": config.model.name, "data": config.data.name, "weights": f"{first}{rules}{loaded}"}
 
 
 def look_at(network: nn.Module, sample: Samples, data: DataRef, config: TrainConfig, level: Level) -> Report:

@@ -239,7 +239,10 @@ def train(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     config = _config(options)
-    if getattr(options, "check.level") is None:  # whoever asks for it wants to know
+    level = getattr(options, "check.level")
+    if level is not None and config.check.level == "off":
+        raise ConfigError("check examines always: --check.level off is for train.", "Say quick or full.")
+    if level is None:  # whoever asks for it wants to know
         config = config.model_copy(update={"check": configuration.CheckConfig(level="full")})
 
     from flows.console import show_log
@@ -247,19 +250,26 @@ def check(options: argparse.Namespace) -> int:
     show_log()
     from components.data.batches import read_sample
     from components.data.fetch import arguments, fetch
-    from components.examination import look_at
+    from components.examination import look_at, subject_of
     from components.initialize import initialize
     from components.places import data_cache
     from components.raw_model import standardized
 
-    data = fetch(config.data.name, data_cache(), args=arguments(config.data))
-    sample = read_sample(data, SAMPLE, config.seed)
-    network, _ = initialize(config.model, config.initialize, data, config.seed, standardized(sample, data))
-    report = look_at(network, sample, data, config.train, config.check.level)
+    try:
+        data = fetch(config.data.name, data_cache(), args=arguments(config.data))
+        sample = read_sample(data, SAMPLE, config.seed)
+        network, _ = initialize(config.model, config.initialize, data, config.seed, standardized(sample, data))
+        report = look_at(network, sample, data, config.train, config.check.level)
+    except UserError as error:
+        if options.json:
+            print(json.dumps({"status": "FAILED", "error": str(error)}), flush=True)
+        raise
+    examined = subject_of(config)
     if options.json:
-        print(json.dumps(report.as_json()), flush=True)
+        print(json.dumps(examined | report.as_json()), flush=True)
     else:
-        print("\n".join(report.lines()))
+        told = "; ".join(f"{what} {value}" for what, value in examined.items())
+        print("\n".join([told, *report.shown()]))
     return 1 if report.worst == "fail" else 0
 
 

@@ -54,7 +54,7 @@ CHECKS = (
     Check("modes", repetition.modes, "training and evaluation differ where they should"),
     Check("attention_mask", tokens.masks, "0 attention masks are the wrong way round"),
     Check("mixing", batch.mixing, "", ("determined", "finite")),
-    Check("batch_size", batch.sizes, "1 sample and all but 1 go through", ("determined", "attention_mask")),
+    Check("batch_size", batch.sizes, "1 sample and all but 1 go through", ("determined", "mixing", "attention_mask")),
     Check("device", portability.device, "0 tensors are made on the CPU or taken there"),
     Check("padding", tokens.padding, "", ("determined", "finite", "mixing", "attention_mask")),
     Check("last_activation", activations.last, "", ("forward", "finite")),
@@ -62,14 +62,19 @@ CHECKS = (
     Check("dead_activation", activations.dead, "0 activations are dead"),
     Check("loss_at_start", forward.loss_at_start, "", ("forward", "finite")),
     Check("backward", gradients.backward, "", ("forward", "frozen", "finite", "made_in_forward")),
-    Check("reached", gradients.reached, "", ("forward", "frozen", "backward")),
+    Check("reached", gradients.reached, "", ("forward", "frozen", "backward", "dead_activation")),
     Check(
         "units", gradients.units, "0 layers are dead in part", ("forward", "frozen", "backward", "reached", "finite")
     ),
     Check("hooks", gradients.hooks, "0 hooks turn a gradient round", ("forward", "frozen", "backward", "reached")),
     Check("gradient_size", gradients.magnitudes, "", ("forward", "frozen", "backward", "reached")),
-    Check("constant_weights", structure.constant_weights, "0 layers with equal weights", ("forward", "backward")),
-    Check("constant_output", forward.constant_output, "", ("forward", "finite")),
+    Check(
+        "constant_weights",
+        structure.constant_weights,
+        "0 layers with equal weights",
+        ("forward", "backward"),
+    ),
+    Check("constant_output", forward.constant_output, "", ("forward", "finite", "dead_activation")),
     Check("wasteful", structure.wasteful, "0 layers are wasted"),
     Check(
         "custom_function", custom.custom_functions, "0 functions with a backward of their own", ("forward", "backward")

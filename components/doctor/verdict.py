@@ -1,5 +1,6 @@
 """What the doctor says: verdicts, and a report of them."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -46,17 +47,35 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """Give the report for people: what failed first, what passed last."""
+        """Give the report for people, every verdict: what failed first, what passed last."""
         lines = []
         for verdict in sorted(self.verdicts, key=lambda verdict: -SEVERITY[verdict.verdict]):
-            where = f" in {verdict.layer}" if verdict.layer else ""
-            lines.append(f"{verdict.verdict}  {verdict.check}{where}: {verdict.evidence}")
-            if verdict.remedy:
-                lines.append(f"      {verdict.remedy}")
-        if self.left_out:
-            lines.append(f"left out, because of what failed: {', '.join(self.left_out)}")
+            lines += _told(verdict)
+        return [*lines, *self._end()]
+
+    def shown(self) -> list[str]:
+        """Give the report for a terminal: what failed last, next to the prompt, and what passed by name alone.
+
+        Where all passed, each is told with what was measured.
+        """
+        if self.worst == "pass":
+            return self.lines()
+        passed = dict.fromkeys(one.check for one in self.verdicts if one.verdict == "pass")
+        lines = textwrap.wrap(", ".join(passed), 110, initial_indent="pass  ", subsequent_indent="      ")
+        for verdict in sorted(self.verdicts, key=lambda verdict: SEVERITY[verdict.verdict]):
+            if verdict.verdict != "pass":
+                lines += _told(verdict)
+        return [*lines, *self._end()]
+
+    def _end(self) -> list[str]:
         counts = ", ".join(
             f"{sum(verdict.verdict == grade for verdict in self.verdicts)} {grade}" for grade in SEVERITY
         )
-        lines.append(f"{counts}  ({self.seconds:.1f} s)")
-        return lines
+        left_out = [f"left out, because of what failed: {', '.join(self.left_out)}"] if self.left_out else []
+        return [*left_out, f"{counts}  ({self.seconds:.1f} s)"]
+
+
+def _told(verdict: Verdict) -> list[str]:
+    where = f" in {verdict.layer}" if verdict.layer else ""
+    line = f"{verdict.verdict}  {verdict.check}{where}: {verdict.evidence}"
+    return [line, f"      {verdict.remedy}"] if verdict.remedy else [line]

@@ -116,7 +116,15 @@ def test_an_unsound_network_is_stopped_before_it_is_trained(used: Place):
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "registered in layers[0]" in refused.stderr and "softmax is applied before cross_entropy" in refused.stderr
     checked = used.torchmill("check", "--model", "net.py:Net", "--check.level", "quick", "--json")
-    assert checked.returncode == 1 and json.loads(checked.stdout)["worst"] == "fail"
+    told = json.loads(checked.stdout)
+    assert checked.returncode == 1 and told["worst"] == "fail" and told["weights"].startswith("by xavier_normal")
+    shown = used.torchmill("check", "--model", "net.py:Net", "--check.level", "quick").stdout.splitlines()
+    assert shown[0].startswith("network net.py:Net; data") and shown[1].startswith("pass  ")
+    assert any(line.startswith("fail  registered in layers[0]") for line in shown[-8:])
+    (used.folder / "wrong.py").write_text(UNSOUND.replace("num_classes)\n\n", "3)\n\n"))
+    rejected = used.torchmill("check", "--model", "wrong.py:Net", "--json")
+    told = json.loads(rejected.stdout)
+    assert rejected.returncode == 1 and told["status"] == "FAILED" and "gives shape (2, 3)" in told["error"]
 
 
 def test_texts_train_with_a_vocabulary_that_the_model_brings_along(used: Place):

@@ -96,6 +96,10 @@ def test_an_option_wins_over_the_file(tmp_path):
         (["train", "--config", "missing.yaml"], "Cannot read missing.yaml"),
         (["up", "--mlflow-port", "many"], "Argument --mlflow-port: invalid int value: 'many'"),
         (["train", "--js"], "Unknown option --js."),
+        (
+            ["check", "--check.level", "off"],
+            "check examines always: --check.level off is for train. Say quick or full.",
+        ),
     ],
 )
 def test_a_mistype_is_answered_in_a_line_with_what_was_meant(arguments, said):

@@ -620,6 +620,14 @@ class SoftmaxOverBatch(MLP):
 
 
 @fault("mixing")
+class DeviationOfTheBatch(MLP):
+    """Which is nan for a batch of one: a consequence."""
+
+    def forward(self, x):
+        return super().forward(x / x.std(0))
+
+
+@fault("mixing")
 class MinusBatchMean(MLP):
     def forward(self, x):
         x = self.hidden(x)
@@ -759,7 +767,7 @@ class NoActivation(MLP):
         return self.out(torch.relu(self.middle(self.first(x))))
 
 
-@fault("dead_activation", "relu", alone=False)
+@fault("dead_activation", "relu")
 class DeadRelu(MLP):
     def __init__(self):
         super().__init__()
@@ -801,12 +809,6 @@ class StaysInTraining(MLP):
 
     def forward(self, x):
         return self.out(self.drop(self.hidden(x)))
-
-
-@fault("batch_size", alone=False)
-class DeviationOfTheBatch(MLP):
-    def forward(self, x):
-        return super().forward(x / x.std(0))
 
 
 @fault("determined", "middle")

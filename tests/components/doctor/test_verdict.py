@@ -20,6 +20,14 @@ def test_people_read_what_failed_first_and_what_was_left_out():
     assert lines[-2:] == ["left out, because of what failed: gradient_size", "1 fail, 1 warn, 1 pass  (0.1 s)"]
 
 
+def test_a_terminal_shows_last_what_failed_and_what_passed_by_name():
+    lines = Report([GOOD, SO_SO, BAD, GOOD], 0.1, ["gradient_size"]).shown()
+    assert lines[0] == "pass  shared" and lines[1].startswith("warn  wasteful in conv")
+    assert lines[-4:-2] == ["fail  reached in layers.0: 2 of 4 get no gradient", "      Use it."]
+    assert lines[-2:] == ["left out, because of what failed: gradient_size", "1 fail, 1 warn, 2 pass  (0.1 s)"]
+    assert Report([GOOD], 0.1).shown() == ["pass  shared: 0 shared", "0 fail, 0 warn, 1 pass  (0.1 s)"]
+
+
 def test_scripts_read_json():
     read = json.loads(json.dumps(Report([BAD], 0.12345, ["dtype"]).as_json()))
     assert (read["worst"], read["seconds"], read["left_out"]) == ("fail", 0.123, ["dtype"])
