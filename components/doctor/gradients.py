@@ -311,7 +311,7 @@ def hooks(subject: Subject) -> Iterator[Verdict]:
         for hooks, items in zip(held, contents, strict=True):
             hooks.update(items)
     for name, one, other in zip(subject.trainable, with_hooks, without, strict=True):
-        if one is None or other is None or not (product := (one * other).sum().item()) < 0:
+        if one is None or other is None or one.is_complex() or not (product := (one * other).sum().item()) < 0:
             continue
         cosine = product / max((one.norm() * other.norm()).item(), 1e-30)
         if cosine < -0.1:
@@ -336,7 +336,12 @@ def units(subject: Subject) -> Iterator[Verdict]:
     levels: dict[str, Tensor] = {}
 
     def look(call: Call, entering: bool) -> None:
-        if not entering and isinstance(call.module, UNITS) and tensors(call.output) and call.output.dim() > 1:
+        if (
+            not entering
+            and isinstance(call.module, UNITS)
+            and isinstance(call.output, Tensor)
+            and call.output.dim() > 1
+        ):
             axis = 1 if isinstance(call.module, _ConvNd) else -1
             levels[call.name] = call.output.detach().abs().transpose(0, axis).flatten(1).mean(1)
 
@@ -348,7 +353,10 @@ def units(subject: Subject) -> Iterator[Verdict]:
         for name in dead:
             for parameter in subject.network.get_submodule(name).parameters(recurse=False):
                 parameter.mul_(-0.1)  # a ReLU that was shut for all samples is open
-    never = _dead_units(subject, fresh=False)
+    try:
+        never = _dead_units(subject, fresh=False)
+    except Raised:
+        return  # what such weights do is nobody's fault
     for name, one in dead.items():
         unused = one & never[name] if name in never else torch.zeros_like(one)
         level = 0.0

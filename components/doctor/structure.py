@@ -1,6 +1,7 @@
 """How the network is put together: what is registered, shared, frozen, wasted. No forward is needed, or one at most."""
 
 import inspect
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from components.doctor.activations import graph, through_views
-from components.doctor.subject import Subject, plain_tensors
-from components.doctor.trace import Call, is_users
+from components.doctor.subject import Subject, attributes, plain_tensors
+from components.doctor.trace import Call, Raised, is_users
 from components.doctor.verdict import Verdict
 
 HUGE = 4_000_000
@@ -22,17 +23,19 @@ UNITS_FIRST = (nn.Linear, _ConvNd, nn.Embedding, nn.RNNBase, nn.RNNCellBase, nn.
 
 def registered(subject: Subject) -> Iterator[Verdict]:
     """Layers and parameters in plain lists, tuples and dicts: no optimizer, no device and no file gets them."""
+    used = _used(subject) if subject.unregistered else set()
     for place, value in subject.unregistered:
         parameters = list(value.parameters()) if isinstance(value, nn.Module) else [value]
         count = sum(parameter.numel() for parameter in parameters)
         if isinstance(value, nn.Module) and not parameters:
             continue  # an activation: nothing is lost
-        # A list round a frozen network is a known way to keep a teacher out of the weights.
-        frozen = not any(parameter.requires_grad for parameter in parameters)
+        # A list round a frozen network is a known way to keep a teacher out of the weights; an average of the weights
+        # is kept in an object of its own.
+        harmless = not any(parameter.requires_grad and id(parameter) in used for parameter in parameters)
         kind = "ParameterList or ParameterDict" if isinstance(value, nn.Parameter) else "ModuleList or ModuleDict"
         yield Verdict(
             "registered",
-            "warn" if frozen else "fail",
+            "warn" if harmless else "fail",
             place,
             f"{type(value).__name__} with {count:,} parameters is kept in a plain list, dict or object: parameters() "
             f"of the network gives {sum(p.numel() for p in subject.parameters):,} without them",
@@ -48,6 +51,18 @@ def registered(subject: Subject) -> Iterator[Verdict]:
             f"tensors, {left[0]} first; named_parameters() has them, so that they are trained all the same",
             "Delete it; to train the others alone, call requires_grad_(False) on these.",
         )
+
+
+def _used(subject: Subject) -> set[int]:
+    """Ids of all tensors that want a gradient and on which the output depends; of those unregistered, if it fails."""
+    try:
+        output = subject.trained.logits
+    except Raised:
+        output = None
+    if not isinstance(output, Tensor) or output.grad_fn is None:
+        values = [value for _, value in subject.unregistered]
+        return {id(p) for value in values for p in (value.parameters() if isinstance(value, nn.Module) else [value])}
+    return {id(node.variable) for node in graph(output.grad_fn) if hasattr(node, "variable")}
 
 
 def backward_methods(subject: Subject) -> Iterator[Verdict]:
@@ -129,6 +144,8 @@ def _kept(subject: Subject, place: str, value: Tensor, used: bool) -> Iterator[V
 
 def _growing(subject: Subject, count: int) -> Iterator[Verdict]:
     """What each forward adds a tensor to is never freed, nor are the graphs behind them."""
+    if not any(isinstance(value, (list, dict, deque)) for _, _, value in attributes(subject.network)):
+        return
     held = [count]
     for _ in range(2):
         subject.run(training=True, gradient=True, fresh=False)

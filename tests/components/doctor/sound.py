@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from tests.components.doctor.cases import CLASSES
-from tests.components.doctor.faulty import CNN, MLP, MaskedMean, ProductAttention, Reader
+from tests.components.doctor.faulty import CNN, MLP, Holder, MaskedMean, ProductAttention, Reader
 
 
 @dataclass
@@ -705,6 +705,15 @@ class NotCopyable(MLP):
     def forward(self, x):
         with self.lock:
             return super().forward(x)
+
+
+@sound(warns={"registered"})
+class KeepsAnAverage(MLP):
+    """Of its weights, in an object that is no module; forward does not use it."""
+
+    def __init__(self):
+        super().__init__()
+        self.average = Holder(nn.Linear(12, 24))
 
 
 @sound(warns={"registered"})
