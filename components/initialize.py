@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def initialize(
 
     Raises:
         UserError: the network can't be built, or doesn't take the data's inputs and give an output per class; a rule
-            or a pattern fits nothing; or the pretrained weights don't fit.
+            or a pattern fits nothing; the pretrained weights don't fit; or what they don't fit is to be frozen.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -50,25 +50,43 @@ def initialize(
         seen = blank(data) if sample is None else sample
         before = measure(network, seen)
         fill(network, config, seed, seen)
-        if model.weights:
-            load_pretrained(network, model.name, model.weights)
-        freeze(network, model.freeze)
+        anew = load_pretrained(network, model.name, model.weights) if model.weights else []
+        freeze(network, model.freeze, anew)
+        if model.freeze and not model.weights and config.name != "none":
+            logger.warning(
+                "freeze  without --model.weights, what stays as it is are first weights by %s; --initialize none keeps "
+                "those that the network's class made",
+                config.name,
+            )
         return network, compare(before, measure(network, seen))
 
 
-def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
+def freeze(network: nn.Module, patterns: Sequence[str], anew: Collection[str] = ()) -> None:
     """Have parameters that fit a pattern stay as they are; ``backbone`` fits all but the last layer's.
 
+    Args:
+        anew: what the pretrained weights did not fit. ``backbone`` leaves these to be trained: frozen, they would stay
+            the random numbers that they are.
+
     Raises:
-        UserError: a pattern fits nothing, or nothing is left to train.
+        UserError: a pattern fits nothing or one of these, or nothing is left to train.
     """
     parameters = dict(network.named_parameters())
     for pattern in patterns:
         if pattern == "backbone":
             last = [name for name, layer in network.named_modules() if next(layer.parameters(False), None) is not None]
-            chosen = [name for name in parameters if name.rpartition(".")[0] != last[-1]]
+            inner = [name for name in parameters if name.rpartition(".")[0] != last[-1]]
+            chosen = [name for name in inner if name not in anew]
+            if left := [name for name in inner if name in anew]:
+                logger.info("freeze  backbone leaves out %s: begun anew, and trained", _some(left))
         else:
             chosen = matching(pattern, parameters)
+            if random := [name for name in chosen if name in anew]:
+                raise UserError(
+                    f"--model.freeze: '{pattern}' fits {_some(random)}, which the pretrained weights do not: they "
+                    "would stay at random numbers.",
+                    "Leave them out; backbone does so by itself.",
+                )
         if not chosen:
             raise UserError(f"--model.freeze: no parameter fits '{pattern}'.", nearest(pattern, parameters))
         for name in chosen:
@@ -348,7 +366,8 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         rebuilt = build(network.reference, network.arguments, data)
         try_on(rebuilt, network.reference, data)  # gives lazy layers their shapes
-        freeze(rebuilt, network.freeze)
+    for name in network.frozen:
+        rebuilt.get_parameter(name).requires_grad_(False)
     try:
         load_model(rebuilt, str(weights.path))
     except (SafetensorError, RuntimeError) as error:

@@ -103,7 +103,9 @@ class NetworkRef(Ref):
     weights: FileRef
     parameters: int
     freeze: tuple[str, ...] = ()
-    """Patterns of parameters that stay as they are."""
+    """Patterns of parameters that stay as they are, as they were asked for."""
+    frozen: tuple[str, ...] = ()
+    """Names of the parameters that do."""
 
     def identity(self) -> dict[str, str]:
         return {"the first weights": self.weights.sha256}

@@ -202,9 +202,15 @@ def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: Da
     tracking.log_files(run, [weights.path], "weights")
     tracking.log_tags(run, {"initial.sha256": weights.sha256})
     tracking.log_params(run, {"parameters": parameters})
-    logger.info("network  %s: %s parameters, weights by %s", model.name, f"{parameters:,}", config.name)
+    origin = f"from {model.weights}" if model.weights else f"by {config.name}"
+    logger.info("network  %s: %s parameters, weights %s", model.name, f"{parameters:,}", origin)
     return NetworkRef(
-        reference=model.name, arguments=model.args, weights=weights, parameters=parameters, freeze=model.freeze
+        reference=model.name,
+        arguments=model.args,
+        weights=weights,
+        parameters=parameters,
+        freeze=model.freeze,
+        frozen=tuple(name for name, parameter in network.named_parameters() if not parameter.requires_grad),
     )
 
 

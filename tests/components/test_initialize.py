@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from components import config as configuration
-from components.config import InitializeConfig
+from components.config import InitializeConfig, ModelConfig
 from components.errors import UserError
 from components.first_weights import SCHEMES, fill
-from components.initialize import restore, save_weights, try_on
+from components.initialize import initialize, restore, save_weights, try_on
 from components.models.simple_cnn import SimpleCNN
 from components.refs import FileRef, NetworkRef
 from tests.toy import made, toy_data
@@ -376,3 +376,40 @@ def test_weights_come_back_where_gradients_are_turned_off(toy, tmp_path):
     ref = save_weights(network, tmp_path / "w.safetensors")
     with torch.inference_mode(False), torch.no_grad():
         assert same(network, restore(reference_to("simple_cnn", network, ref), ref, toy))
+
+
+@pytest.fixture
+def of_another_shape(toy, tmp_path) -> ModelConfig:
+    """Pretrained weights whose first convolution and last layer do not fit."""
+    state = made("simple_cnn", toy).state_dict()
+    state["conv1.weight"], state["fc2.weight"], state["fc2.bias"] = torch.ones(9), torch.ones(7, 128), torch.ones(7)
+    torch.save(state, tmp_path / "weights.pth")
+    return ModelConfig(weights=str(tmp_path / "weights.pth"))
+
+
+def trained_ones(network: nn.Module) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def test_what_begins_anew_is_trained_though_the_backbone_is_frozen(toy, tmp_path, of_another_shape, caplog):
+    caplog.set_level("INFO", "torchmill")
+    model = of_another_shape.model_copy(update={"freeze": ("backbone",)})
+    network, _ = initialize(model, InitializeConfig(), toy, 0)
+    assert trained_ones(network) == {"conv1.weight", "fc2.weight", "fc2.bias"}
+    assert "backbone leaves out conv1.weight: begun anew" in caplog.text
+    frozen = tuple(name for name, parameter in network.named_parameters() if not parameter.requires_grad)
+    first = reference_to("simple_cnn", network, save_weights(network, tmp_path / "first.safetensors"))
+    again = restore(first.model_copy(update={"freeze": model.freeze, "frozen": frozen}), first.weights, toy)
+    assert trained_ones(again) == trained_ones(network)
+
+
+def test_what_begins_anew_is_not_frozen_by_a_pattern_either(toy, of_another_shape):
+    model = of_another_shape.model_copy(update={"freeze": ("conv*",)})
+    with pytest.raises(UserError, match=r"'conv\*' fits conv1.weight, which the pretrained weights do not"):
+        initialize(model, InitializeConfig(), toy, 0)
+
+
+@pytest.mark.parametrize(("scheme", "warned"), [("xavier_normal", True), ("none", False)])
+def test_who_freezes_without_pretrained_weights_is_told_what_it_freezes(toy, caplog, scheme, warned):
+    initialize(ModelConfig(freeze=("backbone",)), InitializeConfig(name=scheme), toy, 0)
+    assert ("first weights by xavier_normal" in caplog.text) == warned
