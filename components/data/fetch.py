@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from components import files, source_code
 from components.config import DataConfig, dataset_place, load_parameters, modules_in, source_file
 from components.data import disk
+from components.data.origins import origins_file, write_origins
 from components.data.splits import Split, Splits
 from components.data.vocabulary import Vocabulary
 from components.errors import ConfigError, UserError, nearest
@@ -31,6 +32,8 @@ FORMAT = 2
 """Of what is in the cache. Another number has everything prepared anew."""
 
 VOCABULARY = "vocabulary.json"
+SPLITS = ("train", "validation", "test")
+ORIGINS = frozenset(origins_file(Path(), split).name for split in SPLITS)
 
 
 def names(datasets: Path = DATASETS) -> list[str]:
@@ -190,7 +193,8 @@ def _prepare(
 
     # First of all: whoever is killed from here on leaves no manifest that speaks of other files.
     with disk.writing(folder):
-        (folder / "manifest.json").unlink(missing_ok=True)
+        for stale in (folder / "manifest.json", *(origins_file(folder, split) for split in SPLITS)):
+            stale.unlink(missing_ok=True)
         files.sync_folder(folder)
     parts = {"train": splits.train, **({"validation": splits.validation} if splits.validation else {})}
     parts["test"] = splits.test
@@ -210,6 +214,7 @@ def _prepare(
         with disk.new_file(folder / VOCABULARY) as file:
             file.write(splits.vocabulary.as_json().encode())
         digests[VOCABULARY] = FileRef.of(folder / VOCABULARY).sha256
+    told = [write_origins(folder, split, part.origins) for split, part in parts.items() if len(part.origins)]
     ref = DataRef(
         name=name,
         args=dict(args),
@@ -231,6 +236,7 @@ def _prepare(
     )
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})
+    digests |= {path.name: FileRef.of(path).sha256 for path in told}
     manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests}
     with disk.new_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
@@ -303,6 +309,8 @@ def _check(name: str, splits: Splits, classes: int) -> Kind:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for split, part in parts.items():
         if part:
+            if len(part.origins) not in (0, len(part)):
+                faults.append(f"{split} has {len(part)} samples and tells where {len(part.origins)} come from")
             faults += [f"{split} {fault}" for fault in _faults(part, splits, kind, classes)]
     if not faults and kind != "tokens":
         shapes = {part.inputs.shape[1:] for part in parts.values() if part}
@@ -363,4 +371,6 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _digest(digests: dict[str, str]) -> str:
-    return hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+    """Digest of what is learned from; where it came from is no part of it."""
+    deciding = [digest for name, digest in digests.items() if name not in ORIGINS]
+    return hashlib.sha256("".join(deciding).encode()).hexdigest()

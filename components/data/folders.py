@@ -134,5 +134,10 @@ def _files(folder: Path, suffixes: Collection[str], ignored: Counter[str]) -> li
     return [Path(path) for path in in_order(found)]
 
 
+def origin(file: Path, root: Path) -> str:
+    """What people know a file by: its path below the folder that they named."""
+    return file.relative_to(root).as_posix()
+
+
 def _endings(suffixes: Collection[str]) -> str:
     return f"Their names end in {', '.join(sorted(suffixes))}."

@@ -6,12 +6,13 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from components import files
 from components.data import neighbours, samples
+from components.data.origins import read_origins
 from components.data.splits import stratified_split
 from components.data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
 from components.errors import UserError
@@ -22,6 +23,39 @@ LOPSIDED = 10
 
 MOST_TOLD = 100
 """Of each kind of finding so many are listed; all are counted."""
+
+
+class Leak(NamedTuple):
+    """A test sample that is known from training."""
+
+    row: int
+    """In the test file."""
+    split: str
+    other_row: int
+    """In the file of that split; the training file, where validation is cut from it."""
+    likeness: float
+    """1 is equal."""
+    origin: str = ""
+    """Where the test sample comes from, as its file below the folder that was named; empty where that isn't known."""
+    other_origin: str = ""
+
+    def words(self) -> str:
+        known, other = self.origin or f"test {self.row}", self.other_origin or f"{self.split} {self.other_row}"
+        return f"{known} {'is' if self.likeness == 1 else 'is nearly'} {other}"
+
+
+class Suspect(NamedTuple):
+    """A training sample whose label its neighbours doubt."""
+
+    row: int
+    """In the training file."""
+    label: str
+    neighbours: str
+    """The label that these have."""
+    distance: float
+    """Of them, over that of the nearest of its own label (squared)."""
+    origin: str = ""
+    """Where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +86,16 @@ class Findings:
     """Nearly equal ones beside these."""
     leakage: float
     """Share of test samples that are in train or validation, equal or nearly so."""
-    leaks: tuple[tuple[int, str, int, float], ...]
-    """Row in the test file, split, row in its file, likeness (1 is equal)."""
+    leaks: tuple[Leak, ...]
     compared: int
     """Test samples that were looked at for near copies; where not all were, these stand for all."""
     contradictions: int
     """Training and validation samples whose input has other labels elsewhere."""
     contradicting: tuple[tuple[int, ...], ...]
     """Rows of the training file with equal inputs and different labels."""
-    suspects: tuple[tuple[int, str, str, float], ...]
-    """Row in the training file, label, what the neighbours are, and their distance over that of the own class."""
+    contradicting_origins: tuple[tuple[str, ...], ...]
+    """The same by where they come from; empty where that is not known."""
+    suspects: tuple[Suspect, ...]
     suspect_count: int
     seconds: float
 
@@ -77,7 +111,11 @@ class Findings:
         if self.contradictions:
             told.append(f"{self.contradictions:,} samples have an equal one with another label")
         if self.suspect_count:
-            told.append(f"{self.suspect_count:,} labels are doubtful: their neighbours have another one")
+            first = "; ".join(f"{one.origin} '{one.label}' or '{one.neighbours}'?" for one in self.suspects[:3])
+            told.append(
+                f"{self.suspect_count:,} labels are doubtful: their neighbours have another one"
+                + (f" ({first})" if self.suspects[0].origin else "")
+            )
         if self.imbalance > LOPSIDED:
             told.append(
                 f"the largest class has {self.imbalance:.0f} times the samples of the smallest; "
@@ -96,10 +134,7 @@ class Leakage(UserError):
 
 def leakage_error(data: DataRef, found: Findings, limit: float) -> Leakage:
     """Say which test samples are known from training."""
-    shown = "; ".join(
-        f"test {row} {'is' if likeness == 1 else 'is nearly'} {split} {other}"
-        for row, split, other, likeness in found.leaks[:3]
-    )
+    shown = "; ".join(leak.words() for leak in found.leaks[:3])
     return Leakage(
         f"{found.leakage:.2%} of the test samples of {data.name} are among the training samples, equal or nearly so "
         f"(allowed: {limit:.2%}): {shown}. A score on them would flatter.",
@@ -120,7 +155,7 @@ def inspect(data: DataRef, validation_fraction: float, seed: int, folder: Path) 
     found = {
         **_balance(data, splits),
         **_features(data, splits["train"]),
-        **_copies(data, splits, vocabulary),
+        **_with_origins(data.folder, splits, _copies(data, splits, vocabulary)),
     }
     findings = Findings(
         kind=data.kind,
@@ -134,9 +169,10 @@ def inspect(data: DataRef, validation_fraction: float, seed: int, folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     told = dataclasses.asdict(findings)
     del told["seconds"]
+    told |= {name: [one._asdict() for one in getattr(findings, name)] for name in ("leaks", "suspects")}
     files.write_text(folder / "inspection.json", json.dumps(told, indent=1, ensure_ascii=False))
     train = splits["train"]
-    marked = [row for row, *_ in findings.suspects]
+    marked = [one.row for one in findings.suspects]
     samples.draw(data, train.inputs, train.labels, train.rows, marked, vocabulary, folder)
     return dataclasses.replace(findings, seconds=time.monotonic() - began)
 
@@ -250,14 +286,38 @@ def _copies(data: DataRef, splits: dict[str, _Part], vocabulary: Vocabulary | No
             f"{split}-test": sum(place == split for place, _, _ in near.values()) for split in ("train", "validation")
         },
         "leakage": min(1.0, share),
-        "leaks": tuple((int(splits["test"].rows[number]), *found) for number, found in told[:MOST_TOLD]),
+        "leaks": tuple(Leak(int(splits["test"].rows[number]), *found) for number, found in told[:MOST_TOLD]),
         "compared": compared,
         **_contradictions(data, splits, alike),
         "suspects": tuple(
-            (row, data.classes[int(splits["train"].labels[row])], data.classes[other], share)
+            Suspect(row, data.classes[int(splits["train"].labels[row])], data.classes[other], share)
             for row, other, share in suspects[:MOST_TOLD]
         ),
         "suspect_count": len(suspects),
+    }
+
+
+def _with_origins(folder: Path, splits: dict[str, _Part], found: dict[str, Any]) -> dict[str, Any]:
+    """Add where those samples come from that are listed."""
+    leaks, suspects, groups = found["leaks"], found["suspects"], found["contradicting"]
+    wanted: dict[str, set[int]] = {part.file: set() for part in splits.values()}
+    for leak in leaks:
+        wanted["test"].add(leak.row)
+        wanted[splits[leak.split].file].add(leak.other_row)
+    wanted["train"] |= {one.row for one in suspects} | {row for group in groups for row in group}
+    known = {file: read_origins(folder, file, rows) for file, rows in wanted.items()}
+    train = known["train"]
+    return {
+        **found,
+        "leaks": tuple(
+            leak._replace(
+                origin=known["test"].get(leak.row, ""),
+                other_origin=known[splits[leak.split].file].get(leak.other_row, ""),
+            )
+            for leak in leaks
+        ),
+        "suspects": tuple(one._replace(origin=train.get(one.row, "")) for one in suspects),
+        "contradicting_origins": tuple(tuple(train[row] for row in group) for group in groups) if train else (),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from components.data.labels import Labels, read_labels
 from components.data.splits import Split, Splits, cut
-from components.data.texts import complete, encode_splits, usual_level
+from components.data.texts import Texts, complete, encode_splits, usual_level
 from components.data.vocabulary import Level
 from components.errors import UserError, nearest
 from components.refs import Task
@@ -266,8 +266,11 @@ def _arrays(inputs: dict[str, np.ndarray], labels: Labels, place: str) -> Splits
         kept, test = cut(train.labels, (TEST_FRACTION,), groups=same)
         if not len(test):
             raise UserError(f"{place} gives too few samples to cut any off for test.", "Give more, or a 'test' too.")
-        parts["train"] = Split(train.inputs[kept], train.labels[kept])
-        parts["test"] = Split(train.inputs[test], train.labels[test])
+        told = "train " if len(inputs) > 1 else ""
+        for split, rows in (("train", kept), ("test", test)):
+            # A row in the prepared arrays would tell nobody which item it was.
+            known = [f"{told}item {row}" for row in rows.tolist()]
+            parts[split] = Split(train.inputs[rows], train.labels[rows], known)
     shapes = {split: part.inputs.shape[1:] for split, part in parts.items()}
     for split, shape in shapes.items():
         if shape != shapes["train"]:
@@ -280,9 +283,11 @@ def _texts(inputs: dict[str, Values], labels: Labels, options: Mapping[str, Any]
     for split, texts in inputs.items():
         if not isinstance(texts, list):
             raise UserError(f"{place}: train has texts, and {split} has numbers.")
-        parts[split] = (texts, labels.values[split])
+        told = f"{split} " if len(inputs) > 1 else ""
+        origins = [f"{told}item {number}" for number in range(len(texts))]
+        parts[split] = Texts(texts, labels.values[split], origins)
     parts = complete(parts, place, test_fraction=TEST_FRACTION, validation_fraction=TEXT_VALIDATION_FRACTION)
-    level: Level = options.get("level") or usual_level(parts["train"][0])
+    level: Level = options.get("level") or usual_level(parts["train"].texts)
     return encode_splits(
         parts,
         labels.classes,

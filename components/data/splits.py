@@ -15,6 +15,8 @@ class Split:
     """Images: uint8, NCHW. Token ids: int32, (N, L), padded with 0. Numbers: float32, (N, F, …)."""
     labels: np.ndarray
     """Classes: int64, (N,), from 0. Labels: uint8 of 0 and 1, (N, K). Targets: float32, (N, K)."""
+    origins: Sequence[str] = ()
+    """What people know each sample by, as its file; none where that is its row alone."""
 
     def __len__(self) -> int:
         return len(self.labels)

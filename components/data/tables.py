@@ -41,6 +41,10 @@ class Table:
             )
         return cells
 
+    def origins(self) -> list[str]:
+        """Give what people know each row by: its line in the file."""
+        return [f"{self.file.name} line {line}" for line in self.lines]
+
     def numbers(self, name: str) -> np.ndarray:
         """Give a column as float64.
 

@@ -1,6 +1,7 @@
 """Labelled texts on their way into a data set of tokens."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,8 +10,19 @@ from components.data.vocabulary import Level, Vocabulary, normalized
 from components.errors import UserError
 from components.refs import Task
 
-Texts = tuple[Sequence[str], np.ndarray]
-"""Texts and their labels."""
+
+class Texts(NamedTuple):
+    """Texts of a split, and what belongs to them."""
+
+    texts: Sequence[str]
+    labels: np.ndarray
+    origins: Sequence[str] = ()
+    """Where each of them comes from."""
+
+    def take(self, indices: np.ndarray) -> "Texts":
+        """Give some of them."""
+        texts, origins = ([held[one] for one in indices] if held else () for held in (self.texts, self.origins))
+        return Texts(texts, self.labels[indices], origins)
 
 
 def cut_texts(
@@ -20,7 +32,7 @@ def cut_texts(
     same = [normalized(text).casefold() for text in texts]
     train, validation, test = cut(labels, (validation_fraction, test_fraction), groups=same)
     parts = {"train": train, "validation": validation, "test": test}
-    return {split: ([texts[index] for index in indices], labels[indices]) for split, indices in parts.items()}
+    return {split: Texts(texts, labels).take(indices) for split, indices in parts.items()}
 
 
 def encode_splits(
@@ -36,9 +48,9 @@ def encode_splits(
 ) -> Splits:
     """Make token ids of train, validation and test, by a vocabulary that knows the training texts alone."""
     vocabulary = Vocabulary.of(
-        parts["train"][0], level, lower_case=lower_case, max_length=max_length, max_size=max_size
+        parts["train"].texts, level, lower_case=lower_case, max_length=max_length, max_size=max_size
     )
-    encoded = {split: Split(vocabulary.encode(texts), labels) for split, (texts, labels) in parts.items()}
+    encoded = {split: Split(vocabulary.encode(part.texts), part.labels, part.origins) for split, part in parts.items()}
     return Splits(
         train=encoded["train"],
         validation=encoded["validation"],
@@ -62,16 +74,23 @@ def complete(
     missing = [split for split in fractions if split not in parts]
     if not missing:
         return dict(parts)
-    texts, labels = parts["train"]
-    same = [normalized(text).casefold() for text in texts]
-    kept, *taken = cut(labels, [fractions[split] for split in missing], groups=same)
+    train = parts["train"]
+    same = [normalized(text).casefold() for text in train.texts]
+    kept, *taken = cut(train.labels, [fractions[split] for split in missing], groups=same)
     for split, indices in zip(missing, taken, strict=True):
         if not len(indices):
+            distinct = len(set(same))
             raise UserError(
-                f"{place} has too few texts to cut any off for {split}.", "Two or three of a class at least."
+                f"{place} has too few texts to cut any off for {split}"
+                + (
+                    f": of its {len(same):,}, {distinct:,} are distinct, and equal texts stay together."
+                    if distinct < len(same)
+                    else "."
+                ),
+                "Two or three different ones of a class at least.",
             )
     indices = dict(zip(("train", *missing), (kept, *taken), strict=True))
-    return {**parts, **{split: ([texts[one] for one in which], labels[which]) for split, which in indices.items()}}
+    return {**parts, **{split: train.take(which) for split, which in indices.items()}}
 
 
 def usual_level(texts: Sequence[str]) -> Level:

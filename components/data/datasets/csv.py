@@ -13,7 +13,7 @@ import numpy as np
 from components.data.labels import Labels, read_labels
 from components.data.splits import Split, Splits, cut
 from components.data.tables import Table, number_of, read_table
-from components.data.texts import complete, encode_splits
+from components.data.texts import Texts, complete, encode_splits
 from components.data.vocabulary import Level
 from components.errors import UserError, nearest
 from components.refs import Task
@@ -77,7 +77,9 @@ def load(
         return _numbers(tables, columns, labels, test_fraction, max_categories, str(path))
     if len(columns) > 1:
         logger.info("%s: beside the texts of '%s' %d columns are left out", path, column, len(columns) - 1)
-    parts = {split: (table.column(column), labels.values[split]) for split, table in tables.items()}
+    parts = {
+        split: Texts(table.column(column), labels.values[split], table.origins()) for split, table in tables.items()
+    }
     parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
     return encode_splits(
         parts,
@@ -192,7 +194,12 @@ def _numbers(
     parts = {}
     for split, blocks in features.items():
         source = labels.values["train" if held[split] is tables["train"] else split]
-        parts[split] = Split(np.concatenate(blocks, 1).astype(np.float32), source[rows[split]])
+        origins = held[split].origins()
+        parts[split] = Split(
+            np.concatenate(blocks, 1).astype(np.float32),
+            source[rows[split]],
+            [origins[row] for row in rows[split].tolist()],
+        )
     return Splits(parts["train"], parts["test"], parts.get("validation"), labels.classes, labels.task, source=place)
 
 

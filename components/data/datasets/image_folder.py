@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from components.data import pictures
-from components.data.folders import Tree, read_tree
+from components.data.folders import Tree, origin, read_tree
 from components.data.pictures import Header
 from components.data.splits import Split, Splits, cut
 from components.errors import UserError
@@ -60,17 +60,19 @@ def load(
     parts = _parts(rows, test_fraction)
     shape = _shape([header for *_, header in rows], image_size, colors)
     unreadable = {file: one for file, one in zip(files, headers, strict=True) if isinstance(one, str)}
-    decoded, labels = {}, {}
+    decoded, labels, origins = {}, {}, {}
     with pictures.kept_on_success(cache) as made:
         for split, members in parts.items():
             array, faults = pictures.decode(
                 [file for _, file, _, _ in members], shape, cache / f".{split}.decoded", made
             )
             decoded[split] = array
-            labels[split] = np.array([row[2] for row in members if row[1] not in faults], np.int64)
+            sound = [row for row in members if row[1] not in faults]
+            labels[split] = np.array([row[2] for row in sound], np.int64)
+            origins[split] = [origin(row[1], path) for row in sound]
             unreadable |= faults
         _report(unreadable, listed, tree, cache)
-    made_splits = {split: Split(decoded[split], labels[split]) for split in parts}
+    made_splits = {split: Split(decoded[split], labels[split], origins[split]) for split in parts}
     return Splits(
         made_splits["train"], made_splits["test"], made_splits.get("validation"), tree.classes, source=str(path)
     )

@@ -7,7 +7,7 @@ with a text in each line. Licence: yours.
 import logging
 from pathlib import Path
 
-from components.data.folders import SPLIT_NAMES, read_tree
+from components.data.folders import SPLIT_NAMES, origin, read_tree
 from components.data.labels import in_order, named
 from components.data.splits import Splits
 from components.data.texts import Texts, complete, decoded, encode_splits
@@ -47,8 +47,8 @@ def load(
     if level not in ("words", "characters"):
         raise UserError(f"level is {level!r}.", "Give words or characters.")
     read = _lines(path) or _files(path, downloads.parent)
-    labels = named({split: names for split, (_, names) in read.items()}, str(path))
-    parts: dict[str, Texts] = {split: (texts, labels.values[split]) for split, (texts, _) in read.items()}
+    labels = named({split: names for split, (_, names, _) in read.items()}, str(path))
+    parts = {split: Texts(texts, labels.values[split], origins) for split, (texts, _, origins) in read.items()}
     parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
     return encode_splits(
         parts,
@@ -61,8 +61,8 @@ def load(
     )
 
 
-Read = dict[str, tuple[list[str], list[str]]]
-"""Texts and names of their classes, by split."""
+Read = dict[str, tuple[list[str], list[str], list[str]]]
+"""Texts, names of their classes, and where they come from, by split."""
 
 
 def _lines(path: Path) -> Read | None:
@@ -81,14 +81,16 @@ def _lines(path: Path) -> Read | None:
         return None
     read: Read = {}
     for split, place in places.items():
-        texts, names = [], []
+        texts, names, origins = [], [], []
         for file in _text_files(place):
-            lines = [line for line in decoded(file.read_bytes(), file).splitlines() if line.strip()]
-            if not lines:
+            lines = enumerate(decoded(file.read_bytes(), file).splitlines(), 1)
+            numbered = [(number, line) for number, line in lines if line.strip()]
+            if not numbered:
                 raise UserError(f"{file} holds no text.", "A text in each line, or remove it.")
-            texts += lines
-            names += [file.stem] * len(lines)
-        read[split] = texts, names
+            texts += [line for _, line in numbered]
+            names += [file.stem] * len(numbered)
+            origins += [f"{origin(file, path)} line {number}" for number, _ in numbered]
+        read[split] = texts, names, origins
     return read
 
 
@@ -107,20 +109,21 @@ def _files(path: Path, cache: Path) -> Read:
     read: Read = {}
     empty, total = [], 0
     for split, files in tree.splits.items():
-        texts, names = [], []
+        texts, names, origins = [], [], []
         for file, label in files:
             text = decoded(file.read_bytes(), file)
             total += 1
             if text.strip():
                 texts.append(text)
                 names.append(tree.classes[label])
+                origins.append(origin(file, path))
             else:
                 empty.append(file)
         if split == "train" and (lost := set(tree.classes) - set(names)):
             raise UserError(f"All texts of the class {in_order(lost)[0]} are empty.", "Mend or remove it.")
         if not texts:
             raise UserError(f"All texts of {split} are empty.", "Mend or remove them.")
-        read[split] = texts, names
+        read[split] = texts, names, origins
     _report_empty(empty, total, cache)
     return read
 

@@ -45,8 +45,10 @@ def test_one_folder_is_split_with_the_same_share_of_each_class(tmp_path):
         "manifest.json",
         "test_inputs.npy",
         "test_labels.npy",
+        "test_origins.txt",
         "train_inputs.npy",
         "train_labels.npy",
+        "train_origins.txt",
     ]
 
 

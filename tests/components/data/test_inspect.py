@@ -82,9 +82,9 @@ def test_a_changed_copy_of_a_training_image_is_found_in_the_test_split(tmp_path,
     assert copies <= {(number, 3 * number) for number in range(10)}
     assert len(copies) >= (8 if change is shifted else 10)  # half a pixel of what is compared may be too much
     _, validation = stratified_split(labels, VALIDATION, SEED)
-    for _, split, row, likeness in found.leaks:
-        assert split == ("validation" if row in validation else "train")
-        assert 0.9 < likeness < 1
+    for leak in found.leaks:
+        assert leak.split == ("validation" if leak.other_row in validation else "train")
+        assert 0.9 < leak.likeness < 1
     assert found.leakage == pytest.approx(len(copies) / 40)
     assert sum(found.near_across.values()) == len(copies) and found.equal_across["train-test"] == 0
 
@@ -135,7 +135,7 @@ def test_labels_that_were_changed_are_suspected(tmp_path):
     found = look_at(
         tmp_path, train=images[:1400], train_labels=noisy[:1400], test=images[1400:], test_labels=labels[1400:]
     )
-    suspected = {row: (label, other) for row, label, other, _ in found.suspects}
+    suspected = {one.row: (one.label, one.neighbours) for one in found.suspects}
     hit = set(wrong.tolist()) & set(suspected)
     assert len(hit) >= 24
     assert found.suspect_count <= 45

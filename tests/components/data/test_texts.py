@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from components.data.texts import complete, cut_texts, decoded, encode_splits, usual_level
+from components.data.texts import Texts, complete, cut_texts, decoded, encode_splits, usual_level
 from components.errors import UserError
 
 TEXTS = [f"text number {n}" for n in range(50)] + [f"TEXT  number {n}" for n in range(50)]
@@ -11,7 +11,7 @@ LABELS = np.arange(100) % 2
 
 
 def split_of(parts) -> dict[str, set[str]]:
-    return {split: {" ".join(text.lower().split()) for text in texts} for split, (texts, _) in parts.items()}
+    return {split: {" ".join(text.lower().split()) for text in texts} for split, (texts, *_) in parts.items()}
 
 
 def test_what_reads_the_same_stays_together():
@@ -21,20 +21,27 @@ def test_what_reads_the_same_stays_together():
 
 
 def test_only_what_is_missing_is_cut():
-    given = {"train": (TEXTS, LABELS), "test": (["other"], np.array([0]))}
+    given = {
+        "train": Texts(TEXTS, LABELS, [f"line {n}" for n in range(100)]),
+        "test": Texts(["other"], np.array([0]), ["file"]),
+    }
     parts = complete(given, "here", test_fraction=0.2, validation_fraction=0.1)
     assert parts["test"] == given["test"]
     assert len(parts["train"][0]) + len(parts["validation"][0]) == 100
+    assert all(TEXTS[int(name.split()[1])] == text for text, _, name in zip(*parts["train"], strict=True))
     assert complete(parts, "here", test_fraction=0.2, validation_fraction=0.1) == parts
 
 
 def test_too_few_texts_are_told():
     with pytest.raises(UserError, match="here has too few texts to cut any off for validation"):
-        complete({"train": (["a", "b"], np.array([0, 1]))}, "here", test_fraction=0.2, validation_fraction=0.1)
+        complete({"train": Texts(["a", "b"], np.array([0, 1]))}, "here", test_fraction=0.2, validation_fraction=0.1)
+    with pytest.raises(UserError, match="of its 60, 2 are distinct, and equal texts stay together"):
+        complete({"train": Texts(["a", "b"] * 30, LABELS[:60])}, "here", test_fraction=0.2, validation_fraction=0.1)
 
 
 def test_the_vocabulary_is_of_the_training_texts():
-    parts = {"train": (["a b"], np.array([0])), "validation": (["c"], np.array([0])), "test": (["d"], np.array([0]))}
+    held = {"train": ["a b"], "validation": ["c"], "test": ["d"]}
+    parts = {split: Texts(texts, np.array([0])) for split, texts in held.items()}
     splits = encode_splits(parts, ("x",), "words", lower_case=True, max_length=4)
     assert splits.vocabulary and set(splits.vocabulary.tokens[2:]) == {"a", "b"}
 
