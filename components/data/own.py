@@ -159,6 +159,12 @@ def _items(dataset: Any, place: str) -> tuple[list[Any], list[Any]]:
         if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
             # By number: what has a length need not stop by itself.
             items: Iterable[Any] = (dataset[index] for index in range(len(dataset)))
+        elif hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__"):
+            # Python would count upwards until an IndexError, which need not come.
+            raise UserError(
+                f"{place} is {_kind_of(dataset)} with no __len__: how many items it has can't be known.",
+                "Give it a __len__ beside its __getitem__, or an __iter__ that ends.",
+            )
         else:
             items = iter(dataset)
         for number, item in enumerate(items):

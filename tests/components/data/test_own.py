@@ -192,6 +192,17 @@ return Mine()
         load(body.strip())
 
 
+def test_a_dataset_whose_length_nobody_knows_is_refused_before_an_item_is_taken(load):
+    body = """
+class Mine(Dataset):
+    def __getitem__(self, i):
+        raise SystemExit(i)
+return Mine()
+"""
+    with pytest.raises(UserError, match=r"train is a Mine with no __len__.*Give it a __len__"):
+        load(body.strip())
+
+
 def test_a_failure_leaves_what_was_prepared_before(load, tmp_path):
     load("return numbers, classes")
     name, cache = f"{tmp_path / 'mine.py'}:data", tmp_path / "cache"
