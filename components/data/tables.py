@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from components.errors import UserError, nearest
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 LONGEST_CELL = 10_000_000
+WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})*,\d+")
+"""A decimal comma, or commas between thousands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,22 +25,45 @@ class Table:
     lines: list[int]
     """The line of each row in the file, from 1."""
 
+    def cells(self, name: str) -> list[str]:
+        """Give the cells of a column, empty ones too.
+
+        Raises:
+            UserError: there is no such column.
+        """
+        if name not in self.columns:
+            raise UserError(f"{self.file} has no column '{name}'.", nearest(name, self.columns))
+        number = self.columns.index(name)
+        return [row[number].strip() for row in self.rows]
+
     def column(self, name: str) -> list[str]:
         """Give the cells of a column.
 
         Raises:
             UserError: there is no such column, or a cell is empty.
         """
-        if name not in self.columns:
-            raise UserError(f"{self.file} has no column '{name}'.", nearest(name, self.columns))
-        number = self.columns.index(name)
-        cells = [row[number].strip() for row in self.rows]
+        cells = self.cells(name)
         missing = [line for cell, line in zip(cells, self.lines, strict=True) if cell.lower() in MISSING]
         if missing:
             raise UserError(
                 f"{self.file} line {missing[0]}: the column '{name}' has no value there"
                 + (f", nor in {len(missing) - 1:,} other lines." if len(missing) > 1 else "."),
                 "Fill it in, or leave these rows or this column out.",
+            )
+        return cells
+
+    def words(self, name: str) -> list[str]:
+        """Give the cells of a column that holds no numbers.
+
+        Raises:
+            UserError: as ``column``, or they are numbers all the same, written with a comma.
+        """
+        cells = self.column(name)
+        if cells and all(WITH_COMMA.fullmatch(cell) or np.isfinite(number_of(cell)) for cell in cells):
+            at, cell = next((at, cell) for at, cell in enumerate(cells) if WITH_COMMA.fullmatch(cell))
+            raise UserError(
+                f"{self.file} line {self.lines[at]}: '{cell}' in the column '{name}' is a number written with a comma.",
+                "Write fractions with a point, and nothing between thousands: 0.5 and 2000.",
             )
         return cells
 
@@ -117,10 +143,23 @@ def _rows(text: str, delimiter: str, file: Path) -> tuple[list[int], list[list[s
     return lines, rows
 
 
+def _data_among(names: list[str]) -> str:
+    """Give the numbers in a first line that can't be names; those that count up, as pixels or years do, can."""
+    found = [name for name in names if np.isfinite(number_of(name))]
+    steps = set(np.diff([number_of(name) for name in found]).tolist())
+    counts_up = all(name.isdecimal() for name in found) and len(steps) == 1 and min(steps) > 0
+    return "" if counts_up else " and ".join(f"'{name}'" for name in found[:2])
+
+
 def _checked(file: Path, lines: list[int], rows: list[list[str]]) -> Table:
     names = [name.strip() for name in rows[0]]
     if all(np.isfinite(number_of(name)) for name in names):
         raise UserError(f"{file} begins with numbers, and not with names of columns.", "Put names in the first line.")
+    if told := _data_among(names):
+        raise UserError(
+            f"{file} begins with {told}, which look like a row and not like names of columns.",
+            "Put names in the first line.",
+        )
     for number, name in enumerate(names):
         if name in names[:number] and name:
             raise UserError(f"{file} has two columns called '{name}'.", "Rename one of them.")

@@ -130,9 +130,13 @@ def _label_columns(table: Table, label: str | None) -> list[str]:
 
 
 def _labels(tables: dict[str, Table], names: Sequence[str], task: Task | None, place: str) -> Labels:
+    if len(names) == 1 and task in (None, "multilabel"):
+        _refuse_joined(tables["train"], names[0])
     if len(names) == 1 and task in (None, "classification"):
         cells = {split: table.column(names[0]) for split, table in tables.items()}
         values = np.array([number_of(cell) for cell in cells["train"]])
+        if not np.isfinite(values).any():
+            tables["train"].words(names[0])
         whole = np.isfinite(values).all() and (values == np.floor(values)).all()
         if task or whole or not np.isfinite(values).all():
             if whole:  # 1 and 1.0 are one class
@@ -145,6 +149,23 @@ def _labels(tables: dict[str, Table], names: Sequence[str], task: Task | None, p
         several = len(names) > 1 and bool(np.isin(numbers["train"], (0, 1)).all())
         task = "multilabel" if several else "regression"
     return read_labels(numbers, place, task, tuple(names))
+
+
+def _refuse_joined(table: Table, name: str) -> None:
+    """Refuse several labels in one cell, as p|q: read as classes, each of their combinations would be one."""
+    held = set(table.cells(name)) - {""}
+    for sign in "|;,":
+        joined = sorted(label for label in held if sign in label.strip(sign))
+        parts = sorted({part.strip() for label in held for part in label.split(sign)} - {""})
+        alone = len(held.intersection(parts))  # as they are not in "red, small" and "blue, large"
+        numbers = np.isfinite([number_of(part) for part in parts]).any()
+        if joined and len(parts) < len(held) and 2 * alone >= len(parts) and not numbers:
+            example = '--data.args \'{"label": "' + ",".join(parts[:5]) + "\"}'"
+            raise UserError(
+                f"{table.file}: cells of the column '{name}' as '{joined[0]}' seem to hold several labels.",
+                f"Give each label a column of 0 and 1, and name these: {example}. Where they are classes as they "
+                'stand, say "task": "classification".',
+            )
 
 
 def _whole(cell: str) -> str:
@@ -160,6 +181,7 @@ def _text_column(table: Table, columns: Sequence[str], text: str | None) -> str 
     called = [name for name in columns if name.lower() in USUAL_TEXTS]
     for name in called or (columns if len(columns) == 1 else []):
         if np.isnan([number_of(cell) for cell in table.column(name)]).mean() > 1 - MOSTLY:
+            table.words(name)
             return name
     return None
 
@@ -175,7 +197,11 @@ def _numbers(
         same = ["\0".join(row[number] for number in numbers) for row in train.rows]
         rows["train"], rows["test"] = cut(labels.values["train"], (test_fraction,), groups=same)
         if not len(rows["test"]):
-            raise UserError(f"{place} has too few rows to cut any off for test.")
+            raise UserError(
+                f"{place} has too few rows to cut any off for test: {len(set(same)):,} distinct ones of {len(same):,}, "
+                "and equal rows stay together.",
+                "Two of a class at least, or a file with the test rows.",
+            )
         held["test"] = train
     features: dict[str, list[np.ndarray]] = {split: [] for split in rows}
     crowded = []
@@ -208,6 +234,7 @@ def _categories(table: Table, name: str, rows: np.ndarray) -> list[str]:
     cells = table.column(name)
     if np.isfinite([number_of(cell) for cell in cells]).mean() > MOSTLY:
         return []
+    cells = table.words(name)
     return sorted({cells[row] for row in rows.tolist()})
 
 

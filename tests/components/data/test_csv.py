@@ -99,7 +99,13 @@ def test_the_numbers_of_rows_that_pandas_writes_are_no_feature(tmp_path):
         ("", {}, "is empty"),
         ("a,b\n", {}, "names of columns, and no rows"),
         ("1,2\n3,4\n", {}, "begins with numbers, and not with names"),
+        ("0.5,0.1,yes\n0.2,0.3,no\n", {}, "begins with '0.5' and '0.1', which look like a row"),
+        ("5,yes\n7,no\n", {}, "begins with '5', which look like a row"),
         ("a,a,y\n1,2,3\n", {}, "two columns called 'a'"),
+        ("a;y\n" + "0,5;b\n-1,25;c\n" * 20, {}, "line 2: '0,5' in the column 'a' is a number written with a comma"),
+        ('a,y\n"2,000",b\n1500,c\n', {}, "line 2: '2,000' in the column 'a' is a number written with a comma"),
+        ("a;y\n" + "5;0,5\n2;1,25\n" * 20, {}, "line 2: '0,5' in the column 'y' is a number written with a comma"),
+        ("a,y\n" + "1,p\n2,q\n3,p|q\n4,p|r\n5,\n" * 9, {}, "as 'p|q' seem to hold several labels.*\"p,q,r\""),
         ("just text\nand more\n", {}, "one column alone"),
         (NUMBERS + "1,2\n", {}, "line 62 has 2 cells, and the first line 3"),
         (TEXTS + "only one cell\n", {}, "line 82 has 1 cells"),
@@ -131,6 +137,16 @@ def test_the_numbers_of_rows_that_pandas_writes_are_no_feature(tmp_path):
 def test_a_table_that_is_wrong_is_refused_with_the_line(tmp_path, text, args, words):
     with pytest.raises(UserError, match=words):
         load(tmp_path, text, **args)
+
+
+def test_columns_may_be_called_by_numbers_that_count_up(tmp_path):
+    assert load(tmp_path, NUMBERS.replace("a,b,", "0,1,"))[0].shape == (2,)
+    assert load(tmp_path, NUMBERS.replace("a,b,", "2020,2025,"))[0].shape == (2,)
+
+
+def test_joined_names_may_be_classes_where_that_is_said(tmp_path):
+    text = "a,y\n" + "".join(f"{n},{('p', 'q', 'p|q', 'q|p')[n % 4]}\n" for n in range(36))
+    assert load(tmp_path, text, task="classification")[0].classes == ("p", "p|q", "q", "q|p")
 
 
 def test_no_such_table(tmp_path):
