@@ -81,6 +81,13 @@ class DataRef(Ref):
         return MEASURES[self.task]
 
     @property
+    def outputs(self) -> str:
+        """How many classes, labels or targets it has, in words."""
+        one = {"classification": "class", "multilabel": "label", "regression": "target"}[self.task]
+        number = len(self.classes)
+        return f"{number:,} {one if number == 1 else 'classes' if one == 'class' else f'{one}s'}"
+
+    @property
     def arguments(self) -> dict[str, int]:
         """What a network's constructor may ask for by these names."""
         known = {"num_classes": len(self.classes)}

@@ -150,7 +150,8 @@ def fetch(config: DataConfig, run: RunRef) -> DataRef:
     sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
     told = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
     what = "samples" if data.kind == "numbers" else "texts" if data.kind == "tokens" else "images"
-    logger.info("data  %s: %s %s, sha256 %s…", data.name, told, what, data.sha256[:12])
+    meant = {"multilabel": f", yes or no for {data.outputs}", "regression": f", regression of {data.outputs}"}
+    logger.info("data  %s: %s %s%s, sha256 %s…", data.name, told, what, meant.get(data.task, ""), data.sha256[:12])
     return data
 
 

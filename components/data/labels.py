@@ -1,5 +1,6 @@
 """Labels as they are given, texts or numbers, as the classes, yes-or-no labels or targets that they mean."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,11 @@ import numpy as np
 from components.errors import UserError
 from components.refs import Task
 
+logger = logging.getLogger("torchmill")
+
 MOST_CLASSES = 10_000
+FEW = 20
+"""Different whole numbers, given as fractions, that may be meant as classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +57,13 @@ def read_labels(
     arrays = {split: np.asarray(values) for split, values in given.items()}
     if all(array.ndim == 2 and array.shape[1] == 1 for array in arrays.values()) and task != "multilabel":
         arrays = {split: array[:, 0] for split, array in arrays.items()}
-    task = task or _meant(arrays["train"], place)
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise UserError(f"{place}: 'classes' names '{twice}' twice.", "Give each class a name of its own.")
+    if not task:
+        task = _meant(arrays["train"], place)
+        if told := _rather_classes(arrays["train"], task):
+            logger.warning("%s: %s", place, told)
     match task:
         case "classification":
             return _classes(arrays, place, classes)
@@ -79,6 +90,24 @@ def _meant(train: np.ndarray, place: str) -> Task:
         f"{place}: labels are whole numbers of the shape {train.shape}, from {train.min()} to {train.max()}.",
         "One class per sample is (N,); several yes or no are (N, K) of 0 and 1; targets are fractions.",
     )
+
+
+def _rather_classes(train: np.ndarray, task: Task) -> str:
+    """Say so where labels are taken for targets or for several yes or no, and look like classes."""
+    if task == "multilabel" and train.shape[1] > 1 and (train.sum(1) == 1).all():
+        return (
+            f"each sample has exactly one of the {train.shape[1]} labels, and they are taken as yes or no each. Where "
+            'they are classes, say "task": "classification" beside "train".'
+        )
+    if task == "regression" and train.ndim == 1 and np.isfinite(train).all() and (train == np.floor(train)).all():
+        found = len(np.unique(train))
+        if 1 < found <= min(FEW, len(train) / 2):
+            return (
+                f"labels are {found} different whole numbers, and taken as targets of a regression, since they are "
+                f"{train.dtype}. Where they are classes, make them int64, or say "
+                '"task": "classification" beside "train".'
+            )
+    return ""
 
 
 def _classes(arrays: dict[str, np.ndarray], place: str, classes: tuple[str, ...]) -> Labels:
@@ -109,8 +138,6 @@ def named(texts: Mapping[str, Sequence[str]], place: str, classes: tuple[str, ..
     """Number the classes that are given by name, in their natural order."""
     found = set(texts["train"])
     order = classes or tuple(in_order(found))
-    if len(set(order)) < len(order):
-        raise UserError(f"{place}: a name occurs twice among the classes {_some(order)}.")
     for split, values in texts.items():
         if unknown := set(values) - (found if not classes else set(order)):
             whose = "train does not have" if not classes else "'classes' does not name"

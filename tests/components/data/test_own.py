@@ -86,6 +86,24 @@ def test_the_task_follows_from_the_labels(load, labels, task, dtype, shape, name
     assert splits.classes == names
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("classes.astype('float32')", "labels are 4 different whole numbers, and taken as targets of a regression"),
+        ("np.eye(4, dtype=int)[classes]", "each sample has exactly one of the 4 labels"),
+        ("numbers[:, 0]", ""),
+        ("(numbers > 0.5).astype(int)", ""),
+        ("classes", ""),
+    ],
+)
+def test_labels_that_may_be_meant_as_classes_are_told(load, caplog, labels, words):
+    load(f"return numbers, {labels}")
+    assert words in caplog.text and bool(words) == bool(caplog.text)
+    caplog.clear()
+    assert load(f"return {{'train': (numbers, {labels}), 'task': 'regression'}}").task == "regression"
+    assert not caplog.text
+
+
 def test_a_dataset_of_items_is_taken_one_by_one(load):
     body = """
 class Mine(Dataset):
@@ -157,6 +175,7 @@ def test_arguments_are_given_and_the_data_is_prepared(load, tmp_path):
         ("return {'train': (numbers, classes), 'test': (numbers[:, :3], classes)}", "inputs of test have the shape"),
         ("return {'train': (words, classes), 'test': (numbers, classes)}", "train has texts, and test has numbers"),
         ("return {'train': (numbers, classes), 'classes': ['a', 'b']}", "go from 0 to 3, with 2 classes"),
+        ("return {'train': (numbers, classes), 'classes': ['a', 'b', 'a', 'c']}", "'classes' names 'a' twice"),
         ("return [(1, 2, 3)] * 5", "item 0 is a tuple of 3"),
         ("1 / 0", r"failed: ZeroDivisionError: division by zero \(mine.py line \d+\)"),
         ("raise SystemExit(2)", "failed: SystemExit"),
