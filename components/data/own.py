@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from components.data.folders import SPLIT_NAMES
 from components.data.labels import Labels, read_labels
 from components.data.splits import Split, Splits, cut
 from components.data.texts import Texts, complete, encode_splits, usual_level
@@ -103,6 +104,7 @@ def _parts(made: Any, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give the splits by name, and what was said beside them."""
     if not isinstance(made, Mapping):
         return {"train": made}, {}
+    made = _with_our_names(made, place)
     for key in made:
         if key not in SPLITS + OPTIONS:
             raise UserError(f"{place} gives an unknown '{key}'.", nearest(str(key), SPLITS + OPTIONS))
@@ -112,6 +114,18 @@ def _parts(made: Any, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
     options = {option: made[option] for option in OPTIONS if made.get(option) is not None}
     _check_options(options, place)
     return parts, options
+
+
+def _with_our_names(made: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Call splits as we do: val and valid are validation, as in folders."""
+    ours = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    named: dict[str, Any] = {}
+    for key, value in made.items():
+        name = ours.get(key, key)
+        if name in named:
+            raise UserError(f"{place} gives '{name}' twice, once as '{key}'.", "Leave one of them out.")
+        named[name] = value
+    return named
 
 
 def _check_options(options: Mapping[str, Any], place: str) -> None:
@@ -135,6 +149,11 @@ def _read_pair(part: Any, place: str) -> tuple[Values, Values]:
     pair = isinstance(part, tuple) or (
         isinstance(part, list) and len(part) == 2 and not any(isinstance(one, tuple) for one in part)
     )
+    if pair and all(map(_holds_samples, part)):
+        raise UserError(
+            f"{place} is a tuple of {len(part)} data sets, not a pair of inputs and labels.",
+            'Give splits by name: {"train": …, "test": …}, and "validation" where there is such.',
+        )
     if pair and len(part) != 2:
         raise UserError(f"{place} is a tuple of {len(part)}, not a pair of inputs and labels.", SHAPES)
     inputs, labels = (part[0], part[1]) if pair else _items(part, place)
@@ -144,6 +163,16 @@ def _read_pair(part: Any, place: str) -> tuple[Values, Values]:
     if not len(read[0]):
         raise UserError(f"{place} is empty.")
     return read
+
+
+def _holds_samples(one: Any) -> bool:
+    """Tell whether it is a Dataset or a pair of inputs and labels, and not inputs or labels alone."""
+    if isinstance(one, tuple):
+        sizes = [len(held) for held in one if hasattr(held, "__len__") and not isinstance(held, str)]
+        return len(one) == len(sizes) == 2 and sizes[0] == sizes[1]
+    arrays = list | str | bytes | Mapping | np.ndarray
+    known = isinstance(one, arrays) or hasattr(one, "detach") or hasattr(one, "to_numpy")
+    return not known and hasattr(one, "__getitem__")
 
 
 SHAPES = 'Give (inputs, labels), a Dataset of (input, label) items, or {"train": …, "test": …} of these.'

@@ -129,6 +129,12 @@ def test_splits_that_are_given_stay(load):
     assert splits.classes == ("n", "e", "s", "w")
 
 
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_splits_may_be_called_as_in_folders(load, name):
+    splits = load(f'return {{"train": (pixels, classes), "{name}": (pixels[:4], classes[:4])}}')
+    assert len(splits.validation or ()) == 4
+
+
 def test_equal_inputs_stay_on_one_side_of_the_cut(load):
     splits = load("return np.concatenate([pixels, pixels]), np.concatenate([classes, classes])")
     train = {row.tobytes() for row in splits.train.inputs}
@@ -157,6 +163,12 @@ def test_arguments_are_given_and_the_data_is_prepared(load, tmp_path):
         ("return 3", "train is a int"),
         ("return pixels", r"train is uint8 \(40, 3, 8, 8\)"),
         ("return pixels, classes, 1", "tuple of 3, not a pair"),
+        (
+            "return (pixels, classes), (pixels, classes)",
+            'tuple of 2 data sets.*Give splits by name: {"train": …, "test"',
+        ),
+        ("return (TensorDataset(torch.ones(3, 2), torch.ones(3)),) * 3", "tuple of 3 data sets"),
+        ("return {'train': (pixels, classes), 'val': 1, 'valid': 1}", "gives 'validation' twice, once as 'valid'"),
         ("return pixels, classes[:9]", "40 inputs and 9 labels"),
         ("return pixels[:0], classes[:0]", "is empty"),
         ("return pixels.astype('int64'), classes", "Give uint8 where they are images"),
