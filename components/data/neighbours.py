@@ -24,6 +24,10 @@ VOTES = 3
 DOUBT = 0.75
 """The neighbour of another class is so much nearer (squared distance) than that of the own class."""
 FEWEST_OF_CLASS = 5
+FEWEST_CONFIRMED = 30
+CONFIRMED_PER_DOUBT = 2
+"""Where neighbours confirm fewer labels than that as clearly as they doubt others, they know nothing of labels: what
+tells the classes apart may be the colour, or a place in the image, and not what is compared."""
 
 
 def describe(images_NCHW: np.ndarray) -> np.ndarray:
@@ -162,7 +166,7 @@ def doubted(points: np.ndarray, labels: np.ndarray, seed: int = 0) -> list[tuple
 
     Returns:
         Number, the class that its neighbours have, and how much nearer they are (0 to 0.75; the less, the more
-        doubtful); the most doubtful first.
+        doubtful); the most doubtful first. Nothing where neighbours don't know enough labels to be believed.
     """
     classes, counts = np.unique(labels, return_counts=True)
     classes = classes[counts >= FEWEST_OF_CLASS]
@@ -179,7 +183,7 @@ def doubted(points: np.ndarray, labels: np.ndarray, seed: int = 0) -> list[tuple
     if len(queries) * len(rows) > MOST_NOISE_PAIRS:
         queries = np.sort(rng.choice(queries, MOST_NOISE_PAIRS // len(rows), replace=False))
 
-    def search(start: int) -> list[tuple[int, int, float]]:
+    def search(start: int) -> tuple[list[tuple[int, int, float]], int]:
         chosen = queries[start : start + BLOCK]
         near = points[chosen] @ references.T
         near -= halves
@@ -191,21 +195,28 @@ def doubted(points: np.ndarray, labels: np.ndarray, seed: int = 0) -> list[tuple
         distances = np.maximum(own_length - 2 * best, 0)  # squared
         return _doubts(distances, np.searchsorted(classes, labels[chosen]), chosen, classes)
 
-    found = [doubt for some in _on_all_cores(search, len(queries)) for doubt in some]
+    parts = _on_all_cores(search, len(queries))
+    found = [doubt for doubts, _ in parts for doubt in doubts]
+    confirmed = sum(count for _, count in parts)
+    if confirmed < max(FEWEST_CONFIRMED, CONFIRMED_PER_DOUBT * len(found)):
+        return []
     return sorted(found, key=lambda doubt: (doubt[2], doubt[0]))
 
 
 def _doubts(
     distances: np.ndarray, own: np.ndarray, chosen: np.ndarray, classes: np.ndarray
-) -> list[tuple[int, int, float]]:
+) -> tuple[list[tuple[int, int, float]], int]:
+    """Give what is doubted, and how many are confirmed as clearly."""
     rows = np.arange(len(chosen))
-    mine = distances[rows, :, own].min(1)
+    mine = distances[rows, :, own]
     others = distances.copy()
     others[rows, :, own] = np.inf
     nearest = others.argmin(2)
     agreed = (nearest == nearest[:, :1]).all(1)
-    share = others.min(2).max(1) / np.maximum(mine, 1e-9)
-    return [
+    share = others.min(2).max(1) / np.maximum(mine.min(1), 1e-9)
+    confirmed = mine.max(1) < DOUBT * others.min((1, 2))
+    doubted = [
         (int(chosen[row]), int(classes[nearest[row, 0]]), float(share[row]))
         for row in np.flatnonzero(agreed & (share < DOUBT))
     ]
+    return doubted, int(confirmed.sum())

@@ -143,6 +143,20 @@ def test_labels_that_were_changed_are_suspected(tmp_path):
     assert {row for row, *_ in found.suspects[:15]} <= set(wrong.tolist())
 
 
+def test_labels_are_not_doubted_by_neighbours_that_know_nothing_of_them(tmp_path):
+    rng = np.random.RandomState(0)
+    labels = np.arange(60) % 3
+    colours = rng.randint(0, 60, (60, 3, 16, 16)).astype(np.uint8)
+    colours[np.arange(60), labels] += 150  # plain to see, and not in grey
+    found = look_at(tmp_path, train=colours, train_labels=labels, test=colours[:3] // 2, test_labels=labels[:3])
+    assert found.suspects == () and found.suspect_count == 0
+    numbers = rng.rand(600, 8).astype(np.float32)
+    found = look_at(
+        tmp_path, train=numbers, train_labels=rng.randint(0, 3, 600), test=numbers[:3] + 1, test_labels=labels[:3]
+    )
+    assert found.suspect_count == 0
+
+
 def test_equal_inputs_with_different_labels_contradict_each_other(tmp_path):
     train = np.random.RandomState(0).rand(60, 4).astype(np.float32)
     labels = np.arange(60) % 2
