@@ -8,7 +8,7 @@ from pathlib import Path
 COMPONENTS = Path(__file__).parent
 
 FROM_DATA = {
-    "images": ("in_channels", "image_size"),
+    "images": ("in_channels", "image_size", "image_height", "image_width"),
     "tokens": ("vocab_size", "padding_index", "max_length"),
     "numbers": ("in_features",),
 }

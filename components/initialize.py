@@ -20,7 +20,7 @@ from components.first_weights import LayerStatistics, compare, fill, measure
 from components.patterns import matching
 from components.raw_model import blank
 from components.refs import DataRef, FileRef, NetworkRef
-from components.user_code import first_hand, import_from
+from components.user_code import first_hand, import_from, missing_module
 
 logger = logging.getLogger("torchmill")
 
@@ -46,7 +46,7 @@ def initialize(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(model.name, model.args, data)
-        try_on(network, model.name, data)  # first, since it gives lazy layers their shapes
+        _try_on_these_sizes(network, model, data)  # first, since it gives lazy layers their shapes
         seen = blank(data) if sample is None else sample
         before = measure(network, seen)
         fill(network, config, seed, seen)
@@ -59,6 +59,22 @@ def initialize(
                 config.name,
             )
         return network, compare(before, measure(network, seen))
+
+
+def _try_on_these_sizes(network: nn.Module, model: ModelConfig, data: DataRef) -> None:
+    """Try a network, and say what to do where it was told one size of images that have two."""
+    try:
+        try_on(network, model.name, data)
+    except UserError as error:
+        asked = inspect.signature(find(model.name)).parameters
+        if data.kind != "images" or data.shape[1] == data.shape[2] or "image_size" not in {*asked} - {*model.args}:
+            raise
+        raise UserError(
+            str(error),
+            f"It asked for image_size and got their height, {data.shape[1]}. Have it ask for image_height and "
+            "image_width, or make them square; those of a folder by "
+            f"--data.args '{{\"image_size\": {min(data.shape[1:])}}}'.",
+        ) from error
 
 
 def freeze(network: nn.Module, patterns: Sequence[str], anew: Collection[str] = ()) -> None:
@@ -193,7 +209,13 @@ def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.
         raise
     except Exception as error:  # the user's constructor can fail in any way
         shown = ", ".join(f"{name}={value!r}" for name, value in filled.items())
-        raise UserError(f"{reference}({shown}) fails: {first_hand(error)}") from error
+        remedy = missing_module(error)
+        if takes_any and not remedy:
+            remedy = (
+                f"What the data knows ({', '.join(data.arguments)}) is given by name and not to **: name what it needs "
+                "in its signature, or give it by --model.args."
+            )
+        raise UserError(f"{reference}({shown}) fails: {first_hand(error)}", remedy) from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{reference} makes a {type(network).__name__}, not a torch.nn.Module.")
     if next(network.parameters(), None) is None:

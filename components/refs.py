@@ -93,7 +93,8 @@ class DataRef(Ref):
         known = {"num_classes": len(self.classes)}
         match self.kind:
             case "images":
-                known |= {"in_channels": self.shape[0], "image_size": self.shape[1]}
+                channels, height, width = self.shape
+                known |= {"in_channels": channels, "image_size": height, "image_height": height, "image_width": width}
             case "tokens":
                 known |= {"vocab_size": self.vocabulary_size, "padding_index": PADDING, "max_length": self.shape[0]}
             case "numbers":

@@ -14,7 +14,8 @@ class MLP(nn.Module):
         num_classes: width of the output.
         in_features: values of a sample that is no image.
         in_channels: channels of images.
-        image_size: height and width of images, pixels; None for what is no image.
+        image_size: height of images, pixels; None for what is no image.
+        image_width: where that is another than the height.
         hidden: widths of the layers between.
         dropout: behind each of them, in training.
     """
@@ -25,11 +26,13 @@ class MLP(nn.Module):
         in_features: int = 1,
         in_channels: int = 1,
         image_size: int | None = None,
+        image_width: int | None = None,
         hidden: Sequence[int] = (256, 128),
         dropout: float = 0.1,
     ):
         super().__init__()
-        widths = [in_features if image_size is None else in_channels * image_size**2, *hidden]
+        pixels = None if image_size is None else image_size * (image_width or image_size)
+        widths = [in_features if pixels is None else in_channels * pixels, *hidden]
         if min(widths) < 1 or not math.isfinite(sum(widths)):
             raise ValueError(f"layers of widths {widths}")
         layers: list[nn.Module] = [nn.Flatten()]

@@ -9,20 +9,23 @@ class SimpleCNN(nn.Module):
     Args:
         in_channels: channels of the images.
         num_classes: width of the output.
-        image_size: height and width of the images, pixels; at least 4.
+        image_size: height of the images, pixels; at least 4.
+        image_width: where that is another than the height.
     """
 
-    def __init__(self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28):
+    def __init__(
+        self, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, image_width: int | None = None
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, 32, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
         self.pool = nn.MaxPool2d(2)
         self.relu = nn.ReLU()
-        self.fc1 = nn.Linear(64 * (image_size // 4) ** 2, 128)
+        self.fc1 = nn.Linear(64 * (image_size // 4) * ((image_width or image_size) // 4), 128)
         self.fc2 = nn.Linear(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give logits (N, num_classes) for images (N, in_channels, image_size, image_size)."""
+        """Give logits (N, num_classes) for images (N, in_channels, image_size, image_width)."""
         # Pooling before ReLU gives the same numbers as after it, on a quarter of the elements.
         x = self.relu(self.pool(self.conv1(images)))
         x = self.relu(self.pool(self.conv2(x)))

@@ -1,7 +1,9 @@
 import inspect
 import re
+import sys
 import typing
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from components.first_weights import SCHEMES, fill
 from components.initialize import initialize, restore, save_weights, try_on
 from components.models.simple_cnn import SimpleCNN
 from components.refs import FileRef, NetworkRef
-from tests.toy import made, toy_data
+from tests.toy import made, toy_data, written
 
 ALL_SCHEMES = typing.get_args(configuration.Scheme)
 LINEAR = """
@@ -180,6 +182,31 @@ def test_an_unknown_argument_is_answered_with_the_right_one(toy, own):
 def test_arguments_of_any_name_are_given_to_those_who_take_any(toy, own):
     reference = own(LINEAR + "\ndef make(**options):\n    return Own(10, 1, 28, **options)\n", "make")
     assert made(reference, toy, "none", width=4).hidden.out_features == 4
+
+
+def test_who_takes_arguments_of_any_name_is_told_that_they_get_none_of_the_datas(toy, own):
+    text = "def make(**known):\n    return nn.Linear(known['in_channels'], known['num_classes'])"
+    told = refusal(own(text, "make"), toy)
+    assert "KeyError: 'in_channels'" in told
+    assert "What the data knows (num_classes, in_channels, image_size" in told and "name what it needs" in told
+
+
+def test_a_module_that_is_missing_is_told_with_the_environment(toy, own):
+    for text in ("import not_there.at_all", "def Own(): import not_there.at_all"):
+        assert f"Install what brings 'not_there' into the environment {sys.prefix}" in refusal(own(text), toy)
+
+
+def test_a_network_for_square_images_is_told_what_to_do_about_others(tmp_path, own):
+    images = np.zeros((6, 1, 20, 12), np.uint8)
+    splits = {split: (images, np.arange(6) % 2) for split in ("train", "test")}
+    data = written(tmp_path, splits, shape=(1, 20, 12), classes=("a", "b"), mean=(0.5,), std=(0.3,))
+    told = refusal(own(LINEAR), data)
+    assert "fails on images of shape (2, 1, 20, 12)" in told
+    assert "Have it ask for image_height and image_width" in told and '{"image_size": 12}' in told
+    wide = LINEAR.replace("image_size,", "image_height, image_width,").replace(
+        "image_size**2", "image_height * image_width"
+    )
+    assert made(own(wide), data).hidden.in_features == 240
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from components.refs import PADDING, DataRef, NetworkRef
 from components.training.checkpoint import Checkpoints
 from components.training.fit import fit
 from components.training.losses import make_loss
-from tests.toy import made, toy_data, toy_numbers, toy_tokens
+from tests.toy import made, toy_data, toy_numbers, toy_tokens, written
 
-ASKED = {"images": {"in_channels", "image_size"}, "tokens": {"vocab_size"}, "numbers": {"in_features"}}
+ASKED = {"images": {"in_channels", "image_size", "image_width"}, "tokens": {"vocab_size"}, "numbers": {"in_features"}}
 """What a constructor asks for that takes a kind of data; one of these is enough."""
 
 DATA = {
@@ -227,3 +227,14 @@ def test_the_order_of_tokens_matters(case):
     with torch.no_grad():
         answers = network(torch.tensor([[2, 3, 4, 5], [5, 4, 3, 2]]))
     assert not torch.allclose(answers[0], answers[1], atol=1e-6)
+
+
+@every_network
+def test_images_need_not_be_square(name, tmp_path):
+    if "images" not in kinds(name):
+        pytest.skip("it takes no images")
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 20, 33)).astype(np.uint8)
+    splits = {"train": (images, np.arange(40) % 3), "test": (images[:5], np.arange(5) % 3)}
+    shown = {"shape": (3, 20, 33), "classes": ("a", "b", "c"), "mean": (0.5,) * 3, "std": (0.3,) * 3}
+    data = written(tmp_path, splits, **shown)
+    assert made(name, data)(standardized(read_test(data), data)).shape == (5, 3)
