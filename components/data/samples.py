@@ -70,14 +70,19 @@ def _pictures(
 ) -> Image.Image:
     lines = []
     for name, number, rows in groups:
-        lines.append((name, INK, _spread(rows, EACH).tolist()))
+        lines.append((name, number, INK, _spread(rows, EACH).tolist()))
         if data.task == "classification" and (doubtful := [row for row in suspects if labels[row] == number][:EACH]):
-            lines.append((f"{name}?", RED, doubtful))
-    sheet = Image.new("RGB", (TITLE + EACH * (CELL + GAP) + GAP, len(lines) * (CELL + GAP) + GAP), "white")
+            lines.append((f"{name}?", number, RED, doubtful))
+    legend = 24 * any(color == RED for _, _, color, _ in lines)
+    height = len(lines) * (CELL + GAP) + GAP
+    sheet = Image.new("RGB", (TITLE + EACH * (CELL + GAP) + GAP, height + legend), "white")
     pen, font = ImageDraw.Draw(sheet), _font(15)
-    for line, (name, color, rows) in enumerate(lines):
+    if legend:
+        pen.text((GAP, height), "In red: doubtful, for their neighbours have another label.", fill=RED, font=font)
+    for line, (name, number, color, rows) in enumerate(lines):
         top = GAP + line * (CELL + GAP)
-        pen.text((GAP, top + CELL // 2 - 9), _short(name, 15), fill=color, font=font)
+        shown = _short(name, 15) if _is_legible(name, font) else f"class {number}" + "?" * (color == RED)
+        pen.text((GAP, top + CELL // 2 - 9), shown, fill=color, font=font)
         for column, row in enumerate(rows):
             left = TITLE + column * (CELL + GAP)
             sheet.paste(_picture(np.asarray(inputs[row])), (left, top))
@@ -107,6 +112,8 @@ def _texts(inputs: np.ndarray, groups: Groups, vocabulary: Vocabulary) -> list[s
 
 def _page(lines: Sequence[str]) -> Image.Image:
     font = _font(13)
+    if not all(_is_legible(line, font) for line in lines):
+        lines = ["Letters in boxes are not in the font of this picture; samples.txt has them.", *lines]
     sheet = Image.new("RGB", (860, 17 * len(lines) + 2 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
@@ -142,6 +149,12 @@ def _histograms(inputs: np.ndarray, groups: Groups) -> Image.Image:
 def _short(text: str, most: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _is_legible(text: str, font: Any) -> bool:
+    """Tell whether the font has all letters; it draws the same box for each that it has not."""
+    box = bytes(font.getmask("\U0010ffff"))
+    return all(letter.isascii() or bytes(font.getmask(letter)) != box for letter in set(text))
 
 
 def _font(size: int) -> Any:
