@@ -14,6 +14,13 @@ Task = Literal["classification", "multilabel", "regression"]
 MEASURES: dict[Task, str] = {"classification": "accuracy", "multilabel": "label_accuracy", "regression": "r2"}
 """Share of right answers; share of right yes and no over all labels; share of the variance that is explained."""
 
+PLAIN_LOSSES: dict[Task, str] = {
+    "classification": "cross-entropy",
+    "multilabel": "binary cross-entropy",
+    "regression": "squared error",
+}
+"""What a test is told in, whatever was trained by."""
+
 PADDING = 0
 """The token that fills a sequence up."""
 

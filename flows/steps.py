@@ -34,6 +34,7 @@ from components.ingredients import of_run
 from components.places import Runs, data_cache
 from components.recipe import read_recipe, write_recipe
 from components.refs import (
+    PLAIN_LOSSES,
     CheckRef,
     DataRef,
     EvaluationRef,
@@ -347,7 +348,8 @@ def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef, run: RunRef
     tracking.log_metrics(run, scores.metrics())
     tracking.log_files(run, [scores.picture.path], "pictures")
     tracking.log_files(run, [scores.report.path])
-    logger.info("test  %s %s, loss %.4f", scores.measure.replace("_", " "), scores.words(), scores.loss)
+    measure, loss = scores.measure.replace("_", " "), PLAIN_LOSSES[data.task]
+    logger.info("test  %s %s, %s %.4f", measure, scores.words(), loss, scores.loss)
     return scores
 
 

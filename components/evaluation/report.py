@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.config import RunConfig
+from components.config import RunConfig, TrainConfig
 from components.files import write_text
-from components.refs import DataRef, EvaluationRef, ExportRef, FitRef, RunRef, StepRef, shown
+from components.refs import PLAIN_LOSSES, DataRef, EvaluationRef, ExportRef, FitRef, RunRef, StepRef, shown
 
 
 def write_report(
@@ -30,8 +30,8 @@ def write_report(
     rows = {
         "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.samples_per_second:,.0f} samples/s",
         "Best epoch": f"{trained.best_epoch}: validation {measure} {shown(data.measure, trained.validation_score)}, "
-        f"loss {trained.validation_loss:.4f}",
-        "Test loss": f"{scores.loss:.4f}",
+        f"{_trained_by(config.train, data)} {trained.validation_loss:.4f}",
+        f"Test {PLAIN_LOSSES[data.task]}": f"{scores.loss:.4f}",
         "ONNX model": f"{registered}; {model.agreement:.2%} of the answers agree, "
         f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
         f"{measure.capitalize()} of the ONNX model": f"{shown(data.measure, parity['onnx_score'])} in onnxruntime, "
@@ -66,3 +66,11 @@ def write_report(
     report = run.folder / "report.md"
     write_text(report, "\n".join(lines) + "\n")
     return report
+
+
+def _trained_by(config: TrainConfig, data: DataRef) -> str:
+    """The loss of training and validation by name, which is another than the test's where it has arguments."""
+    own = config.loss not in ("auto", "cross_entropy", "bce", "mse")
+    arguments = ", ".join(f"{name} {value}" for name, value in config.loss_args.items())
+    name = f"loss {config.loss}" if own else PLAIN_LOSSES[data.task]
+    return f"{name} ({arguments})" if arguments else name

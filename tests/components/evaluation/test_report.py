@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from components.config import RunConfig
+from components.config import RunConfig, TrainConfig
 from components.evaluation.report import write_report
 from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, NetworkRef, RunRef, StepRef
 
@@ -14,7 +14,7 @@ def written(toy, tmp_path) -> str:
     return write(toy, tmp_path, "3")
 
 
-def write(toy: DataRef, tmp_path: Path, version: str | None) -> str:
+def write(toy: DataRef, tmp_path: Path, version: str | None, **training: object) -> str:
     evaluation = {"classes": {"cat": {"precision": 0.11, "recall": 0.22, "f1": 0.33, "support": 1234}}}
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     parity = {"allowed": 1.5e-4, "onnx_score": 0.9123, "torch_score": 0.9124}
@@ -49,7 +49,7 @@ def write(toy: DataRef, tmp_path: Path, version: str | None) -> str:
         "fit": StepRef(state="resumed", seconds=12.34, key="f1", why="from epoch 3, step 7"),
         "export": StepRef(state="ran", seconds=5.6, key="e2", why="the trained weights changed"),
     }
-    path = write_report(RunConfig(), trained, scores, model, toy, version, steps, run)
+    path = write_report(RunConfig(train=TrainConfig(**training)), trained, scores, model, toy, version, steps, run)
     assert path == tmp_path / "report.md"
     return path.read_text(encoding="utf-8")
 
@@ -64,8 +64,8 @@ def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
     "line",
     [
         "| Training | 7 epochs on cpu, stopped early, 9,876 samples/s |",
-        "| Best epoch | 4: validation accuracy 87.65%, loss 0.4321 |",
-        "| Test loss | 0.3456 |",
+        "| Best epoch | 4: validation accuracy 87.65%, cross-entropy 0.4321 |",
+        "| Test cross-entropy | 0.3456 |",
         "| ONNX model | digits-simple_cnn version 3; 99.99% of the answers agree, "
         "largest difference 2.5e-06 (allowed 1.5e-04) |",
         "| Accuracy of the ONNX model | 91.23% in onnxruntime, 91.24% in torch |",
@@ -84,3 +84,17 @@ def test_a_model_that_was_not_to_be_registered_is_told_as_such(toy, tmp_path):
 def test_every_row_has_the_cells_of_its_table(written):
     tables = [block.splitlines() for block in written.split("\n\n") if block.startswith("|")]
     assert [len({line.count("|") for line in table}) for table in tables] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({}, "cross-entropy 0.4321"),
+        ({"loss": "focal"}, "loss focal 0.4321"),
+        ({"loss_args": {"label_smoothing": 0.1}}, "cross-entropy (label_smoothing 0.1) 0.4321"),
+    ],
+)
+def test_losses_are_told_by_name_since_training_may_have_another_than_the_test(toy, tmp_path, training, words):
+    written = write(toy, tmp_path, None, **training)
+    assert f"validation accuracy 87.65%, {words} |" in written
+    assert "| Test cross-entropy | 0.3456 |" in written
