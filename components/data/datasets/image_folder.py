@@ -19,8 +19,6 @@ from components.errors import UserError
 
 logger = logging.getLogger("torchmill")
 
-UNREADABLE_SHARE = 0.05
-"""So many files may be left out because they can't be read."""
 LARGEST_USUAL_SIZE = 224
 
 
@@ -31,6 +29,7 @@ def load(
     colors: Literal["auto", "grey", "rgb"] = "auto",
     test_fraction: float = 0.2,
     max_pixels: int = 64_000_000,
+    unreadable_share: float = 0.05,
 ) -> Splits:
     """Decode all images once into uint8 NCHW arrays.
 
@@ -43,11 +42,12 @@ def load(
         colors: auto makes grey images of those that are all stored as grey.
         test_fraction: cut off where there is no test folder, the same share of each class; equal files stay together.
         max_pixels: larger images count as unreadable; 170 million at most.
+        unreadable_share: so many of the files may be left out because they can't be read; more stop the run.
 
     Raises:
-        UserError: as ``read_tree``; more than 5 % of the files, or all of a class, are unreadable.
+        UserError: as ``read_tree``; more of the files than that, or all of a class, are unreadable.
     """
-    _check(image_size, colors, test_fraction)
+    _check(image_size, colors, test_fraction, unreadable_share)
     tree = read_tree(path, pictures.SUFFIXES, "images")
     listed = [(split, file, label) for split, files in tree.splits.items() for file, label in files]
     files = [file for _, file, _ in listed]
@@ -55,11 +55,11 @@ def load(
     cache = downloads.parent
     cache.mkdir(parents=True, exist_ok=True)
     # What already fails here is not worth decoding a million others for.
-    _report({file: one for file, one in zip(files, headers, strict=True) if isinstance(one, str)}, listed, tree, cache)
+    unreadable = {file: one for file, one in zip(files, headers, strict=True) if isinstance(one, str)}
+    _report(unreadable, listed, tree, cache, unreadable_share)
     rows = [(*row, one) for row, one in zip(listed, headers, strict=True) if isinstance(one, Header)]
     parts = _parts(rows, test_fraction)
     shape = _shape([header for *_, header in rows], image_size, colors)
-    unreadable = {file: one for file, one in zip(files, headers, strict=True) if isinstance(one, str)}
     decoded, labels, origins = {}, {}, {}
     with pictures.kept_on_success(cache) as made:
         for split, members in parts.items():
@@ -71,20 +71,22 @@ def load(
             labels[split] = np.array([row[2] for row in sound], np.int64)
             origins[split] = [origin(row[1], path) for row in sound]
             unreadable |= faults
-        _report(unreadable, listed, tree, cache)
+        _report(unreadable, listed, tree, cache, unreadable_share)
     made_splits = {split: Split(decoded[split], labels[split], origins[split]) for split in parts}
     return Splits(
         made_splits["train"], made_splits["test"], made_splits.get("validation"), tree.classes, source=str(path)
     )
 
 
-def _check(image_size: int | None, colors: str, test_fraction: float) -> None:
+def _check(image_size: int | None, colors: str, test_fraction: float, unreadable_share: float) -> None:
     if image_size is not None and (not isinstance(image_size, int) or not 1 <= image_size <= 4096):
         raise UserError(f"image_size is {image_size!r}.", "Give a whole number of pixels from 1 to 4096.")
     if colors not in ("auto", "grey", "rgb"):
         raise UserError(f"colors is {colors!r}.", "Give auto, grey or rgb.")
     if not isinstance(test_fraction, int | float) or not 0 < test_fraction < 1:
         raise UserError(f"test_fraction is {test_fraction!r}.", "Give a share between 0 and 1.")
+    if not isinstance(unreadable_share, int | float) or not 0 <= unreadable_share < 1:
+        raise UserError(f"unreadable_share is {unreadable_share!r}.", "Give a share from 0 to 1.")
 
 
 Row = tuple[str, Path, int, Header]
@@ -126,7 +128,9 @@ def _shape(headers: list[Header], image_size: int | None, colors: str) -> tuple[
     return channels, side, side
 
 
-def _report(unreadable: dict[Path, str], listed: list[tuple[str, Path, int]], tree: Tree, cache: Path) -> None:
+def _report(
+    unreadable: dict[Path, str], listed: list[tuple[str, Path, int]], tree: Tree, cache: Path, most: float
+) -> None:
     """Tell of all files that can't be read; stop where they are too many."""
     note = cache / "unreadable.txt"
     if not unreadable:
@@ -139,6 +143,9 @@ def _report(unreadable: dict[Path, str], listed: list[tuple[str, Path, int]], tr
     if lost := sorted({(split, label) for split, _, label in listed} - readable):
         where = ", ".join(f"{split} {tree.classes[label]}" for split, label in lost)
         raise UserError(f"{told}\nNone is left of {where}.", "Mend or replace these files.")
-    if len(unreadable) > UNREADABLE_SHARE * len(listed):
-        raise UserError(f"{told}\nMore than {UNREADABLE_SHARE:.0%}.", "Mend or remove these files.")
+    if len(unreadable) > most * len(listed):
+        raise UserError(
+            f"{told}\nMore than {most:.0%}.",
+            "Mend or remove these files, or allow more by unreadable_share in --data.args.",
+        )
     logger.warning("%s\nThey are left out.", told)
