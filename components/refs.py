@@ -234,7 +234,7 @@ class ExportRef(Ref):
     """A few inputs and the logits they give (``.npz``)."""
 
     def identity(self) -> dict[str, str]:
-        return {"the ONNX model": self.onnx.sha256, "its examples": self.example.sha256}
+        return {"the ONNX model": self.onnx.sha256, "what it answers to some test samples": self.example.sha256}
 
 
 class RunRef(Ref):
