@@ -28,6 +28,8 @@ TEXT_VALIDATION_FRACTION = 0.1
 """The vocabulary must not know validation texts, so a text's validation split can't be left to the run."""
 MAX_LENGTH = 256
 """Tokens of a text that count, where the function does not say otherwise."""
+SMALLEST_IMAGE = 8
+"""Pixels each way that fractions have at least which look like an image."""
 SPLITS = ("train", "validation", "test")
 OPTIONS = ("classes", "task", "level", "lower_case", "max_length")
 
@@ -277,12 +279,6 @@ def _as_inputs(values: Values, place: str) -> np.ndarray:
         raise UserError(
             f"{place} inputs are {_kind_of(values)}.", "Give uint8 where they are images, float32 where they are not."
         )
-    if values.dtype.kind == "f" and values.ndim == 4 and values.shape[1] in (1, 3) and place.endswith("train"):
-        logger.info(
-            "%s: fractions of the shape %s are taken as numbers. Give uint8 pixels where they are images: then "
-            "augmentation works, and the exported network takes pixels.",
-            *(place, values.shape[1:]),
-        )
     numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
     if wrong := np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)).tolist():
         raise UserError(
@@ -290,7 +286,30 @@ def _as_inputs(values: Values, place: str) -> np.ndarray:
             f"{wrong[0]}.",
             "Fill them in or leave these samples out.",
         )
+    if place.endswith("train") and (pixels := _pixels_of(values)):
+        logger.warning(
+            "%s: %s of the shape %s are taken as numbers, not as images. Where they are images give uint8 pixels, as "
+            "by %s: then networks for images take them, augmentation works, and the exported network takes pixels.",
+            *(place, values.dtype, values.shape[1:], pixels),
+        )
     return numbers
+
+
+def _pixels_of(values: np.ndarray) -> str:
+    """Say how fractions become the pixels that they seem to have been; nothing where they look like no images."""
+    if values.dtype.kind != "f" or values.ndim not in (3, 4):
+        return ""
+    channels = (1, 3, 4)
+    sides = values.shape[1:] if values.ndim == 3 else values.shape[2:] if values.shape[1] in channels else None
+    sides = sides or (values.shape[1:3] if values.shape[3] in channels else (1, 1))
+    if min(sides) < SMALLEST_IMAGE or max(sides) > 2 * min(sides):
+        return ""
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high > 1:
+        return "images.astype('uint8')" if high <= 255 else ""
+    if max(-low, high) > 1:
+        return "scaling them to 0…255"
+    return "(images * 255).astype('uint8')" if low >= 0 else "(images * 127.5 + 127.5).astype('uint8')"
 
 
 def _arrays(inputs: dict[str, np.ndarray], labels: Labels, place: str) -> Splits:

@@ -1,5 +1,6 @@
 """What the user's own function may give, and the words for what it may not."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_pixels_stay_what_they_are(load):
 def test_numbers_become_float32(load, given):
     splits = load(f"return {given}, classes")
     assert (splits.train.inputs.dtype, splits.train.inputs.shape) == (np.float32, (32, 5))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("pixels[:, 0] / 255", r"float64 of the shape \(8, 8\) are taken as numbers.*by \(images \* 255\)"),
+        ("pixels.astype('float32')", r"by images.astype\('uint8'\)"),
+        ("pixels.transpose(0, 2, 3, 1) / 127.5 - 1", r"by \(images \* 127.5 \+ 127.5\)"),
+        ("pixels[:, 0, :, :2] / 255", ""),
+        ("rng.randn(40, 9, 128)", ""),
+        ("numbers", ""),
+    ],
+)
+def test_fractions_that_look_like_images_are_told_how_to_become_pixels(load, caplog, given, words):
+    load(f"return {given}, classes")
+    assert bool(caplog.text) == bool(words) and re.search(words, caplog.text)
 
 
 @pytest.mark.parametrize(
