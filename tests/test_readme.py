@@ -42,6 +42,7 @@ def test_there_are_commands():
     assert {shlex.split(command)[1] for command in COMMANDS} == {
         "train",
         "check",
+        "find-lr",
         "up",
         "schedule",
         "reproduce",
