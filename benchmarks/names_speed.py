@@ -1,0 +1,100 @@
+"""Names/s of training `rnn` on the real names, beside the loop of PyTorch's tutorial on the very same names.
+
+- ours: `components.training.fit.fit` with `rnn` at its defaults (LSTM, both directions, 1.5 million multiplications a
+  letter), batches of 64.
+- ours, of the tutorial's size: `rnn` with 128 hidden units in one direction.
+- the tutorial ("NLP From Scratch: Classifying Names"): a recurrent cell of 128 units of one's own, a name at a time, a
+  letter at a time as one-hot vectors, a step of SGD by hand behind each name.
+
+Needs the names: in the cache, or on a mirror that TORCHMILL_MIRROR names.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.measure import Claim, in_turn
+from components.config import InitializeConfig, ModelConfig, TrainConfig
+from components.data.batches import Samples, read_training
+from components.data.fetch import fetch
+from components.device import processors
+from components.errors import UserError
+from components.initialize import initialize
+from components.places import data_cache
+from components.refs import DataRef
+from components.training.checkpoint import Checkpoints
+from components.training.fit import fit
+
+NAMES, OF_TUTORIAL, ROUNDS = 6_400, 300, 5
+SMALL = {"hidden": 128, "embedding": 64, "bidirectional": False, "cell": "rnn"}
+
+
+def measure() -> list[Claim]:
+    try:
+        data = fetch("names", data_cache())
+    except UserError as error:
+        print(f"The names are not in reach: {error}")
+        return []
+    torch.set_num_threads(processors())
+    training, validation = read_training(data, 0.1, 0)
+    chosen = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
+    some, few = training.part(chosen[:NAMES]), validation.part(torch.arange(64))
+    figures = in_turn(
+        {
+            "rnn": lambda: ours(data, some, few, {}),
+            "rnn, small": lambda: ours(data, some, few, SMALL),
+            "the tutorial's loop": lambda: tutorial(data, training.part(chosen[:OF_TUTORIAL])),
+        },
+        ROUNDS,
+    )
+    other = figures["the tutorial's loop"]
+    return [
+        Claim("fit of rnn, names", "the tutorial's loop", figures["rnn"], other, "names/s", "≥ 20"),
+        Claim("fit of a small rnn, names", "the tutorial's loop", figures["rnn, small"], other, "names/s", "≥ 20"),
+    ]
+
+
+def ours(data: DataRef, training: Samples, validation: Samples, arguments: dict[str, object]) -> float:
+    network, _ = initialize(ModelConfig(name="rnn", args=arguments), InitializeConfig(), data, 0)
+    with tempfile.TemporaryDirectory() as place:
+        checkpoints, best = Checkpoints(Path(place) / "checkpoints", 30), Path(place) / "best.safetensors"
+        config = TrainConfig(epochs=1)
+        epochs = fit(network, training, validation, data, config, torch.device("cpu"), 0, checkpoints, best)
+        return next(epochs).samples_per_second
+
+
+class Cell(nn.Module):
+    """The recurrent network that the tutorial writes."""
+
+    def __init__(self, letters: int, hidden: int, classes: int):
+        super().__init__()
+        self.hidden = hidden
+        self.i2h, self.h2h, self.h2o = nn.Linear(letters, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, classes)
+        self.softmax = nn.LogSoftmax(dim=1)
+
+    def forward(self, letter, hidden):
+        hidden = torch.tanh(self.i2h(letter) + self.h2h(hidden))
+        return self.softmax(self.h2o(hidden)), hidden
+
+
+def tutorial(data: DataRef, training: Samples) -> float:
+    letters = data.vocabulary_size
+    names = [
+        (nn.functional.one_hot(row[:length].long(), letters).float()[:, None], label[None])
+        for row, length, label in zip(training.inputs, training.lengths, training.labels, strict=True)
+    ]
+    cell, criterion = Cell(letters, 128, len(data.classes)), nn.NLLLoss()
+    started = time.perf_counter()
+    for line, label in names:
+        hidden = torch.zeros(1, 128)
+        cell.zero_grad()
+        for letter in line:
+            output, hidden = cell(letter, hidden)
+        loss = criterion(output, label)
+        loss.backward()
+        for weight in cell.parameters():
+            weight.data.add_(weight.grad.data, alpha=-0.005)
+    return len(names) / (time.perf_counter() - started)

@@ -1,0 +1,91 @@
+"""Images/s of two processes on two processors beside one process with one thread: SimpleCNN, MNIST's number of pixels.
+
+Both take the same batches of 128 and the same steps; their losses are compared. Of the figures of two epochs the second
+is taken, which has no beginning in it.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Claim, in_turn
+from components.config import InitializeConfig, ModelConfig, TrainConfig
+from components.device import processors
+from components.initialize import initialize, save_weights
+from components.refs import DataRef, NetworkRef
+from components.training.distributed import train_together
+from components.training.job import Job, train
+from components.training.progress import EpochResult
+
+IMAGES, ROUNDS = 25_600, 3
+
+
+def measure() -> list[Claim]:
+    if processors() < 2:
+        print("There is one processor alone: left out")
+        return []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        data = noise(folder / "data")
+        losses: dict[str, list[float]] = {}
+
+        def alone() -> float:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                return told("alone", list(train(job(data, folder), None)))
+            finally:
+                torch.set_num_threads(threads)
+
+        def together() -> float:
+            return told("together", list(train_together(job(data, folder), 2)))
+
+        def told(which: str, epochs: list[EpochResult]) -> float:
+            losses[which] = [epoch.train_loss for epoch in epochs]
+            return epochs[-1].samples_per_second
+
+        figures = in_turn({"2 processes": together, "1 process, 1 thread": alone}, ROUNDS)
+    apart = max(abs(one / other - 1) for one, other in zip(losses["together"], losses["alone"], strict=True))
+    note = f"The losses of their epochs differ by {apart:.1e} of their size."
+    both = figures["2 processes"], figures["1 process, 1 thread"]
+    return [Claim("fit, 2 processes on 2 processors", "1 process with 1 thread", *both, "images/s", "≥ 1.6", note)]
+
+
+def noise(folder: Path) -> DataRef:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for split, count in (("train", IMAGES), ("validation", 500), ("test", 10)):
+        np.save(folder / f"{split}_inputs.npy", rng.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8))
+        np.save(folder / f"{split}_labels.npy", rng.integers(0, 10, count))
+    return DataRef(
+        name="noise",
+        folder=folder,
+        sha256="",
+        source="",
+        classes=tuple("0123456789"),
+        shape=(1, 28, 28),
+        train_size=IMAGES,
+        validation_size=500,
+        test_size=10,
+        mean=(0.5,),
+        std=(0.29,),
+    )
+
+
+def job(data: DataRef, folder: Path) -> Job:
+    """A new training, with nothing behind it."""
+    own = Path(tempfile.mkdtemp(dir=folder))
+    network, _ = initialize(ModelConfig(), InitializeConfig(), data, 0)
+    weights = save_weights(network, own / "initial.safetensors")
+    return Job(
+        network=NetworkRef(reference="simple_cnn", arguments={}, weights=weights, parameters=421_642),
+        data=data,
+        config=TrainConfig(epochs=2, batch_size=128),
+        validation_fraction=0.1,
+        device="cpu",
+        seed=0,
+        checkpoints=own / "checkpoints",
+        best=own / "best.safetensors",
+    )
