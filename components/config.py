@@ -218,8 +218,8 @@ class ModelConfig(Named):
     name: str = "simple_cnn"
     """Network: a name that `torchmill models` lists, torchvision:NAME, file.py:Class or package.module:Class."""
     args: JsonObject = Field(default_factory=dict)
-    """Arguments for its constructor as JSON. num_classes, in_channels, image_size, vocab_size, padding_index,
-    max_length and in_features come from the data where the constructor asks for them."""
+    """Arguments for its constructor as JSON. num_classes, in_channels, image_size, image_height, image_width,
+    vocab_size, padding_index, max_length and in_features come from the data where the constructor asks for them."""
     weights: Annotated[str | None, BeforeValidator(_none)] = None
     """Pretrained weights: a file (.safetensors, or .pth with a state dict), or for torchvision's networks a name as
     DEFAULT. What does not fit, as the last layer, begins anew."""
