@@ -248,17 +248,10 @@ def check(options: argparse.Namespace) -> int:
     from flows.console import show_log
 
     show_log()
-    from components.data.batches import read_sample
-    from components.data.fetch import arguments, fetch
     from components.examination import look_at, subject_of
-    from components.initialize import initialize
-    from components.places import data_cache
-    from components.raw_model import standardized
 
     try:
-        data = fetch(config.data.name, data_cache(), args=arguments(config.data))
-        sample = read_sample(data, SAMPLE, config.seed)
-        network, _ = initialize(config.model, config.initialize, data, config.seed, standardized(sample, data))
+        data, sample, network = _network(config)
         report = look_at(network, sample, data, config.train, config.check.level)
     except UserError as error:
         if options.json:
@@ -273,24 +266,32 @@ def check(options: argparse.Namespace) -> int:
     return 1 if report.worst == "fail" else 0
 
 
+def _network(config: configuration.RunConfig) -> tuple[Any, Any, Any]:
+    """The data set, some of its samples, and the network with its first weights."""
+    from components.data.batches import read_sample
+    from components.data.fetch import arguments, fetch
+    from components.initialize import initialize
+    from components.places import data_cache
+    from components.raw_model import standardized
+
+    data = fetch(config.data.name, data_cache(), args=arguments(config.data))
+    sample = read_sample(data, SAMPLE, config.seed)
+    network, _ = initialize(config.model, config.initialize, data, config.seed, standardized(sample, data))
+    return data, sample, network
+
+
 def find_lr(options: argparse.Namespace) -> int:
     config = _config(options)
 
     from flows.console import show_log
 
     show_log()
-    from components.data.batches import read_sample, read_training
-    from components.data.fetch import arguments, fetch
+    from components.data.batches import read_training
     from components.device import resolve
-    from components.initialize import initialize
-    from components.places import data_cache
-    from components.raw_model import standardized
     from components.training.find_lr import find_lr
 
     device = resolve(config.device)
-    data = fetch(config.data.name, data_cache(), args=arguments(config.data))
-    sample = standardized(read_sample(data, SAMPLE, config.seed), data)
-    network, _ = initialize(config.model, config.initialize, data, config.seed, sample)
+    data, _, network = _network(config)
     training, _ = read_training(data, config.data.validation_fraction, config.seed)
     curve = find_lr(network, training, data, config.train, device, config.seed)
     if options.plot:
