@@ -161,8 +161,18 @@ def test_it_is_the_same_network_in_float64_but_for_rounding(case):
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
 
 
-@cases("grey", "colours", "letters", "numbers", "labels", "targets")
+@cases("grey", "letters", "numbers", "labels", "targets")
 def test_it_learns_and_its_export_is_found_equal_at_any_batch_size(case, tmp_path):
+    learns_and_is_exported(case, tmp_path)
+
+
+@pytest.mark.slow
+@cases("colours")
+def test_it_learns_colours_too(case, tmp_path):
+    learns_and_is_exported(case, tmp_path)
+
+
+def learns_and_is_exported(case: Case, tmp_path) -> None:
     network = case.network()
     training, validation = read_training(case.data, 0.2, 0)
     config = TrainConfig(epochs=2, batch_size=8, lr=2e-3)

@@ -69,6 +69,8 @@ FAR_AWAY = {
 }
 """Data that is not to be had without a network: noise of its shape stands for it. Their files are read in tests of
 their own."""
+LIKE_ANOTHER = {"fashion_mnist", "kmnist", "cifar100"}
+"""What has the shape of another one, MNIST's or CIFAR-10's: looked at where there is time."""
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +112,13 @@ def test_every_data_set_has_a_network_and_every_network_a_data_set():
     assert {network for network, _ in PAIRS} == set(model_names())
 
 
-@pytest.mark.parametrize(("network", "name"), PAIRS, ids=[f"{name}-{network}" for network, name in PAIRS])
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        pytest.param(network, name, id=f"{name}-{network}", marks=[pytest.mark.slow] * (name in LIKE_ANOTHER))
+        for network, name in PAIRS
+    ],
+)
 def test_a_network_takes_it_gets_gradients_is_seeded_comes_back_and_is_exported_whole(
     network: str, name: str, data_of: Callable[[str], DataRef], tmp_path: Path
 ):
