@@ -100,6 +100,7 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_run_failed_until_there_is_ro
     assert place.states() == ["FINISHED"] and not place.mlflow(told)
 
 
+@pytest.mark.slow
 @pytest.mark.services
 def test_what_only_shows_in_the_run_ends_it_failed(place: Place, datasets: Path):
     """One after the other in one folder: each ends FAILED, and none disturbs the next."""

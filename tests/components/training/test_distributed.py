@@ -165,6 +165,7 @@ def test_stopped_it_leaves_behind_a_checkpoint_and_goes_on_to_the_same_last_bit(
     assert stopped.best.read_bytes() == whole.best.read_bytes()
 
 
+@pytest.mark.slow
 def test_nobody_is_left_when_whoever_asked_for_it_is_killed(toy, tmp_path):
     asked = job(toy, tmp_path / "job", epochs=100_000)
     (tmp_path / "job.json").write_text(asked.model_dump_json())
