@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Claim, in_turn
+from benchmarks.throughput import DATA
 from components.config import InitializeConfig, ModelConfig, TrainConfig
 from components.device import processors
 from components.initialize import initialize, save_weights
@@ -59,19 +60,8 @@ def noise(folder: Path) -> DataRef:
     for split, count in (("train", IMAGES), ("validation", 500), ("test", 10)):
         np.save(folder / f"{split}_inputs.npy", rng.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8))
         np.save(folder / f"{split}_labels.npy", rng.integers(0, 10, count))
-    return DataRef(
-        name="noise",
-        folder=folder,
-        sha256="",
-        source="",
-        classes=tuple("0123456789"),
-        shape=(1, 28, 28),
-        train_size=IMAGES,
-        validation_size=500,
-        test_size=10,
-        mean=(0.5,),
-        std=(0.29,),
-    )
+    sizes = {"train_size": IMAGES, "validation_size": 500, "test_size": 10}
+    return DATA.model_copy(update={"folder": folder, **sizes})
 
 
 def job(data: DataRef, folder: Path) -> Job:
