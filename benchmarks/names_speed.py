@@ -53,7 +53,7 @@ def measure() -> list[Claim]:
     return [
         Claim(
             *("fit of rnn, names", "the tutorial's loop", figures["rnn"], other, "names/s", "–"),
-            "`rnn` at its defaults, an LSTM of 256 units in both directions, is far larger than the tutorial's network; "
+            "`rnn` at its defaults, an LSTM of 256 units in both directions, is far larger than the tutorial's; "
             "the small one has its size.",
         ),
         Claim("fit of a small rnn, names", "the tutorial's loop", figures["rnn, small"], other, "names/s", "≥ 20"),

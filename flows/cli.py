@@ -40,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("torchmill: stopped.", file=sys.stderr)
         leave(130)
+    except SystemExit as error:  # of a signal
+        if not isinstance(error.code, int):
+            raise
+        leave(error.code)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         leave(141)
