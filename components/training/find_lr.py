@@ -17,9 +17,8 @@ from components.data.augment import Augmentation
 from components.data.batches import Samples
 from components.errors import UserError
 from components.files import write_text
-from components.raw_model import RawModel
 from components.refs import DataRef
-from components.training.fit import batch_orders, wants_channels_last
+from components.training.fit import as_trained, batch_orders
 from components.training.losses import make_loss
 from components.training.randomness import random_states, seed_all, set_random_states
 from components.training.state import Training
@@ -75,18 +74,13 @@ def _course(
     """Give each rate with the smoothed loss behind its step."""
     plain = {"lr": 1.0, "schedule": "constant", "schedule_args": {}, "warmup": 0.0, "ema": None}
     config = config.model_copy(update=plain)
-    channels_last = wants_channels_last(network, config, device, data)
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
-    model = RawModel.of(network, data, channels_last=channels_last, in_units=False).to(device)
+    model = as_trained(network, config, device, data)
     objective = make_loss(config, data, training).to(device)
     training = training.to(device)
     state = Training(model, objective, data.task, config, device, STEPS)
     shares = [group["lr"] for group in state.optimizer.param_groups]
     seed_all(seed)
-    model.train()
-    for layer in state.resting:
-        layer.eval()
+    state.train_mode()
     smoothed, least = 0.0, math.inf
     batches = _batches(training, Augmentation(config, data, seed), config.batch_size, seed)
     for step, (inputs, labels) in zip(range(STEPS), batches, strict=False):

@@ -70,10 +70,7 @@ def fit(
         UserError: memory does not even suffice for single samples, the disk is full at the end, or the network
             does not bear channels-last.
     """
-    channels_last = wants_channels_last(network, config, device, data)
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
-    model = RawModel.of(network, data, channels_last=channels_last, in_units=False).to(device)
+    model = as_trained(network, config, device, data)
     augment = Augmentation(config, data, seed)
     objective = make_loss(config, data, training).to(device)
     training, validation = training.to(device), validation.to(device)
@@ -94,9 +91,7 @@ def fit(
     while not state.is_over:
         epoch, started, told = state.epoch, time.perf_counter(), time.perf_counter()
         batches = batch_orders(len(training), config.batch_size, seed, epoch, least)
-        model.train()
-        for layer in state.resting:
-            layer.eval()
+        state.train_mode()
         while state.batch < len(batches):
             batch = batches[state.batch]
             inputs, labels = training.take(team.share(batch))
@@ -158,6 +153,14 @@ def batch_orders(samples: int, batch_size: int, seed: int, epoch: int, least: in
     rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     batches = torch.randperm(samples, generator=rng).split(batch_size)
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < least else batches
+
+
+def as_trained(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> RawModel:
+    """Put a network on its device, in its memory format, behind the standardisation of its data; itself, no copy."""
+    channels_last = wants_channels_last(network, config, device, data)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    return RawModel.of(network, data, channels_last=channels_last, in_units=False).to(device)
 
 
 @torch.no_grad()

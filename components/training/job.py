@@ -62,7 +62,7 @@ def train(
         *(job.kept(), job.best),
         resume_from=found,
         on_progress=on_progress,
-        should_stop=stop if after_step else should_stop,
+        should_stop=stop,
         team=team,
     )
 

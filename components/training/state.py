@@ -78,6 +78,12 @@ class Training:
     def is_over(self) -> bool:
         return bool(self.history) and self.history[-1].is_last
 
+    def train_mode(self) -> None:
+        """Have all layers train, but for the norms that rest."""
+        self.model.train()
+        for layer in self.resting:
+            layer.eval()
+
     def step(self, inputs: Tensor, labels: Tensor, weight: float = 1.0) -> Tensor:
         """Compute the gradient of a batch; gives its mean loss.
 

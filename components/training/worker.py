@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import distributed
@@ -95,7 +95,7 @@ def telling(folder: Path, team: Team) -> Generator[Any]:
         return
     with (folder / PIPE).open("w", encoding="utf-8") as pipe:
 
-        def tell(kind: str, content: dict[str, Any], pipe: TextIO = pipe) -> None:
+        def tell(kind: str, content: dict[str, Any]) -> None:
             pipe.write(json.dumps({"kind": kind, **content}) + "\n")
             pipe.flush()
 
