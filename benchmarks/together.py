@@ -16,8 +16,8 @@ from components.config import InitializeConfig, ModelConfig, TrainConfig
 from components.device import processors
 from components.initialize import initialize, save_weights
 from components.refs import DataRef, NetworkRef
-from components.training.distributed import train_together
 from components.training.job import Job, train
+from components.training.processes import train_apart
 from components.training.progress import EpochResult
 
 IMAGES, ROUNDS = 25_600, 3
@@ -41,7 +41,7 @@ def measure() -> list[Claim]:
                 torch.set_num_threads(threads)
 
         def together() -> float:
-            return told("together", list(train_together(job(data, folder), 2)))
+            return told("together", list(train_apart(job(data, folder), 2)))
 
         def told(which: str, epochs: list[EpochResult]) -> float:
             losses[which] = [epoch.train_loss for epoch in epochs]

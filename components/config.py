@@ -313,6 +313,10 @@ class TrainConfig(Section):
     """Put a rectangle of one training image into another: alpha; with mixup, each batch gets one of both."""
     processes: Annotated[str, BeforeValidator(_text)] = Field("1", pattern=r"^(auto|[1-9]\d{0,2})$")
     """Processes that train together, each on its share of every batch; auto is one for each graphics card."""
+    machines: int = Field(1, ge=1, le=1000)
+    """Machines that train together, each with so many processes; the others join by `torchmill join FOLDER`."""
+    rendezvous: str = Field("", pattern=r"^([\w.-]+:\d{1,5})?$")
+    """HOST:PORT of the first machine, where they meet."""
     precision: Precision = "auto"
     """What is computed in: auto is bf16 on graphics cards that have it, else fp32; weights stay fp32."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
@@ -362,6 +366,8 @@ class TrainConfig(Section):
                 raise ValueError(
                     f"train.schedule_args: {name} is {value!r}, not a {'whole ' * whole}number from {low:g} to {high:g}"
                 )
+        if self.machines > 1 and not self.rendezvous:
+            raise ValueError("train.rendezvous: where do the machines meet? Give HOST:PORT of the first one")
         if self.warmup and self.schedule == "one_cycle":
             raise ValueError(
                 "train.warmup: one_cycle has a rise of its own; set it by train.schedule_args '{\"rise\": 0.1}'"

@@ -36,6 +36,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     by_lower_case = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower_case, n=3, cutoff=0.5)
+    section, dot, last = word.lower().rpartition(".")
+    short = section + dot + "".join(part[:1] for part in last.split("_"))  # lr is the learning_rate
+    if "_" in last and short in by_lower_case:
+        near = [short, *(name for name in near if name != short)][:3]
     if near:
         return "Did you mean " + " or ".join(by_lower_case[name] for name in near) + "?"
     return "Known: " + ", ".join(known) + "." if known else ""

@@ -75,6 +75,7 @@ def run(arguments: list[str]) -> int:
         "schedule": schedule,
         "repair": repair,
         "reproduce": reproduce,
+        "join": join,
         "models": list_models,
         "datasets": list_datasets,
     }
@@ -145,6 +146,8 @@ def make_parser() -> Parser:
     reproducing = command("reproduce", "run a recorded run again and say what is equal")
     reproducing.add_argument("run", metavar="RUN_ID", help="id of a run in MLflow, the beginning of it, or its name")
     reproducing.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
+    joining = command("join", "take part in a training of several machines")
+    joining.add_argument("folder", type=Path, metavar="FOLDER", help="as the first machine told it")
     listing = command("models", "list the networks that can be named")
     listing.add_argument("family", nargs="?", metavar="torchvision", help="list torchvision's networks")
     command("datasets", "list the data sets that can be named")
@@ -350,6 +353,13 @@ def reproduce(options: argparse.Namespace) -> int:
     else:
         show_comparison(done)
     return 0 if done.is_equal else 1
+
+
+def join(options: argparse.Namespace) -> int:
+    from components.training.processes import join
+
+    join(options.folder)
+    return 0
 
 
 def repair(options: argparse.Namespace) -> int:

@@ -61,6 +61,10 @@ class TrainingDisplay:
     def __init__(self, epochs: int, samples: int, measure: str):
         self.epochs, self.samples, self.measure = epochs, samples, measure
         self.started = self.told = time.monotonic()
+        self.first = 1
+        """The epoch that an earlier process got to: those before were shown when they were trained."""
+        self.before: int | None = None
+        """Samples that it had behind it when it was first heard of."""
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
@@ -91,7 +95,10 @@ class TrainingDisplay:
 
     def step(self, progress: StepProgress) -> None:
         done = (progress.epoch - 1) * self.samples + progress.samples
-        speed = done / (time.monotonic() - self.started)
+        if self.before is None:
+            self.before, self.started = done, time.monotonic()
+            return
+        speed = (done - self.before) / (time.monotonic() - self.started)
         if self.bar:
             self.bar.update(
                 self.task,
@@ -111,6 +118,8 @@ class TrainingDisplay:
             )
 
     def epoch(self, result: EpochResult) -> None:
+        if result.epoch < self.first:
+            return
         self.told = time.monotonic()
         logger.info(
             "epoch %d/%d  loss %.4f  validation loss %.4f  %s  %s samples/s%s",

@@ -48,6 +48,7 @@ from components.refs import (
     RunRef,
     TrainResult,
 )
+from components.training.launch import started_ahead
 from flows import interrupted, prefect_server
 from flows.console import TrainingDisplay
 from flows.stopping import stop_signals
@@ -106,7 +107,8 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
         try:
             for file, place in write_recipe(config, folder).items():
                 tracking.log_files(run, [file], place)
-            yield run
+            with started_ahead(config.train):
+                yield run
             if not tracking.settle(run):
                 logger.warning(
                     "MLflow does not answer. What it has not got is kept in %s; the next run or `torchmill repair` "
@@ -248,10 +250,9 @@ def fit(
     from components.data.batches import training_sizes
     from components.device import resolve
     from components.evaluation.pictures import draw_curves
-    from components.training.distributed import processes_for, train_together
-    from components.training.job import Job, train
+    from components.training.job import Job
     from components.training.precision import resolve_precision
-    from components.training.profile import profiled
+    from components.training.processes import processes_for, train_apart
 
     chosen = resolve(device)
     if config.lr is None:
@@ -267,32 +268,22 @@ def fit(
         checkpoints=under_way().folder / "checkpoints",
         best=run.folder / "best.safetensors",
     )
-    found = job.kept().newest()
-    if found:
-        place = f"epoch {found['epoch']}, step {found['batch']}"
-        under_way().resumed_at = place
-        logger.info("resuming run %s at %s", run.name, place)
     tracking.log_params(run, {"device.used": chosen, "precision.used": precision, "processes.used": processes})
     sizes = training_sizes(data, split.validation_fraction, seed)
     told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
     history = []
-    with (
-        stop_signals() as stop,
-        TrainingDisplay(config.epochs, sizes[0], data.measure) as display,
-        profiled(run.folder, chosen) if config.profile else contextlib.nullcontext() as after_step,
-    ):
-        first = found["epoch"] if found else 0
-        epochs = (
-            train_together(job, processes, display.step, stop)
-            if processes > 1
-            else train(job, found, display.step, stop, after_step=after_step)
-        )
-        for epoch in epochs:
+    with stop_signals() as stop, TrainingDisplay(config.epochs, sizes[0], data.measure) as display:
+
+        def resumed(epoch: int, step: int) -> None:
+            under_way().resumed_at = f"epoch {epoch}, step {step}"
+            logger.info("resuming run %s at %s", run.name, under_way().resumed_at)
+            display.first = epoch
+
+        for epoch in train_apart(job, processes, display.step, resumed, stop):
             history.append(epoch)
             tracking.log_metrics(run, epoch.metrics(), epoch.epoch)
-            if epoch.epoch >= first:  # the ones before were shown when they were trained
-                display.epoch(epoch)
+            display.epoch(epoch)
     tracking.log_files(run, sorted(run.folder.glob("profile.*")), "profile")
     draw_curves(history, run.folder / "curves.png")
     tracking.log_files(run, [run.folder / "curves.png"], "pictures")

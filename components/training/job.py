@@ -29,7 +29,9 @@ class Job(Ref):
     checkpoints: Path
     """Their folder."""
     best: Path
-    """File of the best weights."""
+    """File of the best weights; beside it comes what a profile gives."""
+    threads: int | None = None
+    """Of the processor, for each process; none leaves it to torch."""
 
     def kept(self) -> Checkpoints:
         return Checkpoints(self.checkpoints, self.config.checkpoint_seconds)

@@ -1,70 +1,108 @@
-"""One of the processes that train together: `python -m components.training.worker JOB`, started by torch's launcher.
+"""A process that trains: `python -m components.training.worker FOLDER`, alone or one of those of torch's launcher.
 
-The leader writes what it has to tell, a JSON object a line, into the pipe beside the job; whoever fails by a user's
-mistake writes it into a file there.
+The leader writes what it has to tell, a JSON object a line, into a file of the folder; whoever fails writes there why.
 """
 
 import contextlib
 import dataclasses
+import faulthandler
 import json
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+import time
+import traceback
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
-from components.device import processors, resolve
+from components.device import resolve
 from components.errors import UserError
 from components.files import locked, write_text
 from components.training.fit import Stopped
 from components.training.job import Job, train
-from components.training.team import Team
+from components.training.launch import JOB, MESSAGES, MISTAKE, PARENT, STOP
+from components.training.profile import profiled
+from components.training.team import ALONE, Team
+from components.user_code import first_hand
 
 logger = logging.getLogger("torchmill")
 
-JOB, PIPE, MISTAKE, STOP, PARENT = "job.json", "messages", "mistake.json", "stop", "parent.lock"
-"""Files in the folder of a job: what is to be done, what is told, what the user is to mend, that it is to stop, and a
-lock that is held as long as anybody waits for the result."""
+Tell = Callable[[str, dict[str, Any]], None]
+
+LOOK_SECONDS = 0.02
 
 
-def main(folder: Path) -> int:
-    threading.Thread(target=_leave_with_the_parent, args=(folder / PARENT,), daemon=True).start()
+def main(folder: Path, *others: Path) -> int:
+    """Wait for a job in ``folder``, and do it.
+
+    Args:
+        others: folders in which somebody waits for the result, too.
+    """
+    for place in (folder, *others):
+        threading.Thread(target=_leave_with_the_parent, args=(place / PARENT,), daemon=True).start()
+    faulthandler.enable()
+    for name in ("PYTHONSAFEPATH", "PYTHONPATH"):  # were meant for this process, not for what the user's code starts
+        os.environ.pop(name, None)
+    while not (folder / JOB).exists():
+        time.sleep(LOOK_SECONDS)
     if (folder / MISTAKE).exists():  # started again after it: no second attempt would end otherwise
         return 0
     job = Job.model_validate_json((folder / JOB).read_bytes())
+    if job.threads:
+        torch.set_num_threads(job.threads)
     try:
         with joined(job) as team, telling(folder, team) as tell:
-            found = job.kept().newest()
-            team.wait()  # before anybody writes another one
-            epochs = train(
-                *(job, found),
-                on_progress=lambda progress: tell("progress", dataclasses.asdict(progress)),
-                should_stop=(folder / STOP).exists,
-                team=team,
-            )
-            try:
-                for epoch in epochs:
-                    tell("epoch", dataclasses.asdict(epoch))
-            except Stopped:
-                tell("stopped", {})
+            do(job, team, tell, should_stop=(folder / STOP).exists)
             team.wait()
     except UserError as error:
-        write_text(folder / MISTAKE, json.dumps([error.message, error.remedy]))
+        write_text(folder / MISTAKE, json.dumps({"message": error.message, "remedy": error.remedy}))
+        return 1
+    except Exception as error:  # the network's code can fail in any way
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise  # it may be that another process has died; the launcher tries again
+        told = {"message": first_hand(error), "traceback": traceback.format_exc()}
+        write_text(folder / MISTAKE, json.dumps(told))
         return 1
     return 0
 
 
+def do(job: Job, team: Team, tell: Tell, should_stop: Callable[[], bool]) -> None:
+    """Train, and tell how it goes."""
+    found = job.kept().newest()
+    if found:
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        tell("resumed", {"epoch": found["epoch"], "step": found["batch"], "again": again})
+    team.wait()  # before anybody writes another one
+    with (
+        profiled(job.best.parent, resolve(job.device)) if job.config.profile else contextlib.nullcontext() as after_step
+    ):
+        epochs = train(
+            *(job, found),
+            on_progress=lambda progress: tell("progress", dataclasses.asdict(progress)),
+            should_stop=should_stop,
+            team=team,
+            after_step=after_step,
+        )
+        try:
+            for epoch in epochs:
+                tell("epoch", dataclasses.asdict(epoch))
+        except Stopped:
+            tell("stopped", {})
+
+
 @contextlib.contextmanager
 def joined(job: Job) -> Generator[Team]:
-    """Meet the other processes, as torch's launcher has told them in the environment."""
+    """Meet the other processes, if torch's launcher has told of some in the environment."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield ALONE
+        return
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    torch.set_num_threads(max(1, processors() // int(os.environ["LOCAL_WORLD_SIZE"])))
     device = resolve(job.device)
     if device.type == "cuda":
         torch.cuda.set_device(local)
@@ -79,7 +117,7 @@ def joined(job: Job) -> Generator[Team]:
 class _Told(logging.Handler):
     """Sends log records to whoever waits for the result."""
 
-    def __init__(self, tell: Any):
+    def __init__(self, tell: Tell):
         super().__init__()
         self.tell = tell
 
@@ -88,16 +126,17 @@ class _Told(logging.Handler):
 
 
 @contextlib.contextmanager
-def telling(folder: Path, team: Team) -> Generator[Any]:
-    """Give what tells the parent something; it does so for the leader alone."""
+def telling(folder: Path, team: Team) -> Generator[Tell]:
+    """Give what tells something to whoever waits for the result; it does so for the leader alone."""
     if not team.leads:
         yield lambda kind, content: None
         return
-    with (folder / PIPE).open("w", encoding="utf-8") as pipe:
+    with (folder / MESSAGES).open("a", encoding="utf-8") as file:
+        file.write("\n")  # one before, that was killed, may have left half a line
 
         def tell(kind: str, content: dict[str, Any]) -> None:
-            pipe.write(json.dumps({"kind": kind, **content}) + "\n")
-            pipe.flush()
+            file.write(json.dumps({"kind": kind, **content}) + "\n")
+            file.flush()
 
         handler = _Told(tell)
         logger.addHandler(handler)
@@ -109,13 +148,13 @@ def telling(folder: Path, team: Team) -> Generator[Any]:
 
 
 def _leave_with_the_parent(lock: Path) -> None:
-    """End this process, and the launcher, as soon as nobody holds the lock: whoever asked for the job has died."""
+    """End this process, and its launcher, as soon as nobody holds the lock: whoever asked for the job has died."""
     launcher = os.getppid()
     with locked(lock):
-        if launcher == os.getppid() != 1:
+        if "TORCHELASTIC_RUN_ID" in os.environ and launcher == os.getppid() != 1:
             os.kill(launcher, signal.SIGKILL)  # it would start this process again
         os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(*map(Path, sys.argv[1:])))

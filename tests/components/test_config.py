@@ -152,6 +152,8 @@ NONSENSE = {
         *(*NO_OBJECT, '{"stop": 0.1}', '{"end": 0}', '{"rise": 1}', '{"rise": "long"}', '{"start": true}'),
         *('{"end": NaN}', '{"patience": 3}'),
     ],
+    "train.machines": ["0", "-1", "1.5", "many"],
+    "train.rendezvous": ["host", "host:", ":29500", "host:port", "a b:1"],
     "train.processes": ["0", "-1", "1.5", "many", ""],
     "train.profile": ["perhaps", "2"],
     "train.warmup": ["-0.1", "1", "nan", "0.1"],
@@ -187,6 +189,12 @@ def test_nonsense_is_refused_by_the_name_of_its_field(tmp_path, key, value):
 def test_there_is_a_test_of_nonsense_for_every_field_that_could_hold_it():
     named = {name for name, (annotation, _, _) in FIELDS.items() if typing.get_origin(annotation) is typing.Literal}
     assert set(FIELDS) - named - set(NONSENSE) == {"data.name", "model.name", "model.weights", "model.freeze"}
+
+
+def test_machines_that_have_nowhere_to_meet_are_told_so(tmp_path):
+    told = complaint(overrides={"train.machines": "2"}, folder=tmp_path)
+    assert told == "train.rendezvous: where do the machines meet? Give HOST:PORT of the first one"
+    assert load(None, {"train.machines": "2", "train.rendezvous": "node-0:29500"}).train.machines == 2
 
 
 def test_what_makes_sense_is_taken():

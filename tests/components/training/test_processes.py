@@ -1,5 +1,7 @@
 """Several processes that train together give what one would have given, whatever happens to them."""
 
+import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -15,9 +17,10 @@ from components.config import TrainConfig
 from components.errors import UserError
 from components.initialize import save_weights
 from components.refs import DataRef, NetworkRef
-from components.training.distributed import RESTARTS, processes_for, train_together
 from components.training.fit import Stopped
 from components.training.job import Job, train
+from components.training.launch import RESTARTS, started_ahead
+from components.training.processes import join, processes_for, train_apart
 from components.training.progress import EpochResult
 from tests.components.training.small_training import CPU
 from tests.toy import made
@@ -63,7 +66,7 @@ def largest_difference(one: Job, other: Job) -> float:
 def test_two_give_the_weights_and_the_losses_that_one_gives(toy, tmp_path):
     alone, together = (job(toy, tmp_path / name, clip="norm:1", ema=0.9) for name in ("alone", "together"))
     expected = list(train(alone, None))
-    given = list(train_together(together, 2))
+    given = list(train_apart(together, 2))
     assert largest_difference(alone, together) < 1e-5
     for one, other in zip(expected, given, strict=True):
         assert (one.train_loss, one.validation_loss) == pytest.approx(
@@ -97,7 +100,7 @@ def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
     whole, broken = (
         job(toy, tmp_path / name, epochs=60, checkpoint_seconds=0, augment="shift") for name in ("whole", "broken")
     )
-    expected = list(train_together(whole, 2))
+    expected = list(train_apart(whole, 2))
     killed = []
 
     def kill() -> None:
@@ -105,7 +108,7 @@ def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
         killed.append(victim.pid)
         victim.kill()
 
-    given = after_epochs(train_together(broken, 2), 2, kill)
+    given = after_epochs(train_apart(broken, 2), 2, kill)
     assert killed and [epoch.epoch for epoch in given] == list(range(1, 61))
     assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
     assert broken.best.read_bytes() == whole.best.read_bytes()
@@ -139,27 +142,27 @@ def test_one_that_dies_again_and_again_is_told(toy, tmp_path):
         parameters=1,
     )
     with pytest.raises(UserError, match=f"Of 2 training processes one died, {RESTARTS + 1} times: .*-9"):
-        list(train_together(asked.model_copy(update={"network": ref}), 2))
+        list(train_apart(asked.model_copy(update={"network": ref}), 2))
     assert not workers()
 
 
 @pytest.mark.slow
 def test_what_the_user_is_to_mend_is_told_once_in_words(toy, tmp_path):
     with pytest.raises(UserError, match=r"The loss became (inf|nan) in epoch 1, step \d+: .*Try a smaller --train.lr"):
-        list(train_together(job(toy, tmp_path / "job", lr=1000, optimizer="sgd", schedule="constant", epochs=50), 2))
+        list(train_apart(job(toy, tmp_path / "job", lr=1000, optimizer="sgd", schedule="constant", epochs=50), 2))
     assert not workers()
 
 
 @pytest.mark.slow
 def test_stopped_it_leaves_behind_a_checkpoint_and_goes_on_to_the_same_last_bit(toy, tmp_path):
     whole, stopped = (job(toy, tmp_path / name, epochs=40) for name in ("whole", "stopped"))
-    expected = list(train_together(whole, 2))
+    expected = list(train_apart(whole, 2))
     asked = threading.Event()
     with pytest.raises(Stopped):
-        after_epochs(train_together(stopped, 2, should_stop=asked.is_set), 2, asked.set)
+        after_epochs(train_apart(stopped, 2, should_stop=asked.is_set), 2, asked.set)
     state = stopped.kept().newest()
     assert state and 1 < state["epoch"] < 40 and not workers()
-    given = list(train_together(stopped, 2))
+    given = list(train_apart(stopped, 2))
     assert [epoch.epoch for epoch in given] == list(range(1, 41))
     assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
     assert stopped.best.read_bytes() == whole.best.read_bytes()
@@ -171,9 +174,9 @@ def test_nobody_is_left_when_whoever_asked_for_it_is_killed(toy, tmp_path):
     (tmp_path / "job.json").write_text(asked.model_dump_json())
     code = (
         "import sys\nfrom pathlib import Path\nfrom components.training.job import Job\n"
-        "from components.training.distributed import train_together\n"
+        "from components.training.processes import train_apart\n"
         f"job = Job.model_validate_json(Path({str(tmp_path / 'job.json')!r}).read_bytes())\n"
-        "for epoch in train_together(job, 2):\n    print('epoch', flush=True)\n"
+        "for epoch in train_apart(job, 2):\n    print('epoch', flush=True)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout and parent.stdout.readline() == "epoch\n"
@@ -184,6 +187,110 @@ def test_nobody_is_left_when_whoever_asked_for_it_is_killed(toy, tmp_path):
     parent.stdout.close()
     _, left = psutil.wait_procs(family, timeout=20)
     assert not left
+
+
+ALONE = """
+import os
+from torch import nn
+
+class Alone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(784, 10)
+
+    def forward(self, x):
+        if self.training and len(x) == 50:
+            END
+        return self.out(x.flatten(1))
+"""
+
+
+def ended(toy: DataRef, folder: Path, how: str) -> Job:
+    """A training that ends as its network says."""
+    (folder / "alone.py").write_text(ALONE.replace("END", how))
+    place = f"{folder}/alone.py:Alone"
+    weights = save_weights(made(place, toy), folder / "alone.safetensors")
+    network = NetworkRef(reference=place, arguments={}, weights=weights, parameters=1)
+    return job(toy, folder / "job", processes=1, checkpoint_seconds=0).model_copy(update={"network": network})
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("os.kill(os.getpid(), 9)", "ended by SIGKILL, as the system does where the memory does not suffice"),
+        ("os.kill(os.getpid(), 11)", "ended by SIGSEGV, a crash in native code"),
+        ("os._exit(7)", "ended by itself, with exit code 7"),
+    ],
+)
+def test_one_that_crashes_ends_the_step_and_not_whoever_waits_for_it(toy, tmp_path, how: str, words: str):
+    with pytest.raises(UserError, match=f"{words}.* goes on from the last checkpoint"):
+        list(train_apart(ended(toy, tmp_path, how)))
+    assert not workers()
+
+
+def test_what_the_network_raises_comes_with_the_place_where_it_was(toy, tmp_path):
+    with pytest.raises(RuntimeError, match=r"ValueError: no such thing \(alone.py line 12\)") as raised:
+        list(train_apart(ended(toy, tmp_path, "raise ValueError('no such thing')")))
+    (note,) = raised.value.__notes__
+    assert "alone.py" in note and "ValueError: no such thing" in note
+
+
+def test_a_process_of_its_own_gives_the_same_bytes_as_ours(toy, tmp_path):
+    here, apart = (job(toy, tmp_path / name, processes=1, augment="shift") for name in ("here", "apart"))
+    expected = list(train(here, None))
+    with started_ahead(apart.config):
+        given = list(train_apart(apart))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert apart.best.read_bytes() == here.best.read_bytes()
+
+
+def test_it_finds_modules_where_we_do(toy, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text(ALONE.replace("END", "pass"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "components").mkdir()  # is not ours
+    (tmp_path / "elsewhere" / "components" / "__init__.py").touch()
+    weights = save_weights(made("only_here:Alone", toy), tmp_path / "alone.safetensors")
+    network = NetworkRef(reference="only_here:Alone", arguments={}, weights=weights, parameters=1)
+    asked = job(toy, tmp_path / "job", processes=1).model_copy(update={"network": network})
+    assert len(list(train_apart(asked))) == 2
+
+
+def test_two_machines_give_what_two_processes_give(toy, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    together = job(toy, tmp_path / "together", clip="norm:1")
+    machines = job(toy, tmp_path / "machines", clip="norm:1", processes=1, machines=2, rendezvous=meeting)
+    expected = list(train_apart(together, 2))
+    others: list[threading.Thread] = []
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            place = record.getMessage().partition("torchmill join ")[2]
+            if place:
+                others.append(threading.Thread(target=join, args=(Path(place),)))
+                others[0].start()
+
+    logger = logging.getLogger("torchmill")
+    before, handler = logger.level, Told()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        given = list(train_apart(machines, 1))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    others[0].join(30)
+    assert not others[0].is_alive()
+    assert [epoch.train_loss for epoch in given] == pytest.approx([epoch.train_loss for epoch in expected], rel=1e-4)
+    assert largest_difference(machines, together) < 1e-5  # they have other numbers of threads
+
+
+def test_joining_what_is_no_training_is_refused_in_words(tmp_path):
+    with pytest.raises(UserError, match="is no training that waits for machines"):
+        join(tmp_path)
 
 
 def test_how_many_train():

@@ -1,0 +1,101 @@
+"""Processes that train, and the folder by which they are told what to do; needs no torch, to be quick at hand.
+
+In the folder lie what is to be done, what the leader tells, what went wrong, a file that says to stop, a lock that is
+held as long as anybody waits for the result, and what torch's launcher prints.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.config import TrainConfig
+from components.files import locked
+
+JOB, MESSAGES, MISTAKE, STOP, PARENT, LOG = "job.json", "messages", "mistake.json", "stop", "parent.lock", "log"
+
+ROOT = Path(__file__).parents[2]
+WORKER = ("-m", "components.training.worker")
+RESTARTS = 3
+"""Of all processes of a team, where one has died; they go on from the newest checkpoint."""
+LEAVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What was started: a process that trains alone, or torch's launcher, which has several."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+
+_ahead: ContextVar[Launched | None] = ContextVar("_ahead", default=None)
+
+
+@contextlib.contextmanager
+def started_ahead(config: TrainConfig) -> Generator[None]:
+    """Have a process import torch, which takes seconds, while what comes before a training is done."""
+    if config.machines > 1 or config.processes not in ("1", "auto"):
+        yield  # torch's launcher will start its own
+        return
+    with launched(list(WORKER)) as waiting:
+        token = _ahead.set(waiting)
+        try:
+            yield
+        finally:
+            _ahead.reset(token)
+
+
+@contextlib.contextmanager
+def one_process() -> Generator[Launched]:
+    """Give a process that waits for a job: the one that was started ahead, if it has none yet, or a new one."""
+    waiting = _ahead.get()
+    if waiting and waiting.process.poll() is None and not (waiting.folder / JOB).exists():
+        yield waiting
+    else:
+        with launched(list(WORKER)) as started:
+            yield started
+
+
+@contextlib.contextmanager
+def launched(
+    arguments: list[str], environment: dict[str, str] | None = None, place: Path | None = None, quietly: bool = False
+) -> Generator[Launched]:
+    """Start Python on ``arguments`` and a new folder; it is ended when the block is left before it is done.
+
+    Args:
+        environment: over that of this process.
+        place: where the folder is made; none is the system's place for what is temporary.
+        quietly: what it prints goes into a file there.
+    """
+    # Its own session: a Ctrl-C at the terminal is ours to answer.
+    paths = [str(ROOT), *(path or str(Path.cwd()) for path in sys.path)]  # so it finds modules as we do, ours first
+    around = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"} | (environment or {})
+    with tempfile.TemporaryDirectory(prefix="torchmill-", dir=place) as made, contextlib.ExitStack() as held:
+        folder = Path(made)
+        held.enter_context(locked(folder / PARENT))
+        output: Any = held.enter_context((folder / LOG).open("wb")) if quietly else None
+        process = subprocess.Popen(
+            [sys.executable, *arguments, str(folder)],
+            env=around,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield Launched(folder, process)
+        finally:
+            if process.poll() is None:
+                process.terminate()  # torch's launcher passes it on
+                try:
+                    process.wait(LEAVE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
