@@ -71,6 +71,8 @@ SCHEDULES: dict[str, dict[str, float]] = {
 """Names with their usual numbers: shares of all steps (rise), of the learning rate (start, end, factor), a number of
 equal parts, and of epochs (patience)."""
 
+USUAL_BATCH_SIZE = 64
+
 TORCHVISION = "torchvision"
 """``torchvision:NAME`` is a network of that library."""
 
@@ -267,8 +269,8 @@ class InitializeConfig(Named):
 class TrainConfig(Section):
     epochs: int = Field(5, ge=1, le=100_000)
     """Passes over the training data."""
-    batch_size: int = Field(64, ge=1, le=1_000_000)
-    """Samples per optimizer step."""
+    batch_size: Annotated[int | None, BeforeValidator(_auto)] = Field(USUAL_BATCH_SIZE, ge=1, le=1_000_000)
+    """Samples per optimizer step; auto tries which number is fastest and fits the device's memory."""
     loss: str = "auto"
     """Loss: auto (by task: cross_entropy, bce, mse), cross_entropy, focal, bce, mse, huber, or your own
     file.py:Class."""
@@ -321,6 +323,9 @@ class TrainConfig(Section):
     """What is computed in: auto is bf16 on graphics cards that have it, else fp32; weights stay fp32."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Memory format of images; auto: on for convolutional networks that bear it."""
+    compile: Annotated[Literal["off", "auto", "on"], BeforeValidator(_switch)] = "off"
+    """Have torch compile the network, on CUDA into graphs where inputs are of one size; auto: if a trial says that the
+    whole training is over sooner so. A clock then decides, and the same command may give other last bits."""
     profile: bool = False
     """Have a few steps recorded by torch's profiler: a trace and a table of where the time goes, in the run."""
     checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=UNDECIDING)
@@ -422,7 +427,8 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
-    """auto (cuda, mps, xpu, cpu: the first that is there), or one of these; cuda:1 for the second card."""
+    """auto (cuda, mps, xpu, cpu: the one that a trial shows to be the fastest), or one of these; cuda:1 for the second
+    card."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Decides the validation split, the first weights, the order of samples and dropout."""
     name: Annotated[str | None, BeforeValidator(_none)] = Field(None, pattern=r"^[\w][\w .-]{0,99}$")

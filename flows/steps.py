@@ -248,15 +248,12 @@ def fit(
 ) -> FitRef:
     """Train the network, and keep its best and its last state."""
     from components.data.batches import training_sizes
-    from components.device import resolve
     from components.evaluation.pictures import draw_curves
     from components.training.job import Job
     from components.training.precision import resolve_precision
     from components.training.processes import processes_for, train_apart
 
-    chosen = resolve(device)
-    if config.lr is None:
-        config = find_lr(config, split, chosen, seed, network, data, run)
+    chosen, config = settle(config, split, device, seed, network, data, run)
     processes, precision = processes_for(config, chosen), resolve_precision(config.precision, chosen)
     job = Job(
         network=network,
@@ -268,7 +265,8 @@ def fit(
         checkpoints=under_way().folder / "checkpoints",
         best=run.folder / "best.safetensors",
     )
-    tracking.log_params(run, {"device.used": chosen, "precision.used": precision, "processes.used": processes})
+    used = {"device": chosen, "precision": precision, "processes": processes, "compile": config.compile}
+    tracking.log_params(run, {f"{name}.used": value for name, value in used.items()})
     sizes = training_sizes(data, split.validation_fraction, seed)
     told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
@@ -307,23 +305,37 @@ def fit(
     )
 
 
-def find_lr(
-    config: TrainConfig, split: DataConfig, device: Any, seed: int, network: NetworkRef, data: DataRef, run: RunRef
-) -> TrainConfig:
-    """Try which learning rate suits, and give the settings with it."""
+def settle(
+    config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef
+) -> tuple[Any, TrainConfig]:
+    """Try out what the settings leave open; gives the device, and the settings with what was found."""
     from components.data.batches import read_training
+    from components.device import available, resolve
     from components.evaluation.pictures import draw_rates
     from components.initialize import restore
     from components.training.find_lr import kept_lr
+    from components.training.trials import Trials
 
+    chosen = resolve(device)
+    several_devices = device == "auto" and len(available()) > 1
+    if config.lr is not None and config.batch_size is not None and config.compile != "auto" and not several_devices:
+        return chosen, config
+    folder = under_way().folder
     training, _ = read_training(data, split.validation_fraction, seed)
     untrained = restore(network, network.weights, data)
-    curve = kept_lr(under_way().folder, untrained, training, data, config, device, seed)
-    draw_rates(curve.rates, curve.losses, curve.found, run.folder / "lr.png")
-    tracking.log_files(run, [run.folder / "lr.png"], "pictures")
-    tracking.log_params(run, {"lr.used": curve.found})
-    logger.info("lr  %g, a tenth of where the loss is least", curve.found)
-    return config.model_copy(update={"lr": curve.found})
+    trials = Trials(folder, untrained, training, data, seed)
+    chosen = trials.device(device, config)
+    config = config.model_copy(update={"batch_size": trials.batch_size(config, chosen)})
+    config = config.model_copy(update={"compile": "on" if trials.compiles(config, chosen) else "off"})
+    tracking.log_params(run, {"batch_size.used": config.batch_size})
+    if config.lr is None:
+        curve = kept_lr(folder, untrained, training, data, config, chosen, seed)
+        draw_rates(curve.rates, curve.losses, curve.found, run.folder / "lr.png")
+        tracking.log_files(run, [run.folder / "lr.png"], "pictures")
+        tracking.log_params(run, {"lr.used": curve.found})
+        logger.info("lr  %g, a tenth of where the loss is least", curve.found)
+        config = config.model_copy(update={"lr": curve.found})
+    return chosen, config
 
 
 @step()

@@ -18,7 +18,7 @@ from components.data.batches import Samples
 from components.errors import UserError
 from components.files import write_text
 from components.refs import DataRef
-from components.training.fit import as_trained, batch_orders
+from components.training.fit import as_trained, batch_orders, known_batch_size
 from components.training.losses import make_loss
 from components.training.randomness import random_states, seed_all, set_random_states
 from components.training.state import Training
@@ -82,7 +82,7 @@ def _course(
     seed_all(seed)
     state.train_mode()
     smoothed, least = 0.0, math.inf
-    batches = _batches(training, Augmentation(config, data, seed), config.batch_size, seed)
+    batches = _batches(training, Augmentation(config, data, seed), known_batch_size(config), seed)
     for step, (inputs, labels) in zip(range(STEPS), batches, strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group, share in zip(state.optimizer.param_groups, shares, strict=True):

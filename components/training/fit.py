@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.config import TrainConfig
+from components.config import USUAL_BATCH_SIZE, TrainConfig
 from components.data.augment import Augmentation
 from components.data.batches import Samples
 from components.errors import UserError
@@ -61,6 +61,7 @@ def fit(
     Args:
         resume_from: a checkpoint, which is used up; the epochs that it has behind it are yielded first.
         should_stop: asked after each step.
+        config: with nothing left open that trials settle.
         team: processes that train together, each calling this with its own device. A batch is that of all of them;
             the first alone writes checkpoints and weights, and tells the progress.
 
@@ -75,7 +76,8 @@ def fit(
     objective = make_loss(config, data, training).to(device)
     training, validation = training.to(device), validation.to(device)
     least = 2 * team.size
-    steps = len(batch_orders(len(training), config.batch_size, seed, epoch=1, least=least))
+    batch_size = known_batch_size(config)
+    steps = len(batch_orders(len(training), batch_size, seed, epoch=1, least=least))
     state = Training(model, objective, data.task, config, device, steps * config.epochs, team)
     seed_all((seed + 1_000_003 * team.rank) % 2**32)  # dropout and whatever else the network draws
     if resume_from:
@@ -90,7 +92,7 @@ def fit(
 
     while not state.is_over:
         epoch, started, told = state.epoch, time.perf_counter(), time.perf_counter()
-        batches = batch_orders(len(training), config.batch_size, seed, epoch, least)
+        batches = batch_orders(len(training), batch_size, seed, epoch, least)
         state.train_mode()
         while state.batch < len(batches):
             batch = batches[state.batch]
@@ -143,6 +145,11 @@ def fit(
     state.give_best(network)
     if team.leads:
         save_weights(network, best)
+
+
+def known_batch_size(config: TrainConfig) -> int:
+    """The number of samples in a batch; the usual one as long as it is to be found yet."""
+    return USUAL_BATCH_SIZE if config.batch_size is None else config.batch_size
 
 
 def batch_orders(samples: int, batch_size: int, seed: int, epoch: int, least: int = 2) -> tuple[Tensor, ...]:

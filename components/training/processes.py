@@ -21,7 +21,7 @@ from components.config import TrainConfig
 from components.device import processors
 from components.errors import UserError
 from components.files import write_text
-from components.training.fit import Stopped
+from components.training.fit import Stopped, known_batch_size
 from components.training.job import Job
 from components.training.launch import (
     JOB,
@@ -53,9 +53,9 @@ def processes_for(config: TrainConfig, device: torch.device) -> int:
     if wanted > 1 and cards is not None and wanted > cards:
         raise UserError(f"--train.processes {wanted}: this machine has {cards} {device.type} devices.")
     team = wanted * config.machines
-    if team > 1 and config.batch_size < 2 * team:
+    if team > 1 and known_batch_size(config) < 2 * team:
         raise UserError(
-            f"--train.batch_size {config.batch_size} leaves less than 2 samples for each of {team} processes.",
+            f"--train.batch_size {known_batch_size(config)} leaves less than 2 samples for each of {team} processes.",
             "Take a larger batch or fewer processes.",
         )
     if team > 1 and config.profile:

@@ -16,6 +16,7 @@ from components.raw_model import RawModel
 from components.refs import MEASURES, Task
 from components.training.average import Average, set_buffer
 from components.training.checkpoint import Checkpoints
+from components.training.compilation import Compiled
 from components.training.losses import Objective, score_sum
 from components.training.optimizers import clip_gradients, last_layer, make_optimizer
 from components.training.precision import Arithmetic
@@ -45,6 +46,8 @@ class Training:
         self.model, self.objective, self.task = model, objective, task
         self.config, self.device, self.team = config, device, team
         self.parallel: Any = team.parallel(model)
+        if config.compile == "on":
+            self.parallel = Compiled(self.parallel, device, varying=model.takes_tokens)
         self.optimizer = make_optimizer(model.network, config, device)
         self.arithmetic = Arithmetic(config.precision, device)
         self.clip, _, limit = config.clip.partition(":")

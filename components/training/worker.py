@@ -27,6 +27,7 @@ from components.files import locked, write_text
 from components.training.fit import Stopped
 from components.training.job import Job, train
 from components.training.launch import JOB, MESSAGES, MISTAKE, PARENT, STOP
+from components.training.precision import resolve_precision
 from components.training.profile import profiled
 from components.training.team import ALONE, Team
 from components.user_code import first_hand
@@ -56,6 +57,8 @@ def main(folder: Path, *others: Path) -> int:
     job = Job.model_validate_json((folder / JOB).read_bytes())
     if job.threads:
         torch.set_num_threads(job.threads)
+    if resolve_precision(job.config.precision, resolve(job.device)) != "fp32":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays fp32 in a training of 16 bits
     try:
         with joined(job) as team, telling(folder, team) as tell:
             do(job, team, tell, should_stop=(folder / STOP).exists)
