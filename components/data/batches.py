@@ -1,6 +1,7 @@
 """Read a prepared data set's splits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +14,12 @@ from components.data.splits import stratified_split
 from components.refs import PADDING, DataRef
 
 IN_MEMORY = 0.25  # of the memory that is free: larger arrays stay on disk, mapped into memory
+ON_CARD = 0.5  # of a card's memory that is free: larger arrays stay with the processor, whence batches are sent
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A split: raw inputs and labels, on one device. What is too large for the memory is read where it is taken."""
+    """A split: raw inputs and labels, on one device. What is too large for it is read, or sent, where it is taken."""
 
     inputs: Tensor
     """uint8 pixels (N, C, H, W), int32 token ids (N, L), float32 numbers (N, F, …)."""
@@ -26,14 +28,18 @@ class Samples:
     lengths: Tensor | None = None
     """Of the sequences, on the processor."""
     rows: Tensor | None = None
-    """Which of the inputs are meant, where not all are."""
+    """Which of the inputs are meant, where they are elsewhere than the labels: on disk, or with the processor."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Samples":
-        inputs = self.inputs if self.rows is not None else self.inputs.to(device)
-        return Samples(inputs, self.labels.to(device), self.lengths, self.rows)
+        labels = self.labels.to(device)
+        if self.rows is not None:
+            return Samples(self.inputs, labels, self.lengths, self.rows)
+        if device.type == "cuda" and self.inputs.nbytes > ON_CARD * torch.cuda.mem_get_info(device)[0]:
+            return Samples(self.inputs, labels, self.lengths, torch.arange(len(self)))
+        return Samples(self.inputs.to(device), labels, self.lengths)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Give some samples on the device of the labels, sequences as long as the longest of them.
@@ -43,10 +49,30 @@ class Samples:
         """
         device = self.labels.device
         chosen = indices.to(device)
-        inputs = self.inputs[chosen] if self.rows is None else self.inputs[self.rows[indices]].to(device)
+        if self.rows is None:
+            inputs = self.inputs[chosen]
+        else:
+            inputs = self.inputs[self.rows[indices]]
+            if device.type == "cuda":
+                inputs = inputs.pin_memory()  # from which it is sent while the card computes
+            inputs = inputs.to(device, non_blocking=device.type == "cuda")
         if self.lengths is not None:
             inputs = inputs[:, : int(self.lengths[indices].max())]
         return inputs, self.labels[chosen]
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As ``take`` for each of the batches; what is elsewhere is read while the one before it is computed with."""
+        if self.rows is None:
+            yield from map(self.take, batches)
+            return
+        with ThreadPoolExecutor(1, "batches") as reader:
+            coming: Future[tuple[Tensor, Tensor]] | None = None
+            for batch in batches:
+                ready, coming = coming, reader.submit(self.take, batch)
+                if ready:
+                    yield ready.result()
+            if coming:
+                yield coming.result()
 
     def part(self, indices: Tensor) -> "Samples":
         """Give some samples as a split of their own; indices are on the processor."""

@@ -94,9 +94,8 @@ def fit(
         epoch, started, told = state.epoch, time.perf_counter(), time.perf_counter()
         batches = batch_orders(len(training), batch_size, seed, epoch, least)
         state.train_mode()
-        while state.batch < len(batches):
-            batch = batches[state.batch]
-            inputs, labels = training.take(team.share(batch))
+        left = batches[state.batch :]
+        for batch, (inputs, labels) in zip(left, training.ahead(map(team.share, left)), strict=True):
             inputs, labels = augment(inputs, labels, epoch, state.batch * team.size + team.rank)
             loss = state.step(inputs, labels, len(inputs) * team.size / len(batch))
             if careful and not math.isfinite(loss.item()):

@@ -98,6 +98,38 @@ def test_what_is_read_from_disk_is_what_is_read_into_memory(toy, monkeypatch):
         assert all(torch.equal(*pair) for pair in zip(one.take(few), other.take(few), strict=True))
 
 
+def test_batches_that_are_read_ahead_are_those_that_are_taken_in_their_order(tokens, memory):
+    training, _ = read_training(tokens, 0.5, seed=3)
+    orders = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(7)
+    given = list(training.ahead(orders))
+    assert len(given) == 6 and not list(training.ahead([]))
+    for order, (inputs, labels) in zip(orders, given, strict=True):
+        same, too = training.take(order)
+        assert torch.equal(inputs, same) and torch.equal(labels, too)
+
+
+def test_what_fails_while_it_is_read_ahead_is_told_where_it_is_wanted(tokens, monkeypatch):
+    monkeypatch.setattr(batches, "IN_MEMORY", 0)
+    training, _ = read_training(tokens, 0.5, seed=3)
+    ahead = training.ahead([torch.tensor([0]), torch.tensor([40])])
+    next(ahead)
+    with pytest.raises(IndexError):
+        next(ahead)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_the_card_has_no_room_for_is_sent_batch_by_batch(toy, monkeypatch):
+    training, _ = read_training(toy, 0.2, seed=3)
+    resident = training.to(torch.device("cuda"))
+    monkeypatch.setattr(batches, "ON_CARD", 0)
+    sent = training.to(torch.device("cuda"))
+    assert resident.inputs.is_cuda and not sent.inputs.is_cuda
+    orders = torch.arange(len(training)).split(64)
+    for one, other in zip(resident.ahead(orders), sent.ahead(orders), strict=True):
+        assert all(there.is_cuda and torch.equal(here, there) for here, there in zip(one, other, strict=True))
+
+
 def test_arrays_on_disk_are_left_as_they_are(tokens, monkeypatch):
     monkeypatch.setattr(batches, "IN_MEMORY", 0)
     before = {file.name: file.read_bytes() for file in tokens.folder.iterdir()}
