@@ -210,6 +210,7 @@ def train(options: argparse.Namespace) -> int:
     _quiet_prefect()
 
     from components import claims, ingredients, tracking
+    from components.training.launch import started_ahead
     from flows.console import show_log
 
     show_log(options.explain)
@@ -225,10 +226,8 @@ def train(options: argparse.Namespace) -> int:
 
     tracking.warm_up()
     gc.disable()  # a fifth of the time that the imports take: what they make is there to stay
-    with prefect_server.at_hand(runs):
-        # Both take seconds to start; meanwhile this process imports torch, and what optimizer and export would import.
-        import torch._dynamo  # noqa: F401
-
+    with prefect_server.at_hand(runs), started_ahead(config.train):
+        # All of them take seconds to start; meanwhile this process imports torch.
         from components import device
         from flows.train import train
 

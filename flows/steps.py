@@ -249,6 +249,7 @@ def fit(
     """Train the network, and keep its best and its last state."""
     from components.data.batches import training_sizes
     from components.evaluation.pictures import draw_curves
+    from components.export.to_onnx import warm_up
     from components.training.job import Job
     from components.training.precision import resolve_precision
     from components.training.processes import processes_for, train_apart
@@ -271,6 +272,7 @@ def fit(
     told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
     history = []
+    warm_up()
     with stop_signals() as stop, TrainingDisplay(config.epochs, sizes[0], data.measure) as display:
 
         def resumed(epoch: int, step: int) -> None:

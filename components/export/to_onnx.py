@@ -1,8 +1,10 @@
 """Write a trained network as one ONNX file that takes raw inputs."""
 
+import importlib
 import io
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,6 +24,12 @@ from components.refs import DataRef, Kind, Task
 OPSET = 20
 INPUTS: dict[Kind, str] = {"images": "pixels", "tokens": "tokens", "numbers": "features"}
 OUTPUTS: dict[Task, str] = {"classification": "logits", "multilabel": "logits", "regression": "values"}
+
+
+def warm_up() -> None:
+    """Import what an export needs, which takes seconds, beside what this process does or waits for."""
+    names = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxruntime")
+    threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True).start()
 
 
 def to_onnx(network: nn.Module, data: DataRef, metadata: Mapping[str, str], path: Path) -> None:

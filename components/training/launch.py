@@ -44,8 +44,8 @@ _ahead: ContextVar[Launched | None] = ContextVar("_ahead", default=None)
 @contextlib.contextmanager
 def started_ahead(config: TrainConfig) -> Generator[None]:
     """Have a process import torch, which takes seconds, while what comes before a training is done."""
-    if config.machines > 1 or config.processes not in ("1", "auto"):
-        yield  # torch's launcher will start its own
+    if _waiting() or config.machines > 1 or config.processes not in ("1", "auto"):
+        yield  # there is one, or torch's launcher will start its own
         return
     with launched(list(WORKER)) as waiting:
         token = _ahead.set(waiting)
@@ -58,12 +58,16 @@ def started_ahead(config: TrainConfig) -> Generator[None]:
 @contextlib.contextmanager
 def one_process() -> Generator[Launched]:
     """Give a process that waits for a job: the one that was started ahead, if it has none yet, or a new one."""
-    waiting = _ahead.get()
-    if waiting and waiting.process.poll() is None and not (waiting.folder / JOB).exists():
+    if waiting := _waiting():
         yield waiting
     else:
         with launched(list(WORKER)) as started:
             yield started
+
+
+def _waiting() -> Launched | None:
+    started = _ahead.get()
+    return started if started and started.process.poll() is None and not (started.folder / JOB).exists() else None
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which optimizers import when they are first used: better while there is nothing to do yet
 from torch import distributed
 
 from components.device import resolve
