@@ -25,6 +25,7 @@ PARTS = (
     "nothing_lost",
     "whole_run",
     "orchestrated",
+    "image_folder",
     "time_to_99",
 )
 
