@@ -51,4 +51,4 @@ lock:
 		--no-emit-index-url --generate-hashes --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-bench-* .pytest_cache .ruff_cache

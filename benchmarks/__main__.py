@@ -17,7 +17,17 @@ from pathlib import Path
 from benchmarks.measure import Claim
 
 HERE = Path(__file__).parent
-PARTS = ("throughput", "together", "names_speed", "memory", "nothing_lost", "whole_run", "time_to_99")
+PARTS = (
+    "throughput",
+    "together",
+    "names_speed",
+    "memory",
+    "nothing_lost",
+    "whole_run",
+    "orchestrated",
+    "image_folder",
+    "time_to_99",
+)
 
 
 def main() -> None:

@@ -72,10 +72,10 @@ def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
         process.wait()
 
 
-def seconds(command: list[str], environment: dict[str, str], settle: float = 0) -> float:
-    """Run a command to its end; then wait until what it leaves in the background is over."""
+def seconds(command: list[str], environment: dict[str, str], settle: float = 0, folder: Path | None = None) -> float:
+    """Run a command to its end, in a folder; then wait until what it leaves in the background is over."""
     started = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
     elapsed = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -1,0 +1,1 @@
+"""What Kedro reads of a project; nothing differs from its defaults."""
