@@ -27,6 +27,8 @@ from components.errors import ConfigError, nearest
 Scheme = Literal[
     "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "lsuv", "none"
 ]
+RULED = (*(name for name in get_args(Scheme) if name != "lsuv"), "whitening", "dirac")
+"""Schemes that a rule may name."""
 Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "adadelta", "muon"]
 Schedule = Literal["one_cycle", "cosine", "linear", "step", "plateau", "constant"]
@@ -38,6 +40,7 @@ AUGMENTATIONS = {
     "shift": (2, 0, 1000, "pixels, each way"),
     "flip": (0.5, 0, 1, "probability"),
     "flip_vertical": (0.5, 0, 1, "probability"),
+    "flip_alternate": (1, 1, 1, "always 1: every image, each other epoch"),
     "crop": (0.5, 0.01, 1, "smallest share of the area that is kept, grown to the full size"),
     "rotate": (15, 0, 180, "degrees, each way"),
     "affine": (0.1, 0, 0.9, "share of the size that it moves and grows by; turns and shears by 90 degrees times it"),
@@ -250,7 +253,8 @@ class InitializeConfig(Named):
     ones by what a batch of the data makes of them; none leaves all as the class made them."""
     rules: JsonObject = Field(default_factory=dict)
     """Schemes of their own by pattern of layer names, over any layer's matrices: {"fc.*": "orthogonal"}; the last
-    one that fits counts."""
+    one that fits counts. Of convolutions also dirac, which hand their inputs on, and whitening, which do away with what
+    neighbouring pixels have in common."""
     gain: Gain = "scheme"
     """The non-linearity that weights are scaled for; scheme: the one that the scheme was made for."""
     bias: Annotated[float | None, BeforeValidator(_none)] = 0.0
@@ -260,9 +264,8 @@ class InitializeConfig(Named):
     @classmethod
     def _known_rules(cls, rules: dict[str, Any]) -> dict[str, Any]:
         for pattern, scheme in rules.items():
-            if scheme not in get_args(Scheme) or scheme == "lsuv":
-                known = [name for name in get_args(Scheme) if name != "lsuv"]
-                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), known)}")
+            if scheme not in RULED:
+                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), RULED)}")
         return rules
 
 
@@ -307,8 +310,8 @@ class TrainConfig(Section):
     """Decay of an exponential moving average of the weights, as 0.999: it is validated and kept instead of them."""
     augment: Names = ()
     """Random changes to training images, each with its strength after a colon where it isn't the usual one, as
-    'flip,shift:3,erase:0.2'; none, shift, flip, flip_vertical, crop, rotate, affine, color, blur, erase, autocontrast,
-    trivial, rand."""
+    'flip,shift:3,erase:0.2'; none, shift, flip, flip_vertical, flip_alternate, crop, rotate, affine, color, blur,
+    erase, autocontrast, trivial, rand."""
     mixup: float = Field(0.0, ge=0, le=10)
     """Mix pairs of training samples with their labels: alpha of the Beta distribution that weighs them."""
     cutmix: float = Field(0.0, ge=0, le=10)

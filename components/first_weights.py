@@ -40,6 +40,8 @@ GAINS = {
 }
 MADE_FOR_RELU = ("kaiming_normal", "kaiming_uniform")
 
+WHITENING_EPSILON = 5e-4
+"""Of the largest variance: directions with hardly any would otherwise be blown up noise."""
 LSUV_ROUNDS, LSUV_TOLERANCE = 10, 0.05
 
 
@@ -52,7 +54,7 @@ def fill(network: nn.Module, config: InitializeConfig, seed: int, sample: Tensor
         sample: a batch of inputs as the network takes them, by which LSUV scales.
 
     Raises:
-        UserError: a rule fits no layer with a matrix.
+        UserError: a rule fits no layer with a matrix, or one that its scheme is not for.
     """
     rng = torch.Generator().manual_seed(seed)
     ruled = _ruled(network, config.rules)
@@ -67,7 +69,15 @@ def fill(network: nn.Module, config: InitializeConfig, seed: int, sample: Tensor
         for own, weight in _own(layer).items():
             if any(weight is one for one in kept):
                 continue
-            if weight.dim() > 1:
+            if scheme in ("whitening", "dirac"):
+                if not isinstance(layer, nn.Conv2d):
+                    kind = type(layer).__name__
+                    raise UserError(f"--initialize.rules: {scheme} is for Conv2d, and {name} is a {kind}.")
+                if own == "weight":
+                    whiten(network, layer, sample) if scheme == "whitening" else hand_on(layer, rng)
+                else:
+                    nn.init.zeros_(weight)
+            elif weight.dim() > 1:
                 _fill_one(layer, weight, scheme, config.gain, rng)
             elif config.bias is not None and "bias" in own:
                 nn.init.constant_(weight, config.bias)
@@ -84,6 +94,46 @@ def _fill_one(layer: nn.Module, weight: Tensor, scheme: str, gain: str, rng: tor
     if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
         with torch.no_grad():
             weight[layer.padding_idx] = 0
+
+
+@torch.no_grad()
+def hand_on(layer: nn.Conv2d, rng: torch.Generator) -> None:
+    """Have a convolution give its inputs as its first outputs, and what chance wills as the others."""
+    nn.init.kaiming_normal_(layer.weight, generator=rng)
+    nn.init.dirac_(layer.weight[: layer.weight.shape[1]])
+
+
+@torch.no_grad()
+def whiten(network: nn.Module, layer: nn.Conv2d, sample: Tensor) -> None:
+    """Have a convolution give the directions that patches of its inputs vary in, each with variance 1 and both signs.
+
+    Those with the largest variance come first (Coates & Ng 2012; Page 2019, "How to train your ResNet").
+
+    Args:
+        layer: with no more than twice as many outputs as a patch has elements.
+
+    Raises:
+        UserError: it has more outputs, or is not used.
+    """
+    outputs, elements = layer.out_channels, layer.weight[0].numel()
+    if outputs > 2 * elements or layer.groups > 1:
+        raise UserError(
+            f"--initialize.rules: whitening makes {2 * elements} outputs of patches of {elements} elements, "
+            f"not {outputs}{' in groups' * (layer.groups > 1)}."
+        )
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    try:
+        measure(network, sample)
+    finally:
+        handle.remove()
+    if not seen:
+        raise UserError("--initialize.rules: whitening looks at what a layer takes, and this one is not used.")
+    patches = nn.functional.unfold(seen[0].float(), layer.kernel_size, stride=layer.stride).transpose(0, 1).flatten(1)
+    variances, directions = torch.linalg.eigh(patches.double().cov())  # the least variance first
+    scaled = directions.T / (variances[:, None] + WHITENING_EPSILON * variances[-1]).sqrt()
+    both = torch.stack([scaled, -scaled], 1).flatten(0, 1).flip(0)[:outputs]
+    layer.weight.copy_(both.view_as(layer.weight))
 
 
 def _ruled(network: nn.Module, rules: dict[str, str]) -> dict[str, str]:

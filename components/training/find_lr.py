@@ -100,7 +100,7 @@ def _course(
 def _batches(training: Samples, augment: Augmentation, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     for epoch in count(1):
         for number, indices in enumerate(batch_orders(len(training), batch_size, seed, epoch)):
-            yield augment(*training.take(indices), epoch, number)
+            yield augment(*training.take(indices), epoch, number, indices)
 
 
 def kept_lr(

@@ -96,7 +96,7 @@ def fit(
         state.train_mode()
         left = batches[state.batch :]
         for batch, (inputs, labels) in zip(left, training.ahead(map(team.share, left)), strict=True):
-            inputs, labels = augment(inputs, labels, epoch, state.batch * team.size + team.rank)
+            inputs, labels = augment(inputs, labels, epoch, state.batch * team.size + team.rank, team.share(batch))
             loss = state.step(inputs, labels, len(inputs) * team.size / len(batch))
             if careful and not math.isfinite(loss.item()):
                 with state.arithmetic.computing():

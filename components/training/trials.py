@@ -142,8 +142,9 @@ class Trials:
             took = []
             for step in range(STEPS):
                 started = time.perf_counter()
-                inputs, labels = self.training.take(batches[step % len(batches)])
-                inputs, labels = augment(inputs.to(device), labels.to(device), 1, step)
+                batch = batches[step % len(batches)]
+                inputs, labels = self.training.take(batch)
+                inputs, labels = augment(inputs.to(device), labels.to(device), 1, step, batch)
                 state.update(state.step(inputs, labels), len(inputs))
                 state.is_finite()  # waits for the device
                 took.append(time.perf_counter() - started)

@@ -64,6 +64,53 @@ def test_an_unknown_scheme_in_a_rule_is_answered_with_known_ones():
         InitializeConfig(rules={"fc.*": "ortogonal"})
 
 
+def correlated(count: int = 200) -> torch.Tensor:
+    """Images whose neighbouring pixels have much in common."""
+    noise = torch.randn(count, 3, 17, 17, generator=torch.Generator().manual_seed(0))
+    return nn.functional.avg_pool2d(noise, 2, stride=1) * 5 + 2
+
+
+def test_whitening_gives_directions_of_patches_with_variance_1_and_both_signs():
+    network = nn.Sequential(nn.Conv2d(3, 24, 2), nn.Flatten(), nn.Linear(24 * 225, 2))
+    images = correlated()
+    fill(network, InitializeConfig(rules={"0": "whitening"}), 0, images)
+    assert torch.equal(network[0].weight[::2], -network[0].weight[1::2]) and (network[0].bias == 0).all()
+    given = network[0](images).detach().transpose(0, 1).flatten(1)[::2].cov()
+    assert torch.allclose(given, torch.eye(12), atol=0.02)
+
+
+def test_whitening_takes_the_directions_that_vary_most_where_not_all_have_room():
+    images = correlated()
+    few, all_of_them = (nn.Sequential(nn.Conv2d(3, width, 2)) for width in (6, 24))
+    for network in (few, all_of_them):
+        fill(network, InitializeConfig(rules={"0": "whitening"}), 0, images)
+    assert torch.equal(few[0].weight, all_of_them[0].weight[:6])
+    # To come to the same variance, those that vary least are multiplied most.
+    sizes = all_of_them[0].weight.flatten(1).norm(dim=1)
+    assert (sizes.diff() > -1e-4).all() and sizes[-1] > 2 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "rules", "words"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 26, 2)), {"0": "whitening"}, "makes 24 outputs of patches of 12 elements, not 26"),
+        (nn.Sequential(nn.Linear(17, 2)), {"0": "whitening"}, "whitening is for Conv2d, and 0 is a Linear"),
+        (nn.Sequential(nn.Linear(17, 2)), {"0": "dirac"}, "dirac is for Conv2d, and 0 is a Linear"),
+    ],
+)
+def test_a_scheme_for_convolutions_is_refused_elsewhere(network: nn.Module, rules: dict[str, str], words: str):
+    with pytest.raises(UserError, match=words):
+        fill(network, InitializeConfig(rules=rules), 0, correlated(2))
+
+
+def test_dirac_hands_the_inputs_on():
+    network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1))
+    images = correlated(4)
+    fill(network, InitializeConfig(rules={"0": "dirac"}), 0, images)
+    given = network(images)
+    assert torch.allclose(given[:, :3], images, atol=1e-5) and given[:, 3:].std() > 0.1
+
+
 @pytest.mark.parametrize(("gain", "factor"), [("relu", 2**0.5), ("tanh", 5 / 3), ("linear", 1)])
 def test_a_gain_scales_what_the_scheme_gives(toy, gain, factor):
     plain, scaled = made(toy), made(toy, gain=gain)

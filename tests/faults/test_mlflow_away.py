@@ -93,51 +93,52 @@ def check_all_is_there(server: Server, run_id: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_and_comes_back_has_everything(used: Place, server: Server):
-    process = start_until_epoch(used, server, 5)
+def test_a_server_that_is_killed_and_comes_back_has_everything(shared: Place, server: Server):
+    process = start_until_epoch(shared, server, 5)
     server.send(signal.SIGKILL)
     assert process.stderr and any(f"epoch {EPOCHS // 2}/" in line for line in process.stderr)  # it trains on meanwhile
     server.start()
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    used.wait_until_quiet(60)
+    shared.wait_until_quiet(60)
     check_all_is_there(server, json.loads(out)["run_id"])
 
 
-def test_a_server_that_hangs_to_the_end_costs_little_and_repair_sends_all(used: Place, server: Server):
-    process = start_until_epoch(used, server, 5)
+@pytest.mark.slow
+def test_a_server_that_hangs_to_the_end_costs_little_and_repair_sends_all(shared: Place, server: Server):
+    process = start_until_epoch(shared, server, 5)
     server.send(signal.SIGSTOP)  # it takes connections, and never answers
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert "MLflow does not answer" in err and "torchmill repair" in err and "Traceback" not in err
     result = json.loads(out)
     assert result["onnx"]["version"] == "pending" and Path(result["onnx"]["path"]).exists()
-    for left in used.processes():  # the recorder, which would try for a minute more
+    for left in shared.processes():  # the recorder, which would try for a minute more
         left.kill()
     server.send(signal.SIGKILL)
     environment = {"MLFLOW_TRACKING_URI": server.address}
-    refused = used.torchmill("repair", env=environment)
+    refused = shared.torchmill("repair", env=environment)
     assert refused.returncode == 1 and "connection refused" in refused.stdout
     server.start()
-    told = used.torchmill("repair", "--dry-run", env=environment)
+    told = shared.torchmill("repair", "--dry-run", env=environment)
     assert f"run {result['name']}: MLflow is to be told" in told.stdout
     assert server.query("SELECT status FROM runs") == [("RUNNING",)]
-    told = used.torchmill("repair", env=environment)
+    told = shared.torchmill("repair", env=environment)
     assert f"run {result['name']}: FINISHED, and MLflow has all of it" in told.stdout
     check_all_is_there(server, result["run_id"])
-    assert "nothing to mend" in used.torchmill("repair", env=environment).stdout
+    assert "nothing to mend" in shared.torchmill("repair", env=environment).stdout
 
 
 @pytest.mark.slow
-def test_a_recorder_that_is_killed_is_replaced(used: Place):
-    process = used.start("train", "--json", "--train.epochs", str(EPOCHS))
+def test_a_recorder_that_is_killed_is_replaced(shared: Place):
+    process = shared.start("train", "--json", "--train.epochs", str(EPOCHS))
     assert process.stderr and any("epoch 3/" in line for line in process.stderr)
-    (recorder,) = (one for one in used.processes() if "components.tracking" in one.cmdline())
+    (recorder,) = (one for one in shared.processes() if "components.tracking" in one.cmdline())
     recorder.kill()
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    used.wait_until_quiet()
-    assert used.states() == ["FINISHED"]
-    points = used.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train_loss'")
+    shared.wait_until_quiet()
+    assert shared.states() == ["FINISHED"]
+    points = shared.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train_loss'")
     assert points == [(EPOCHS, EPOCHS)]
-    assert used.mlflow("SELECT count(*) FROM model_versions") == [(1,)]
+    assert shared.mlflow("SELECT count(*) FROM model_versions") == [(1,)]

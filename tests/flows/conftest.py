@@ -149,6 +149,32 @@ def used(tmp_path: Path, data: Path, databases: Path) -> Iterator[Place]:
     place.wait_until_quiet()
 
 
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path) -> Iterator[str]:
+    """A Prefect server that runs share: each has one started for it otherwise, which takes 7 s of a processor."""
+    place = make_used_place(tmp_path_factory.mktemp("prefect"), data, databases)
+    code = (
+        "import sys\nfrom components.places import Runs\nfrom flows import prefect_server\n"
+        "with prefect_server.at_hand(Runs.here().ready()) as server:\n"
+        "    server.wait()\n    print(server.api, flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=place.folder, env=place.environment, stdin=pipe, stdout=pipe, text=True
+    ) as holder:
+        assert holder.stdout and holder.stdin
+        yield holder.stdout.readline().strip()
+        holder.stdin.close()
+    place.wait_until_quiet()
+
+
+@pytest.fixture
+def shared(used: Place, prefect_api: str) -> Place:
+    """As ``used``, for whoever does not look at Prefect's history: it is elsewhere."""
+    return Place(used.folder, used.environment | {"PREFECT_API_URL": prefect_api})
+
+
 @dataclass(frozen=True)
 class Finished:
     """A whole `torchmill train --json` on the embedded data, without any server up."""

@@ -47,7 +47,7 @@ def result(done) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_network_data_and_a_loss_in_a_file_outside_train_export_and_are_found_again(used: Place, tmp_path):
+def test_a_network_data_and_a_loss_in_a_file_outside_train_export_and_are_found_again(shared: Place, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "elsewhere" / "own_houses.py"
     file.write_text(FILE)
@@ -56,9 +56,9 @@ def test_a_network_data_and_a_loss_in_a_file_outside_train_export_and_are_found_
         *("train", "--json", "--model", f"{file}:Own", "--data", f"{file}:houses", "--data.args", '{"count": 400}'),
         *("--train.loss", f"{file}:Absolute", "--train.epochs", "40", "--train.lr", "0.01"),
     )
-    first = result(used.torchmill(*command))
+    first = result(shared.torchmill(*command))
     assert first["metrics"]["test_r2"] > 0.9 and first["onnx"]["agreement"] == 1
-    again = result(used.torchmill(*command))
+    again = result(shared.torchmill(*command))
     assert again["run_id"] == first["run_id"] and {step["state"] for step in again["steps"].values()} == {"cached"}
 
 
@@ -81,18 +81,18 @@ def pictures(place: Place, leaked: int = 0) -> None:
         shutil.copy(train, place.folder / "pictures" / "test" / "lying" / f"{number}.png")
 
 
-def test_a_leak_stops_the_run_unless_it_is_allowed_and_then_it_is_recorded(used: Place):
-    pictures(used, leaked=5)
+def test_a_leak_stops_the_run_unless_it_is_allowed_and_then_it_is_recorded(shared: Place):
+    pictures(shared, leaked=5)
     command = ("train", "--data", "image_folder:pictures", "--train.epochs", "2")
-    refused = used.torchmill(*command)
+    refused = shared.torchmill(*command)
     assert refused.returncode == 1 and "12.50% of the test samples" in refused.stderr, refused.stderr
     assert "--data.allow-leakage" in refused.stderr and "Traceback" not in refused.stderr
-    allowed = used.torchmill(*command, "--data.allow-leakage", "--json")
+    allowed = shared.torchmill(*command, "--data.allow-leakage", "--json")
     assert result(allowed)["data"]["classes"] == ["lying", "standing"]
     assert "It is allowed by --data.allow-leakage" in allowed.stderr
-    tags = used.mlflow("SELECT value FROM tags WHERE key = 'data.leakage_allowed'")
+    tags = shared.mlflow("SELECT value FROM tags WHERE key = 'data.leakage_allowed'")
     assert tags == [("12.5000%",)]
-    assert used.states()[-2:] == ["FAILED", "FINISHED"]
+    assert shared.states()[-2:] == ["FAILED", "FINISHED"]
 
 
 UNSOUND = """
@@ -109,28 +109,28 @@ class Net(nn.Module):
 """
 
 
-def test_an_unsound_network_is_stopped_before_it_is_trained(used: Place):
-    (used.folder / "net.py").write_text(UNSOUND)
+def test_an_unsound_network_is_stopped_before_it_is_trained(shared: Place):
+    (shared.folder / "net.py").write_text(UNSOUND)
     command = ("train", "--model", "net.py:Net", "--train.epochs", "1")
-    refused = used.torchmill(*command)
+    refused = shared.torchmill(*command)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "registered in layers[0]" in refused.stderr and "softmax is applied before cross_entropy" in refused.stderr
-    checked = used.torchmill("check", "--model", "net.py:Net", "--check.level", "quick", "--json")
+    checked = shared.torchmill("check", "--model", "net.py:Net", "--check.level", "quick", "--json")
     told = json.loads(checked.stdout)
     assert checked.returncode == 1 and told["worst"] == "fail" and told["weights"].startswith("by xavier_normal")
-    shown = used.torchmill("check", "--model", "net.py:Net", "--check.level", "quick").stdout.splitlines()
+    shown = shared.torchmill("check", "--model", "net.py:Net", "--check.level", "quick").stdout.splitlines()
     assert shown[0].startswith("network net.py:Net; data") and shown[1].startswith("pass  ")
     assert any(line.startswith("fail  registered in layers[0]") for line in shown[-8:])
-    (used.folder / "wrong.py").write_text(UNSOUND.replace("num_classes)\n\n", "3)\n\n"))
-    rejected = used.torchmill("check", "--model", "wrong.py:Net", "--json")
+    (shared.folder / "wrong.py").write_text(UNSOUND.replace("num_classes)\n\n", "3)\n\n"))
+    rejected = shared.torchmill("check", "--model", "wrong.py:Net", "--json")
     told = json.loads(rejected.stdout)
     assert rejected.returncode == 1 and told["status"] == "FAILED" and "gives shape (2, 3)" in told["error"]
 
 
-def test_texts_train_with_a_vocabulary_that_the_model_brings_along(used: Place):
+def test_texts_train_with_a_vocabulary_that_the_model_brings_along(shared: Place):
     for split, count in (("train", 60), ("test", 20)):
         for label, letters in (("vowels", "aeiou"), ("consonants", "bcdfg")):
-            folder = used.folder / "texts" / split / label
+            folder = shared.folder / "texts" / split / label
             folder.mkdir(parents=True)
             rng = np.random.default_rng(len(split + label))
             for number in range(count):
@@ -138,10 +138,10 @@ def test_texts_train_with_a_vocabulary_that_the_model_brings_along(used: Place):
                 (folder / f"{number}.txt").write_text(text)
     command = ("--data", "text_folder:texts", "--data.args", '{"level": "characters"}', "--model", "transformer")
     small = ("--model.args", '{"width": 32, "heads": 2, "layers": 1}', "--train.epochs", "8", "--train.lr", "0.005")
-    done = result(used.torchmill("train", "--json", *command, *small, "--data.allow-leakage", "--check.level", "off"))
+    done = result(shared.torchmill("train", "--json", *command, *small, "--data.allow-leakage", "--check.level", "off"))
     assert "check" not in done["steps"]
     assert done["metrics"]["test_accuracy"] > 0.8 and done["onnx"]["agreement"] == 1
-    read = used.python(
+    read = shared.python(
         "import json, onnx, sys\n"
         f"held = {{one.key: one.value for one in onnx.load({done['onnx']['path']!r}).metadata_props}}\n"
         "print(held['labels'], json.loads(held['vocabulary'])['tokens'][:2])"

@@ -80,24 +80,24 @@ def test_a_port_in_use(place: Place):
 
 
 @pytest.mark.services
-def test_a_disk_that_is_full_in_the_middle_ends_the_run_failed_until_there_is_room(place: Place):
+def test_a_disk_that_is_full_in_the_middle_ends_the_run_failed_until_there_is_room(shared: Place):
     """By a limit on the size of files: the databases fit, the weights of a large network don't."""
-    (place.folder / "large.py").write_text(
+    (shared.folder / "large.py").write_text(
         "from torch import nn\n\nclass Net(nn.Sequential):\n"
         "    def __init__(self, num_classes):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(784, 5000), nn.ReLU(), nn.Linear(5000, num_classes))\n"
     )
     limit = 12_000_000
     command = ("train", "--model", "large.py:Net", "--train.epochs", "1")
-    done = place.torchmill(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    done = shared.torchmill(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "initial.safetensors" in done.stderr and "too large" in done.stderr
-    assert place.states() == ["FAILED"]
+    assert shared.states() == ["FAILED"]
     told = "SELECT value FROM tags WHERE key = 'error'"
-    assert "initial.safetensors" in place.mlflow(told)[0][0]
-    assert not list(place.runs.glob("work/*/*.safetensors*")) and not list(place.runs.glob("work/*/.*"))
-    assert place.torchmill(*command).returncode == 0  # there is room again
-    assert place.states() == ["FINISHED"] and not place.mlflow(told)
+    assert "initial.safetensors" in shared.mlflow(told)[0][0]
+    assert not list(shared.runs.glob("work/*/*.safetensors*")) and not list(shared.runs.glob("work/*/.*"))
+    assert shared.torchmill(*command).returncode == 0  # there is room again
+    assert shared.states() == ["FINISHED"] and not shared.mlflow(told)
 
 
 @pytest.mark.slow

@@ -73,11 +73,11 @@ def test_a_run_that_is_killed_outright_still_ends_killed_in_mlflow(used: Place):
     assert epochs[0][0] == epochs[0][1] >= 1
 
 
-def test_a_loss_that_is_no_number_ends_the_run_failed_with_the_reason(used: Place):
-    done = used.torchmill("train", "--train.lr", "900", "--train.optimizer", "sgd", "--train.epochs", "3")
+def test_a_loss_that_is_no_number_ends_the_run_failed_with_the_reason(shared: Place):
+    done = shared.torchmill("train", "--train.lr", "900", "--train.optimizer", "sgd", "--train.epochs", "3")
     assert done.returncode == 1
     assert "became nan in epoch 1, step" in done.stderr and "layer " in done.stderr and "--train.lr" in done.stderr
     assert "Traceback" not in done.stderr
-    assert used.states() == ["FAILED"]
-    ((reason,),) = used.mlflow("SELECT value FROM tags WHERE key = 'error'")
+    assert shared.states() == ["FAILED"]
+    ((reason,),) = shared.mlflow("SELECT value FROM tags WHERE key = 'error'")
     assert "became nan" in reason

@@ -33,7 +33,7 @@ def augment(toy):
         data = toy.model_copy(update={"shape": tuple(images.shape[1:])})
         labels = torch.arange(len(images)) % 10
         after, same = Augmentation(TrainConfig.model_validate({"augment": names}), data, seed)(
-            images, labels, epoch, batch
+            images, labels, epoch, batch, torch.arange(len(images)) + len(images) * batch
         )
         assert same is labels
         return after
@@ -184,7 +184,16 @@ def test_images_that_are_neither_grey_nor_rgb_are_refused_where_colours_are_mean
 
 
 def mixed(data, inputs, labels, seed: int = 0, batch: int = 0, **config):
-    return Augmentation(TrainConfig(**config), data, seed)(inputs, labels, 1, batch)
+    return Augmentation(TrainConfig(**config), data, seed)(inputs, labels, 1, batch, torch.arange(len(inputs)))
+
+
+def test_alternating_flips_mirror_each_image_in_every_other_epoch_and_half_of_them_in_each(augment):
+    images = pixels(3, 16)
+    first, second, third = (augment(images, "flip_alternate", epoch=epoch) for epoch in (1, 2, 3))
+    assert torch.equal(first, third) and torch.equal(first.flip(3), second)
+    many = torch.arange(2000, dtype=torch.uint8).view(-1, 1, 1, 1) * torch.tensor([0, 1], dtype=torch.uint8)
+    mirrored = (augment(many, "flip_alternate") != many).any(-1).float().mean().item()
+    assert 0.4 < mirrored < 0.6
 
 
 def test_mixup_mixes_images_and_labels_by_the_same_share(toy):

@@ -49,7 +49,7 @@ def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_
     training, validation = read_training(toy, 0.2, 0)
     model, augment = RawModel.of(nn.Identity(), toy), Augmentation(TrainConfig(augment=("shift",)), toy, seed=5)
     expected = [
-        model(augment(*training.take(batch), epoch, number)[0])
+        model(augment(*training.take(batch), epoch, number, batch)[0])
         for epoch in (1, 2)
         for number, batch in enumerate(batch_orders(480, 32, 5, epoch))
     ]

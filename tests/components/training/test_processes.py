@@ -98,7 +98,7 @@ def after_epochs(epochs: Iterator[EpochResult], count: int, act: Callable[[], ob
 
 def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
     whole, broken = (
-        job(toy, tmp_path / name, epochs=60, checkpoint_seconds=0, augment="shift") for name in ("whole", "broken")
+        job(toy, tmp_path / name, epochs=20, checkpoint_seconds=0, augment="shift") for name in ("whole", "broken")
     )
     expected = list(train_apart(whole, 2))
     killed = []
@@ -109,7 +109,7 @@ def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
         victim.kill()
 
     given = after_epochs(train_apart(broken, 2), 2, kill)
-    assert killed and [epoch.epoch for epoch in given] == list(range(1, 61))
+    assert killed and [epoch.epoch for epoch in given] == list(range(1, 21))
     assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
     assert broken.best.read_bytes() == whole.best.read_bytes()
 
@@ -257,6 +257,7 @@ def test_it_finds_modules_where_we_do(toy, tmp_path, monkeypatch):
     assert len(list(train_apart(asked))) == 2
 
 
+@pytest.mark.slow
 def test_two_machines_give_what_two_processes_give(toy, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
