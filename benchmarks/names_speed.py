@@ -1,7 +1,8 @@
 """Names/s of training `rnn` on the real names, beside the loop of PyTorch's tutorial on the very same names.
 
-- ours: `components.training.fit.fit` with `rnn` at its defaults (LSTM of 256 units, both directions), batches of 64.
-- ours, of the tutorial's size: `rnn` with 128 hidden units in one direction.
+- ours: `components.training.fit.fit` with `rnn` at its defaults (LSTM of 256 units, both directions), in batches of
+  the size that `--train.batch_size auto` finds.
+- ours, of the tutorial's size: `rnn` with one layer of 128 plain units in one direction, likewise.
 - the tutorial ("NLP From Scratch: Classifying Names"): a recurrent cell of 128 units of one's own, a name at a time, a
   letter at a time as one-hot vectors, a step of SGD by hand behind each name.
 
@@ -26,9 +27,10 @@ from components.places import data_cache
 from components.refs import DataRef
 from components.training.checkpoint import Checkpoints
 from components.training.fit import fit
+from components.training.trials import Trials
 
-NAMES, OF_TUTORIAL, ROUNDS = 6_400, 300, 5
-SMALL = {"hidden": 128, "embedding": 64, "bidirectional": False, "cell": "rnn"}
+NAMES, OF_TUTORIAL, ROUNDS = 12_800, 300, 5
+SMALL = {"hidden": 128, "layers": 1, "embedding": 64, "bidirectional": False, "cell": "rnn"}
 
 
 def measure() -> list[Claim]:
@@ -63,8 +65,10 @@ def measure() -> list[Claim]:
 def ours(data: DataRef, training: Samples, validation: Samples, arguments: dict[str, object]) -> float:
     network, _ = initialize(ModelConfig(name="rnn", args=arguments), InitializeConfig(), data, 0)
     with tempfile.TemporaryDirectory() as place:
+        trials = Trials(Path(place), network, training, data, 0)
+        batch_size = trials.batch_size(TrainConfig(batch_size=None), torch.device("cpu"))
         checkpoints, best = Checkpoints(Path(place) / "checkpoints", 30), Path(place) / "best.safetensors"
-        config = TrainConfig(epochs=1)
+        config = TrainConfig(epochs=1, batch_size=batch_size)
         epochs = fit(network, training, validation, data, config, torch.device("cpu"), 0, checkpoints, best)
         return next(epochs).samples_per_second
 

@@ -1,6 +1,6 @@
 """Images/s of two processes on two processors beside one process with one thread: SimpleCNN, MNIST's number of pixels.
 
-Both take the same batches of 128 and the same steps; their losses are compared. Of the figures of two epochs the second
+Both take the same batches of 256 and the same steps; their losses are compared. Of the figures of two epochs the second
 is taken, which has no beginning in it.
 """
 
@@ -72,7 +72,7 @@ def job(data: DataRef, folder: Path) -> Job:
     return Job(
         network=NetworkRef(reference="simple_cnn", arguments={}, weights=weights, parameters=421_642),
         data=data,
-        config=TrainConfig(epochs=2, batch_size=128),
+        config=TrainConfig(epochs=2, batch_size=256),
         validation_fraction=0.1,
         device="cpu",
         seed=0,

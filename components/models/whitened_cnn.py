@@ -13,8 +13,8 @@ class WhitenedCNN(nn.Module):
     Args:
         in_channels: channels of the images.
         num_classes: width of the output.
-        widths: channels behind each pair of convolutions, which halves height and width; images are of 2 to the number
-            of pairs pixels at least, and a few more.
+        widths: channels behind each pair of convolutions, which halves height and width.
+        activation: a class of torch.nn; ReLU is quicker on a processor.
     """
 
     def __init__(

@@ -37,7 +37,9 @@ class Team:
         if self.size == 1:
             return model
         device = next(model.parameters()).device
-        return nn.parallel.DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device])
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=None if device.type == "cpu" else [device], gradient_as_bucket_view=True
+        )
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Add numbers up over the team."""

@@ -81,6 +81,7 @@ def pictures(place: Place, leaked: int = 0) -> None:
         shutil.copy(train, place.folder / "pictures" / "test" / "lying" / f"{number}.png")
 
 
+@pytest.mark.slow
 def test_a_leak_stops_the_run_unless_it_is_allowed_and_then_it_is_recorded(shared: Place):
     pictures(shared, leaked=5)
     command = ("train", "--data", "image_folder:pictures", "--train.epochs", "2")
@@ -127,6 +128,7 @@ def test_an_unsound_network_is_stopped_before_it_is_trained(shared: Place):
     assert rejected.returncode == 1 and told["status"] == "FAILED" and "gives shape (2, 3)" in told["error"]
 
 
+@pytest.mark.slow
 def test_texts_train_with_a_vocabulary_that_the_model_brings_along(shared: Place):
     for split, count in (("train", 60), ("test", 20)):
         for label, letters in (("vowels", "aeiou"), ("consonants", "bcdfg")):

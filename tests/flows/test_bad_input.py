@@ -79,6 +79,7 @@ def test_a_port_in_use(place: Place):
     assert port in told and "--mlflow-port" in told
 
 
+@pytest.mark.slow
 @pytest.mark.services
 def test_a_disk_that_is_full_in_the_middle_ends_the_run_failed_until_there_is_room(shared: Place):
     """By a limit on the size of files: the databases fit, the weights of a large network don't."""

@@ -132,6 +132,7 @@ def test_the_source_of_the_network(place: Place, file: str, source: str, changed
     assert said["initialize"] == said["fit"] == f"ran, {file} changed: {what}"
 
 
+@pytest.mark.slow
 def test_the_version_of_torch(place: Place):
     """Python takes the first distribution that it finds for what is installed."""
     info = place.folder / "site" / "torch-99.0.dist-info"
@@ -142,6 +143,7 @@ def test_the_version_of_torch(place: Place):
     assert re.fullmatch(r"ran, torch [\d.+a-z]+ → 99\.0", said["fit"])
 
 
+@pytest.mark.slow
 def test_the_data(place: Place, tmp_path: Path):
     """Other pixels under the same name, as a data set has that was published anew."""
     other = tmp_path / "data"

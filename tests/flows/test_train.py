@@ -117,6 +117,7 @@ json.dump({"accuracy": float((answers == labels).mean()), "example": float(abs(a
     assert json.loads(seen["labels"]) == [str(digit) for digit in range(10)]
 
 
+@pytest.mark.slow
 def test_a_second_run_begun_anew_gives_the_same_weights_and_model_under_a_new_run_id(copied: Place, finished: Finished):
     process = copied.torchmill("train", "--json", "--train.epochs", "3", "--fresh")
     result = json.loads(process.stdout.splitlines()[-1])
@@ -127,6 +128,7 @@ def test_a_second_run_begun_anew_gives_the_same_weights_and_model_under_a_new_ru
     assert result["onnx"]["version"] == "2"
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_with_a_module_beside_it_from_another_folder(used: Place):
     place = used
     nets = place.folder / "somewhere else"
@@ -187,6 +189,7 @@ def test_two_first_runs_at_once_in_an_empty_folder_both_finish(place: Place):
     assert sorted(place.mlflow("SELECT version FROM model_versions")) == [(1,), (2,)]
 
 
+@pytest.mark.slow
 def test_two_that_do_the_very_same_at_once_are_one_run(used: Place):
     command = ("train", "--json", "--train.epochs", "40")
     first = used.start(*command)

@@ -119,6 +119,7 @@ def test_what_runs_when_it_ends_is_closed_in_both_uis(place: Place, up: Up):
     assert place.prefect(f"SELECT name, state_name FROM task_run WHERE {begun}") == []
 
 
+@pytest.mark.slow
 def test_killed_outright_it_leaves_no_process_behind(place: Place, up: Up):
     assert len(place.processes()) >= 4
     up.process.kill()

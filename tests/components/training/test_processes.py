@@ -96,6 +96,7 @@ def after_epochs(epochs: Iterator[EpochResult], count: int, act: Callable[[], ob
     return seen
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
     whole, broken = (
         job(toy, tmp_path / name, epochs=20, checkpoint_seconds=0, augment="shift") for name in ("whole", "broken")
