@@ -1,26 +1,21 @@
 """Find a learning rate: raise it step by step until the loss explodes (Smith 2017)."""
 
-import copy
 import dataclasses
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from components.config import TrainConfig
-from components.data.augment import Augmentation
 from components.data.batches import Samples
 from components.errors import UserError
 from components.files import write_text
 from components.refs import DataRef
-from components.training.fit import as_trained, batch_orders, known_batch_size
-from components.training.losses import make_loss
-from components.training.randomness import random_states, seed_all, set_random_states
+from components.training.rehearsal import Batches, rehearsal
 from components.training.state import Training
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 150
@@ -52,11 +47,10 @@ def find_lr(
     Raises:
         UserError: the loss falls at no rate.
     """
-    states = random_states(device)
-    try:
-        rates, losses = zip(*_course(copy.deepcopy(network), training, data, config, device, seed), strict=True)
-    finally:
-        set_random_states(states, device)
+    plain = {"lr": 1.0, "schedule": "constant", "schedule_args": {}, "warmup": 0.0, "ema": None}
+    config = config.model_copy(update=plain)
+    with rehearsal(network, training, data, config, device, seed, STEPS) as (state, batches):
+        rates, losses = zip(*_course(state, batches), strict=True)
     at = min(range(len(losses)), key=losses.__getitem__)
     # The first losses are what chance gives: one that is hardly less tells nothing.
     if losses[at] > 0.98 * max(losses[: max(1, at)]) or at == 0:
@@ -68,21 +62,10 @@ def find_lr(
     return LrCurve(rates, losses, float(f"{rates[at] / BELOW_THE_LEAST:.2g}"))
 
 
-def _course(
-    network: nn.Module, training: Samples, data: DataRef, config: TrainConfig, device: torch.device, seed: int
-) -> Iterator[tuple[float, float]]:
+def _course(state: Training, batches: Batches) -> Iterator[tuple[float, float]]:
     """Give each rate with the smoothed loss behind its step."""
-    plain = {"lr": 1.0, "schedule": "constant", "schedule_args": {}, "warmup": 0.0, "ema": None}
-    config = config.model_copy(update=plain)
-    model = as_trained(network, config, device, data)
-    objective = make_loss(config, data, training).to(device)
-    training = training.to(device)
-    state = Training(model, objective, data.task, config, device, STEPS)
     shares = [group["lr"] for group in state.optimizer.param_groups]
-    seed_all(seed)
-    state.train_mode()
     smoothed, least = 0.0, math.inf
-    batches = _batches(training, Augmentation(config, data, seed), known_batch_size(config), seed)
     for step, (inputs, labels) in zip(range(STEPS), batches, strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group, share in zip(state.optimizer.param_groups, shares, strict=True):
@@ -95,12 +78,6 @@ def _course(
         least = min(least, value)
         yield rate, value
         state.update(loss, len(inputs))
-
-
-def _batches(training: Samples, augment: Augmentation, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in count(1):
-        for number, indices in enumerate(batch_orders(len(training), batch_size, seed, epoch)):
-            yield augment(*training.take(indices), epoch, number, indices)
 
 
 def kept_lr(

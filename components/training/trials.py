@@ -4,7 +4,6 @@ A trial is a few steps of a copy of the network. What was found is kept in a fil
 began, whatever a clock would say today.
 """
 
-import copy
 import json
 import logging
 import statistics
@@ -18,16 +17,14 @@ import torch
 from torch import nn
 
 from components.config import TrainConfig
-from components.data.augment import Augmentation
 from components.data.batches import Samples
 from components.device import available, resolve
 from components.files import write_text
 from components.refs import DataRef
 from components.training.compilation import CompilationFailed
-from components.training.fit import as_trained, batch_orders, known_batch_size
-from components.training.losses import make_loss
-from components.training.randomness import random_states, seed_all, set_random_states
-from components.training.state import Training, is_out_of_memory
+from components.training.fit import batch_orders, known_batch_size
+from components.training.rehearsal import rehearsal
+from components.training.state import is_out_of_memory
 
 logger = logging.getLogger("torchmill")
 
@@ -129,29 +126,16 @@ class Trials:
 
     def pace(self, config: TrainConfig, device: torch.device) -> Pace:
         """Train a copy of the network for a few steps; the network and the random states are left as they were."""
-        states = random_states(device)
-        try:
-            network = copy.deepcopy(self.network)
-            model = as_trained(network, config, device, self.data)
-            objective = make_loss(config, self.data, self.training).to(device)
-            state = Training(model, objective, self.data.task, config, device, STEPS)
-            augment = Augmentation(config, self.data, self.seed)
-            batches = batch_orders(len(self.training), known_batch_size(config), self.seed, epoch=1)
-            seed_all(self.seed)
-            state.train_mode()
-            took = []
-            for step in range(STEPS):
+        took = []
+        with rehearsal(self.network, self.training, self.data, config, device, self.seed, STEPS) as (state, batches):
+            for _ in range(STEPS):
                 started = time.perf_counter()
-                batch = batches[step % len(batches)]
-                inputs, labels = self.training.take(batch)
-                inputs, labels = augment(inputs.to(device), labels.to(device), 1, step, batch)
+                inputs, labels = next(batches)
                 state.update(state.step(inputs, labels), len(inputs))
                 state.is_finite()  # waits for the device
                 took.append(time.perf_counter() - started)
             if state.micro_batch:
                 raise torch.OutOfMemoryError(f"out of memory with {config.batch_size} samples")
-        finally:
-            set_random_states(states, device)
         each = statistics.median(took[WARM:])
         return Pace(sum(took[:WARM]) - WARM * each, each)
 

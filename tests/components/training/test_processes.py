@@ -53,6 +53,13 @@ def job(data: DataRef, folder: Path, **config: object) -> Job:
     )
 
 
+def job_of(reference: str, data: DataRef, folder: Path, **config: object) -> Job:
+    """As ``job``, of another network."""
+    weights = save_weights(made(reference, data), folder / "of_another.safetensors")
+    network = NetworkRef(reference=reference, arguments={}, weights=weights, parameters=1)
+    return job(data, folder / "job", **config).model_copy(update={"network": network})
+
+
 def weights(job: Job) -> dict[str, torch.Tensor]:
     return load_file(job.best)
 
@@ -134,16 +141,9 @@ class Dying(nn.Module):
 @pytest.mark.slow
 def test_one_that_dies_again_and_again_is_told(toy, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
-    asked = job(toy, tmp_path / "job")
-    network = made(f"{tmp_path}/dying.py:Dying", toy)
-    ref = NetworkRef(
-        reference=f"{tmp_path}/dying.py:Dying",
-        arguments={},
-        weights=save_weights(network, tmp_path / "dying.safetensors"),
-        parameters=1,
-    )
+    asked = job_of(f"{tmp_path}/dying.py:Dying", toy, tmp_path)
     with pytest.raises(UserError, match=f"Of 2 training processes one died, {RESTARTS + 1} times: .*-9"):
-        list(train_apart(asked.model_copy(update={"network": ref}), 2))
+        list(train_apart(asked, 2))
     assert not workers()
 
 
@@ -209,10 +209,7 @@ class Alone(nn.Module):
 def ended(toy: DataRef, folder: Path, how: str) -> Job:
     """A training that ends as its network says."""
     (folder / "alone.py").write_text(ALONE.replace("END", how))
-    place = f"{folder}/alone.py:Alone"
-    weights = save_weights(made(place, toy), folder / "alone.safetensors")
-    network = NetworkRef(reference=place, arguments={}, weights=weights, parameters=1)
-    return job(toy, folder / "job", processes=1, checkpoint_seconds=0).model_copy(update={"network": network})
+    return job_of(f"{folder}/alone.py:Alone", toy, folder, processes=1, checkpoint_seconds=0)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +249,7 @@ def test_it_finds_modules_where_we_do(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "components").mkdir()  # is not ours
     (tmp_path / "elsewhere" / "components" / "__init__.py").touch()
-    weights = save_weights(made("only_here:Alone", toy), tmp_path / "alone.safetensors")
-    network = NetworkRef(reference="only_here:Alone", arguments={}, weights=weights, parameters=1)
-    asked = job(toy, tmp_path / "job", processes=1).model_copy(update={"network": network})
+    asked = job_of("only_here:Alone", toy, tmp_path, processes=1)
     assert len(list(train_apart(asked))) == 2
 
 
