@@ -269,6 +269,10 @@ class InitializeConfig(Named):
         return rules
 
 
+SHARES_NOT = {"optimizer": "muon", "precision": "fp16", "compile": "on", "channels_last": "on"}
+"""Settings that need whole weights."""
+
+
 class TrainConfig(Section):
     epochs: int = Field(5, ge=1, le=100_000)
     """Passes over the training data."""
@@ -322,6 +326,9 @@ class TrainConfig(Section):
     """Machines that train together, each with so many processes; the others join by `torchmill join FOLDER`."""
     rendezvous: str = Field("", pattern=r"^([\w.-]+:\d{1,5})?$")
     """HOST:PORT of the first machine, where they meet."""
+    shard: Annotated[Literal["off", "on"], BeforeValidator(_switch)] = "off"
+    """Split the network, its gradients and what the optimizer keeps among the processes (FSDP), where one device does
+    not take all of it. It takes longer than to have each hold everything."""
     precision: Precision = "auto"
     """What is computed in: auto is bf16 on graphics cards that have it, else fp32; weights stay fp32."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
@@ -376,6 +383,12 @@ class TrainConfig(Section):
                 )
         if self.machines > 1 and not self.rendezvous:
             raise ValueError("train.rendezvous: where do the machines meet? Give HOST:PORT of the first one")
+        if self.shard == "on":
+            if self.machines == 1 and self.processes == "1":
+                raise ValueError("train.shard: one process has nobody to share with; add --train.processes")
+            for name, value in SHARES_NOT.items():
+                if getattr(self, name) == value:
+                    raise ValueError(f"train.shard: a network that is split does not bear {name} {value}")
         if self.warmup and self.schedule == "one_cycle":
             raise ValueError(
                 "train.warmup: one_cycle has a rise of its own; set it by train.schedule_args '{\"rise\": 0.1}'"

@@ -1,6 +1,6 @@
 """Read a prepared data set's splits."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -89,11 +89,16 @@ class Samples:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """In their order, the last one may be smaller."""
+        return self._in_order(lambda values: values.split(size))
+
+    def parts(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """In their order, in so many parts, which differ by one sample at most."""
+        return self._in_order(lambda values: values.tensor_split(count))
+
+    def _in_order(self, split: Callable[[Tensor], Iterable[Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         if self.rows is None and self.lengths is None:
-            yield from zip(self.inputs.split(size), self.labels.split(size), strict=True)
-        else:
-            for indices in torch.arange(len(self)).split(size):
-                yield self.take(indices)
+            return zip(split(self.inputs), split(self.labels), strict=True)
+        return map(self.take, split(torch.arange(len(self))))
 
 
 def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple[Samples, Samples]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from components.initialize import save_weights
 from components.raw_model import RawModel, blank
 from components.refs import DataRef
 from components.training.checkpoint import Checkpoints
-from components.training.diagnosis import first_not_finite
 from components.training.losses import make_loss
 from components.training.progress import EpochResult, StepProgress
 from components.training.randomness import seed_all
@@ -26,6 +25,8 @@ from components.training.team import ALONE, Team
 
 # How often the progress is told, seconds: telling it makes the processor wait for the device.
 PROGRESS_SECONDS = 0.25
+ALIKE = 32
+"""Batches of sequences among which those of like length are put together."""
 
 
 class Stopped(Exception):
@@ -92,16 +93,14 @@ def fit(
 
     while not state.is_over:
         epoch, started, told = state.epoch, time.perf_counter(), time.perf_counter()
-        batches = batch_orders(len(training), batch_size, seed, epoch, least)
+        batches = batch_orders(len(training), batch_size, seed, epoch, least, training.lengths)
         state.train_mode()
         left = batches[state.batch :]
         for batch, (inputs, labels) in zip(left, training.ahead(map(team.share, left)), strict=True):
             inputs, labels = augment(inputs, labels, epoch, state.batch * team.size + team.rank, team.share(batch))
             loss = state.step(inputs, labels, len(inputs) * team.size / len(batch))
             if careful and not math.isfinite(loss.item()):
-                with state.arithmetic.computing():
-                    reason = first_not_finite(model, inputs.tensor_split(state.parts(len(inputs))))
-                raise _not_finite("loss", loss.item(), state.epoch, state.batch + 1, reason)
+                raise _not_finite("loss", loss.item(), state.epoch, state.batch + 1, state.reason(inputs))
             state.update(loss, len(inputs))
 
             if state.batch % team.agrees_every:
@@ -151,22 +150,41 @@ def known_batch_size(config: TrainConfig) -> int:
     return USUAL_BATCH_SIZE if config.batch_size is None else config.batch_size
 
 
-def batch_orders(samples: int, batch_size: int, seed: int, epoch: int, least: int = 2) -> tuple[Tensor, ...]:
+def batch_orders(
+    samples: int, batch_size: int, seed: int, epoch: int, least: int = 2, lengths: Tensor | None = None
+) -> Sequence[Tensor]:
     """Indices of each batch of an epoch.
 
     A last batch of fewer samples than ``least`` is left out (others each epoch): batch norm cannot train on one.
+
+    Args:
+        lengths: of sequences, which share batches with others of like length, since what fills up the shorter ones is
+            computed for nothing: a random order is sorted within windows of ``ALIKE`` batches, whose order is random.
     """
     rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    batches = torch.randperm(samples, generator=rng).split(batch_size)
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < least else batches
+    order = torch.randperm(samples, generator=rng)
+    if lengths is not None:
+        windows = order.split(ALIKE * batch_size)
+        order = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows])
+    batches = order.split(batch_size)
+    batches = batches[:-1] if len(batches) > 1 and len(batches[-1]) < least else batches
+    if lengths is None:
+        return batches
+    # Within a batch the order is random, too: processes that share it get long and short ones alike.
+    mixed = [batch[torch.randperm(len(batch), generator=rng)] for batch in batches]
+    return [mixed[number] for number in torch.randperm(len(mixed), generator=rng).tolist()]
 
 
 def as_trained(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> RawModel:
-    """Put a network on its device, in its memory format, behind the standardisation of its data; itself, no copy."""
+    """Put a network on its device, in its memory format, behind the standardisation of its data; itself, no copy.
+
+    One that is to be split among processes stays on the processor: the device may not take the whole of it.
+    """
     channels_last = wants_channels_last(network, config, device, data)
     if channels_last:
         network.to(memory_format=torch.channels_last)
-    return RawModel.of(network, data, channels_last=channels_last, in_units=False).to(device)
+    model = RawModel.of(network, data, channels_last=channels_last, in_units=False)
+    return model if config.shard == "on" else model.to(device)
 
 
 @torch.no_grad()
@@ -180,7 +198,7 @@ def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.d
         UserError: it is to be on, and the network does not bear it.
     """
     convolves = len(data.shape) == 3 and any(isinstance(layer, nn.Conv2d) for layer in network.modules())
-    if config.channels_last == "off" or (config.channels_last == "auto" and not convolves):
+    if config.shard == "on" or config.channels_last == "off" or (config.channels_last == "auto" and not convolves):
         return False
     if config.channels_last == "auto" and device.type not in ("cpu", "cuda"):
         return False

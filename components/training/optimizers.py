@@ -31,7 +31,9 @@ def make_optimizer(network: nn.Module, config: TrainConfig, on: device) -> Optim
 def _made(network: nn.Module, config: TrainConfig, parameters: list[dict[str, Any]], on: device) -> Optimizer:
     lr, momentum = known_lr(config), config.momentum
     held = [weight for group in parameters for weight in group["params"]]
-    fused = on.type in FUSED_ON and all(weight.is_floating_point() for weight in held)
+    # Of weights that are split among processes torch does not fuse every optimizer's update.
+    whole = config.shard == "off"
+    fused = whole and on.type in FUSED_ON and all(weight.is_floating_point() for weight in held)
     more: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config.optimizer_args.items()
     }

@@ -37,6 +37,7 @@ def rehearsal(
         steps: over which its schedule goes.
     """
     states = random_states(device)
+    config = config.model_copy(update={"shard": "off"})  # there is one process
     try:
         model = as_trained(copy.deepcopy(network), config, device, data)
         objective = make_loss(config, data, training).to(device)
@@ -50,5 +51,6 @@ def rehearsal(
 
 def _batches(training: Samples, augment: Augmentation, batch_size: int, seed: int) -> Batches:
     for epoch in count(1):
-        for number, indices in enumerate(batch_orders(len(training), batch_size, seed, epoch)):
+        orders = batch_orders(len(training), batch_size, seed, epoch, lengths=training.lengths)
+        for number, indices in enumerate(orders):
             yield augment(*training.take(indices), epoch, number, indices)

@@ -17,6 +17,7 @@ from components.refs import MEASURES, Task
 from components.training.average import Average, set_buffer
 from components.training.checkpoint import Checkpoints
 from components.training.compilation import Compiled
+from components.training.diagnosis import first_not_finite
 from components.training.losses import Objective, score_sum
 from components.training.optimizers import clip_gradients, last_layer, make_optimizer
 from components.training.precision import Arithmetic
@@ -45,7 +46,11 @@ class Training:
     ):
         self.model, self.objective, self.task = model, objective, task
         self.config, self.device, self.team = config, device, team
-        self.parallel: Any = team.parallel(model)
+        self.ema = Average(model, config.ema) if config.ema else None
+        self.parallel: Any = model if config.shard == "on" else team.parallel(model)
+        if config.shard == "on":
+            for split in (model, self.ema.model) if self.ema else (model,):
+                self.sharding.shard(split, device)
         if config.compile == "on":
             self.parallel = Compiled(self.parallel, device, varying=model.takes_tokens)
         self.optimizer = make_optimizer(model.network, config, device)
@@ -55,7 +60,6 @@ class Training:
         self.last_layer = last_layer(model.network)
         self.resting = resting(model.network)
         self.schedule = make_schedule(self.optimizer, config, steps)
-        self.ema = Average(model, config.ema) if config.ema else None
         self.epoch, self.batch = 1, 0
         """The step that comes next: the epoch counted from 1, its batch from 0."""
         self.history: list[EpochResult] = []
@@ -65,6 +69,13 @@ class Training:
         self.validation_batch = VALIDATION_BATCH
         self.lr = 0.0
         self._begin_epoch()
+
+    @property
+    def sharding(self) -> Any:
+        """What splits networks among processes; imported only then, for it takes a while."""
+        from components.training import sharding
+
+        return sharding
 
     def _begin_epoch(self) -> None:
         self.total_loss = torch.zeros((), device=self.device)
@@ -105,7 +116,8 @@ class Training:
                 if self.team.size > 1:  # the others wait for gradients that do not come
                     raise UserError(
                         f"The memory of process {self.team.rank} does not take its {len(labels)} samples of a batch.",
-                        "Take a smaller --train.batch_size, or more processes.",
+                        "Take a smaller --train.batch_size, more processes, or --train.shard on, which splits the "
+                        "network among them.",
                     ) from error
                 before = min(self.micro_batch or len(labels), len(labels))
                 if before < 2:
@@ -152,22 +164,32 @@ class Training:
 
     def validate(self, split: Samples) -> tuple[float, float]:
         """Give mean loss and score of what is kept; of a team, each process looks at its share."""
-        mine = split if self.team.size == 1 else split.part(self.team.share(torch.arange(len(split))))
-        loss, score = self._validate(mine) if len(mine) else (0.0, 0.0)
-        if self.team.size > 1:
-            loss, score = (total / len(split) for total in self.team.sums([loss * len(mine), score * len(mine)]))
+        if self.team.size == 1:
+            return self._validate(split, len(split))
+        self.team.take_over(self.judged.network.buffers())
+        if self.config.shard == "on" and len(split) < self.team.size:
+            raise UserError(f"{len(split)} samples for validation are too few for {self.team.size} processes.")
+        mine = split.part(self.team.share(torch.arange(len(split))))
+        most = -(-len(split) // self.team.size)
+        loss, score = self._validate(mine, most) if len(mine) else (0.0, 0.0)
+        loss, score = (total / len(split) for total in self.team.sums([loss * len(mine), score * len(mine)]))
         return loss, score
 
-    def _validate(self, split: Samples) -> tuple[float, float]:
-        """Go through a split in parts that the memory takes."""
+    def _validate(self, split: Samples, most: int) -> tuple[float, float]:
+        """Go through a split in parts that the memory takes.
+
+        Args:
+            most: samples that any process has, which decides into how many parts all of them go.
+        """
         while True:
             try:
                 with self.arithmetic.computing():
-                    return validate(self.judged, self.objective, self.task, split, self.validation_batch)
+                    parts = -(-most // self.validation_batch)
+                    return validate(self.judged, self.objective, self.task, split, parts)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.validation_batch < 2:
+                if self.validation_batch < 2 or self.config.shard == "on":  # where the others go through the same parts
                     raise too_little_memory() from error
             self.validation_batch = (self.validation_batch + 1) // 2
             self._free_memory()
@@ -205,6 +227,8 @@ class Training:
     def is_finite(self) -> bool:
         """Tell whether loss and weights are numbers; waits for the device."""
         weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
+        if self.config.shard == "on":
+            weights = [self.sharding.local(weight) for weight in weights]
         sums = torch.stack([self.total_loss, *(weight.sum(dtype=torch.float32) for weight in weights)])
         (broken,) = self.team.any_of([not torch.isfinite(sums).all()])
         return not broken
@@ -239,8 +263,17 @@ class Training:
         return result
 
     def give_best(self, network: nn.Module) -> None:
-        """Put the best weights into the network."""
+        """Put the best weights into the network, which is whole again."""
         network.load_state_dict(self.best)
+        if self.config.shard == "on":
+            self.sharding.put_together(network)
+
+    def reason(self, inputs: Tensor) -> str:
+        """Tell where what the network gives for these inputs is no number first."""
+        if self.config.shard == "on":
+            return "the network is split among processes, and was not looked through"
+        with self.arithmetic.computing():
+            return first_not_finite(self.model, inputs.tensor_split(self.parts(len(inputs))))
 
     def keep(self, checkpoints: Checkpoints, at_all_costs: bool = False) -> None:
         """Have the leader of the team write a checkpoint; otherwise it may be left out where the disk is full."""
@@ -258,7 +291,7 @@ class Training:
     def as_dict(self) -> dict[str, Any]:
         """Give the state as tensors and plain values."""
         network = self.model.network
-        return {
+        state = {
             **{name: getattr(self, name) for name in self.PLAIN},
             "history": [dataclasses.asdict(result) for result in self.history],
             "network": network.state_dict(),
@@ -272,10 +305,13 @@ class Training:
                 {name: getattr(self, name) for name in self.OWN} | {"random": random_states(self.device)}
             ),
         }
+        return self.sharding.whole(state, keep=self.team.leads) if self.config.shard == "on" else state
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Go back, or on, to a state that ``as_dict`` gave."""
+        if self.config.shard == "on":
+            state = self.sharding.split_state(state, self.model.network, self.optimizer)
         own = state["own"][self.team.rank]
         for name, value in [*((name, state[name]) for name in self.PLAIN), *((name, own[name]) for name in self.OWN)]:
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
@@ -311,13 +347,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @torch.no_grad()
-def validate(
-    model: nn.Module, objective: Objective, task: Task, split: Samples, batch_size: int = VALIDATION_BATCH
-) -> tuple[float, float]:
-    """Give mean loss and score in evaluation mode."""
+def validate(model: nn.Module, objective: Objective, task: Task, split: Samples, parts: int = 1) -> tuple[float, float]:
+    """Give mean loss and score in evaluation mode, going through the split in so many parts."""
     model.eval()
     loss, score = 0.0, 0.0
-    for inputs, labels in split.batches(batch_size):
+    for inputs, labels in split.parts(parts):
         output = model(inputs)
         loss += objective(output, labels).item() * len(labels)
         score += score_sum(task, output, labels).item()

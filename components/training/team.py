@@ -1,7 +1,7 @@
 """The processes that train one network together, each on a share of every batch; most trainings have one alone."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,12 @@ class Team:
         return nn.parallel.DistributedDataParallel(
             model, device_ids=None if device.type == "cpu" else [device], gradient_as_bucket_view=True
         )
+
+    def take_over(self, buffers: Iterable[Tensor]) -> None:
+        """Have everybody hold what the leader does, as the statistics of batch norm."""
+        for buffer in buffers:
+            if buffer.numel():
+                distributed.broadcast(buffer, 0)
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Add numbers up over the team."""

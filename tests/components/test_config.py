@@ -191,6 +191,18 @@ def test_there_is_a_test_of_nonsense_for_every_field_that_could_hold_it():
     assert set(FIELDS) - named - set(NONSENSE) == {"data.name", "model.name", "model.weights", "model.freeze"}
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({}, "one process has nobody to share with"),
+        ({"train.processes": "2", "train.optimizer": "muon"}, "does not bear optimizer muon"),
+        ({"train.processes": "2", "train.compile": "on"}, "does not bear compile on"),
+    ],
+)
+def test_what_a_split_network_does_not_bear_is_told(tmp_path, setting, words):
+    assert words in complaint(overrides={"train.shard": "on", **setting}, folder=tmp_path)
+
+
 def test_machines_that_have_nowhere_to_meet_are_told_so(tmp_path):
     told = complaint(overrides={"train.machines": "2"}, folder=tmp_path)
     assert told == "train.rendezvous: where do the machines meet? Give HOST:PORT of the first one"

@@ -83,6 +83,19 @@ def test_an_epoch_sees_every_sample_once(samples, size):
     assert all(len(batch) == size for batch in batches[:-1]) and len(batches[-1]) > 1
 
 
+def test_sequences_share_batches_with_others_of_like_length_in_no_order():
+    lengths = torch.randint(1, 50, (2000,), generator=torch.Generator().manual_seed(0))
+    batches = batch_orders(2000, 50, seed=1, epoch=1, lengths=lengths)
+    assert sorted(torch.cat(list(batches)).tolist()) == list(range(2000))
+    spans = [int(lengths[batch].max() - lengths[batch].min()) for batch in batches]
+    assert sorted(spans)[len(spans) // 2] <= 2  # of 49
+    means = torch.tensor([lengths[batch].float().mean() for batch in batches])
+    assert abs(torch.corrcoef(torch.stack([means, torch.arange(len(means)).float()]))[0, 1]) < 0.4
+    assert any(lengths[batch].tolist() != sorted(lengths[batch].tolist()) for batch in batches)
+    again, other = (batch_orders(2000, 50, 1, epoch, lengths=lengths) for epoch in (1, 2))
+    assert all(map(torch.equal, again, batches)) and not all(map(torch.equal, other, batches))
+
+
 def test_the_order_is_a_function_of_seed_and_epoch_alone():
     def order(seed, epoch):
         torch.manual_seed(time.time_ns() % 1000)
@@ -273,7 +286,7 @@ def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
     _, validation = read_training(toy, 0.2, 0)
     model = RawModel.of(make(), toy).train()
     judged = (model, cross_entropy, "classification", validation)
-    got = validate(*judged, batch_size=50)
+    got = validate(*judged, parts=3)
     assert not model.training and validate(*judged) == pytest.approx(got)
     with torch.no_grad():
         logits = model(validation.inputs)

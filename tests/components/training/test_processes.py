@@ -1,6 +1,7 @@
 """Several processes that train together give what one would have given, whatever happens to them."""
 
 import logging
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from components.config import TrainConfig
 from components.errors import UserError
@@ -22,8 +24,9 @@ from components.training.job import Job, train
 from components.training.launch import RESTARTS, started_ahead
 from components.training.processes import join, processes_for, train_apart
 from components.training.progress import EpochResult
+from components.training.sharding import blocks
 from tests.components.training.small_training import CPU
-from tests.toy import made
+from tests.toy import made, toy_data
 
 pytestmark = pytest.mark.services
 
@@ -80,6 +83,91 @@ def test_two_give_the_weights_and_the_losses_that_one_gives(toy, tmp_path):
             (other.train_loss, other.validation_loss), rel=1e-4
         )
         assert (one.train_score, one.validation_score) == (other.train_score, other.validation_score)
+
+
+SPLIT = """
+from torch import nn
+
+class Split(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(784, 32)
+        self.body = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32, bias=False), nn.BatchNorm1d(32))
+        self.out = nn.Linear(32, 10)
+
+    def forward(self, x):
+        if self.training and len(x) > 2:
+            for layer in (self.body[0], self.body[2]):
+                assert layer.weight.to_local().shape == (16, 32)  # half of it, until it is computed
+        return self.out(self.body(self.embed(x.flatten(1))))
+"""
+
+
+def split_job(data: DataRef, folder: Path, **config: object) -> Job:
+    """Of a network that fails where it is whole, which trains with whatever a split one bears."""
+    folder.mkdir()
+    (folder / "split.py").write_text(SPLIT)
+    return job_of(f"{folder}/split.py:Split", data, folder, **{"shard": "on", "clip": "norm:1", "ema": 0.9, **config})
+
+
+def whole_network(job: Job) -> Job:
+    """The same, of a network that doesn't mind to be whole."""
+    path = Path(job.network.reference.rpartition(":")[0])
+    path.write_text(SPLIT.replace("if self.training", "if False"))
+    return job.model_copy(update={"config": job.config.model_copy(update={"shard": "off"})})
+
+
+@pytest.mark.parametrize(
+    "optimizer", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "rmsprop", "adadelta")), "adamw"]
+)
+def test_each_holds_its_part_of_a_network_that_is_split_and_what_comes_of_it_is_the_same(tmp_path, optimizer: str):
+    data = toy_data(tmp_path, train=2565)  # 513 for validation: the shares of two go through different numbers of 256
+    plain = {"optimizer": optimizer, "lr": 1.0 if optimizer == "adadelta" else 3e-3, "clip": "agc:0.1"}
+    split, whole = (split_job(data, tmp_path / name, **plain) for name in ("split", "whole"))
+    given = list(train_apart(split, 2))
+    expected = list(train_apart(whole_network(whole), 2))
+    assert largest_difference(split, whole) < 1e-5
+    for one, other in zip(expected, given, strict=True):
+        assert (one.train_loss, one.validation_loss) == pytest.approx(
+            (other.train_loss, other.validation_loss), rel=1e-4
+        )
+
+
+@pytest.mark.slow
+def test_a_split_training_goes_on_to_the_same_last_bit_and_its_checkpoints_are_whole(toy, tmp_path):
+    whole, stopped = (split_job(toy, tmp_path / name, epochs=30) for name in ("whole", "stopped"))
+    expected = list(train_apart(whole, 2))
+    asked = threading.Event()
+    with pytest.raises(Stopped):
+        after_epochs(train_apart(stopped, 2, should_stop=asked.is_set), 2, asked.set)
+    shutil.copytree(stopped.checkpoints, tmp_path / "kept")
+    given = list(train_apart(stopped, 2))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert stopped.best.read_bytes() == whole.best.read_bytes()
+    unsplit = whole_network(stopped).model_copy(
+        update={"checkpoints": tmp_path / "kept", "best": tmp_path / "unsplit.safetensors"}
+    )
+    assert len(list(train_apart(unsplit, 2))) == 30
+    assert largest_difference(unsplit, whole) < 1e-4
+
+
+@pytest.mark.slow
+def test_where_a_split_network_becomes_infinite_is_told_without_a_layer(toy, tmp_path):
+    asked = split_job(toy, tmp_path / "job", clip="none", lr=1000, optimizer="sgd", schedule="constant", epochs=50)
+    with pytest.raises(UserError, match=r"became (inf|nan) in epoch 1, step \d+: the network is split"):
+        list(train_apart(asked, 2))
+
+
+def test_blocks_are_large_layers_called_by_themselves():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out = nn.Embedding(8, 16), nn.Linear(16, 8, bias=False)
+            self.out.weight = self.embed.weight
+            self.layers = nn.ModuleList([nn.Sequential(nn.Linear(16, 16), nn.ReLU()), nn.LayerNorm(16), self.embed])
+
+    tied = Tied()
+    assert blocks(tied) == [tied.layers[0], tied.layers[1]]
 
 
 def workers() -> list[psutil.Process]:
