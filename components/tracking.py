@@ -898,11 +898,13 @@ class _Session:
         mlflow.set_experiment(experiment_id=experiment_id)
         proto = onnx.load(self.folder / file)
         arrays = np.load(self.folder / example)
-        (takes,), (gives,) = proto.graph.input, proto.graph.output
-        spec = {}
-        for value in (takes, gives):
+        (takes,), gives = proto.graph.input, proto.graph.output
+
+        def spec(value: onnx.ValueInfoProto) -> TensorSpec:
             sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in value.type.tensor_type.shape.dim]
-            spec[value.name] = Schema([TensorSpec(arrays[value.name].dtype, tuple(sizes), value.name)])
+            kind = arrays[value.name].dtype
+            return TensorSpec(np.dtype("str") if kind.kind == "U" else kind, tuple(sizes), value.name)
+
         info = Model.log(
             artifact_path=None,
             name="onnx",
@@ -912,7 +914,7 @@ class _Session:
             await_registration_for=0,
             tags=tags | {"torchmill.ask": ask},
             onnx_model=proto,
-            signature=ModelSignature(spec[takes.name], spec[gives.name]),
+            signature=ModelSignature(Schema([spec(takes)]), Schema([spec(value) for value in gives])),
             input_example={takes.name: arrays[takes.name][:2]},
             # Named, since MLflow would otherwise find them out by running the model, for up to half a minute.
             pip_requirements=[

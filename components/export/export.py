@@ -1,17 +1,24 @@
 """Export a network and publish nothing that was not found equal to it."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
+import torch
 from torch import nn
 
 from components.config import ExportConfig
 from components.data.batches import Samples
 from components.errors import UserError
-from components.export.parity import compare, open_session, run
-from components.export.to_onnx import INPUTS, OUTPUTS, to_onnx
+from components.export.bisection import first_difference
+from components.export.bundle import INPUTS
+from components.export.gates import Candidate, gates
+from components.export.parity import answers, compare, open_session, run
+from components.export.to_onnx import to_onnx
 from components.files import write_atomically, write_text
+from components.raw_model import RawModel
 from components.refs import DataRef, ExportRef, FileRef
 
 EXAMPLES = 8  # samples in the example file
@@ -28,29 +35,43 @@ def export(
     config: ExportConfig,
     metadata: Mapping[str, str],
     folder: Path,
+    temperature: float = 1.0,
 ) -> ExportRef:
     """Write ``model.onnx``, ``parity.json`` and ``example.npz`` into ``folder``.
 
-    A model that fails the comparison is called ``model.rejected.onnx``, and there is no ``model.onnx``.
+    A model that fails the comparison or a gate is called ``model.rejected.onnx``, and there is no ``model.onnx``.
 
     Raises:
-        ParityError: it differs from the network; says how.
+        ParityError: it differs from the network, or proves nothing; says how.
         UserError: the network cannot be exported.
     """
     candidate, final = folder / "model.rejected.onnx", folder / "model.onnx"
     for earlier in (final, folder / "parity.json", folder / "example.npz"):
         earlier.unlink(missing_ok=True)
-    to_onnx(network, data, metadata, candidate)
+    to_onnx(network, data, metadata, candidate, temperature)
     parity = compare(candidate, network, data, test, config.batch_sizes, config.tolerance)
-    write_text(folder / "parity.json", parity.as_json())
-    if not parity.passed:
+    model, proto = RawModel.of(network.cpu(), data).eval(), onnx.load(candidate)
+    if parity.passed:
+        looked = gates(Candidate(proto, model, data, test, parity.judge, temperature))
+        told = [asdict(gate) for gate in looked]
+        failed = [f"{gate.name}: {gate.evidence}" for gate in looked if not gate.passed]
+        write_text(folder / "parity.json", parity.as_json(passed=not failed, gates=told))
+        if failed:
+            raise ParityError(f"The ONNX model is not to be published: {'; '.join(failed)}.", _where(folder))
+    else:
+        where = parting(proto, model, data, test)
+        write_text(folder / "parity.json", parity.as_json(first_difference=where))
         raise ParityError(
-            f"The ONNX model differs from the network: {'; '.join(parity.complaints)}.",
-            f"Nothing is published; see {folder / 'parity.json'} and {candidate.name} beside it.",
+            f"The ONNX model differs from the network: {'; '.join(parity.complaints)}."
+            + f" They part {where}." * bool(where),
+            _where(folder),
         )
     candidate.replace(final)
-    inputs, outputs = run(open_session(final), test.first(EXAMPLES), EXAMPLES)
-    named = {INPUTS[data.kind]: inputs[0], OUTPUTS[data.task]: outputs}
+    session = open_session(final)
+    inputs, _ = run(session, test.first(EXAMPLES), EXAMPLES)
+    names = [output.name for output in session.get_outputs()]
+    given = dict(zip(names, answers(session, names, **{INPUTS[data.kind]: inputs[0]}), strict=True))
+    named = {INPUTS[data.kind]: inputs[0], **{name: _plain(values) for name, values in given.items()}}
     write_atomically(folder / "example.npz", lambda partial: _save_example(partial, named))
     return ExportRef(
         onnx=FileRef.of(final),
@@ -59,6 +80,25 @@ def export(
         agreement=parity.agreement,
         example=FileRef.of(folder / "example.npz"),
     )
+
+
+def parting(proto: onnx.ModelProto, model: RawModel, data: DataRef, test: Samples) -> str:
+    """Say where a model and its network part; nothing where the model doesn't run at all."""
+    inputs, _ = test.first(2).take(torch.arange(min(2, len(test))))
+    inputs = inputs.long() if data.kind == "tokens" else inputs
+    try:
+        return first_difference(proto, model, inputs.numpy())
+    except Exception:  # onnxruntime's errors have no base of their own, and the comparison has told of them
+        return ""
+
+
+def _where(folder: Path) -> str:
+    return f"Nothing is published; see {folder / 'parity.json'} and model.rejected.onnx beside it."
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """Give names as text, which numpy reads without unpickling."""
+    return values.astype(str) if values.dtype == object else values
 
 
 def _save_example(path: Path, named: Mapping[str, np.ndarray]) -> None:

@@ -5,19 +5,19 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from components.data.batches import Samples
 from components.device import processors
 from components.errors import UserError
 from components.evaluation.evaluate import predict
-from components.evaluation.metrics import target_scores
+from components.evaluation.metrics import paired_difference, target_scores
 from components.raw_model import RawModel
 from components.refs import DataRef, Task
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 JUDGE_BATCH = 64  # torch's convolutions in float64 are twice as fast as at 256: more stays in the cache
+SOME = 1000
+"""Test samples that are compared at all batch sizes but the largest."""
 COARSEST = 0.01  # of the largest logit: an allowed difference beyond that would let anything pass
 
 
@@ -38,6 +40,8 @@ class BatchComparison:
     """Share of samples with the same answer."""
     score: float
     """Of the ONNX model, by the measure of the task."""
+    samples: int
+    """Of the test split, evenly spread, where it is not all of it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class Parity:
     torch_score: float
     """Accuracy, share of right labels, or R²."""
     onnx_score: float
-    """At the first batch size."""
+    """Over all samples."""
+    score_difference: tuple[float, float, float] | None
+    """Of accuracies, ONNX less torch, with its 95 % interval; none for other measures."""
     max_abs_diff: float
     """Largest over all batch sizes."""
     agreement: float
@@ -62,14 +68,17 @@ class Parity:
     """Different answers that are given at all."""
     by_batch_size: tuple[BatchComparison, ...]
     complaints: tuple[str, ...]
+    judge: "Judgement" = field(repr=False)
 
     @property
     def passed(self) -> bool:
         return not self.complaints
 
-    def as_json(self) -> str:
+    def as_json(self, **more: Any) -> str:
         """The comparison as JSON, in which an infinite difference is null."""
-        return json.dumps(_finite({"passed": self.passed, **asdict(self)}), indent=1, allow_nan=False)
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "judge"}
+        told["by_batch_size"] = [asdict(one) for one in self.by_batch_size]
+        return json.dumps(_finite({"passed": self.passed, **told, **more}), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -121,6 +130,15 @@ class Judgement:
                 return np.zeros(len(self.outputs), bool)
         return np.ones(len(self.outputs), bool)
 
+    def part(self, indices: Tensor) -> "Judgement":
+        """Judge some samples alone."""
+        chosen = indices.numpy()
+        return replace(self, outputs=self.outputs[chosen], truth=self.truth[chosen])
+
+    def right(self, outputs: np.ndarray) -> np.ndarray:
+        """Mark samples whose class is answered right."""
+        return self.answers(outputs)[:, 0] == self.truth
+
     def score(self, outputs: np.ndarray) -> float:
         """Give accuracy, share of right labels or R² of outputs."""
         if self.task == "regression":
@@ -160,11 +178,23 @@ def compare(
             f"the network itself differs by {rounding:.3g} between float32 and float64: nothing to compare"
         )
     session = open_session(onnx_file)
-    comparisons = [_compare_at(size, session, test, judge, complaints) for size in batch_sizes]
+    # All samples at one size, at the others some: a large network would take minutes for each.
+    largest = max(batch_sizes)
+    some = torch.linspace(0, len(test) - 1, min(SOME, len(test))).long()
+    given: dict[int, tuple[BatchComparison, np.ndarray | None]] = {}
+    for size in batch_sizes:
+        samples, its = (test, judge) if size == largest else (test.part(some), judge.part(some))
+        given[size] = _compare_at(size, session, samples, its, complaints)
+    comparisons = [comparison for comparison, _ in given.values()]
+    whole, outputs_of_all = given[largest]
+    difference = None
+    if outputs_of_all is not None and data.task == "classification":
+        difference = paired_difference(judge.right(outputs_of_all), judge.right(single))
     return Parity(
         samples=len(test),
         torch_score=judge.score(single),
-        onnx_score=comparisons[0].score,
+        onnx_score=whole.score,
+        score_difference=difference,
         max_abs_diff=max(one.max_abs_diff for one in comparisons),
         agreement=min(one.agreement for one in comparisons),
         torch_float32_max_abs_diff=rounding,
@@ -173,14 +203,15 @@ def compare(
         distinct_answers=len(np.unique(judge.answers(outputs), axis=0)),
         by_batch_size=tuple(comparisons),
         complaints=tuple(complaints),
+        judge=judge,
     )
 
 
 def _compare_at(
     size: int, session: "onnxruntime.InferenceSession", test: Samples, judge: Judgement, complaints: list[str]
-) -> BatchComparison:
-    """Compare at one batch size; what is wrong is added to ``complaints``."""
-    useless = BatchComparison(size, math.inf, 0.0, 0.0)
+) -> tuple[BatchComparison, np.ndarray | None]:
+    """Compare at one batch size; what is wrong is added to ``complaints``. Gives the outputs, too, if they fit."""
+    useless = BatchComparison(size, math.inf, 0.0, 0.0, len(test)), None
     try:
         outputs = run(session, test, size)[1] / judge.units
     except Exception as error:  # onnxruntime's errors have no base of their own
@@ -200,7 +231,7 @@ def _compare_at(
     other = judge.differing(outputs)
     if (wrong := other & ~judge.undecided).any():
         complaints.append(f"batch size {size}: {int(wrong.sum())} of {len(test)} answers differ")
-    return BatchComparison(size, worst, 1 - float(other.mean()), judge.score(outputs))
+    return BatchComparison(size, worst, 1 - float(other.mean()), judge.score(outputs), len(test)), outputs
 
 
 def predict_double(model: RawModel, split: Samples) -> np.ndarray:
@@ -222,8 +253,8 @@ def _double_batches(model: nn.Module, split: Samples):
         yield model(inputs.double() if inputs.is_floating_point() else inputs)
 
 
-def open_session(onnx_file: Path) -> "onnxruntime.InferenceSession":
-    """Open an ONNX file on the CPU, on the processors this process may use."""
+def open_session(model: Path | bytes) -> "onnxruntime.InferenceSession":
+    """Open an ONNX file, or what it holds, on the CPU, on the processors this process may use."""
     # Importing it makes an identity of this machine in ~/.cache and reports to its vendor, unless told not to.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
@@ -231,7 +262,15 @@ def open_session(onnx_file: Path) -> "onnxruntime.InferenceSession":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = processors()  # its own guess is the machine's cores, whatever a container allows
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
+    given = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+def answers(
+    session: "onnxruntime.InferenceSession", names: Sequence[str] | None, **given: np.ndarray
+) -> list[np.ndarray]:
+    """Give a model's outputs by name, or all of them, to inputs by name."""
+    return [np.asarray(value) for value in session.run(names, given)]
 
 
 def run(

@@ -16,29 +16,31 @@ from torch import nn
 
 from components.data.fetch import VOCABULARY
 from components.errors import UserError
+from components.export.bundle import INPUTS, OPSET, OUTPUTS, put_around
 from components.files import write_atomically
 from components.raw_model import RawModel, blank
-from components.refs import DataRef, Kind, Task
-
-# Opset 23 and later break masked attention in onnxruntime.
-OPSET = 20
-INPUTS: dict[Kind, str] = {"images": "pixels", "tokens": "tokens", "numbers": "features"}
-OUTPUTS: dict[Task, str] = {"classification": "logits", "multilabel": "logits", "regression": "values"}
+from components.refs import DataRef
 
 
 def warm_up() -> None:
     """Import what an export needs, which takes seconds, beside what this process does or waits for."""
-    names = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxruntime")
+    names = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
     threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True).start()
 
 
-def to_onnx(network: nn.Module, data: DataRef, metadata: Mapping[str, str], path: Path) -> None:
-    """Export ``network`` with the standardisation of its data, for any batch size and any length of sequences.
+def to_onnx(
+    network: nn.Module, data: DataRef, metadata: Mapping[str, str], path: Path, temperature: float = 1.0
+) -> None:
+    """Export ``network`` with the preparation of its inputs and the meaning of its outputs, for any batch size.
 
-    The model takes ``pixels`` (uint8, (batch, C, H, W)), ``tokens`` (int64, (batch, length), padded with 0) or
-    ``features`` (float32, (batch, F, …)), and gives ``logits`` (float32, (batch, classes)) or, in the targets' own
-    units, ``values``. Labels, vocabulary, layout and ``metadata`` are in its ``metadata_props``; traces of
-    source files are not.
+    The model takes ``pixels`` (uint8, (batch, C, H, W) or (batch, H, W, C) of any height and width), ``tokens``
+    (int64, (batch, length), padded with 0) or ``features`` (float32, (batch, F, …)). It gives ``logits`` (float32,
+    (batch, classes)), ``probabilities`` of the same shape and ``labels`` (names (batch,), or of several labels bool
+    (batch, labels)); or, in the targets' own units, ``values``. What else is needed to use it, and ``metadata``, is in
+    its ``metadata_props``; traces of source files are not.
+
+    Args:
+        temperature: by which logits are divided before they become probabilities.
 
     Raises:
         UserError: torch cannot export the network, or the checker refuses the result.
@@ -46,8 +48,9 @@ def to_onnx(network: nn.Module, data: DataRef, metadata: Mapping[str, str], path
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)
     model = RawModel.of(network, data).eval()
     proto = _export(model, data)
+    proto = put_around(proto, data, temperature)
     strip_traces(proto)
-    for key, value in {**describe(data), **metadata}.items():
+    for key, value in {**describe(data, temperature), **metadata}.items():
         proto.metadata_props.add(key=key, value=value)
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -57,21 +60,39 @@ def to_onnx(network: nn.Module, data: DataRef, metadata: Mapping[str, str], path
     write_atomically(path, lambda partial: partial.write_bytes(proto.SerializeToString(deterministic=True)))
 
 
-def describe(data: DataRef) -> dict[str, str]:
+def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Say what the model takes and gives, so that the file can be used without anything beside it."""
     shape = ", ".join(map(str, data.shape))
-    takes = {
-        "images": f"uint8 pixels 0-255, NCHW (batch, {shape})",
-        "tokens": f"int64 token ids (batch, length), at most {shape}; padded with 0 at the end, "
-        "1 for what is not in the vocabulary",
-        "numbers": f"float32 (batch, {shape})",
-    }
+    outputs = len(data.classes)
+    match data.kind:
+        case "images":
+            takes = (
+                "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any "
+                "height and width, grey, RGB or RGBA"
+            )
+            prepares = f"scaled as Pillow's ImageOps.fit does with BILINEAR to {data.shape[2]}x{data.shape[1]}"
+        case "tokens":
+            takes = "int64 token ids (batch, length), padded with 0 at the end, 1 for what is not in the vocabulary"
+            prepares = f"cut after {shape} tokens"
+        case _:
+            takes, prepares = f"float32 (batch, {shape})", "standardised"
     gives = {
-        "classification": f"float32 logits (batch, {len(data.classes)}); the largest is the answer",
-        "multilabel": f"float32 logits (batch, {len(data.classes)}); above 0 is yes",
-        "regression": f"float32 values (batch, {len(data.classes)}) in the targets' own units",
+        "classification": f"logits and probabilities, float32 (batch, {outputs}); labels, the likeliest's name (batch)",
+        "multilabel": f"logits and probabilities, float32 (batch, {outputs}); labels, bool (batch, {outputs})",
+        "regression": f"values, float32 (batch, {outputs}) in the targets' own units",
     }
-    described = {"labels": json.dumps(list(data.classes)), "input": takes[data.kind], "output": gives[data.task]}
+    described = {
+        "labels": json.dumps(list(data.classes)),
+        "kind": data.kind,
+        "task": data.task,
+        "shape": json.dumps(list(data.shape)),
+        "input": takes,
+        "preprocessing": prepares,
+        "output": gives[data.task],
+        "input_statistics": json.dumps({"mean": list(data.mean), "std": list(data.std)}),
+    }
+    if data.task != "regression":
+        described["temperature"] = f"{temperature:.6g}"
     if data.kind == "tokens":
         described["vocabulary"] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
     return described

@@ -14,6 +14,7 @@ from components.refs import FileRef
 from tests.components.export.test_to_onnx import Branching
 
 CONFIG = ExportConfig(batch_sizes=(1, 2, 7, 256))
+EXAMPLE = ("pixels", "logits", "probabilities", "labels")
 LEFT_OF_AN_EARLIER_ONE = ("model.onnx", "parity.json", "example.npz")
 
 
@@ -52,10 +53,11 @@ def test_a_sound_model_is_written_with_its_comparison_and_an_example(trained, to
 def test_the_example_is_what_the_model_gives(trained, toy, toy_test, tmp_path):
     export(trained, toy, toy_test, CONFIG, {}, tmp_path)
     with np.load(tmp_path / "example.npz") as example:
-        pixels, logits = example["pixels"], example["logits"]
+        pixels, logits, probabilities, labels = (example[name] for name in EXAMPLE)
     assert pixels.shape == (EXAMPLES, 1, 28, 28) and pixels.dtype == np.uint8
-    (again,) = open_session(tmp_path / "model.onnx").run(None, {"pixels": pixels})
-    assert np.array_equal(again, logits)
+    again = open_session(tmp_path / "model.onnx").run(None, {"pixels": pixels})
+    assert np.array_equal(again[0], logits) and np.array_equal(again[1], probabilities)
+    assert list(again[2]) == list(labels) == [toy.classes[answer] for answer in logits.argmax(1)]
 
 
 def test_a_model_that_differs_is_not_published_and_what_differs_is_kept(toy, toy_test, folder):

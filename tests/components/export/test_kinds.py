@@ -69,7 +69,7 @@ def test_tokens_are_taken_in_any_batch_and_of_any_length(letters, name, tmp_path
     ref = export(network, letters, read_test(letters), CONFIG, {}, tmp_path)
     assert ref.agreement == 1
     session = open_session(tmp_path / "model.onnx")
-    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    (taken,), (given, *_) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.type, taken.shape) == ("tokens", "tensor(int64)", ["batch", "length"])
     assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["batch", 3])
     model, rng = RawModel.of(network, letters).eval(), np.random.default_rng(0)
@@ -88,7 +88,8 @@ def test_a_model_of_tokens_holds_its_vocabulary(letters, tmp_path):
     to_onnx(made("rnn", letters, **TOKEN_NETWORKS["rnn"]), letters, {"a": "1"}, tmp_path / "model.onnx")
     described = told(tmp_path / "model.onnx")
     assert json.loads(described["vocabulary"])["tokens"] == list(read_vocabulary(letters).tokens)
-    assert described["input"].startswith("int64 token ids (batch, length), at most 12; padded with 0 at the end")
+    assert described["input"].startswith("int64 token ids (batch, length), padded with 0 at the end")
+    assert described["preprocessing"] == "cut after 12 tokens"
     assert json.loads(described["labels"]) == list(letters.classes) and described["a"] == "1"
 
 
@@ -117,7 +118,7 @@ def test_targets_come_in_their_own_units_however_different_these_are(targets, tm
     values = session.run(None, {"features": inputs})[0]
     errors = np.abs(values - truth).mean(0) / truth.std(0)
     assert (errors < 0.05).all()
-    assert told(tmp_path / "model.onnx")["output"] == "float32 values (batch, 3) in the targets' own units"
+    assert told(tmp_path / "model.onnx")["output"] == "values, float32 (batch, 3) in the targets' own units"
     # What is allowed is counted in deviations: neither does the largest target hide the others, nor drown in rounding.
     assert parity["allowed"] < 1e-3 and parity["largest_logit"] < 10
     with np.load(tmp_path / "example.npz") as example:
@@ -150,7 +151,10 @@ def test_labels_are_yes_above_0(tmp_path):
     session = open_session(tmp_path / "model.onnx")
     answers = session.run(None, {"features": np.load(data.folder / "test_inputs.npy")})[0] > 0
     assert parity["onnx_score"] == pytest.approx((answers == np.load(data.folder / "test_labels.npy")).mean())
-    assert told(tmp_path / "model.onnx")["output"] == "float32 logits (batch, 3); above 0 is yes"
+    assert (
+        told(tmp_path / "model.onnx")["output"]
+        == "logits and probabilities, float32 (batch, 3); labels, bool (batch, 3)"
+    )
 
 
 def test_an_answer_that_turns_is_seen_where_labels_are_many(tmp_path):

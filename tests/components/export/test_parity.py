@@ -163,10 +163,11 @@ def test_swapped_channels_are_seen(tmp_path):
     proto = onnx.load(tmp_path / "model.onnx")
     for node in proto.graph.node:
         for at, name in enumerate(node.input):
-            if name == "pixels":
+            if name == "prepared":
                 node.input[at] = "swapped"
     proto.graph.initializer.append(constant("order", 2, 1, 0))
-    proto.graph.node.insert(0, helper.make_node("Gather", ["pixels", "order"], ["swapped"], axis=1))
+    at = next(number for number, node in enumerate(proto.graph.node) if "prepared" in node.output)
+    proto.graph.node.insert(at + 1, helper.make_node("Gather", ["prepared", "order"], ["swapped"], axis=1))
     onnx.save(proto, tmp_path / "model.onnx")
     assert not compare(tmp_path / "model.onnx", network, data, test, FEW, TOLERANCE).passed
 

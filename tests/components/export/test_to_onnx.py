@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch import nn
 
 from components.errors import UserError
+from components.export.bundle import plain, preparation
 from components.export.parity import open_session
 from components.export.to_onnx import to_onnx
 from components.raw_model import RawModel
@@ -34,16 +36,58 @@ class Branching(nn.Module):
 
 def test_the_model_takes_raw_pixels_in_any_batch_and_gives_logits(exported, toy, toy_test):
     session = open_session(exported.path)
-    (taken,), (given,) = session.get_inputs(), session.get_outputs()
-    assert (taken.name, taken.type, taken.shape) == ("pixels", "tensor(uint8)", ["batch", 1, 28, 28])
-    assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["batch", 10])
+    (taken,), given = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.type, taken.shape) == ("pixels", "tensor(uint8)", ["batch", "d1", "d2", "d3"])
+    assert [(one.name, one.type, one.shape) for one in given] == [
+        ("logits", "tensor(float)", ["batch", 10]),
+        ("probabilities", "tensor(float)", ["batch", 10]),
+        ("labels", "tensor(string)", ["batch"]),
+    ]
     model = RawModel.of(exported.network, toy).eval()
     for size in (1, 2, 5, 203):
         pixels = toy_test.inputs[:size]
         with torch.no_grad():
             expected = model(pixels).numpy()
-        (logits,) = session.run(None, {"pixels": pixels.numpy()})
+        logits, probabilities, labels = session.run(None, {"pixels": pixels.numpy()})
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(probabilities, torch.softmax(torch.tensor(logits), 1), rtol=1e-4, atol=1e-6)
+        assert list(labels) == [toy.classes[answer] for answer in logits.argmax(1)]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_any_size_and_colours_are_prepared_as_pillow_does_it(tmp_path, channels, mode):
+    data = toy_data(tmp_path, channels=channels, size=24, train=4, test=2)
+    session = open_session(plain(preparation(data), "prepare.", ["prepared"]).SerializeToString())
+    rng, bands = np.random.default_rng(0), {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    for height, width in ((24, 24), (57, 40), (40, 57), (90, 31), (17, 20), (24, 1)):
+        pixels = rng.integers(0, 256, (height, width, bands), dtype=np.uint8)
+        picture = Image.fromarray(pixels[:, :, 0] if bands == 1 else pixels)
+        if mode == "RGBA":
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        picture = picture.convert("L" if channels == 1 else "RGB")
+        if picture.size != (24, 24):
+            picture = ImageOps.fit(picture, (24, 24), Image.Resampling.BILINEAR)
+        wanted = np.asarray(picture).reshape(24, 24, channels).transpose(2, 0, 1)
+        (last,) = session.run(None, {"pixels": pixels[None]})
+        assert last.shape == (1, channels, 24, 24)
+        difference = np.abs(last[0].astype(int) - wanted)
+        assert difference.max() <= 1 and (difference > 0).mean() < (0.05 if picture.size != (24, 24) else 0.1)
+        if (height, width) == (24, 24):
+            assert not difference.any()
+        if width > 4:
+            (first,) = session.run(None, {"pixels": pixels.transpose(2, 0, 1)[None]})
+            assert np.array_equal(first, last)
+
+
+def test_a_temperature_softens_probabilities_and_changes_no_answer(exported, toy, toy_test, tmp_path):
+    to_onnx(exported.network, toy, {}, tmp_path / "soft.onnx", temperature=2.5)
+    pixels = toy_test.inputs[:9].numpy()
+    logits, probabilities, labels = open_session(tmp_path / "soft.onnx").run(None, {"pixels": pixels})
+    np.testing.assert_allclose(probabilities, torch.softmax(torch.tensor(logits) / 2.5, 1), rtol=1e-4)
+    assert list(labels) == list(open_session(exported.path).run(["labels"], {"pixels": pixels})[0])
+    told = {entry.key: entry.value for entry in onnx.load(tmp_path / "soft.onnx").metadata_props}
+    assert told["temperature"] == "2.5"
 
 
 def test_the_model_is_one_valid_file_of_opset_20(exported):
@@ -66,10 +110,12 @@ def test_the_model_tells_nothing_of_where_it_was_made(exported):
 def test_the_model_says_what_it_takes_and_what_its_answers_mean(exported, toy):
     told = {entry.key: entry.value for entry in exported.proto().metadata_props}
     assert json.loads(told["labels"]) == list(toy.classes)
-    assert told["input"] == "uint8 pixels 0-255, NCHW (batch, 1, 28, 28)"
-    assert told["output"].startswith("float32 logits (batch, 10)")
+    assert told["input"].startswith("uint8 pixels 0-255, (batch, height, width, channels) or ")
+    assert told["preprocessing"] == "scaled as Pillow's ImageOps.fit does with BILINEAR to 28x28"
+    assert told["output"].startswith("logits and probabilities, float32 (batch, 10)")
+    assert (told["kind"], told["task"], json.loads(told["shape"])) == ("images", "classification", [1, 28, 28])
+    assert json.loads(told["input_statistics"]) == {"mean": list(toy.mean), "std": list(toy.std)}
     assert METADATA.items() <= told.items()
-    assert set(told) == {"labels", "input", "output", *METADATA}
 
 
 def test_the_same_network_gives_the_same_bytes(exported, toy, tmp_path):
@@ -105,7 +151,6 @@ def test_colours_and_other_sizes_are_exported(tmp_path):
     data = toy_data(tmp_path, channels=3, size=8, classes=2, train=4, test=2)
     to_onnx(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)), data, {}, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx")
-    assert session.get_inputs()[0].shape == ["batch", 3, 8, 8]
     assert session.run(None, {"pixels": np.zeros((3, 3, 8, 8), np.uint8)})[0].shape == (3, 2)
 
 
