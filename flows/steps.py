@@ -248,8 +248,9 @@ def fit(
 ) -> FitRef:
     """Train the network, and keep its best and its last state."""
     from components.data.batches import training_sizes
+    from components.evaluation import evaluate
     from components.evaluation.pictures import draw_curves
-    from components.export.to_onnx import warm_up
+    from components.export import to_onnx
     from components.training.job import Job
     from components.training.precision import resolve_precision
     from components.training.processes import processes_for, train_apart
@@ -272,7 +273,8 @@ def fit(
     told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
     history = []
-    warm_up()
+    evaluate.warm_up()
+    to_onnx.warm_up()
     with stop_signals() as stop, TrainingDisplay(config.epochs, sizes[0], data.measure) as display:
 
         def resumed(epoch: int, step: int) -> None:
@@ -341,18 +343,21 @@ def settle(
 
 
 @step()
-def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef, run: RunRef) -> EvaluationRef:
-    """Score the best weights on the test split."""
-    from components.data.batches import read_test
+def evaluate(
+    config: EvaluateConfig, validation_fraction: float, seed: int, trained: FitRef, data: DataRef, run: RunRef
+) -> EvaluationRef:
+    """Score the best weights on the test split; how sure they may be is learned from the validation split."""
+    from components.data.batches import read_test, read_validation
     from components.device import resolve
     from components.evaluation.evaluate import evaluate
     from components.initialize import restore
 
     network = restore(trained.network, trained.weights, data)
-    scores = evaluate(network, read_test(data), data, resolve(trained.device), config.batch_size, run.folder)
+    device, validation = resolve(trained.device), read_validation(data, validation_fraction, seed)
+    scores = evaluate(network, read_test(data), data, device, config.batch_size, run.folder, validation)
     tracking.log_metrics(run, scores.metrics())
-    tracking.log_files(run, [scores.picture.path], "pictures")
-    tracking.log_files(run, [scores.report.path])
+    tracking.log_files(run, [one.path for one in (scores.picture, *scores.pictures)], "pictures")
+    tracking.log_files(run, [one.path for one in (scores.report, scores.predictions) if one])
     measure, loss = scores.measure.replace("_", " "), PLAIN_LOSSES[data.task]
     logger.info("test  %s %s, %s %.4f", measure, scores.words(), loss, scores.loss)
     return scores

@@ -16,8 +16,8 @@ from torch import nn
 from components.data.batches import Samples
 from components.device import processors
 from components.errors import UserError
-from components.evaluation.evaluate import predict
 from components.evaluation.metrics import target_scores
+from components.evaluation.predictions import predict
 from components.raw_model import RawModel
 from components.refs import DataRef, Task
 
