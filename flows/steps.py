@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from components.config import (
     RunConfig,
     TrainConfig,
 )
-from components.errors import Unreachable
+from components.errors import Unreachable, UserError
 from components.files import write_text
 from components.ingredients import of_run
 from components.places import Runs, data_cache
@@ -460,10 +461,63 @@ def recipe_of(run: str) -> RunConfig:
     folder = runs.work / "recipes" / recorded.run_id
     tracking.fetch_recipe(runs, recorded, folder)
     config = read_recipe(folder)
-    logger.info(
-        "reproducing run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name
-    )
+    logger.info("run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name)
     return config.model_copy(update={"name": f"{recorded.name} again"})
+
+
+def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> EvaluationRef:
+    """Score the weights of a recorded run on its own data set's test split, or on another one's."""
+    from components.data.batches import read_validation
+    from components.data.fetch import arguments, fetch
+    from components.device import resolve
+    from components.evaluation.evaluate import evaluate
+    from components.evaluation.other_data import as_trained, read_as_trained
+    from components.initialize import restore
+
+    runs = Runs.here()
+    recorded = tracking.recorded(runs, run)
+    trained = fetch(recipe.data.name, data_cache(), args=arguments(recipe.data))
+    data = fetch(other.name, data_cache(), args=arguments(other)) if other else trained
+    fitting = as_trained(data, trained)
+    folder = evaluation_folder(runs, recorded.run_id, data)
+    weights = FileRef.of(tracking.fetch_file(runs, recorded, "weights/best.safetensors", folder))
+    network = NetworkRef(reference=recipe.model.name, arguments=recipe.model.args, weights=weights, parameters=0)
+    validation = read_validation(trained, recipe.data.validation_fraction, recipe.seed)
+    scores = evaluate(
+        restore(network, weights, trained),
+        read_as_trained(data, trained),
+        fitting,
+        resolve(recipe.device),
+        recipe.evaluate.batch_size,
+        folder,
+        validation,
+    )
+    logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
+    return scores
+
+
+def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:
+    """Score an ONNX model on a data set's test split."""
+    from components.data.fetch import arguments, fetch
+    from components.evaluation.other_data import evaluate_onnx
+
+    log_to_prefect()
+    if not model.is_file():
+        raise UserError(f"There is no file {model}.")
+    if config is None:
+        raise UserError(f"On which data is {model.name} to be evaluated?", "Say --data NAME.")
+    data = fetch(config.name, data_cache(), args=arguments(config))
+    folder = evaluation_folder(Runs.here().ready(), FileRef.of(model).sha256, data)
+    scores = evaluate_onnx(model, data, folder, EvaluateConfig().batch_size)
+    logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
+    return scores
+
+
+def evaluation_folder(runs: Runs, subject: str, data: DataRef) -> Path:
+    """The place of an evaluation that belongs to no run."""
+    folder = runs.work / "evaluations" / f"{subject[:12]}-{data.sha256[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def compare(run: str, again: TrainResult) -> Reproduction:
