@@ -192,6 +192,16 @@ def steps(run: RunRef) -> dict[str, StepRef]:
     return {record["name"]: StepRef(**record["step"]) for record in records}
 
 
+def metrics(run: RunRef) -> dict[str, list[tuple[int, float]]]:
+    """Give the metrics that were recorded so far: by name, steps and values in order."""
+    found: dict[str, dict[int, float]] = {}
+    for record in _journal(run).records():
+        if record["kind"] == "metrics":
+            for name, value in record["values"].items():
+                found.setdefault(name, {}).setdefault(record["step"], value)
+    return {name: sorted(values.items()) for name, values in found.items()}
+
+
 def replay(run: RunRef, source: Path, name: str) -> None:
     """Record what a step of another run recorded: this run has its result.
 

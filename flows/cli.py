@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -76,6 +77,7 @@ def run(arguments: list[str]) -> int:
         "repair": repair,
         "reproduce": reproduce,
         "evaluate": evaluate,
+        "report": report,
         "join": join,
         "models": list_models,
         "datasets": list_datasets,
@@ -153,6 +155,9 @@ def make_parser() -> Parser:
     )
     scoring.add_argument("--data", metavar="NAME", help="another data set of the same shape and classes")
     scoring.add_argument("--json", action="store_true", help="print the scores as one JSON object")
+    reporting = command("report", "have a run's report as one HTML page; says where it is")
+    reporting.add_argument("run", metavar="RUN", help="id of a run in MLflow, the beginning of it, its name, or last")
+    reporting.add_argument("--open", action="store_true", help="open it in a browser")
     joining = command("join", "take part in a training of several machines")
     joining.add_argument("folder", type=Path, metavar="FOLDER", help="as the first machine told it")
     listing = command("models", "list the networks that can be named")
@@ -161,7 +166,7 @@ def make_parser() -> Parser:
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "evaluate"):
+    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "evaluate", "report"):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -379,6 +384,19 @@ def evaluate(options: argparse.Namespace) -> int:
         print(scores.model_dump_json(), flush=True)
     else:
         show_scores(scores)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    runs = Runs.here().ready()
+
+    from components import tracking
+
+    recorded = tracking.recorded(runs, options.run)
+    page = tracking.fetch_file(runs, recorded, "report.html", runs.work / "reports" / recorded.run_id)
+    print(page)
+    if options.open:
+        webbrowser.open(page.as_uri())
     return 0
 
 

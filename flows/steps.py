@@ -49,6 +49,7 @@ from components.refs import (
     RunRef,
     TrainResult,
 )
+from components.results import Results
 from components.training.launch import started_ahead
 from flows import interrupted, prefect_server
 from flows.console import TrainingDisplay
@@ -412,7 +413,8 @@ def conclude(
     version: str | None,
     run: RunRef,
 ) -> TrainResult:
-    """Write the report, show it in both UIs, and give the result."""
+    """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
+    from components.evaluation.page import Record, write_page
     from components.evaluation.report import write_report
 
     done = tracking.steps(run)
@@ -420,7 +422,11 @@ def conclude(
     flow_url = flow_run_url()
     text = report.read_text(encoding="utf-8")
     tracking.log_tags(run, {"mlflow.note.content": f"{text}\n[Flow run in Prefect]({flow_url})"})
-    tracking.log_files(run, [report])
+    results = Results(Runs.here())
+    found = {step: results.find(step, done[step].key) for step in ("inspect", "check") if step in done}
+    inspection, check = (held[0].report if (held := found.get(step)) else None for step in ("inspect", "check"))
+    known = (config, trained, scores, model, data, version, done, run, tracking.metrics(run), inspection, check)
+    tracking.log_files(run, [report, write_page(Record(*known))])
     create_markdown_artifact(
         f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words"
     )

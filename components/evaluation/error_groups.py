@@ -67,7 +67,7 @@ def _groups(test: Samples, data: DataRef) -> Iterator[tuple[str, str, np.ndarray
             yield "class", name, labels == number
     for by, unit, values in measures(test, data):
         for (low, high), chosen in thirds(values):
-            yield by, f"{low:.4g} to {high:.4g}{unit}", chosen
+            yield by, f"{low:.3g} to {high:.3g}{unit}", chosen
 
 
 def measures(test: Samples, data: DataRef) -> Iterator[tuple[str, str, np.ndarray]]:
