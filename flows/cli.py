@@ -78,6 +78,7 @@ def run(arguments: list[str]) -> int:
         "reproduce": reproduce,
         "evaluate": evaluate,
         "report": report,
+        "compare": compare,
         "join": join,
         "models": list_models,
         "datasets": list_datasets,
@@ -158,6 +159,11 @@ def make_parser() -> Parser:
     reporting = command("report", "have a run's report as one HTML page; says where it is")
     reporting.add_argument("run", metavar="RUN", help="id of a run in MLflow, the beginning of it, its name, or last")
     reporting.add_argument("--open", action="store_true", help="open it in a browser")
+    comparing = command("compare", "say how much better one run is than another, on the same test samples")
+    for name, text in (("first", "a run, as in report"), ("second", "the other one: told is how much better it is")):
+        comparing.add_argument(name, metavar="RUN", help=text)
+    comparing.add_argument("--json", action="store_true", help="print the differences as one JSON object")
+    comparing.add_argument("--open", action="store_true", help="open the page in a browser")
     joining = command("join", "take part in a training of several machines")
     joining.add_argument("folder", type=Path, metavar="FOLDER", help="as the first machine told it")
     listing = command("models", "list the networks that can be named")
@@ -166,7 +172,7 @@ def make_parser() -> Parser:
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "evaluate", "report"):
+    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "evaluate", "report", "compare"):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -397,6 +403,20 @@ def report(options: argparse.Namespace) -> int:
     print(page)
     if options.open:
         webbrowser.open(page.as_uri())
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from flows.compare import compare, show
+
+    compared = compare(Runs.here().ready(), options.first, options.second)
+    if options.json:
+        runs = {"first": compared.first.run_id, "second": compared.second.run_id}
+        print(json.dumps({**runs, **compared.pairing.as_plain(), "page": str(compared.page)}), flush=True)
+    else:
+        show(compared)
+    if options.open:
+        webbrowser.open(compared.page.as_uri())
     return 0
 
 

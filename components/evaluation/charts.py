@@ -103,17 +103,19 @@ def lines(
     )
 
 
-def bars(rows: Sequence[Bar], reference: float | None = None) -> Markup:
+def bars(rows: Sequence[Bar], reference: float | None = None, limits: tuple[float, float] = (0.0, 1.0)) -> Markup:
     """Draw shares one below the other, each with its interval; the axis ends where the intervals do.
 
     Args:
-        reference: a share that all are held against: a line from top to bottom.
+        reference: a share that all are held against: a line from top to bottom, always within the axis.
+        limits: beyond which the axis does not go.
     """
     if not rows:
         return Markup("")
-    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    held = [] if reference is None else [reference]
+    low, high = min(*held, *(row.low for row in rows), 1.0), max(*held, *(row.high for row in rows), -1.0)
     space = 0.04 * (high - low) or 0.05
-    low, high = max(0.0, low - space), min(1.0, high + space)
+    low, high = max(limits[0], low - space), min(limits[1], high + space)
 
     def at(share: float) -> float:
         return 100 * min(1.0, max(0.0, (share - low) / (high - low)))
