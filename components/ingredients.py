@@ -46,7 +46,7 @@ LIBRARIES = {
     "initialize": ("torch", "torchvision"),
     "check": ("torch",),
     "fit": ("torch", "torchvision", "numpy"),
-    "evaluate": ("torch", "numpy"),
+    "evaluate": ("torch", "numpy", "scipy", "scikit-learn", "captum", "pillow", "matplotlib"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "register": ("mlflow",),
 }

@@ -193,10 +193,16 @@ class EvaluationRef(Ref):
     loss: float
     """Mean cross-entropy (nats) of classes or labels; mean squared error of standardised targets."""
     samples: int
+    temperature: float = 1.0
+    """By which logits are divided so that probabilities are as often right as they say; 1 where it was not fitted."""
     report: FileRef
     """All of it as JSON, for each class, label or target."""
     picture: FileRef
     """Truth against answers, drawn."""
+    pictures: tuple[FileRef, ...] = ()
+    """More of them: calibration, the worst mistakes, what the network looks at."""
+    predictions: FileRef | None = None
+    """What it gave for each test sample, beside the truth (``.npz``)."""
 
     def identity(self) -> dict[str, str]:
         return {"the evaluation": self.report.sha256}

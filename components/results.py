@@ -145,6 +145,9 @@ def _refs(value: object) -> Iterator[FileRef | DataRef]:
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from _refs(getattr(value, name))
+    elif isinstance(value, tuple):
+        for held in value:
+            yield from _refs(held)
 
 
 def is_intact(ref: FileRef | DataRef) -> bool:

@@ -46,8 +46,9 @@ HEARTBEAT_SECONDS = 60.0
 LINGER_SECONDS = 60.0  # so long the recorder tries on when the run's process has gone
 ERROR_TAG = "error"
 RESTARTS = 3  # of a recorder that dies, each time that something is waited for
-# Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here.
+# Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here, nor to draw bars.
 SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+SILENCE["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 # ---------------------------------------------------------------------------------------------- the run's side
 
@@ -189,6 +190,16 @@ def steps(run: RunRef) -> dict[str, StepRef]:
     """Give the steps that were recorded so far, by name."""
     records = [record for record in _journal(run).records() if record["kind"] == "step"]
     return {record["name"]: StepRef(**record["step"]) for record in records}
+
+
+def metrics(run: RunRef) -> dict[str, list[tuple[int, float]]]:
+    """Give the metrics that were recorded so far: by name, steps and values in order."""
+    found: dict[str, dict[int, float]] = {}
+    for record in _journal(run).records():
+        if record["kind"] == "metrics":
+            for name, value in record["values"].items():
+                found.setdefault(name, {}).setdefault(record["step"], value)
+    return {name: sorted(values.items()) for name, values in found.items()}
 
 
 def replay(run: RunRef, source: Path, name: str) -> None:
@@ -617,7 +628,7 @@ def relocate(runs: Runs) -> list[str]:
 
 
 def recorded(runs: Runs, run: str) -> Recorded:
-    """Read a run by its id, the beginning of it, or its name.
+    """Read a run by its id, the beginning of it, or its name; ``last`` is the latest that has trained weights.
 
     Raises:
         UserError: there is none, or several; or MLflow doesn't answer.
@@ -628,6 +639,11 @@ def recorded(runs: Runs, run: str) -> Recorded:
         fitting = [one for one in known if one.info.run_id == run] or [
             one for one in known if one.info.run_name == run or (len(run) > 5 and one.info.run_id.startswith(run))
         ]
+        if run == "last" and not fitting:
+            finished = [one for one in known if "weights.sha256" in one.data.tags]
+            fitting = sorted(finished, key=lambda one: -one.info.start_time)[:1]
+            if not fitting:
+                raise UserError("There is no run yet.", "`torchmill train` makes one.")
         if len(fitting) != 1:
             if fitting:
                 ids = ", ".join(one.info.run_id for one in fitting[:5])
@@ -652,6 +668,20 @@ def tag(runs: Runs, run_id: str, tags: Mapping[str, str]) -> None:
     with _client(runs) as client:
         for name, value in tags.items():
             client.set_tag(run_id, name, value)
+
+
+def fetch_file(runs: Runs, run: Recorded, name: str, folder: Path) -> Path:
+    """Copy an artifact of a run, as ``weights/best.safetensors``, into a folder; gives its place there.
+
+    Raises:
+        UserError: it isn't there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _client(runs) as client:
+        parent = name.rpartition("/")[0]
+        if name not in {item.path for item in client.list_artifacts(run.run_id, parent or None)}:
+            raise UserError(f"Run {run.name} has no {name} among its artifacts.", "Did it come to its end?")
+        return Path(client.download_artifacts(run.run_id, name, str(folder)))
 
 
 def fetch_recipe(runs: Runs, run: Recorded, folder: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -75,6 +76,9 @@ def run(arguments: list[str]) -> int:
         "schedule": schedule,
         "repair": repair,
         "reproduce": reproduce,
+        "evaluate": evaluate,
+        "report": report,
+        "compare": compare,
         "join": join,
         "models": list_models,
         "datasets": list_datasets,
@@ -146,6 +150,20 @@ def make_parser() -> Parser:
     reproducing = command("reproduce", "run a recorded run again and say what is equal")
     reproducing.add_argument("run", metavar="RUN_ID", help="id of a run in MLflow, the beginning of it, or its name")
     reproducing.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
+    scoring = command("evaluate", "score a run's network, or an ONNX model, once more or on other data")
+    scoring.add_argument(
+        "subject", metavar="RUN", help="id of a run in MLflow, the beginning of it, its name, or last; or MODEL.onnx"
+    )
+    scoring.add_argument("--data", metavar="NAME", help="another data set of the same shape and classes")
+    scoring.add_argument("--json", action="store_true", help="print the scores as one JSON object")
+    reporting = command("report", "have a run's report as one HTML page; says where it is")
+    reporting.add_argument("run", metavar="RUN", help="id of a run in MLflow, the beginning of it, its name, or last")
+    reporting.add_argument("--open", action="store_true", help="open it in a browser")
+    comparing = command("compare", "say how much better one run is than another, on the same test samples")
+    for name, text in (("first", "a run, as in report"), ("second", "the other one: told is how much better it is")):
+        comparing.add_argument(name, metavar="RUN", help=text)
+    comparing.add_argument("--json", action="store_true", help="print the differences as one JSON object")
+    comparing.add_argument("--open", action="store_true", help="open the page in a browser")
     joining = command("join", "take part in a training of several machines")
     joining.add_argument("folder", type=Path, metavar="FOLDER", help="as the first machine told it")
     listing = command("models", "list the networks that can be named")
@@ -154,7 +172,7 @@ def make_parser() -> Parser:
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce"):
+    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "evaluate", "report", "compare"):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -352,6 +370,54 @@ def reproduce(options: argparse.Namespace) -> int:
     else:
         show_comparison(done)
     return 0 if done.is_equal else 1
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    data = configuration.load(None, {"data": options.data}).data if options.data else None
+    runs = Runs.here().ready()
+    signal.signal(signal.SIGTERM, _terminated)
+    _quiet_prefect()
+
+    from flows import prefect_server
+    from flows.console import show_log, show_scores
+
+    show_log()
+    with prefect_server.at_hand(runs):
+        from flows.evaluate import evaluate
+
+        scores = evaluate(options.subject, data)
+    if options.json:
+        print(scores.model_dump_json(), flush=True)
+    else:
+        show_scores(scores)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    runs = Runs.here().ready()
+
+    from components import tracking
+
+    recorded = tracking.recorded(runs, options.run)
+    page = tracking.fetch_file(runs, recorded, "report.html", runs.work / "reports" / recorded.run_id)
+    print(page)
+    if options.open:
+        webbrowser.open(page.as_uri())
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from flows.compare import compare, show
+
+    compared = compare(Runs.here().ready(), options.first, options.second)
+    if options.json:
+        runs = {"first": compared.first.run_id, "second": compared.second.run_id}
+        print(json.dumps({**runs, **compared.pairing.as_plain(), "page": str(compared.page)}), flush=True)
+    else:
+        show(compared)
+    if options.open:
+        webbrowser.open(compared.page.as_uri())
+    return 0
 
 
 def join(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """What a run shows in the terminal: on stderr, so that stdout is the result's alone."""
 
+import json
 import logging
 import sys
 import time
@@ -8,7 +9,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from components.refs import Reproduction
+from components.evaluation.headline import headline
+from components.refs import MEASURES, EvaluationRef, Reproduction
 from components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
@@ -51,6 +53,18 @@ def show_comparison(done: Reproduction) -> None:
         print(f"{'circumstances':{width}}  equal: versions, machine, device, Torchmill's source")
     count = sum(one.is_equal for one in results)
     print(f"\n{count} of {len(results)} results are equal" + (", to the last byte." if done.is_equal else "."))
+
+
+def show_scores(scores: EvaluationRef) -> None:
+    """Print the first things to know of an evaluation, each with its interval."""
+    report = json.loads(scores.report.path.read_text(encoding="utf-8"))
+    task = next(task for task, measure in MEASURES.items() if measure == scores.measure)
+    rows = headline(report, task)
+    names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
+    print(f"\n{'':{names}}  {'':{values}}  95 % interval, of {scores.samples:,} samples")
+    for row in rows:
+        print(f"{row.name:{names}}  {row.value:>{values}}  {row.interval}".rstrip())
+    print(f"\nAll of it: {scores.report.path}")
 
 
 class TrainingDisplay:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from components.config import (
     RunConfig,
     TrainConfig,
 )
-from components.errors import Unreachable
+from components.errors import Unreachable, UserError
 from components.files import write_text
 from components.ingredients import of_run
 from components.places import Runs, data_cache
@@ -48,6 +49,7 @@ from components.refs import (
     RunRef,
     TrainResult,
 )
+from components.results import Results
 from components.training.launch import started_ahead
 from flows import interrupted, prefect_server
 from flows.console import TrainingDisplay
@@ -248,8 +250,9 @@ def fit(
 ) -> FitRef:
     """Train the network, and keep its best and its last state."""
     from components.data.batches import training_sizes
+    from components.evaluation import evaluate
     from components.evaluation.pictures import draw_curves
-    from components.export.to_onnx import warm_up
+    from components.export import to_onnx
     from components.training.job import Job
     from components.training.precision import resolve_precision
     from components.training.processes import processes_for, train_apart
@@ -272,7 +275,8 @@ def fit(
     told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
     history = []
-    warm_up()
+    evaluate.warm_up()
+    to_onnx.warm_up()
     with stop_signals() as stop, TrainingDisplay(config.epochs, sizes[0], data.measure) as display:
 
         def resumed(epoch: int, step: int) -> None:
@@ -341,18 +345,21 @@ def settle(
 
 
 @step()
-def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef, run: RunRef) -> EvaluationRef:
-    """Score the best weights on the test split."""
-    from components.data.batches import read_test
+def evaluate(
+    config: EvaluateConfig, validation_fraction: float, seed: int, trained: FitRef, data: DataRef, run: RunRef
+) -> EvaluationRef:
+    """Score the best weights on the test split; how sure they may be is learned from the validation split."""
+    from components.data.batches import read_test, read_validation
     from components.device import resolve
     from components.evaluation.evaluate import evaluate
     from components.initialize import restore
 
     network = restore(trained.network, trained.weights, data)
-    scores = evaluate(network, read_test(data), data, resolve(trained.device), config.batch_size, run.folder)
+    device, validation = resolve(trained.device), read_validation(data, validation_fraction, seed)
+    scores = evaluate(network, read_test(data), data, device, config.batch_size, run.folder, validation)
     tracking.log_metrics(run, scores.metrics())
-    tracking.log_files(run, [scores.picture.path], "pictures")
-    tracking.log_files(run, [scores.report.path])
+    tracking.log_files(run, [one.path for one in (scores.picture, *scores.pictures)], "pictures")
+    tracking.log_files(run, [one.path for one in (scores.report, scores.predictions) if one])
     measure, loss = scores.measure.replace("_", " "), PLAIN_LOSSES[data.task]
     logger.info("test  %s %s, %s %.4f", measure, scores.words(), loss, scores.loss)
     return scores
@@ -406,7 +413,8 @@ def conclude(
     version: str | None,
     run: RunRef,
 ) -> TrainResult:
-    """Write the report, show it in both UIs, and give the result."""
+    """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
+    from components.evaluation.page import Record, write_page
     from components.evaluation.report import write_report
 
     done = tracking.steps(run)
@@ -414,7 +422,11 @@ def conclude(
     flow_url = flow_run_url()
     text = report.read_text(encoding="utf-8")
     tracking.log_tags(run, {"mlflow.note.content": f"{text}\n[Flow run in Prefect]({flow_url})"})
-    tracking.log_files(run, [report])
+    results = Results(Runs.here())
+    found = {step: results.find(step, done[step].key) for step in ("inspect", "check") if step in done}
+    inspection, check = (held[0].report if (held := found.get(step)) else None for step in ("inspect", "check"))
+    known = (config, trained, scores, model, data, version, done, run, tracking.metrics(run), inspection, check)
+    tracking.log_files(run, [report, write_page(Record(*known))])
     create_markdown_artifact(
         f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words"
     )
@@ -455,10 +467,63 @@ def recipe_of(run: str) -> RunConfig:
     folder = runs.work / "recipes" / recorded.run_id
     tracking.fetch_recipe(runs, recorded, folder)
     config = read_recipe(folder)
-    logger.info(
-        "reproducing run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name
-    )
+    logger.info("run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name)
     return config.model_copy(update={"name": f"{recorded.name} again"})
+
+
+def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> EvaluationRef:
+    """Score the weights of a recorded run on its own data set's test split, or on another one's."""
+    from components.data.batches import read_validation
+    from components.data.fetch import arguments, fetch
+    from components.device import resolve
+    from components.evaluation.evaluate import evaluate
+    from components.evaluation.other_data import as_trained, read_as_trained
+    from components.initialize import restore
+
+    runs = Runs.here()
+    recorded = tracking.recorded(runs, run)
+    trained = fetch(recipe.data.name, data_cache(), args=arguments(recipe.data))
+    data = fetch(other.name, data_cache(), args=arguments(other)) if other else trained
+    fitting = as_trained(data, trained)
+    folder = evaluation_folder(runs, recorded.run_id, data)
+    weights = FileRef.of(tracking.fetch_file(runs, recorded, "weights/best.safetensors", folder))
+    network = NetworkRef(reference=recipe.model.name, arguments=recipe.model.args, weights=weights, parameters=0)
+    validation = read_validation(trained, recipe.data.validation_fraction, recipe.seed)
+    scores = evaluate(
+        restore(network, weights, trained),
+        read_as_trained(data, trained),
+        fitting,
+        resolve(recipe.device),
+        recipe.evaluate.batch_size,
+        folder,
+        validation,
+    )
+    logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
+    return scores
+
+
+def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:
+    """Score an ONNX model on a data set's test split."""
+    from components.data.fetch import arguments, fetch
+    from components.evaluation.other_data import evaluate_onnx
+
+    log_to_prefect()
+    if not model.is_file():
+        raise UserError(f"There is no file {model}.")
+    if config is None:
+        raise UserError(f"On which data is {model.name} to be evaluated?", "Say --data NAME.")
+    data = fetch(config.name, data_cache(), args=arguments(config))
+    folder = evaluation_folder(Runs.here().ready(), FileRef.of(model).sha256, data)
+    scores = evaluate_onnx(model, data, folder, EvaluateConfig().batch_size)
+    logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
+    return scores
+
+
+def evaluation_folder(runs: Runs, subject: str, data: DataRef) -> Path:
+    """The place of an evaluation that belongs to no run."""
+    folder = runs.work / "evaluations" / f"{subject[:12]}-{data.sha256[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def compare(run: str, again: TrainResult) -> Reproduction:

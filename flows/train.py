@@ -30,7 +30,7 @@ def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = 
         if config.check.level != "off":
             steps.check(config.check, config.train, config.seed, network, data, run)
         trained = steps.fit(config.train, config.data, config.device, config.seed, network, data, run)
-        scores = steps.evaluate(config.evaluate, trained, data, run)
+        scores = steps.evaluate(config.evaluate, config.data.validation_fraction, config.seed, trained, data, run)
         model = steps.export(config.export, trained, scores, data, run)
         version = steps.register(config.registered_name, model, scores, data, run) if publish else None
         return steps.conclude(config, trained, scores, model, data, version, run)

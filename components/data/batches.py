@@ -113,6 +113,14 @@ def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple
     return _samples(data, inputs, labels, training), _samples(data, inputs, labels, validation)
 
 
+def read_validation(data: DataRef, validation_fraction: float, seed: int) -> Samples:
+    """Give the validation split alone, the same as ``read_training`` does."""
+    if data.validation_size:
+        return _samples(data, *_read(data, "validation"))
+    inputs, labels = _read(data, "train")
+    return _samples(data, inputs, labels, stratified_split(labels, validation_fraction, seed)[1])
+
+
 def training_sizes(data: DataRef, validation_fraction: float, seed: int) -> tuple[int, int]:
     """Samples of the training and of the validation split."""
     if data.validation_size:

@@ -76,28 +76,29 @@ def _pictures(
     legend = 24 * any(color == RED for _, _, color, _ in lines)
     height = len(lines) * (CELL + GAP) + GAP
     sheet = Image.new("RGB", (TITLE + EACH * (CELL + GAP) + GAP, height + legend), "white")
-    pen, font = ImageDraw.Draw(sheet), _font(15)
+    pen, font = ImageDraw.Draw(sheet), typeface(15)
     if legend:
         pen.text((GAP, height), "In red: doubtful, for their neighbours have another label.", fill=RED, font=font)
     for line, (name, number, color, rows) in enumerate(lines):
         top = GAP + line * (CELL + GAP)
-        shown = _short(name, 15) if _is_legible(name, font) else f"class {number}" + "?" * (color == RED)
+        shown = shortened(name, 15) if is_legible(name, font) else f"class {number}" + "?" * (color == RED)
         pen.text((GAP, top + CELL // 2 - 9), shown, fill=color, font=font)
         for column, row in enumerate(rows):
             left = TITLE + column * (CELL + GAP)
-            sheet.paste(_picture(np.asarray(inputs[row])), (left, top))
+            sheet.paste(picture(np.asarray(inputs[row])), (left, top))
             if color == RED:
                 pen.rectangle((left - 2, top - 2, left + CELL + 1, top + CELL + 1), outline=RED, width=2)
     return sheet
 
 
-def _picture(image_CHW: np.ndarray) -> Image.Image:
+def picture(image_CHW: np.ndarray, side: int = CELL) -> Image.Image:
+    """Give an image uint8 (C, H, W) as an RGB picture whose longer side has so many pixels."""
     plain = image_CHW[0] if image_CHW.shape[0] != 3 else image_CHW.transpose(1, 2, 0)
-    picture = Image.fromarray(np.ascontiguousarray(plain)).convert("RGB")
-    how = Image.Resampling.NEAREST if max(picture.size) < CELL else Image.Resampling.BILINEAR
-    scale = CELL / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, how)
+    drawn = Image.fromarray(np.ascontiguousarray(plain)).convert("RGB")
+    how = Image.Resampling.NEAREST if max(drawn.size) < side else Image.Resampling.BILINEAR
+    scale = side / max(drawn.size)
+    size = (max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale)))
+    return drawn.resize(size, how)
 
 
 def _texts(inputs: np.ndarray, groups: Groups, vocabulary: Vocabulary) -> list[str]:
@@ -105,14 +106,14 @@ def _texts(inputs: np.ndarray, groups: Groups, vocabulary: Vocabulary) -> list[s
     for name, _, rows in groups:
         lines += [
             name,
-            *(f"    {_short(vocabulary.decode(inputs[row].tolist()), TEXT_SHOWN)}" for row in _spread(rows, EACH)),
+            *(f"    {shortened(vocabulary.decode(inputs[row].tolist()), TEXT_SHOWN)}" for row in _spread(rows, EACH)),
         ]
     return lines
 
 
 def _page(lines: Sequence[str]) -> Image.Image:
-    font = _font(13)
-    if not all(_is_legible(line, font) for line in lines):
+    font = typeface(13)
+    if not all(is_legible(line, font) for line in lines):
         lines = ["Letters in boxes are not in the font of this picture; samples.txt has them.", *lines]
     sheet = Image.new("RGB", (860, 17 * len(lines) + 2 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
@@ -127,7 +128,7 @@ def _histograms(inputs: np.ndarray, groups: Groups) -> Image.Image:
     features = min(FEATURES, flat.shape[1])
     wide, high, columns, bins = 210, 150, 4, 24
     sheet = Image.new("RGB", (columns * wide, -(-features // columns) * high), "white")
-    pen, font = ImageDraw.Draw(sheet), _font(11)
+    pen, font = ImageDraw.Draw(sheet), typeface(11)
     for feature in range(features):
         left, top = feature % columns * wide, feature // columns * high
         values = [np.asarray(flat[_spread(rows, 20_000), feature]) for _, _, rows in groups]
@@ -146,18 +147,19 @@ def _histograms(inputs: np.ndarray, groups: Groups) -> Image.Image:
     return sheet
 
 
-def _short(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
+    """Give a text on one line, cut off where it is longer."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _is_legible(text: str, font: Any) -> bool:
+def is_legible(text: str, font: Any) -> bool:
     """Tell whether the font has all letters; it draws the same box for each that it has not."""
     box = bytes(font.getmask("\U0010ffff"))
     return all(letter.isascii() or bytes(font.getmask(letter)) != box for letter in set(text))
 
 
-def _font(size: int) -> Any:
+def typeface(size: int) -> Any:
     """DejaVu, which matplotlib brings and which has Greek and Cyrillic; found without importing that."""
     spec = importlib.util.find_spec("matplotlib")
     for place in (spec.submodule_search_locations or ()) if spec else ():

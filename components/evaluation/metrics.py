@@ -1,54 +1,10 @@
-"""Measures of what a network answers, with how sure they are."""
+"""What answers are worth, counted: precision, recall and F1 of classes and labels, errors of targets."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
-
-
-def wilson_interval(right: int, samples: int) -> tuple[float, float]:
-    """Give the 95 % score interval of a proportion (Wilson 1927).
-
-    Unlike the textbook's ±1.96 standard errors it keeps its promise near 0 and 1, where good classifiers live.
-    """
-    if not 0 <= right <= samples or samples == 0:
-        raise ValueError(f"{right} of {samples} is no proportion")
-    share, z2 = right / samples, Z_95**2
-    centre = (share + z2 / (2 * samples)) / (1 + z2 / samples)
-    half = Z_95 / (1 + z2 / samples) * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2))
-    low = 0.0 if right == 0 else max(0.0, centre - half)
-    high = 1.0 if right == samples else min(1.0, centre + half)
-    return low, high
-
-
-def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Give the difference of two accuracies on the same samples, first less second, with its 95 % interval.
-
-    Only samples that one has right and the other wrong count; half a sample is added to each kind (Agresti & Min 2005),
-    without which two that never differ would have an interval of no width.
-
-    Args:
-        first: which samples are right, bool, (samples,).
-        second: likewise.
-    """
-    gained, lost, samples = int((first & ~second).sum()), int((second & ~first).sum()), len(first)
-    middle = (gained - lost) / (samples + 2)
-    spread = gained + lost + 1 - (gained - lost) ** 2 / (samples + 2)
-    half = Z_95 * math.sqrt(spread) / (samples + 2)
-    return (gained - lost) / samples, max(-1.0, middle - half), min(1.0, middle + half)
-
-
-RESAMPLES = 1000
-
-
-def bootstrap_interval(scores: np.ndarray) -> tuple[float, float]:
-    """Give the 95 % percentile interval of the mean of independent scores (Efron 1979); always the same numbers."""
-    rng = np.random.default_rng(0)
-    means = [scores[rng.integers(0, len(scores), len(scores))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+from components.evaluation.intervals import Interval, bootstrap_intervals, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -76,6 +32,49 @@ def class_scores(confusion: np.ndarray) -> list[ClassScore]:
     return _scores(found, confusion.sum(0), confusion.sum(1))
 
 
+def macro_intervals(confusion: np.ndarray) -> dict[str, tuple[float, Interval]]:
+    """Give macro F1 and balanced accuracy of a confusion matrix, each with its 95 % interval by the bootstrap.
+
+    Balanced accuracy is the mean recall of the classes that have samples. Where no answer is wrong, resamples are all
+    alike: the interval is Wilson's then, of as many samples as an accuracy would need to be as unsure as that mean.
+    """
+    classes, cells = len(confusion), np.argwhere(confusion > 0)
+    rows, columns = cells.T
+    found = np.zeros((len(cells), 3 * classes))  # per class: right ones, samples, answers
+    at = np.arange(len(cells))
+    found[at[rows == columns], rows[rows == columns]] = 1
+    found[at, classes + rows] = 1
+    found[at, 2 * classes + columns] = 1
+
+    def macro(sums: np.ndarray) -> np.ndarray:
+        right, support, answered = (sums[..., start : start + classes] for start in (0, classes, 2 * classes))
+        f1 = 2 * right / np.maximum(support + answered, 1)
+        recall = right / np.maximum(support, 1)
+        return np.stack([f1.mean(-1), recall.sum(-1) / np.maximum((support > 0).sum(-1), 1)], -1)
+
+    counts = confusion[rows, columns]
+    values = macro(counts @ found)
+    if (rows == columns).all():
+        support = counts[counts > 0]
+        unsure_as = len(support) ** 2 / float((1 / support).sum())
+        ends = [wilson_interval(unsure_as, unsure_as)] * 2
+    else:
+        ends = [(float(low), float(high)) for low, high in bootstrap_intervals(found, macro, counts)]
+    return dict(zip(("macro_f1", "balanced_accuracy"), zip(map(float, values), ends, strict=True), strict=True))
+
+
+def top_accuracies(outputs: np.ndarray, truth: np.ndarray) -> dict[int, int]:
+    """Count the samples whose class is among the 2, 3, 5 highest outputs, as far as there are more classes than that.
+
+    Args:
+        outputs: (N, K); of equal ones the class that comes first is the higher.
+    """
+    own = outputs[np.arange(len(truth)), truth][:, None]
+    earlier = np.arange(outputs.shape[1]) < truth[:, None]
+    rank = ((outputs > own) | ((outputs == own) & earlier)).sum(1)
+    return {k: int((rank < k).sum()) for k in (2, 3, 5) if k < outputs.shape[1]}
+
+
 def label_scores(truth: np.ndarray, answers: np.ndarray) -> list[ClassScore]:
     """Give precision, recall and F1 of each label from yes and no, bool, (N, K)."""
     return _scores((truth & answers).sum(0).astype(float), answers.sum(0), truth.sum(0))
@@ -99,6 +98,45 @@ class TargetScore:
     """Root of the mean squared error."""
     r2: float
     """Share of the test split's variance that is explained; 0 where there is none to explain."""
+
+
+def target_intervals(truth: np.ndarray, answers: np.ndarray) -> list[dict[str, Interval]]:
+    """Give the 95 % intervals of each target's errors, by resampling samples; both (N, K)."""
+    found = []
+    for true, given in zip(truth.T.astype(np.float64), answers.T.astype(np.float64), strict=True):
+        true_centred, error = true - true.mean(), given - true  # centred, lest the variance be lost in rounding
+        features = np.stack([np.abs(error), error**2, true_centred, true_centred**2, np.ones_like(true)], 1)
+        ends = bootstrap_intervals(features, _errors)
+        found.append({name: (float(low), float(high)) for name, (low, high) in zip(ERRORS, ends, strict=True)})
+    return found
+
+
+ERRORS = ("mae", "rmse", "r2")
+
+
+def _errors(sums: np.ndarray) -> np.ndarray:
+    absolute, square, true, true_square, samples = np.moveaxis(sums, -1, 0)
+    variance = true_square - true**2 / samples
+    some = variance > 1e-12 * np.maximum(true_square, 1e-300)
+    r2 = np.where(some, 1 - square / np.where(some, variance, 1), 0.0)
+    return np.stack([absolute / samples, np.sqrt(square / samples), r2], -1)
+
+
+def mean_r2_interval(truth: np.ndarray, answers: np.ndarray) -> Interval:
+    """Give the 95 % interval of the mean R² over targets, by resampling samples; both (N, K)."""
+    true = truth.astype(np.float64) - truth.mean(0)
+    squares, targets = (answers.astype(np.float64) - truth) ** 2, truth.shape[1]
+    scale = np.where(true.std(0) > 0, true.std(0), 1.0)
+    features = np.concatenate([squares / scale**2, true / scale, (true / scale) ** 2, np.ones((len(true), 1))], 1)
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        square, first, second = (sums[..., start : start + targets] for start in (0, targets, 2 * targets))
+        variance = second - first**2 / sums[..., -1:]
+        some = variance > 1e-12
+        return np.where(some, 1 - square / np.where(some, variance, 1), 0.0).mean(-1, keepdims=True)
+
+    ((low, high),) = bootstrap_intervals(features, mean)
+    return float(low), float(high)
 
 
 def target_scores(truth: np.ndarray, answers: np.ndarray) -> list[TargetScore]:

@@ -1,7 +1,8 @@
 """Pictures for the run: the confusion matrix and the curves of training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,28 @@ def draw_labels(scores: Sequence[ClassScore], labels: Sequence[str], path: Path)
     axes.grid(axis="x", color="#e6e9ef")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def draw_calibration(calibration: Mapping[str, Any], path: Path) -> None:
+    """Draw how often answers are right over how sure they are, before and after the temperature is applied."""
+    figure, panels = _figure(8, 4, columns=2)
+    for axes, when, colour in zip(panels, ("before", "after"), (QUIET, ACCENT), strict=True):
+        bins = calibration[when]["bins"]
+        sure, right = [one["confidence"] for one in bins], [one["accuracy"] for one in bins]
+        ends = np.array(
+            [[one["accuracy"] - one["accuracy_95"][0], one["accuracy_95"][1] - one["accuracy"]] for one in bins]
+        )
+        axes.plot([0, 1], [0, 1], color=SECOND, linewidth=1, linestyle=":")
+        axes.errorbar(sure, right, np.maximum(ends.T, 0), fmt="o", color=colour, markersize=5, linewidth=1)
+        told = "as it is" if when == "before" else f"temperature {calibration['temperature']:.3g}"
+        axes.set_title(f"{told}: ECE {calibration[when]['ece']:.2%}", loc="left", color=INK)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("confidence")
+        axes.grid(color="#e6e9ef")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("share that is right")
     _save(figure, path)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from components.data.batches import Samples
 from components.device import processors
 from components.errors import UserError
-from components.evaluation.evaluate import predict
-from components.evaluation.metrics import paired_difference, target_scores
+from components.evaluation.metrics import target_scores
+from components.evaluation.paired import difference_interval, mcnemar
+from components.evaluation.predictions import predict
 from components.raw_model import RawModel
 from components.refs import DataRef, Task
 
@@ -189,7 +190,8 @@ def compare(
     whole, outputs_of_all = given[largest]
     difference = None
     if outputs_of_all is not None and data.task == "classification":
-        difference = paired_difference(judge.right(outputs_of_all), judge.right(single))
+        found = mcnemar(judge.right(single), judge.right(outputs_of_all))
+        difference = (found.only_second - found.only_first) / len(test), *difference_interval(found)
     return Parity(
         samples=len(test),
         torch_score=judge.score(single),

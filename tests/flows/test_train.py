@@ -61,6 +61,7 @@ def test_the_artifacts_are_there(finished: Finished):
     assert files >= {
         *("weights/initial.safetensors", "weights/best.safetensors", "onnx/model.onnx", "onnx/example.npz"),
         *("pictures/curves.png", "pictures/confusion.png", "evaluation.json", "parity.json", "report.md"),
+        *("pictures/calibration.png", "pictures/saliency.png", "predictions.npz", "report.html"),
     }
     assert digest(folder / "artifacts/onnx/model.onnx") == finished.result["onnx"]["sha256"]
     assert digest(folder / "artifacts/weights/best.safetensors") == finished.result["weights"]["sha256"]

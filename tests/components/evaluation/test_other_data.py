@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from components.data.batches import read_test
+from components.errors import UserError
+from components.evaluation.evaluate import evaluate
+from components.evaluation.headline import headline
+from components.evaluation.other_data import as_trained, evaluate_onnx, read_as_trained
+from components.export.to_onnx import to_onnx
+from tests.toy import made, toy_data, toy_numbers, toy_tokens
+
+CPU = torch.device("cpu")
+
+
+def test_other_data_is_standardised_as_that_of_training(toy, tmp_path):
+    other = toy_data(tmp_path).model_copy(update={"mean": (0.9,), "std": (0.1,), "name": "other"})
+    fitting = as_trained(other, toy)
+    assert (fitting.mean, fitting.std, fitting.folder) == (toy.mean, toy.std, other.folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"shape": (3, 8, 8)}, "of shape 3 × 8 × 8, not 1 × 28 × 28"),
+        ({"classes": ("a", "b")}, r"it has 2 classes \(a, b\), not 10 classes"),
+        ({"task": "multilabel"}, "it is for multilabel of images, not for classification"),
+    ],
+)
+def test_data_that_does_not_fit_is_told_in_words(toy, changed, words):
+    with pytest.raises(UserError, match=words):
+        as_trained(toy.model_copy(update=changed), toy)
+
+
+def test_tokens_of_another_vocabulary_are_those_of_training(tmp_path):
+    for name in ("trained", "other"):
+        (tmp_path / name).mkdir()
+    trained, other = toy_tokens(tmp_path / "trained"), toy_tokens(tmp_path / "other")
+    file = other.folder / "vocabulary.json"
+    held = json.loads(file.read_text())
+    held["tokens"] = [*held["tokens"][:2], "new", *held["tokens"][2:-1][::-1]]
+    file.write_text(json.dumps(held))
+    assert len(read_as_trained(other, trained)) == other.test_size
+    ours, theirs = json.loads((trained.folder / "vocabulary.json").read_text())["tokens"], held["tokens"]
+    before, after = read_test(other).inputs.numpy(), read_as_trained(other, trained).inputs.numpy()
+    for was, now in zip(before.ravel(), after.ravel(), strict=True):
+        assert ours[now] == (theirs[was] if theirs[was] in ours else "<unknown>")
+
+
+def test_an_onnx_model_has_the_scores_of_its_network(trained, toy, toy_test, tmp_path):
+    for name in ("torch", "onnx"):
+        (tmp_path / name).mkdir()
+    to_onnx(trained, toy, {}, tmp_path / "model.onnx")
+    by_torch = evaluate(trained, toy_test, toy, CPU, 64, tmp_path / "torch")
+    by_onnx = evaluate_onnx(tmp_path / "model.onnx", toy, tmp_path / "onnx", 64)
+    assert by_onnx.score == by_torch.score
+    assert by_onnx.metrics() == pytest.approx(by_torch.metrics(), rel=1e-3, abs=1e-4)
+    others = toy.model_copy(update={"classes": tuple("abcdefghij")})
+    with pytest.raises(UserError, match="the model 10 classes"):
+        evaluate_onnx(tmp_path / "model.onnx", others, tmp_path / "onnx", 64)
+    smaller = toy_data(tmp_path, size=20, train=20, test=20)
+    with pytest.raises(UserError, match=r"model.onnx does not take toy"):
+        evaluate_onnx(tmp_path / "model.onnx", smaller, tmp_path / "onnx", 64)
+    (tmp_path / "model.onnx").write_bytes(b"none")
+    with pytest.raises(UserError, match="cannot be opened"):
+        evaluate_onnx(tmp_path / "model.onnx", toy, tmp_path / "onnx", 64)
+
+
+def test_the_headline_has_an_interval_beside_each_share(trained, toy, toy_test, tmp_path):
+    ref = evaluate(trained, toy_test, toy, CPU, 64, tmp_path)
+    rows = {row.name: row for row in headline(json.loads(ref.report.path.read_text()), "classification")}
+    assert rows["accuracy"].value == f"{ref.score:.2%}"
+    assert rows["accuracy"].interval == f"{ref.score_low:.2%} to {ref.score_high:.2%}"
+    assert all(rows[name].interval for name in ("top-2 accuracy", "balanced accuracy", "macro F1"))
+
+
+@pytest.mark.parametrize(("task", "name"), [("regression", "mean absolute error"), ("multilabel", "all labels right")])
+def test_every_task_has_its_headline(tmp_path, task, name):
+    data = toy_numbers(tmp_path, task=task, outputs=1 if task == "regression" else 3)
+    ref = evaluate(made("mlp", data), read_test(data), data, CPU, 64, tmp_path)
+    rows = {row.name: row for row in headline(json.loads(ref.report.path.read_text()), task)}
+    assert rows[name].interval and np.isfinite(ref.score)
