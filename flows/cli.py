@@ -76,6 +76,8 @@ def run(arguments: list[str]) -> int:
         "repair": repair,
         "reproduce": reproduce,
         "join": join,
+        "promote": promote,
+        "rollback": roll_back,
         "models": list_models,
         "datasets": list_datasets,
     }
@@ -148,13 +150,19 @@ def make_parser() -> Parser:
     reproducing.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
     joining = command("join", "take part in a training of several machines")
     joining.add_argument("folder", type=Path, metavar="FOLDER", help="as the first machine told it")
-    listing = command("models", "list the networks that can be named")
+    promoting = command("promote", "make a registered model the champion, if it is as good as the one that is")
+    promoting.add_argument("model", metavar="MODEL", help="its name in the registry; `torchmill models` shows them")
+    promoting.add_argument("version", nargs="?", metavar="VERSION", help="default: the challenger")
+    promoting.add_argument("--force", action="store_true", help="without comparing it")
+    rolling_back = command("rollback", "make the former champion champion again")
+    rolling_back.add_argument("model", metavar="MODEL", help="its name in the registry")
+    listing = command("models", "list the networks that can be named, and what is registered")
     listing.add_argument("family", nargs="?", metavar="torchvision", help="list torchvision's networks")
     command("datasets", "list the data sets that can be named")
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce"):
+    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "promote", "rollback", "models"):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -323,6 +331,8 @@ def _show_result(result: TrainResult, as_json: bool) -> int:
     test, low, high = (shown(measure, result.metrics[f"test_{measure}{end}"]) for end in ("", "_low", "_high"))
     title = f"{'Test R²' if measure == 'r2' else 'Test ' + measure.replace('_', ' '):15}"
     registered = f"{model.model} version {model.version}" if model.version else "not registered"
+    if result.promotion:
+        registered += {"promoted": ", champion", "kept": ", challenger", "pending": ""}[result.promotion.outcome]
     print(
         f"\n{title}{test}  (95 %: {low} to {high})\n"
         f"ONNX model     {model.path}\n"
@@ -420,7 +430,26 @@ def list_models(options: argparse.Namespace) -> int:
         f"{'':19}takes images; `torchmill models torchvision` lists them\n"
         "\nYour own: --model path/to/file.py:Class or package.module:Class. Arguments: --model.args '{\"width\": 48}'"
     )
+    from flows import promotion
+
+    if lines := promotion.registered(Runs.here()):
+        print("\n".join(["", "Registered:", *lines]))
     return 0
+
+
+def promote(options: argparse.Namespace) -> int:
+    from flows.console import show_log
+
+    show_log()
+    from flows import promotion
+
+    return promotion.promote(Runs.here().ready(), options.model, options.version, options.force)
+
+
+def roll_back(options: argparse.Namespace) -> int:
+    from flows import promotion
+
+    return promotion.roll_back(Runs.here().ready(), options.model)
 
 
 def list_datasets(_: argparse.Namespace) -> int:

@@ -25,10 +25,12 @@ from components.config import (
     ExportConfig,
     InitializeConfig,
     ModelConfig,
+    PromoteConfig,
     RunConfig,
     TrainConfig,
 )
-from components.errors import Unreachable
+from components.errors import Unreachable, UserError
+from components.evaluation.promotion import Verdict
 from components.files import write_text
 from components.ingredients import of_run
 from components.places import Runs, data_cache
@@ -43,13 +45,14 @@ from components.refs import (
     FitRef,
     InspectionRef,
     NetworkRef,
+    PromotionRef,
     PublishedRef,
     Reproduction,
     RunRef,
     TrainResult,
 )
 from components.training.launch import started_ahead
-from flows import interrupted, prefect_server
+from flows import interrupted, prefect_server, promotion
 from flows.console import TrainingDisplay
 from flows.stopping import stop_signals
 from flows.story import is_scheduled, log_to_prefect, step, under_way
@@ -397,6 +400,25 @@ def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef, 
     return version
 
 
+@step(once=False)
+def promote(
+    config: PromoteConfig, name: str, version: str, model: ExportRef, data: DataRef, run: RunRef
+) -> PromotionRef:
+    """Make the new version champion if it is as good as the champion; the champion may be another in each run."""
+    try:
+        verdict, champion = promotion.decide(config, name, version, model, data, run)
+    except UserError as error:  # the model is trained and registered: no reason to fail
+        verdict, champion = Verdict("pending", str(error)), None
+        tracking.log_tags(run, verdict.tags())
+    report = run.folder / "promotion.json"
+    write_text(
+        report, verdict.as_json(model=name, version=version, run=run.run_id, champion=champion, data=data.sha256)
+    )
+    tracking.log_files(run, [report])
+    logger.info("promote  %s", promotion.told(name, version, verdict, champion))
+    return PromotionRef(outcome=verdict.outcome, reason=verdict.reason, champion=champion, report=FileRef.of(report))
+
+
 def conclude(
     config: RunConfig,
     trained: FitRef,
@@ -404,13 +426,14 @@ def conclude(
     model: ExportRef,
     data: DataRef,
     version: str | None,
+    promoted: PromotionRef | None,
     run: RunRef,
 ) -> TrainResult:
     """Write the report, show it in both UIs, and give the result."""
     from components.evaluation.report import write_report
 
     done = tracking.steps(run)
-    report = write_report(config, trained, scores, model, data, version, done, run)
+    report = write_report(config, trained, scores, model, data, version, promoted, done, run)
     flow_url = flow_run_url()
     text = report.read_text(encoding="utf-8")
     tracking.log_tags(run, {"mlflow.note.content": f"{text}\n[Flow run in Prefect]({flow_url})"})
@@ -442,6 +465,7 @@ def conclude(
             version=version,
         ),
         report=report,
+        promotion=promoted,
     )
     claims.keep(Runs.here(), result)
     return result

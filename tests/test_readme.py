@@ -46,6 +46,7 @@ def test_there_are_commands():
         "up",
         "schedule",
         "reproduce",
+        "rollback",
         "repair",
     }
 
