@@ -755,6 +755,7 @@ def _local_versions(runs: Runs) -> list[ModelVersion]:
     if not runs.database.exists():
         return []
     check_database(runs)
+    relocate(runs)  # otherwise files would be looked for where the folder was
     tags: dict[tuple[str, int], dict[str, str]] = {}
     aliases: dict[tuple[str, int], list[str]] = {}
     with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
@@ -853,7 +854,7 @@ def _in_time(work: Callable[[], Path], until: float) -> Path:
     thread.start()
     thread.join(max(0.0, until - time.time()))
     if not done:
-        raise UserError(f"the champion's file did not arrive within {PROMOTION_SECONDS:.0f} s")
+        raise UserError("MLflow did not answer in time.")
     if isinstance(done[0], Exception):
         raise done[0]
     return done[0]
@@ -919,6 +920,22 @@ def _tag_version(client: Any, version: ModelVersion, tags: Mapping[str, str]) ->
         client.set_model_version_tag(version.name, version.version, key, value)
         if version.run_id:
             client.set_tag(version.run_id, key, value)
+
+
+def attach(runs: Runs, run_id: str, file: Path, folder: str, seconds: float) -> bool:
+    """Store a file among the artifacts of a run that is over; False where that does not succeed in time."""
+
+    def store() -> Path:
+        with _client(runs) as client:
+            client.log_artifact(run_id, str(file), folder)
+        return file
+
+    try:
+        _in_time(store, time.time() + seconds)
+    except Exception as error:  # whatever it is: nothing hangs on it
+        logger.debug("%s was not stored: %s", file, error)
+        return False
+    return True
 
 
 def roll_back(runs: Runs, name: str) -> tuple[str, str]:

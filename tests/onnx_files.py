@@ -19,7 +19,7 @@ def linear(
     *,
     takes: str = "pixels",
     gives: str = "logits",
-    shape: Sequence[int | str] = (1, 4, 4),
+    sizes: Sequence[int | str] = (1, 4, 4),
     labels: Sequence[str] = (),
     **metadata: str,
 ) -> Path:
@@ -29,7 +29,7 @@ def linear(
         helper.make_node("Flatten", ["floats"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], [gives]),
     ]
-    return written(path, nodes, [("weights", weights)], takes, gives, shape, weights.shape[1], labels, metadata)
+    return written(path, nodes, [("weights", weights)], takes, gives, sizes, weights.shape[1], labels, metadata)
 
 
 def bag_of_letters(path: Path, letters: str, scores: np.ndarray, labels: Sequence[str], **metadata: str) -> Path:
@@ -51,7 +51,7 @@ def written(
     held: Sequence[tuple[str, np.ndarray]],
     takes: str,
     gives: str,
-    shape: Sequence[int | str],
+    sizes: Sequence[int | str],
     width: int,
     labels: Sequence[str],
     metadata: dict[str, str],
@@ -63,7 +63,7 @@ def written(
     graph = helper.make_graph(
         list(nodes),
         "toy",
-        [helper.make_tensor_value_info(takes, TYPES[takes], ["batch", *shape])],
+        [helper.make_tensor_value_info(takes, TYPES[takes], ["batch", *sizes])],
         [helper.make_tensor_value_info(gives, TensorProto.FLOAT, ["batch", width])],
         weights,
     )

@@ -58,6 +58,15 @@ class OnnxModel:
             raise UserError(f"{self.file} takes tokens, and has no vocabulary for them.", EXPORTED) from error
 
     @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Of numbers; empty where the file does not name them."""
+        try:
+            names = tuple(map(str, json.loads(self.metadata["features"])))
+        except (KeyError, ValueError, TypeError):
+            return ()
+        return names if len(names) == math.prod(self.shape) else ()
+
+    @cached_property
     def takes(self) -> tuple[str, Any]:
         """Name and type of the input."""
         (taken,) = self.session.get_inputs()

@@ -28,7 +28,7 @@ def bar_reader(path: Path, data: DataRef, wrong: float = 0.0, **more) -> Path:
         weights[number * size // classes : (number + 1) * size // classes, :, number] = 1
     noise = np.random.default_rng(0).normal(size=weights.shape)
     labels = more.pop("labels", data.classes)
-    return linear(path, (weights + wrong * noise).reshape(-1, classes), shape=data.shape, labels=labels, **more)
+    return linear(path, (weights + wrong * noise).reshape(-1, classes), sizes=data.shape, labels=labels, **more)
 
 
 def test_the_better_one_wins_and_the_worse_one_does_not(bars: DataRef, tmp_path: Path):
@@ -47,11 +47,11 @@ def test_a_champion_that_does_not_fit_is_told_and_left(bars: DataRef, tmp_path: 
     others = {
         "has other classes": (bar_reader(tmp_path / "a.onnx", bars, labels=["a", "b", "c", "d"]), "knows 4"),
         "has another size": (
-            linear(tmp_path / "b.onnx", np.ones((9, 4)), shape=(1, 3, 3), labels=bars.classes),
+            linear(tmp_path / "b.onnx", np.ones((9, 4)), sizes=(1, 3, 3), labels=bars.classes),
             "1×3×3",
         ),
         "is of numbers": (
-            linear(tmp_path / "c.onnx", np.ones((3, 4)), takes="features", shape=(3,), labels=bars.classes),
+            linear(tmp_path / "c.onnx", np.ones((3, 4)), takes="features", sizes=(3,), labels=bars.classes),
             "numbers",
         ),
     }
@@ -66,7 +66,7 @@ def test_a_regression_is_judged_by_explained_variance(tmp_path: Path):
     inputs, targets = (held.numpy() for held in (read_test(data).inputs, read_test(data).labels))
     # The toy's targets are linear but for a constant, which a feature of great mean gives nearly.
     weights = np.linalg.lstsq(inputs, targets, rcond=None)[0]
-    more = {"takes": "features", "gives": "values", "shape": (6,), "labels": data.classes}
+    more = {"takes": "features", "gives": "values", "sizes": (6,), "labels": data.classes}
     good = linear(tmp_path / "good.onnx", weights, **more)
     worse = linear(tmp_path / "worse.onnx", 0.7 * weights, **more)
     assert contest(good, worse, data, CONFIG).outcome == "promoted"
