@@ -76,6 +76,7 @@ def run(arguments: list[str]) -> int:
         "repair": repair,
         "reproduce": reproduce,
         "join": join,
+        "predict": predict,
         "promote": promote,
         "rollback": roll_back,
         "models": list_models,
@@ -127,11 +128,14 @@ def make_parser() -> Parser:
     finding = command("find-lr", "try which learning rate suits a network and its data")
     finding.add_argument("--json", action="store_true", help="print rates and losses as one JSON object")
     finding.add_argument("--plot", type=Path, metavar="FILE", help="draw them into a .png")
-    scheduling = command("schedule", "have trainings start by themselves while `torchmill up` runs")
+    scheduling = command("schedule", "have trainings or predictions start by themselves while `torchmill up` runs")
     scheduling.add_argument("--cron", metavar="CRON", help='when: minute hour day month weekday, as "0 3 * * *"')
     scheduling.add_argument(
         "--timezone", metavar="ZONE", help="of the cron times, as Europe/Berlin (default: this machine's)"
     )
+    scheduling.add_argument("--predict", metavar="MODEL", help="have that model answer inputs, instead of a training")
+    scheduling.add_argument("--inputs", nargs="+", type=Path, metavar="INPUT", help="of --predict: folders, tables, …")
+    scheduling.add_argument("--output", type=Path, metavar="FILE", help="of --predict: .csv, .jsonl or .parquet")
     scheduling.add_argument("--list", action="store_true", help="show the schedules")
     scheduling.add_argument("--remove", metavar="NAME", help="remove a schedule")
     for parser_of_run in (training, checking, finding, scheduling):
@@ -150,6 +154,13 @@ def make_parser() -> Parser:
     reproducing.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
     joining = command("join", "take part in a training of several machines")
     joining.add_argument("folder", type=Path, metavar="FOLDER", help="as the first machine told it")
+    predicting = command("predict", "answer images, tables or texts with an exported model")
+    predicting.add_argument("model", metavar="MODEL", help="an .onnx file; or of the registry NAME, NAME@7, champion")
+    predicting.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, tables, texts")
+    predicting.add_argument(
+        "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help=".csv, .jsonl or .parquet"
+    )
+    predicting.add_argument("--no-probabilities", action="store_true", help="the label and how sure it is alone")
     promoting = command("promote", "make a registered model the champion, if it is as good as the one that is")
     promoting.add_argument("model", metavar="MODEL", help="its name in the registry; `torchmill models` shows them")
     promoting.add_argument("version", nargs="?", metavar="VERSION", help="default: the challenger")
@@ -162,7 +173,19 @@ def make_parser() -> Parser:
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "promote", "rollback", "models"):
+    for name in (
+        "train",
+        "check",
+        "find-lr",
+        "up",
+        "schedule",
+        "repair",
+        "reproduce",
+        "predict",
+        "promote",
+        "rollback",
+        "models",
+    ):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -411,6 +434,11 @@ def schedule(options: argparse.Namespace) -> int:
         return schedule.show(runs)
     if options.remove:
         return schedule.remove(runs, options.remove)
+    if options.predict:
+        if not (options.inputs and options.output):
+            raise ConfigError("Schedule --predict needs --inputs and --output.", "See torchmill schedule --help.")
+        named = (options.predict, options.inputs, options.output)
+        return schedule.add_prediction(runs, *named, config.name, options.cron, options.timezone)
     return schedule.add(runs, config, options.cron, options.timezone)
 
 
@@ -434,6 +462,17 @@ def list_models(options: argparse.Namespace) -> int:
 
     if lines := promotion.registered(Runs.here()):
         print("\n".join(["", "Registered:", *lines]))
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    from flows.console import show_log
+
+    show_log()
+    from flows.prediction import answer
+
+    done = answer(options.model, options.inputs, options.output, not options.no_probabilities)
+    print(done.output)
     return 0
 
 

@@ -47,6 +47,7 @@ def test_there_are_commands():
         "schedule",
         "reproduce",
         "rollback",
+        "predict",
         "repair",
     }
 

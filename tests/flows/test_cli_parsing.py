@@ -23,6 +23,7 @@ COMMANDS = (
     "repair",
     "reproduce",
     "join",
+    "predict",
     "promote",
     "rollback",
     "models",
