@@ -26,6 +26,7 @@ PARTS = (
     "whole_run",
     "orchestrated",
     "image_folder",
+    "predict",
     "time_to_99",
 )
 

@@ -432,6 +432,16 @@ class ExportConfig(Section):
         return [part.strip() for part in value.strip("[]()").split(",")] if isinstance(value, str) else value
 
 
+class PromoteConfig(Section):
+    mode: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
+    """Whether a registered model is compared with the champion and takes its place where it is as good: auto or off."""
+    margin: float = Field(0.005, gt=0, lt=1)
+    """So much worse than the champion, by the test's measure, it must surely not be: 0.005 is half a percentage point
+    of accuracy."""
+    confidence: float = Field(0.95, ge=0.5, lt=1)
+    """How sure that is to be: the level of a one-sided interval."""
+
+
 class RunConfig(Section):
     """Everything that decides a run."""
 
@@ -442,6 +452,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    promote: PromoteConfig = PromoteConfig()
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
     """auto (cuda, mps, xpu, cpu: the one that a trial shows to be the fastest), or one of these; cuda:1 for the second
     card."""

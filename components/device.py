@@ -1,12 +1,9 @@
 """Which device a run uses, and how many threads of the processor."""
 
-import math
-import os
-from pathlib import Path
-
 import torch
 
 from components.errors import UserError
+from components.processors import processors as processors
 
 
 def available() -> list[str]:
@@ -38,13 +35,3 @@ def resolve(name: str) -> torch.device:
         if int(index) >= count:
             raise UserError(f"Device {name} is not there; the last one is {kind}:{count - 1}.", "Try --device auto.")
     return torch.device(name)
-
-
-def processors() -> int:
-    """Processors this process may use: what its affinity and its control group leave it of the machine's."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:  # cgroup v2: "max 100000" or "150000 100000", microseconds of processor time per period
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else max(1, min(allowed, math.ceil(int(quota) / int(period))))

@@ -39,6 +39,7 @@ CODE = {
     "evaluate": ("components/evaluation/evaluate.py", "components/initialize.py"),
     "export": ("components/export/export.py", "components/initialize.py"),
     "register": (),
+    "promote": ("components/evaluation/contest.py",),
 }
 LIBRARIES = {
     "fetch": ("numpy",),
@@ -49,6 +50,7 @@ LIBRARIES = {
     "evaluate": ("torch", "numpy", "scipy", "scikit-learn", "captum", "pillow", "matplotlib"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "register": ("mlflow",),
+    "promote": ("mlflow", "numpy", "onnxruntime"),
 }
 
 

@@ -279,6 +279,19 @@ class PublishedRef(Ref):
     """None where it was not to be registered; "pending" where MLflow has not answered yet."""
 
 
+class PromotionRef(Ref):
+    """What became of a model version beside the champion."""
+
+    outcome: Literal["promoted", "kept", "pending"]
+    """It is champion now; the champion stays; nobody could tell yet."""
+    reason: str
+    """In words."""
+    champion: str | None
+    """The version that is champion now; None where there is none, or nobody could tell."""
+    report: FileRef
+    """The comparison as JSON."""
+
+
 class TrainResult(Ref):
     """What `torchmill train` leaves behind; `--json` prints it."""
 
@@ -294,6 +307,8 @@ class TrainResult(Ref):
     weights: FileRef
     onnx: PublishedRef
     report: Path
+    promotion: PromotionRef | None = None
+    """None where it was not to be decided."""
 
 
 class Comparison(Ref):

@@ -22,6 +22,7 @@ from components.refs import (
     FitRef,
     InspectionRef,
     NetworkRef,
+    PromotionRef,
     RunRef,
 )
 
@@ -36,6 +37,7 @@ KINDS: dict[str, type] = {
     "evaluate": EvaluationRef,
     "export": ExportRef,
     "register": str,
+    "promote": PromotionRef,
 }
 
 COMPARED = 200  # earlier results at most, the latest

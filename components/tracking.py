@@ -15,6 +15,7 @@ import select
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -33,6 +34,7 @@ from components.ingredients import our_source
 from components.places import Runs
 from components.recipe import git
 from components.refs import DataRef, ExportRef, RunRef, StepRef
+from components.registry import CHALLENGER, CHAMPION, Champions, ModelVersion, find
 
 logger = logging.getLogger("torchmill")
 
@@ -41,10 +43,12 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 BATCH_SECONDS = 1.0  # metrics are kept this long, to send many at once
 OPEN_SECONDS = 180.0  # the very first run creates MLflow's database; a slow machine may take a minute for it
 STORE_SECONDS = 300.0  # for all artifacts to be stored
+PROMOTION_SECONDS = 60.0  # for the champion's file to arrive, and for the alias to be set
 AWAY_SECONDS = 10.0  # so long a run waits at its end for an MLflow that does not answer
 HEARTBEAT_SECONDS = 60.0
 LINGER_SECONDS = 60.0  # so long the recorder tries on when the run's process has gone
 ERROR_TAG = "error"
+CHAMPIONS_TAG = "torchmill.champions"
 RESTARTS = 3  # of a recorder that dies, each time that something is waited for
 # Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here, nor to draw bars.
 SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
@@ -273,6 +277,60 @@ def register(run: RunRef, exported: ExportRef, registered_name: str, tags: Mappi
     )
     answer = _await(run.folder, lambda receipt: receipt.get("ask") == ask, STORE_SECONDS)
     return None if answer is None else str(answer["version"])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a version stands beside the champion of its model."""
+
+    champion: ModelVersion | None
+    file: Path | None
+    """The champion's ONNX file, on this machine; None where there is no champion, or it is the version itself."""
+    was_champion: bool
+    """The version was champion before, and is not any more."""
+
+
+def standing(run: RunRef, name: str, version: str) -> Standing | None:
+    """Ask who is champion of a registered model, and have its file; None where MLflow doesn't answer.
+
+    Raises:
+        UserError: MLflow says no, or the file doesn't come.
+    """
+    ask = uuid.uuid4().hex
+    until = time.time() + PROMOTION_SECONDS
+    _append(run, {"kind": "standing", "ask": ask, "name": name, "version": version, "until": until})
+    answer = _promotion_answer(run, ask)
+    if answer is None:
+        return None
+    champion = answer["champion"] and ModelVersion(**answer["champion"])
+    return Standing(champion, answer["file"] and Path(answer["file"]), answer["was_champion"])
+
+
+def promote(run: RunRef, version: str, name: str, *, champion: str | None, crown: bool, tags: Mapping[str, str]) -> str:
+    """Write a verdict onto a version and onto the run, and where it says so make the version champion.
+
+    Args:
+        champion: the version that the verdict is about. Where another one is champion by now, nothing is moved.
+
+    Returns:
+        "done"; "changed" where another is champion by now; "pending" where MLflow doesn't answer: it is told when it
+        does, and does the same then, if the champion is still that one.
+
+    Raises:
+        UserError: MLflow says no.
+    """
+    ask = uuid.uuid4().hex
+    order = {"name": name, "version": version, "champion": champion, "crown": crown, "tags": dict(tags)}
+    _append(run, {"kind": "promote", "ask": ask, **order})
+    answer = _promotion_answer(run, ask)
+    return "pending" if answer is None else str(answer["state"])
+
+
+def _promotion_answer(run: RunRef, ask: str) -> dict[str, Any] | None:
+    answer = _await(run.folder, lambda receipt: receipt.get("ask") == ask, 2 * PROMOTION_SECONDS)
+    if answer and answer["receipt"] == "declined":
+        raise UserError(answer["message"])
+    return answer
 
 
 def settle(run: RunRef) -> bool:
@@ -700,6 +758,238 @@ def fetch_recipe(runs: Runs, run: Recorded, folder: Path) -> None:
         raise UserError(f"Run {run.name} has no config.yaml among its artifacts: nobody knows what it was made from.")
 
 
+# ---------------------------------------------------------------------------------------------- the model registry
+
+
+def versions(runs: Runs) -> list[ModelVersion]:
+    """All versions of all registered models, by name and number.
+
+    From the folder's own SQLite file without MLflow, which takes seconds to import.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        found = _local_versions(runs)
+    else:
+        with _client(runs) as client:
+            found = [
+                _version(client, model.name, str(one.version), model.aliases)
+                for model in _all_pages(client.search_registered_models)
+                for one in client.search_model_versions(f"name = '{model.name}'")
+            ]
+    return sorted(found, key=lambda one: (one.name, int(one.version)))
+
+
+def _local_versions(runs: Runs) -> list[ModelVersion]:
+    if not runs.database.exists():
+        return []
+    check_database(runs)
+    relocate(runs)  # otherwise files would be looked for where the folder was
+    tags: dict[tuple[str, int], dict[str, str]] = {}
+    aliases: dict[tuple[str, int], list[str]] = {}
+    with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
+        for key, value, name, number in connection.execute("SELECT key, value, name, version FROM model_version_tags"):
+            tags.setdefault((name, number), {})[key] = value
+        for alias, name, number in connection.execute("SELECT alias, name, version FROM registered_model_aliases"):
+            aliases.setdefault((name, number), []).append(alias)
+        rows = connection.execute(
+            "SELECT name, version, run_id, storage_location FROM model_versions WHERE current_stage IS NULL "
+            "OR current_stage != 'Deleted_Internal'"
+        ).fetchall()
+    return [
+        ModelVersion(
+            name,
+            str(number),
+            run_id or "",
+            tags.get((name, number), {}),
+            tuple(sorted(aliases.get((name, number), []))),
+            place or "",
+        )
+        for name, number, run_id, place in rows
+    ]
+
+
+def _all_pages(search: Callable[..., Any]) -> Generator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _version(client: Any, name: str, version: str, aliases: Mapping[str, Any] = {}) -> ModelVersion:
+    held = client.get_model_version(name, version)
+    place = str(client.get_model_version_download_uri(name, version))
+    own = tuple(sorted(alias for alias, number in aliases.items() if str(number) == version))
+    return ModelVersion(name, version, held.run_id or "", dict(held.tags), own, place)
+
+
+def onnx_file(runs: Runs, version: ModelVersion) -> Path:
+    """Have the ONNX file of a version on this machine.
+
+    Raises:
+        UserError: MLflow doesn't give it, or there is none.
+    """
+    if local := _local_folder(version):
+        return _onnx_in(local, version)
+    with _client(runs) as client:
+        return _onnx_file(client, version, runs.work / "models" / version.name / version.version)
+
+
+def _local_folder(version: ModelVersion) -> Path | None:
+    folder = Path(unquote(version.place.removeprefix("file://")))
+    return folder if version.place.startswith("file://") and folder.is_dir() else None
+
+
+def _onnx_file(client: Any, version: ModelVersion, folder: Path) -> Path:
+    """Copy a version's files into a folder, unless they are on this machine anyway."""
+    if local := _local_folder(version):
+        return _onnx_in(local, version)
+    if not folder.is_dir():
+        from mlflow.artifacts import download_artifacts
+
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        download_artifacts(artifact_uri=version.place, dst_path=str(partial), tracking_uri=client.tracking_uri)
+        with contextlib.suppress(OSError):  # somebody else was quicker
+            partial.rename(folder)
+    return _onnx_in(folder, version)
+
+
+def _onnx_in(folder: Path, version: ModelVersion) -> Path:
+    files = sorted(folder.rglob("*.onnx"))
+    if not files:
+        raise UserError(f"{version} has no ONNX file among its files.", "Was it registered by something else?")
+    return files[0]
+
+
+def _in_time(work: Callable[[], Path], until: float) -> Path:
+    """Do work that may hang in a thread that is left to itself then.
+
+    Raises:
+        UserError: it isn't done by then.
+    """
+    done: list[Path | Exception] = []
+
+    def do() -> None:
+        try:
+            done.append(work())
+        except Exception as error:
+            done.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    thread.join(max(0.0, until - time.time()))
+    if not done:
+        raise UserError("MLflow did not answer in time.")
+    if isinstance(done[0], Exception):
+        raise done[0]
+    return done[0]
+
+
+def _challenge(client: Any, name: str, version: str) -> None:
+    """Let a version that was just registered be the challenger."""
+    if str(client.get_registered_model(name).aliases.get(CHAMPION)) != version:
+        client.set_registered_model_alias(name, CHALLENGER, version)
+
+
+def _champions(client: Any, name: str) -> tuple[Champions, str | None]:
+    """Give who was champion of a model, and who is."""
+    model = client.get_registered_model(name)
+    held = model.aliases.get(CHAMPION)
+    champion = None if held is None else str(held)
+    return Champions.read(model.tags.get(CHAMPIONS_TAG)).settled(champion), champion
+
+
+def _crown(client: Any, runs: Runs, name: str, version: str, expected: str | None, why: str) -> bool:
+    """Make a version champion if the champion is still the one that is expected; gives whether it is champion now."""
+    with locked(runs.work / "promotion.lock"):
+        champions, champion = _champions(client, name)
+        if champion not in (expected, version):
+            return False
+        if champion != version:
+            champions = champions.intending(version, why)
+            client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.text())
+            client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.settled(version).text())
+        if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+    return True
+
+
+def crown(runs: Runs, version: ModelVersion, expected: str | None, why: str, tags: Mapping[str, str]) -> bool:
+    """Make a version champion if ``expected`` is still the champion, and write ``tags`` onto it and its run.
+
+    Gives False, and changes nothing, where another is champion by now.
+
+    Raises:
+        UserError: MLflow doesn't answer, or says no.
+    """
+    with _client(runs) as client:
+        moved = _crown(client, runs, version.name, version.version, expected, why)
+        if moved:
+            _tag_version(client, version, tags)
+        return moved
+
+
+def tag_version(runs: Runs, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Write tags onto a version and its run.
+
+    Raises:
+        UserError: MLflow doesn't answer, or says no.
+    """
+    with _client(runs) as client:
+        _tag_version(client, version, tags)
+
+
+def _tag_version(client: Any, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, key, value)
+        if version.run_id:
+            client.set_tag(version.run_id, key, value)
+
+
+def attach(runs: Runs, run_id: str, file: Path, folder: str, seconds: float) -> bool:
+    """Store a file among the artifacts of a run that is over; False where that does not succeed in time."""
+
+    def store() -> Path:
+        with _client(runs) as client:
+            client.log_artifact(run_id, str(file), folder)
+        return file
+
+    try:
+        _in_time(store, time.time() + seconds)
+    except Exception as error:  # whatever it is: nothing hangs on it
+        logger.debug("%s was not stored: %s", file, error)
+        return False
+    return True
+
+
+def roll_back(runs: Runs, name: str) -> tuple[str, str]:
+    """Make the version champion that was it before; gives that, and the one that was champion until now.
+
+    Raises:
+        UserError: there is no such model, or no champion before this one; MLflow doesn't answer.
+    """
+    known = [one for one in versions(runs) if one.name == name]
+    if not known:
+        find(versions(runs), name)
+    with _client(runs) as client:
+        for _ in range(10):
+            champions, champion = _champions(client, name)
+            former = champions.before(champion, {one.version for one in known})
+            if champion is None or former is None:
+                told = "no champion" if champion is None else f"no champion before version {champion}"
+                raise UserError(f"{name} has {told}: there is nothing to go back to.", f"torchmill promote {name}")
+            if _crown(client, runs, name, former, champion, f"rolled back from version {champion}"):
+                client.set_model_version_tag(name, champion, "promotion.outcome", "rolled back")
+                return former, champion
+    raise UserError(f"Others change the champion of {name} all the time.", "Try again.")
+
+
 class _Session:
     """One journal, told to MLflow: each record once, however often either side dies in between.
 
@@ -920,6 +1210,7 @@ class _Session:
 
         for known in self.client.search_model_versions(f"run_id = '{self.run_id}'"):
             if known.name == name and known.tags.get("torchmill.ask") == ask:
+                _challenge(self.client, name, str(known.version))
                 return self.receipt("registered", ask=ask, version=known.version)
         # One that was under way when somebody died, and never got as far as a version.
         experiment_id = self.sent["experiment_id"]
@@ -953,7 +1244,46 @@ class _Session:
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
         )
+        _challenge(self.client, name, str(info.registered_model_version))
         self.receipt("registered", ask=ask, version=info.registered_model_version)
+
+    def do_standing(self, ask: str, name: str, version: str, until: float) -> None:
+        if time.time() > until:
+            return self.log("nobody waits any more to hear who is champion")
+        with self.declining(ask):
+            champions, champion = _champions(self.client, name)
+            was_champion = version != champion and version in champions
+            if champion in (None, version):
+                held = None if champion is None else {"name": name, "version": version, "run_id": self.run_id}
+                return self.receipt("standing", ask=ask, champion=held, file=None, was_champion=was_champion)
+            found = _version(self.client, name, str(champion))
+            file = _in_time(lambda: _onnx_file(self.client, found, self.folder / f"champion-{champion}"), until)
+            held = {"name": name, "version": found.version, "run_id": found.run_id, "tags": found.tags}
+            self.receipt("standing", ask=ask, champion=held, file=str(file), was_champion=was_champion)
+
+    def do_promote(
+        self, ask: str, name: str, version: str, champion: str | None, crown: bool, tags: dict[str, str]
+    ) -> None:
+        with self.declining(ask):
+            moved = not crown or _crown(self.client, self.runs, name, version, champion, "promoted")
+            if not moved:
+                tags = {"promotion.outcome": "pending", "promotion.reason": "another version became champion meanwhile"}
+            for key, value in tags.items():
+                self.client.set_model_version_tag(name, version, key, value)
+            self.do_tags(tags)
+            self.receipt("promotion", ask=ask, state="done" if moved else "changed")
+
+    @contextlib.contextmanager
+    def declining(self, ask: str) -> Generator[None]:
+        """Answer that MLflow says no, instead of failing the run for it: the model is registered all the same."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, UserError) and not _is_refusal(error):
+                raise
+            self.log(f"declined: {error}")
+            message = error.message if isinstance(error, UserError) else _in_words(error, self)[0]
+            self.receipt("declined", ask=ask, message=message)
 
     def do_settle(self, ask: str) -> None:
         self.receipt("settled", ask=ask)

@@ -80,6 +80,9 @@ def run(arguments: list[str]) -> int:
         "report": report,
         "compare": compare,
         "join": join,
+        "predict": predict,
+        "promote": promote,
+        "rollback": roll_back,
         "models": list_models,
         "datasets": list_datasets,
     }
@@ -129,11 +132,14 @@ def make_parser() -> Parser:
     finding = command("find-lr", "try which learning rate suits a network and its data")
     finding.add_argument("--json", action="store_true", help="print rates and losses as one JSON object")
     finding.add_argument("--plot", type=Path, metavar="FILE", help="draw them into a .png")
-    scheduling = command("schedule", "have trainings start by themselves while `torchmill up` runs")
+    scheduling = command("schedule", "have trainings or predictions start by themselves while `torchmill up` runs")
     scheduling.add_argument("--cron", metavar="CRON", help='when: minute hour day month weekday, as "0 3 * * *"')
     scheduling.add_argument(
         "--timezone", metavar="ZONE", help="of the cron times, as Europe/Berlin (default: this machine's)"
     )
+    scheduling.add_argument("--predict", metavar="MODEL", help="have that model answer inputs, instead of a training")
+    scheduling.add_argument("--inputs", nargs="+", type=Path, metavar="INPUT", help="of --predict: folders, tables, …")
+    scheduling.add_argument("--output", type=Path, metavar="FILE", help="of --predict: .csv, .jsonl or .parquet")
     scheduling.add_argument("--list", action="store_true", help="show the schedules")
     scheduling.add_argument("--remove", metavar="NAME", help="remove a schedule")
     for parser_of_run in (training, checking, finding, scheduling):
@@ -166,13 +172,29 @@ def make_parser() -> Parser:
     comparing.add_argument("--open", action="store_true", help="open the page in a browser")
     joining = command("join", "take part in a training of several machines")
     joining.add_argument("folder", type=Path, metavar="FOLDER", help="as the first machine told it")
-    listing = command("models", "list the networks that can be named")
+    predicting = command("predict", "answer images, tables or texts with an exported model")
+    predicting.add_argument("model", metavar="MODEL", help="an .onnx file; or of the registry NAME, NAME@7, champion")
+    predicting.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files, folders, tables, texts")
+    predicting.add_argument(
+        "--output", type=Path, default=Path("predictions.csv"), metavar="FILE", help=".csv, .jsonl or .parquet"
+    )
+    predicting.add_argument("--no-probabilities", action="store_true", help="the label and how sure it is alone")
+    promoting = command("promote", "make a registered model the champion, if it is as good as the one that is")
+    promoting.add_argument("model", metavar="MODEL", help="its name in the registry; `torchmill models` shows them")
+    promoting.add_argument("version", nargs="?", metavar="VERSION", help="default: the challenger")
+    promoting.add_argument("--force", action="store_true", help="without comparing it")
+    rolling_back = command("rollback", "make the former champion champion again")
+    rolling_back.add_argument("model", metavar="MODEL", help="its name in the registry")
+    listing = command("models", "list the networks that can be named, and what is registered")
     listing.add_argument("family", nargs="?", metavar="torchvision", help="list torchvision's networks")
     command("datasets", "list the data sets that can be named")
     where = "where runs are kept (default: TORCHMILL_RUNS or ./mlruns)"
     parser.add_argument("--runs", metavar="DIR", help=where)
     # Before and after the command; suppressed, the one doesn't undo the other.
-    for name in ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "evaluate", "report", "compare"):
+    for name in (
+        *("train", "check", "find-lr", "up", "schedule", "repair", "reproduce"),
+        *("evaluate", "report", "compare", "predict", "promote", "rollback", "models"),
+    ):
         _subparser(parser, name).add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=where)
     return parser
 
@@ -341,6 +363,8 @@ def _show_result(result: TrainResult, as_json: bool) -> int:
     test, low, high = (shown(measure, result.metrics[f"test_{measure}{end}"]) for end in ("", "_low", "_high"))
     title = f"{'Test R²' if measure == 'r2' else 'Test ' + measure.replace('_', ' '):15}"
     registered = f"{model.model} version {model.version}" if model.version else "not registered"
+    if result.promotion:
+        registered += {"promoted": ", champion", "kept": ", challenger", "pending": ""}[result.promotion.outcome]
     print(
         f"\n{title}{test}  (95 %: {low} to {high})\n"
         f"ONNX model     {model.path}\n"
@@ -467,6 +491,11 @@ def schedule(options: argparse.Namespace) -> int:
         return schedule.show(runs)
     if options.remove:
         return schedule.remove(runs, options.remove)
+    if options.predict:
+        if not (options.inputs and options.output):
+            raise ConfigError("Schedule --predict needs --inputs and --output.", "See torchmill schedule --help.")
+        named = (options.predict, options.inputs, options.output)
+        return schedule.add_prediction(runs, *named, config.name, options.cron, options.timezone)
     return schedule.add(runs, config, options.cron, options.timezone)
 
 
@@ -486,7 +515,37 @@ def list_models(options: argparse.Namespace) -> int:
         f"{'':19}takes images; `torchmill models torchvision` lists them\n"
         "\nYour own: --model path/to/file.py:Class or package.module:Class. Arguments: --model.args '{\"width\": 48}'"
     )
+    from flows import promotion
+
+    if lines := promotion.registered(Runs.here()):
+        print("\n".join(["", "Registered:", *lines]))
     return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    from flows.console import show_log
+
+    show_log()
+    from flows.prediction import answer
+
+    done = answer(options.model, options.inputs, options.output, not options.no_probabilities)
+    print(done.output)
+    return 0
+
+
+def promote(options: argparse.Namespace) -> int:
+    from flows.console import show_log
+
+    show_log()
+    from flows import promotion
+
+    return promotion.promote(Runs.here().ready(), options.model, options.version, options.force)
+
+
+def roll_back(options: argparse.Namespace) -> int:
+    from flows import promotion
+
+    return promotion.roll_back(Runs.here().ready(), options.model)
 
 
 def list_datasets(_: argparse.Namespace) -> int:

@@ -1,13 +1,16 @@
-"""`torchmill schedule`: deployments of the train flow that start by the clock."""
+"""`torchmill schedule`: deployments of the train and predict flows that start by the clock."""
 
 import contextlib
 import datetime
 import itertools
 import os
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tzlocal
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
@@ -32,15 +35,43 @@ from components.errors import ConfigError, nearest
 from components.places import Runs
 from flows import prefect_server
 from flows.interrupted import crash
+from flows.predict import predict
 from flows.train import train
 from flows.up import POOL
 
-FLOW = "train"
+FLOWS = ("train", "predict")
 MISSED = datetime.timedelta(minutes=1)
 
 
 def add(runs: Runs, config: RunConfig, cron: str, timezone: str | None) -> int:
     """Schedule a train; its name is the configuration's, or made from data and network."""
+    parameters = {"config": _portable(config).model_dump(mode="json")}
+    described = f"{config.model.name} on {config.data.title}"
+    return _add(runs, train, parameters, described, (config.name, config.registered_name), cron, timezone)
+
+
+def add_prediction(
+    runs: Runs, model: str, inputs: Sequence[Path], output: Path, name: str | None, cron: str, timezone: str | None
+) -> int:
+    """Schedule predictions; the name is the one that is given, or made from the model."""
+    # As in the terminal, paths are from the folder that the command is given in.
+    places = [str(place.expanduser().absolute()) for place in inputs]
+    file = Path(model).expanduser()
+    model = str(file.absolute()) if file.suffix == ".onnx" else model
+    parameters = {"model": model, "inputs": places, "output": str(output.expanduser().absolute())}
+    usual = re.sub(r"[^A-Za-z0-9.-]+", "-", f"predict-{Path(model).stem}")
+    return _add(runs, predict, parameters, f"{model} on {', '.join(places)}", (name, usual), cron, timezone)
+
+
+def _add(
+    runs: Runs,
+    flow: Flow[Any, Any],
+    parameters: dict[str, Any],
+    described: str,
+    names: tuple[str | None, str],
+    cron: str,
+    timezone: str | None,
+) -> int:
     try:
         schedule = CronSchedule(cron=cron, timezone=timezone or tzlocal.get_localzone_name())
     except ValidationError as error:
@@ -50,20 +81,20 @@ def add(runs: Runs, config: RunConfig, cron: str, timezone: str | None) -> int:
         ) from None
     with _client(runs) as client:
         taken = {deployment.name for deployment in client.read_deployments()}
-        name = config.name or _free_name(config.registered_name, taken)
+        name = names[0] or _free_name(names[1], taken)
         create_pool()
-        deployment = train.to_deployment(
+        deployment = flow.to_deployment(
             name=name,
             schedules=[schedule],
-            parameters={"config": _portable(config).model_dump(mode="json")},
-            description=f"{config.model.name} on {config.data.title}",
+            parameters=parameters,
+            description=described,
             work_pool_name=POOL,
             job_variables={"working_dir": str(Path.cwd()), "env": _environment()},
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         assert isinstance(deployment, RunnerDeployment)  # a coroutine only inside of an event loop
         deployment.apply()
-    print(f"{'Replaced' if name in taken else 'Scheduled'}  {FLOW}/{name}  {cron}  {schedule.timezone}")
+    print(f"{'Replaced' if name in taken else 'Scheduled'}  {flow.name}/{name}  {cron}  {schedule.timezone}")
     if not prefect_server.up_is_running(runs):
         print("It starts by itself while `torchmill up` runs.")
     return 0
@@ -86,14 +117,13 @@ def show(runs: Runs) -> int:
 def remove(runs: Runs, name: str) -> int:
     """Remove a schedule; runs that it started stay."""
     with _client(runs) as client:
-        try:
-            deployment = client.read_deployment_by_name(f"{FLOW}/{name}")
-        except ObjectNotFound:
-            known = [one.name for one in client.read_deployments()]
-            raise ConfigError(f"Nothing is scheduled as '{name}'.", nearest(name, known)) from None
-        client.delete_deployment(deployment.id)
-    print(f"Removed  {FLOW}/{name}")
-    return 0
+        for flow in FLOWS:
+            with contextlib.suppress(ObjectNotFound):
+                client.delete_deployment(client.read_deployment_by_name(f"{flow}/{name}").id)
+                print(f"Removed  {flow}/{name}")
+                return 0
+        known = [one.name for one in client.read_deployments()]
+    raise ConfigError(f"Nothing is scheduled as '{name}'.", nearest(name, known))
 
 
 def create_pool() -> None:

@@ -26,10 +26,12 @@ from components.config import (
     ExportConfig,
     InitializeConfig,
     ModelConfig,
+    PromoteConfig,
     RunConfig,
     TrainConfig,
 )
 from components.errors import Unreachable, UserError
+from components.evaluation.promotion import Verdict
 from components.files import write_text
 from components.ingredients import of_run
 from components.places import Runs, data_cache
@@ -44,6 +46,7 @@ from components.refs import (
     FitRef,
     InspectionRef,
     NetworkRef,
+    PromotionRef,
     PublishedRef,
     Reproduction,
     RunRef,
@@ -51,7 +54,7 @@ from components.refs import (
 )
 from components.results import Results
 from components.training.launch import started_ahead
-from flows import interrupted, prefect_server
+from flows import interrupted, prefect_server, promotion
 from flows.console import TrainingDisplay
 from flows.stopping import stop_signals
 from flows.story import is_scheduled, log_to_prefect, step, under_way
@@ -380,7 +383,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         f"test_{scores.measure}": f"{scores.score:.6f}",
     }
     try:
-        model = export(network, data, read_test(data), config, about, run.folder)
+        model = export(network, data, read_test(data), config, about, run.folder, scores.temperature)
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
     tracking.log_files(run, [model.onnx.path, model.example.path], "onnx")
@@ -404,6 +407,25 @@ def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef, 
     return version
 
 
+@step(once=False)
+def promote(
+    config: PromoteConfig, name: str, version: str, model: ExportRef, data: DataRef, run: RunRef
+) -> PromotionRef:
+    """Make the new version champion if it is as good as the champion; the champion may be another in each run."""
+    try:
+        verdict, champion = promotion.decide(config, name, version, model, data, run)
+    except UserError as error:  # the model is trained and registered: no reason to fail
+        verdict, champion = Verdict("pending", str(error)), None
+        tracking.log_tags(run, verdict.tags())
+    report = run.folder / "promotion.json"
+    write_text(
+        report, verdict.as_json(model=name, version=version, run=run.run_id, champion=champion, data=data.sha256)
+    )
+    tracking.log_files(run, [report])
+    logger.info("promote  %s", promotion.told(name, version, verdict, champion))
+    return PromotionRef(outcome=verdict.outcome, reason=verdict.reason, champion=champion, report=FileRef.of(report))
+
+
 def conclude(
     config: RunConfig,
     trained: FitRef,
@@ -411,6 +433,7 @@ def conclude(
     model: ExportRef,
     data: DataRef,
     version: str | None,
+    promoted: PromotionRef | None,
     run: RunRef,
 ) -> TrainResult:
     """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
@@ -418,7 +441,7 @@ def conclude(
     from components.evaluation.report import write_report
 
     done = tracking.steps(run)
-    report = write_report(config, trained, scores, model, data, version, done, run)
+    report = write_report(config, trained, scores, model, data, version, promoted, done, run)
     flow_url = flow_run_url()
     text = report.read_text(encoding="utf-8")
     tracking.log_tags(run, {"mlflow.note.content": f"{text}\n[Flow run in Prefect]({flow_url})"})
@@ -454,6 +477,7 @@ def conclude(
             version=version,
         ),
         report=report,
+        promotion=promoted,
     )
     claims.keep(Runs.here(), result)
     return result

@@ -68,12 +68,16 @@ class Step(Task[P, R]):
         return result.result() if isinstance(result, State) else result
 
 
-def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def step(*, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Make a function a step: a Prefect task that is not done again where its result is there and intact.
 
     Its last argument is the run; the others, with the code and the versions of libraries that it stands on, are what
     decides its result. Prefect's own cache would not see the source of a network, nor that a result's files are gone.
     Nothing is retried unless ``options`` say so.
+
+    Args:
+        once: False for a step that also depends on what changes between runs: each run does it, though a run that
+            goes on does not do again what it has done itself.
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
@@ -81,7 +85,7 @@ def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
         parameters = list(inspect.signature(function).parameters)
 
         @functools.wraps(function)
-        def once(*arguments: Any) -> Any:
+        def kept(*arguments: Any) -> Any:
             run: RunRef = arguments[-1]
             decided = ingredients.of_step(name, dict(zip(parameters[:-1], arguments[:-1], strict=True)))
             results = Results(Runs(run.folder.parent.parent))
@@ -89,13 +93,14 @@ def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
                 started = time.perf_counter()
                 tracking.begin_step(run, name)
                 # A fresh run, too, goes on from what it has done itself.
-                may_be_there = not run.fresh or name in tracking.steps(run)
+                may_be_there = (once and not run.fresh) or name in tracking.steps(run)
                 if may_be_there and (found := results.find(name, decided.key)):
-                    result, kept = found
-                    if kept.run != run.folder.name:
-                        tracking.replay(run, results.runs.work / kept.run, name)
-                    return _tell(run, name, decided.key, "cached", f"from run {kept.run_name}", started, result)
-                why = "a fresh start" if run.fresh else results.why(name, decided)
+                    result, entry = found
+                    if entry.run != run.folder.name:
+                        tracking.replay(run, results.runs.work / entry.run, name)
+                    return _tell(run, name, decided.key, "cached", f"from run {entry.run_name}", started, result)
+                why = results.why(name, decided) if once else "in each run"
+                why = "a fresh start" if run.fresh else why
                 step = UnderWay(run.folder if run.fresh else results.folder(name, decided.key))
                 token = _under_way.set(step)
                 try:
@@ -106,7 +111,7 @@ def step(**options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
                 place = step.resumed_at
                 return _tell(run, name, decided.key, "resumed" if place else "ran", place or why, started, result)
 
-        return Step(once, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+        return Step(kept, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
     return decorate
 

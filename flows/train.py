@@ -14,7 +14,7 @@ def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = 
 
     Args:
         fresh: use nothing of earlier runs.
-        publish: make the ONNX model a version in the model registry.
+        publish: make the ONNX model a version in the model registry, and champion if it is as good as that.
 
     Raises:
         UserError: something that the user can mend is wrong; says what, where and how.
@@ -33,4 +33,6 @@ def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = 
         scores = steps.evaluate(config.evaluate, config.data.validation_fraction, config.seed, trained, data, run)
         model = steps.export(config.export, trained, scores, data, run)
         version = steps.register(config.registered_name, model, scores, data, run) if publish else None
-        return steps.conclude(config, trained, scores, model, data, version, run)
+        rated = version and config.promote.mode == "auto"
+        promoted = steps.promote(config.promote, config.registered_name, version, model, data, run) if rated else None
+        return steps.conclude(config, trained, scores, model, data, version, promoted, run)

@@ -46,6 +46,8 @@ def test_there_are_commands():
         "up",
         "schedule",
         "reproduce",
+        "rollback",
+        "predict",
         "repair",
     }
 

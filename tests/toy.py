@@ -11,7 +11,7 @@ from components.config import InitializeConfig, ModelConfig
 from components.data.batches import Samples
 from components.data.fetch import VOCABULARY, channel_statistics
 from components.data.vocabulary import SPECIAL, Vocabulary
-from components.evaluation.evaluate import predict
+from components.evaluation.predictions import predict
 from components.initialize import initialize
 from components.raw_model import RawModel
 from components.refs import DataRef, Task

@@ -79,6 +79,20 @@ def decode(
     return closed_up, faults
 
 
+def read_pixels(file: Path, shape: tuple[int, int, int], max_pixels: int) -> np.ndarray | str:
+    """Decode one image as ``decode`` does, after a look at its size; a reason in words where it can't be read.
+
+    Args:
+        shape: channels (1 or 3), height, width.
+    """
+
+    def read() -> np.ndarray | str:
+        with Image.open(file) as image:
+            return _refused(image, min(max_pixels, PILLOWS_LIMIT)) or _fitted(image, shape)
+
+    return _guarded(read)
+
+
 def new_array(path: Path, shape: tuple[int, ...], made: list[Path]) -> np.memmap:
     """Make a file for a uint8 array, mapped into memory.
 
@@ -144,11 +158,9 @@ def _header(file: Path, max_pixels: int) -> Header | str:
     if not content:
         return "is empty (0 bytes)"
     with Image.open(io.BytesIO(content)) as image:
+        if refused := _refused(image, max_pixels):
+            return refused
         width, height = image.size
-        if width * height > max_pixels:
-            return f"has {width:,} × {height:,} pixels, more than max_pixels, {max_pixels:,}"
-        if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-            return f"has pixels of 32 bits ({image.mode}), whose range is unknown"
         # What Pillow would decode a PNG for, which may have it after the pixels.
         exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
         turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
@@ -157,19 +169,33 @@ def _header(file: Path, max_pixels: int) -> Header | str:
     return Header(size, grey, hashlib.blake2b(content, digest_size=16).hexdigest())
 
 
+def _refused(image: Image.Image, max_pixels: int) -> str:
+    """Say what keeps an image from being decoded, by its header; empty if nothing does."""
+    width, height = image.size
+    if width * height > max_pixels:
+        return f"has {width:,} × {height:,} pixels, more than max_pixels, {max_pixels:,}"
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        return f"has pixels of 32 bits ({image.mode}), whose range is unknown"
+    return ""
+
+
 def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    channels, height, width = shape
     with Image.open(file) as image:
-        if image.format == "JPEG" and image.mode in ("L", "RGB"):
-            # A large one is decoded at a half, a quarter or an eighth, still twice as large as needed: much faster.
-            image.draft(image.mode, (2 * max(height, width), 2 * max(height, width)))
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        plain = _plain(upright, channels)
-        if plain.size != (width, height):
-            # The shorter side fits, the rest is cut off on both sides alike.
-            plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(plain)
+        return _fitted(image, shape)
+
+
+def _fitted(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    channels, height, width = shape
+    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        # A large one is decoded at a half, a quarter or an eighth, still twice as large as needed: much faster.
+        image.draft(image.mode, (2 * max(height, width), 2 * max(height, width)))
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    plain = _plain(upright, channels)
+    if plain.size != (width, height):
+        # The shorter side fits, the rest is cut off on both sides alike.
+        plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(plain)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from components.config import RunConfig, TrainConfig
 from components.files import write_text
-from components.refs import PLAIN_LOSSES, DataRef, EvaluationRef, ExportRef, FitRef, RunRef, StepRef, shown
+from components.refs import (
+    PLAIN_LOSSES,
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FitRef,
+    PromotionRef,
+    RunRef,
+    StepRef,
+    shown,
+)
 
 
 def write_report(
@@ -16,6 +26,7 @@ def write_report(
     model: ExportRef,
     data: DataRef,
     version: str | None,
+    promoted: PromotionRef | None,
     steps: Mapping[str, StepRef],
     run: RunRef,
 ) -> Path:
@@ -36,6 +47,7 @@ def write_report(
         f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
         f"{measure.capitalize()} of the ONNX model": f"{shown(data.measure, parity['onnx_score'])} in onnxruntime, "
         f"{shown(data.measure, parity['torch_score'])} in torch",
+        **({"Promotion": f"{promoted.outcome}: {promoted.reason}"} if promoted else {}),
         "Data": f"{data.name}, sha256 {data.sha256[:16]}…",
         "Time": seconds,
     }

@@ -62,6 +62,7 @@ def test_an_unknown_key_is_answered_with_the_right_one(tmp_path, dotted, meant):
         ("train.optimizer", "adamm", "adam"),
         ("train.schedule", "onecycle", "one_cycle"),
         ("train.channels_last", "of", "off"),
+        ("promote.mode", "atuo", "auto"),
         ("device", "cud", "cuda"),
     ],
 )
@@ -175,6 +176,8 @@ NONSENSE = {
     "export.tolerance": ["0", "-1", "1.1", "nan", "inf"],
     "export.batch_sizes": ["", "0", "1,0", "65537", "1,,2", "a"],
     "export.register_as": ["", "a/b", "../a", "a b", "a" * 101],
+    "promote.margin": ["0", "1", "-0.1", "nan", "some"],
+    "promote.confidence": ["0.4", "1", "95", "nan", "high"],
     "device": ["", "gpu", "cuda:", "cuda:-1", "cpu:0", "cuda:0 "],
     "seed": ["-1", str(2**32), "1.5", "nan"],
     "name": ["", "../a", "a/b", "a" * 101, " a"],
@@ -273,7 +276,7 @@ def test_everything_that_can_be_named_is_found_by_its_file():
         assert parse({"data": whole}).data.name == whole
         with pytest.raises(ConfigError, match=f"'{name}' needs a path: {name}:PATH" if takes_path else "takes no path"):
             parse({"data": name if takes_path else f"{name}:some/where"})
-    assert set(sections()) == {"data", "model", "initialize", "check", "train", "evaluate", "export"}
+    assert set(sections()) == {"data", "model", "initialize", "check", "train", "evaluate", "export", "promote"}
 
 
 def test_a_reference_to_nothing_is_told_with_what_is_there(tmp_path):

@@ -14,7 +14,21 @@ from flows import cli
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "prefect", "mlflow")
-COMMANDS = ("train", "check", "find-lr", "up", "schedule", "repair", "reproduce", "join", "models", "datasets")
+COMMANDS = (
+    "train",
+    "check",
+    "find-lr",
+    "up",
+    "schedule",
+    "repair",
+    "reproduce",
+    "join",
+    "predict",
+    "promote",
+    "rollback",
+    "models",
+    "datasets",
+)
 
 
 def config(*arguments: str) -> RunConfig:

@@ -13,7 +13,7 @@ from tests.flows.conftest import Finished, Place
 
 pytestmark = pytest.mark.services
 
-STEPS = ["fetch", "inspect", "initialize", "check", "fit", "evaluate", "export", "register"]
+STEPS = ["fetch", "inspect", "initialize", "check", "fit", "evaluate", "export", "register", "promote"]
 
 
 def digest(path: str | Path) -> str:

@@ -5,7 +5,17 @@ import pytest
 
 from components.config import RunConfig, TrainConfig
 from components.evaluation.report import write_report
-from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, NetworkRef, RunRef, StepRef
+from components.refs import (
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FileRef,
+    FitRef,
+    NetworkRef,
+    PromotionRef,
+    RunRef,
+    StepRef,
+)
 
 
 @pytest.fixture
@@ -49,7 +59,10 @@ def write(toy: DataRef, tmp_path: Path, version: str | None, **training: object)
         "fit": StepRef(state="resumed", seconds=12.34, key="f1", why="from epoch 3, step 7"),
         "export": StepRef(state="ran", seconds=5.6, key="e2", why="the trained weights changed"),
     }
-    path = write_report(RunConfig(train=TrainConfig(**training)), trained, scores, model, toy, version, steps, run)
+    file = FileRef(path=tmp_path / "promotion.json", sha256="0" * 64)
+    told = PromotionRef(outcome="kept", reason="its score is lower", champion="2", report=file) if version else None
+    config = RunConfig(train=TrainConfig(**training))
+    path = write_report(config, trained, scores, model, toy, version, told, steps, run)
     assert path == tmp_path / "report.md"
     return path.read_text(encoding="utf-8")
 
@@ -66,6 +79,7 @@ def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
         "| Training | 7 epochs on cpu, stopped early, 9,876 samples/s |",
         "| Best epoch | 4: validation accuracy 87.65%, cross-entropy 0.4321 |",
         "| Test cross-entropy | 0.3456 |",
+        "| Promotion | kept: its score is lower |",
         "| ONNX model | digits-simple_cnn version 3; 99.99% of the answers agree, "
         "largest difference 2.5e-06 (allowed 1.5e-04) |",
         "| Accuracy of the ONNX model | 91.23% in onnxruntime, 91.24% in torch |",

@@ -1,0 +1,91 @@
+"""Are these inputs like those of the training? Sums that can be added up, part by part, and what they mean together."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from components.data.vocabulary import UNKNOWN
+from components.prediction.model import OnnxModel
+from components.refs import PADDING
+
+BINS = 10
+FAR = 0.5
+"""Of a training deviation: a mean that is further off is told."""
+
+Sums = dict[str, Any]
+
+
+def sums_of(model: OnnxModel, inputs: np.ndarray, confidence: np.ndarray) -> Sums:
+    """Sum up a batch of raw inputs, (N, …), and of how sure the answers are, (N,) from 0 to 1; empty of regressions."""
+    found: Sums = {"samples": len(inputs), "confidence": _histogram(confidence)}
+    match model.kind:
+        case "images":
+            flat = inputs.reshape(*inputs.shape[:2], -1)
+            # By counts of values: exact, and several times faster than floats.
+            counts = np.stack([np.bincount(flat[:, c].ravel(), minlength=256) for c in range(flat.shape[1])])
+            values = np.arange(256) / 255
+            found |= {"values": int(counts[0].sum()), "sum": (counts @ values).tolist()}
+            found |= {"squares": (counts @ values**2).tolist()}
+            found["brightness"] = _histogram(flat.mean((1, 2)) / 255)
+        case "numbers":
+            flat = inputs.reshape(len(inputs), -1).astype(np.float64)
+            found |= {"values": len(flat), "sum": flat.sum(0).tolist(), "squares": (flat**2).sum(0).tolist()}
+        case _:
+            found |= {"tokens": int((inputs != PADDING).sum()), "unknown": int((inputs == UNKNOWN).sum())}
+    return found
+
+
+def added(parts: Sequence[Sums]) -> Sums:
+    """Add sums up."""
+    total: Sums = {}
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, list):
+                before = total.get(name) or [0] * len(value)
+                total[name] = [one + other for one, other in zip(before, value, strict=True)]
+            else:
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+def note(model: OnnxModel, total: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what the inputs are beside what those of the training were, as far as the file knows."""
+    told: dict[str, Any] = {"samples": total.get("samples", 0), "confidence_histogram": total.get("confidence", [])}
+    if total.get("values"):
+        mean = np.array(total["sum"]) / total["values"]
+        std = np.sqrt(np.maximum(0, np.array(total["squares"]) / total["values"] - mean**2))
+        told |= {"mean": mean.tolist(), "std": std.tolist()}
+        told |= {"brightness_histogram": total["brightness"]} if "brightness" in total else {}
+        told |= _beside(model, mean)
+    if total.get("tokens"):
+        told["unknown_tokens"] = total["unknown"] / total["tokens"]
+    return told
+
+
+def _beside(model: OnnxModel, mean: np.ndarray) -> dict[str, Any]:
+    try:
+        held = json.loads(model.metadata["input_statistics"])
+        usual, spread = (np.array(held[name], np.float64).ravel() for name in ("mean", "std"))
+    except (KeyError, ValueError, TypeError):
+        return {"training": None, "words": "the model's file does not say what its training inputs were like"}
+    if usual.shape != mean.shape or spread.shape != mean.shape:
+        return {"training": held, "words": "the training inputs had another number of channels or features"}
+    shift = (mean - usual) / np.where(spread > 0, spread, 1)
+    worst = int(np.abs(shift).argmax())
+    far = abs(float(shift[worst])) > FAR
+    what = "channel" if model.kind == "images" else "feature"
+    words = f"the mean of {what} {worst} is {abs(shift[worst]):.2f} training deviations off"
+    return {
+        "training": held,
+        "shift": [float(one) if math.isfinite(one) else None for one in shift],
+        "is_far": far,
+        "words": words if far else f"like the training inputs: {words}",
+    }
+
+
+def _histogram(values: np.ndarray) -> list[int]:
+    """Count values from 0 to 1 in ten bins."""
+    return np.histogram(values, BINS, (0.0, 1.0))[0].tolist() if len(values) else [0] * BINS

@@ -1,0 +1,206 @@
+"""What a model is asked about: image files, rows of tables, lines of text; each by a name that people know it by."""
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.data import pictures
+from components.data.folders import QUIET
+from components.data.labels import in_order
+from components.data.tables import MISSING, number_of, read_table
+from components.data.texts import decoded
+from components.errors import UserError, nearest
+from components.prediction.model import OnnxModel
+
+MAX_PIXELS = 64_000_000
+"""Larger images are not decoded."""
+LABELS = ("label", "target", "class", "y")
+TEXTS = ("text", "sentence", "review")
+TABLES = (".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs in their order. They are read when they are wanted."""
+
+    names: Sequence[str]
+    """An image's path, or a table's or text's line."""
+    digests: Sequence[str]
+    """Changes where an input does."""
+    read: Callable[[int], Any]
+    """Give one by its number: uint8 (C, H, W), a text, or float32 (F, …); or a reason in words, as ``Unreadable``."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Unreadable(str):
+    """Why an input can't be read."""
+
+    __slots__ = ()
+
+
+def gather(model: OnnxModel, places: Sequence[Path]) -> Inputs:
+    """Find what is to be answered at these places, for a model of that kind.
+
+    Raises:
+        UserError: a place is not there, holds nothing of the kind, or a table lacks columns.
+    """
+    for place in places:
+        if not place.exists():
+            beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
+            raise UserError(f"There is no {place}.", nearest(place.name, beside))
+    match model.kind:
+        case "images":
+            return _images(model, places)
+        case "tokens":
+            return _texts(model, places)
+        case _:
+            return _numbers(model, places)
+
+
+def _images(model: OnnxModel, places: Sequence[Path]) -> Inputs:
+    if model.shape[0] not in (1, 3):
+        raise UserError(f"{model.file} takes images of {model.shape[0]} channels.", "Image files have 1 or 3.")
+    files = _files(places, pictures.SUFFIXES, "images")
+    channels, height, width = model.shape
+
+    def read(number: int) -> np.ndarray | Unreadable:
+        found = pictures.read_pixels(Path(files[number]), (channels, height, width), MAX_PIXELS)
+        return Unreadable(found) if isinstance(found, str) else found
+
+    return Inputs(files, [_stamp(file) for file in files], read)
+
+
+def _files(places: Sequence[Path], suffixes: frozenset[str], what: str) -> list[str]:
+    """Files at places, in natural order; of folders those that end so, of folders in them too."""
+    found: list[str] = []
+    for place in places:
+        if place.is_file():  # whatever its name: who names it means it
+            found.append(str(place))
+            continue
+        inside = []
+        for folder, folders, names in os.walk(place):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path for each of a million files is slow)
+                if suffix in suffixes and not name.startswith(".") and name.lower() not in QUIET:
+                    inside.append(os.path.join(folder, name))  # noqa: PTH118
+        if not inside:
+            raise UserError(f"There are no {what} in {place}.", f"Their names end in {', '.join(sorted(suffixes))}.")
+        found += in_order(inside)
+    return found
+
+
+def _stamp(file: str) -> str:
+    try:
+        held = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return "gone"
+    return f"{held.st_size} {held.st_mtime_ns}"
+
+
+def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
+    assert model.vocabulary  # told here and not with the first batch
+    names: list[str] = []
+    texts: list[str] = []
+    for place in _files(places, frozenset({*TABLES, ".txt"}), "texts"):
+        file = Path(place)
+        if file.suffix.lower() in TABLES:
+            columns, lines = _table(file)
+            found = next((name for name in columns if name.lower() in TEXTS), None)
+            if found is None and len(columns) > 1:
+                raise UserError(f"{file} has no column 'text'.", nearest("text", columns))
+            held: Sequence[str] = [str(cell) for cell in columns[found or next(iter(columns))]]
+        else:
+            held = decoded(file.read_bytes(), file).splitlines()
+            lines = list(range(1, len(held) + 1))
+        names += [f"{place} line {line}" for line in lines]
+        texts += held
+
+    def read(number: int) -> str:
+        return texts[number] if texts[number].strip() else Unreadable("is empty")
+
+    return Inputs(names, texts, read)
+
+
+def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
+    names: list[str] = []
+    rows: list[list[Any]] = []
+    asked: list[str] = []
+    for place in _files(places, frozenset(TABLES), "tables"):
+        file = Path(place)
+        columns, lines = _table(file)
+        asked = _features(model, file, list(columns))
+        names += [f"{place} line {line}" for line in lines]
+        rows += map(list, zip(*(columns[name] for name in asked), strict=True))
+
+    def read(number: int) -> np.ndarray | Unreadable:
+        values = np.empty(len(rows[number]), np.float32)
+        for at, cell in enumerate(rows[number]):
+            value = number_of(cell.strip()) if isinstance(cell, str) else math.nan if cell is None else float(cell)
+            if not math.isfinite(value):
+                empty = cell is None or str(cell).strip().lower() in MISSING
+                column = asked[at] if at < len(asked) else str(at)
+                return Unreadable(f"{'no value' if empty else repr(cell) + ' is not a number'} in '{column}'")
+            values[at] = value
+        return values.reshape(model.shape)
+
+    return Inputs(names, ["\0".join(map(str, row)) for row in rows], read)
+
+
+def _features(model: OnnxModel, file: Path, columns: list[str]) -> list[str]:
+    """The columns that are the model's features, in its order."""
+    count = math.prod(model.shape)
+    known = model.feature_names
+    if known:
+        missing = [name for name in known if name not in columns]
+        if missing:
+            near = nearest(missing[0], columns)
+            raise UserError(f"{file} has no column {', '.join(repr(name) for name in missing[:8])}.", near)
+        return list(known)
+    rest = list(columns)
+    labels = [name for usual in LABELS for name in columns if name.lower() == usual]
+    if len(columns) > count and labels:
+        rest.remove(labels[0])
+    if len(rest) != count:
+        raise UserError(
+            f"{file} has {len(rest)} columns beside the label, and the model takes {count} numbers.",
+            f"Leave {count} columns, in the order of the training data; there are: {', '.join(rest[:12])}.",
+        )
+    return rest
+
+
+def _table(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    """Columns by name, and the line of each row: of a parquet file the number of the row, from 1."""
+    if file.suffix.lower() == ".parquet":
+        return _parquet(file)
+    content = decoded(file.read_bytes(), file)
+    first = next((line for line in content.splitlines() if line.strip()), "")
+    if first and not any(sign in first for sign in ",;\t"):  # one column alone, as of texts
+        lines = [(number, row) for number, row in enumerate(csv.reader(content.splitlines()), 1) if row]
+        return {first.strip(): [row[0] for _, row in lines[1:]]}, [number for number, _ in lines[1:]]
+    table = read_table(file)
+    return {name: table.cells(name) for name in table.columns}, table.lines
+
+
+def _parquet(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file} is not a Parquet file: {' '.join(str(error).split())[:200]}") from None
+    return table.to_pydict(), list(range(1, table.num_rows + 1))
+
+
+def largest_batch(shape: tuple[int, ...]) -> int:
+    """So many inputs at once: 256, or fewer of large ones."""
+    return max(1, min(256, 128_000_000 // max(1, math.prod(shape) * 4)))

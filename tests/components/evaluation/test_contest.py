@@ -1,0 +1,74 @@
+"""Two ONNX files over one test split."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.config import PromoteConfig
+from components.data.batches import read_test
+from components.evaluation.contest import contest
+from components.refs import DataRef
+from tests.onnx_files import linear
+from tests.toy import toy_data, toy_numbers
+
+CONFIG = PromoteConfig(margin=0.02)
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> DataRef:
+    return toy_data(tmp_path_factory.mktemp("bars"), classes=4, size=8, test=1500)
+
+
+def bar_reader(path: Path, data: DataRef, wrong: float = 0.0, **more) -> Path:
+    """A model that adds up the pixels of each bar; a share of noise in its weights makes it err."""
+    size, classes = data.shape[1], len(data.classes)
+    weights = np.zeros((size, size, classes))
+    for number in range(classes):
+        weights[number * size // classes : (number + 1) * size // classes, :, number] = 1
+    noise = np.random.default_rng(0).normal(size=weights.shape)
+    labels = more.pop("labels", data.classes)
+    return linear(path, (weights + wrong * noise).reshape(-1, classes), sizes=data.shape, labels=labels, **more)
+
+
+def test_the_better_one_wins_and_the_worse_one_does_not(bars: DataRef, tmp_path: Path):
+    good, worse = bar_reader(tmp_path / "good.onnx", bars), bar_reader(tmp_path / "worse.onnx", bars, 2.0)
+    won = contest(good, worse, bars, CONFIG)
+    assert won.outcome == "promoted" and won.comparison and won.comparison.samples == 1500
+    assert won.comparison.n01 and won.comparison.challenger_score == 1
+    lost = contest(worse, good, bars, CONFIG)
+    assert lost.outcome == "kept" and lost.comparison and lost.comparison.n10 == won.comparison.n01
+    assert contest(good, good, bars, CONFIG).outcome == "promoted"
+    assert contest(good, good, bars, CONFIG, {"parity": False}).outcome == "kept"
+
+
+def test_a_champion_that_does_not_fit_is_told_and_left(bars: DataRef, tmp_path: Path):
+    ours = bar_reader(tmp_path / "ours.onnx", bars)
+    others = {
+        "has other classes": (bar_reader(tmp_path / "a.onnx", bars, labels=["a", "b", "c", "d"]), "knows 4"),
+        "has another size": (
+            linear(tmp_path / "b.onnx", np.ones((9, 4)), sizes=(1, 3, 3), labels=bars.classes),
+            "1×3×3",
+        ),
+        "is of numbers": (
+            linear(tmp_path / "c.onnx", np.ones((3, 4)), takes="features", sizes=(3,), labels=bars.classes),
+            "numbers",
+        ),
+    }
+    for champion, words in others.values():
+        verdict = contest(ours, champion, bars, CONFIG)
+        assert verdict.outcome == "kept" and words in verdict.reason and not verdict.comparison
+        assert "cannot be compared" in verdict.reason
+
+
+def test_a_regression_is_judged_by_explained_variance(tmp_path: Path):
+    data = toy_numbers(tmp_path, task="regression", outputs=2, test=800)
+    inputs, targets = (held.numpy() for held in (read_test(data).inputs, read_test(data).labels))
+    # The toy's targets are linear but for a constant, which a feature of great mean gives nearly.
+    weights = np.linalg.lstsq(inputs, targets, rcond=None)[0]
+    more = {"takes": "features", "gives": "values", "sizes": (6,), "labels": data.classes}
+    good = linear(tmp_path / "good.onnx", weights, **more)
+    worse = linear(tmp_path / "worse.onnx", 0.7 * weights, **more)
+    assert contest(good, worse, data, CONFIG).outcome == "promoted"
+    lost = contest(worse, good, data, CONFIG)
+    assert lost.outcome == "kept" and lost.comparison and lost.comparison.p_value < 0.01
