@@ -48,7 +48,18 @@ COMMAND = [
     *("--train.ema", "0.9", "--train.augment", "shift", "--train.lr", "0.004", "--train.checkpoint_seconds", "0.15"),
 ]
 # What a run says when it gets to a step; the moment of a kill is counted from one of these.
-MARKS = ["", r"\(seed", r"data  ", r"network  ", r"fit  ", r"epoch \d+/", r"test  ", r"onnx  ", r"registered  "]
+MARKS = [
+    "",
+    r"\(seed",
+    r"data  ",
+    r"network  ",
+    r"fit  ",
+    r"epoch \d+/",
+    r"test  ",
+    r"onnx  ",
+    r"registered  ",
+    r"promote  ",
+]
 
 
 def make(folder: Path, data: Path, databases: Path) -> Place:

@@ -36,7 +36,7 @@ from torch import nn
 def head(classes):
     return nn.Linear(49, classes)
 """
-STEPS = ["fetch", "inspect", "initialize", "check", "fit", "evaluate", "export", "register"]
+STEPS = ["fetch", "inspect", "initialize", "check", "fit", "evaluate", "export", "register", "promote"]
 SETTINGS = ("--model", "net.py:Net", "--train.epochs", "1", "--explain")
 
 
@@ -95,6 +95,7 @@ def test_a_hyper_parameter(place: Place):
 def test_a_setting_of_a_late_step_leaves_the_early_ones_alone_and_the_new_run_has_their_record(place: Place):
     said = explained(place, "--export.tolerance", "0.0001")
     assert states(said) | {"export": "", "register": ""} == {
+        "promote": "ran",
         **dict.fromkeys(("fetch", "inspect", "initialize", "check", "fit", "evaluate"), "cached"),
         "export": "",
         "register": "",
