@@ -439,6 +439,8 @@ def conclude(
     """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
     from components.evaluation.page import Record, write_page
     from components.evaluation.report import write_report
+    from components.export.card import write_card
+    from components.recipe import git
 
     done = tracking.steps(run)
     report = write_report(config, trained, scores, model, data, version, promoted, done, run)
@@ -448,6 +450,9 @@ def conclude(
     results = Results(Runs.here())
     found = {step: results.find(step, done[step].key) for step in ("inspect", "check") if step in done}
     inspection, check = (held[0].report if (held := found.get(step)) else None for step in ("inspect", "check"))
+    made_by = {"Run": f"{run.name} ({run.run_id})", "Commit": (git("rev-parse", "HEAD") or "").strip()}
+    card = write_card(run.folder, trained.network, data, scores, made_by)
+    tracking.log_files(run, [card], "onnx")
     known = (config, trained, scores, model, data, version, done, run, tracking.metrics(run), inspection, check)
     tracking.log_files(run, [report, write_page(Record(*known))])
     create_markdown_artifact(

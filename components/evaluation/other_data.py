@@ -77,12 +77,10 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
         UserError: it cannot be run, or does not fit the data.
     """
     from components.export import parity
+    from components.prediction.model import open_model
 
-    try:
-        session = parity.open_session(file)
-        described = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        raise UserError(f"{file} cannot be opened: {' '.join(str(error).split())}", "Is it an ONNX model?") from None
+    model = open_model(file)
+    session, described = model.session, model.metadata
     labels = json.loads(described.get("labels", "null"))
     if labels is not None and tuple(labels) != data.classes:
         raise UserError(
@@ -99,7 +97,7 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
     def answer(samples: Samples) -> Tensor:
         try:
             return torch.from_numpy(parity.run(session, samples, batch_size)[1]).float()
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's errors have no base of their own
             raise UserError(
                 f"{file.name} does not take {data.name}: {' '.join(str(error).split())}",
                 "Give a data set whose inputs are of the shape that it was trained on.",

@@ -129,7 +129,10 @@ def remains(place: Place, out: str) -> dict[str, Any]:
         for path in artifacts.rglob("*")
         if path.is_file()
     }
-    for by_nature in ("report.md", "check.txt", "pictures/curves.png", "git.diff"):
+    for by_nature in (
+        *("report.md", "report.html", "promotion.json", "onnx/MODEL_CARD.md"),
+        *("check.txt", "pictures/curves.png", "git.diff"),
+    ):
         files.pop(by_nature, None)
     return {
         "weights": result["weights"]["sha256"],

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 
-from components.evaluation.promotion import compare, judge, mcnemar, sample_scores, tango_upper
+from components.evaluation.promotion import compare, judge, sample_scores, tango_upper
 
 MARGIN, CONFIDENCE = 0.01, 0.95
 
@@ -74,12 +74,6 @@ def test_a_gate_that_was_not_passed_keeps_the_best_one_back():
     assert judge(comparison, {"parity": True}, MARGIN, "accuracy").outcome == "promoted"
     refused = judge(comparison, {"parity": False}, MARGIN, "accuracy")
     assert refused.outcome == "kept" and "it failed: parity" in refused.reason
-
-
-@pytest.mark.parametrize(("n10", "n01"), [(0, 0), (5, 5), (10, 2), (2, 10), (0, 30), (700, 800)])
-def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs(n10, n01):
-    expected = binomtest(n01, n10 + n01).pvalue if n10 + n01 else 1.0
-    assert mcnemar(n10, n01) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_interval_is_the_one_that_tango_gives():
