@@ -421,6 +421,11 @@ class ExportConfig(Section):
     """Largest difference of ONNX logits from float64 torch, relative to the largest logit (at least 1)."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1, 2, 7, 256), min_length=1)
     """Batch sizes at which the whole test split is compared."""
+    int8: Annotated[Literal["off", "auto", "on"], BeforeValidator(_switch)] = "off"
+    """Also write model.int8.onnx, calibrated on training data: auto keeps it if it is faster and within the budget,
+    by a measurement; on fails otherwise."""
+    int8_budget: float = Field(0.005, ge=0, le=1)
+    """Accuracy that int8 may lose at most: upper end of the paired loss's 95 % interval."""
     register_as: Annotated[str | None, BeforeValidator(_none)] = Field(
         None, pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", json_schema_extra=UNDECIDING
     )

@@ -237,7 +237,9 @@ class ExportRef(Ref):
     agreement: float
     """Share of test samples with the same answer."""
     example: FileRef
-    """A few inputs and the logits they give (``.npz``)."""
+    """A few inputs and the outputs they give (``.npz``)."""
+    int8: FileRef | None = None
+    """The same in whole numbers of 8 bits, where that was asked for and as good."""
 
     def identity(self) -> dict[str, str]:
         return {"the ONNX model": self.onnx.sha256, "what it answers to some test samples": self.example.sha256}

@@ -371,11 +371,13 @@ def evaluate(
 @step()
 def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: DataRef, run: RunRef) -> ExportRef:
     """Write the ONNX model, and let it pass only if it gives the network's answers."""
-    from components.data.batches import read_test
+    from components.data.batches import read_sample, read_test
     from components.export.export import export
+    from components.export.quantize import CALIBRATION
     from components.initialize import restore
 
     network = restore(trained.network, trained.weights, data)
+    calibration = None if config.int8 == "off" else read_sample(data, CALIBRATION, seed=0)
     about = {
         "network": trained.network.reference,
         "data": f"{data.name} sha256:{data.sha256}",
@@ -383,10 +385,11 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         f"test_{scores.measure}": f"{scores.score:.6f}",
     }
     try:
-        model = export(network, data, read_test(data), config, about, run.folder, scores.temperature)
+        test = read_test(data)
+        model = export(network, data, test, config, about, run.folder, scores.temperature, calibration)
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
-    tracking.log_files(run, [model.onnx.path, model.example.path], "onnx")
+    tracking.log_files(run, [one.path for one in (model.onnx, model.example, model.int8) if one], "onnx")
     tracking.log_tags(run, {"onnx.sha256": model.onnx.sha256})
     tracking.log_metrics(run, {"onnx_max_abs_diff": model.max_abs_diff, "onnx_agreement": model.agreement})
     logger.info(

@@ -1,5 +1,6 @@
 """Export a network and publish nothing that was not found equal to it."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +17,13 @@ from components.export.bisection import first_difference
 from components.export.bundle import INPUTS
 from components.export.gates import Candidate, gates
 from components.export.parity import answers, compare, open_session, run
+from components.export.quantize import quantize
 from components.export.to_onnx import to_onnx
 from components.files import write_atomically, write_text
 from components.raw_model import RawModel
 from components.refs import DataRef, ExportRef, FileRef
+
+logger = logging.getLogger("torchmill")
 
 EXAMPLES = 8  # samples in the example file
 
@@ -36,6 +40,7 @@ def export(
     metadata: Mapping[str, str],
     folder: Path,
     temperature: float = 1.0,
+    calibration: Samples | None = None,
 ) -> ExportRef:
     """Write ``model.onnx``, ``parity.json`` and ``example.npz`` into ``folder``.
 
@@ -46,7 +51,7 @@ def export(
         UserError: the network cannot be exported.
     """
     candidate, final = folder / "model.rejected.onnx", folder / "model.onnx"
-    for earlier in (final, folder / "parity.json", folder / "example.npz"):
+    for earlier in (final, *(folder / name for name in ("parity.json", "example.npz", "model.int8.onnx"))):
         earlier.unlink(missing_ok=True)
     to_onnx(network, data, metadata, candidate, temperature)
     parity = compare(candidate, network, data, test, config.batch_sizes, config.tolerance)
@@ -66,6 +71,13 @@ def export(
             + f" They part {where}." * bool(where),
             _where(folder),
         )
+    whole = folder / "model.int8.onnx"
+    if config.int8 != "off" and calibration is not None:
+        small = quantize(candidate, data, calibration, test, config.int8_budget, whole)
+        write_text(folder / "parity.json", parity.as_json(gates=told, int8=small.as_plain()))
+        if config.int8 == "on" and not small.accepted:
+            raise ParityError(f"There is no int8 model: {small.reason}.", "With --export.int8 auto fp32 stays.")
+        logger.info("int8  %s: %s", "accepted" if small.accepted else "fp32 stays", small.reason)
     candidate.replace(final)
     session = open_session(final)
     inputs, _ = run(session, test.first(EXAMPLES), EXAMPLES)
@@ -79,6 +91,7 @@ def export(
         max_abs_diff=parity.max_abs_diff,
         agreement=parity.agreement,
         example=FileRef.of(folder / "example.npz"),
+        int8=FileRef.of(whole) if whole.exists() else None,
     )
 
 
