@@ -9,7 +9,7 @@ from components.config import load
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
-NOT_MEASURED = {"cifar10-fast", "mnist-best", "names-transformer", "image-folder-transfer"}
+NOT_MEASURED = {"cifar10-fast", "names-transformer"}
 
 
 def test_the_recipes_are_there():
