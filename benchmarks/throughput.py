@@ -80,10 +80,15 @@ def measure() -> list[Claim]:
         figures = in_turn(measures, ROUNDS)
     reach = {"bare loop": "≥ 0.98", "DataLoader": "≥ 2.0", "Lightning": "≥ 2.0"}
     return [
-        Claim("fit", name, figures["ours"], figures[name], "images/s", reach.get(name, "≥ 1.5"))
-        for name in figures
-        if name != "ours"
+        Claim("fit", name, figures["ours"], figures[name], "images/s", reach.get(name, "≥ 1.5"), NOTE * (at == 0))
+        for at, name in enumerate(name for name in figures if name != "ours")
     ]
+
+
+NOTE = (
+    "The bare loop looks at no loss for nan, writes no checkpoints and tells no progress. Which part of the missing "
+    "3 % is theirs the spread does not tell; to look at losses less often would close it, and tell of a nan later."
+)
 
 
 def network() -> torch.nn.Module:
