@@ -454,7 +454,7 @@ def conclude(
     found = {step: results.find(step, done[step].key) for step in ("inspect", "check") if step in done}
     inspection, check = (held[0].report if (held := found.get(step)) else None for step in ("inspect", "check"))
     made_by = {"Run": f"{run.name} ({run.run_id})", "Commit": (git("rev-parse", "HEAD") or "").strip()}
-    card = write_card(run.folder, trained.network, data, scores, made_by)
+    card = write_card(run.folder, trained.network, data, scores, model, made_by)
     tracking.log_files(run, [card], "onnx")
     known = (config, trained, scores, model, data, version, done, run, tracking.metrics(run), inspection, check)
     tracking.log_files(run, [report, write_page(Record(*known))])

@@ -1,6 +1,5 @@
 """A page about a model for those who deploy it, in the form of a model card (Mitchell et al. 2019)."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from components.files import write_text
-from components.refs import DataRef, EvaluationRef, NetworkRef, shown
+from components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef, shown
 
 SNIPPETS = {
     "images": "pixels = np.asarray(Image.open('picture.png'))\n"
@@ -24,19 +23,21 @@ def write_card(
     network: NetworkRef,
     data: DataRef,
     scores: EvaluationRef,
+    model: ExportRef,
     made_by: Mapping[str, str],
 ) -> Path:
-    """Write ``MODEL_CARD.md`` beside a model that passed, from what was found.
+    """Write ``MODEL_CARD.md`` into ``folder`` about a model that passed, from what was found.
 
     Args:
+        model: whose files may be an earlier run's.
         made_by: run, commit and whatever else tells where it came from.
     """
-    parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
-    proto = onnx.load(str(folder / "model.onnx"))
+    parity = json.loads(model.report.path.read_text(encoding="utf-8"))
+    proto = onnx.load(str(model.onnx.path))
     described = {entry.key: entry.value for entry in proto.metadata_props}
     measure = scores.measure.replace("_", " ")
     low, high = (shown(scores.measure, value) for value in (scores.score_low, scores.score_high))
-    files = {name: _digest(folder / name) for name in ("model.onnx", "example.npz")}
+    files = {one.path.name: one.sha256 for one in (model.onnx, model.example, model.int8) if one}
     name = proto.graph.input[0].name
     snippet = SNIPPETS[data.kind].format(shape=", ".join(map(str, data.shape)))
     imports = "import json\n\n" * (data.kind == "tokens") + "import numpy as np\nimport onnxruntime\n"
@@ -89,11 +90,6 @@ def write_card(
     path = folder / "MODEL_CARD.md"
     write_text(path, "\n".join(lines) + "\n")
     return path
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _some(names: tuple[str, ...]) -> str:

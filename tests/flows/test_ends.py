@@ -38,6 +38,7 @@ def test_a_run_that_is_stopped_ends_killed_within_seconds(used: Place, sent: sig
     assert used.prefect("SELECT state_name FROM flow_run") == [("Crashed",)]
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once_and_the_run_goes_on_later_where_a_first_one_stopped_it(used: Place):
     process = start_and_wait_for_training(used)
     process.send_signal(signal.SIGTERM)
