@@ -26,6 +26,7 @@ def tags(place: Place, version: int) -> dict[str, str]:
     return dict(place.mlflow(f"SELECT key, value FROM model_version_tags WHERE version = {version}"))
 
 
+@pytest.mark.slow
 def test_the_life_of_a_champion(shared: Place):
     """One after the other in one folder, since each needs what came before."""
     first = train(shared, "--train.epochs", "1")
