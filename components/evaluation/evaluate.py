@@ -140,11 +140,9 @@ def judge(
 
 def vocabulary_of(data: DataRef) -> Vocabulary | None:
     """Give the tokens by id, where the inputs are tokens."""
-    from components.data.fetch import VOCABULARY
+    from components.data.fetch import read_vocabulary
 
-    if data.kind != "tokens":
-        return None
-    return Vocabulary.from_json((data.folder / VOCABULARY).read_text(encoding="utf-8"))
+    return read_vocabulary(data) if data.kind == "tokens" else None
 
 
 def of_classes(logits: Tensor, labels: Tensor, data: DataRef, temperature: float = 1.0) -> Scores:

@@ -16,7 +16,7 @@ from components.errors import UserError
 from components.export.bisection import first_difference
 from components.export.bundle import INPUTS
 from components.export.gates import Candidate, gates
-from components.export.parity import answers, compare, open_session, run
+from components.export.parity import answers, as_taken, compare, open_session, run
 from components.export.quantize import quantize
 from components.export.to_onnx import to_onnx
 from components.files import write_atomically, write_text
@@ -64,7 +64,7 @@ def export(
         if failed:
             raise ParityError(f"The ONNX model is not to be published: {'; '.join(failed)}.", _where(folder))
     else:
-        where = parting(proto, model, data, test)
+        where = parting(proto, model, test)
         write_text(folder / "parity.json", parity.as_json(first_difference=where))
         raise ParityError(
             f"The ONNX model differs from the network: {'; '.join(parity.complaints)}."
@@ -95,12 +95,11 @@ def export(
     )
 
 
-def parting(proto: onnx.ModelProto, model: RawModel, data: DataRef, test: Samples) -> str:
+def parting(proto: onnx.ModelProto, model: RawModel, test: Samples) -> str:
     """Say where a model and its network part; nothing where the model doesn't run at all."""
     inputs, _ = test.first(2).take(torch.arange(min(2, len(test))))
-    inputs = inputs.long() if data.kind == "tokens" else inputs
     try:
-        return first_difference(proto, model, inputs.numpy())
+        return first_difference(proto, model, as_taken(inputs))
     except Exception:  # onnxruntime's errors have no base of their own, and the comparison has told of them
         return ""
 

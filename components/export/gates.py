@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from components.data.batches import Samples
 from components.export.bundle import INPUTS, OUTPUTS, PREPARED
-from components.export.parity import Judgement, answers, open_session, predict_double
+from components.export.parity import Judgement, answers, as_taken, open_session, predict_double
 from components.raw_model import RawModel
 from components.refs import DataRef
 
@@ -214,7 +214,7 @@ def reference(candidate: Candidate) -> Gate | None:
 def _some(test: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Give a few samples as the model takes them, and their labels."""
     inputs, labels = test.first(SAMPLE).take(torch.arange(min(SAMPLE, len(test))))
-    return (inputs.long() if inputs.dtype == torch.int32 else inputs).numpy(), labels.numpy()
+    return as_taken(inputs), labels.numpy()
 
 
 def _as_samples(inputs: np.ndarray, test: Samples) -> Samples:

@@ -275,11 +275,15 @@ def answers(
     return [np.asarray(value) for value in session.run(names, given)]
 
 
+def as_taken(inputs: Tensor) -> np.ndarray:
+    """Give raw inputs as an ONNX model takes them: token ids are int64 there."""
+    return (inputs.long() if inputs.dtype == torch.int32 else inputs).numpy()
+
+
 def run(
     session: "onnxruntime.InferenceSession", samples: Samples, batch_size: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Give the inputs as the model takes them, batch by batch, and the outputs of all samples."""
     (takes,) = session.get_inputs()
-    wanted = {"tensor(int64)": np.int64, "tensor(uint8)": np.uint8}.get(takes.type, np.float32)
-    batches = [inputs.numpy().astype(wanted, copy=False) for inputs, _ in samples.batches(batch_size)]
+    batches = [as_taken(inputs) for inputs, _ in samples.batches(batch_size)]
     return batches, np.concatenate([session.run(None, {takes.name: batch})[0] for batch in batches])

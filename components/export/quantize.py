@@ -13,7 +13,7 @@ import torch
 from components.data.batches import Samples
 from components.evaluation.promotion import Comparison, compare, sample_scores
 from components.export.bundle import INPUTS
-from components.export.parity import open_session, run
+from components.export.parity import as_taken, open_session, run
 from components.refs import DataRef
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def quantize(model: Path, data: DataRef, calibration: Samples, test: Samples, bu
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            batches, _ = run(open_session(model), calibration, 32)
-            self.batches = iter({INPUTS[data.kind]: batch} for batch in batches)
+            self.batches = ({INPUTS[data.kind]: as_taken(inputs)} for inputs, _ in calibration.batches(32))
 
         def get_next(self) -> Any:  # none behind the last, which its own annotation does not know
             return next(self.batches, None)
@@ -102,8 +101,7 @@ def _judged(model: Path, path: Path, data: DataRef, test: Samples, budget: float
     speeds = []
     for size in BATCHES:
         inputs, _ = test.take(torch.arange(size) % len(test))
-        inputs = inputs.long() if data.kind == "tokens" else inputs
-        speeds.append(_times_as_fast(*sessions, {INPUTS[data.kind]: inputs.numpy()}))
+        speeds.append(_times_as_fast(*sessions, {INPUTS[data.kind]: as_taken(inputs)}))
     fast = [f"{speed:.2f} times as fast at batch size {size}" for speed, size in zip(speeds, BATCHES, strict=True)]
     return Quantised(min(speeds) > 1, f"{told}; {', '.join(fast)}", speed=tuple(speeds), **known)
 

@@ -121,10 +121,9 @@ class OnnxModel:
         if self.labels != data.classes:
             return f"knows {_some(self.labels)}, and not {_some(data.classes)}"
         if self.kind == "tokens":
-            from components.data.fetch import VOCABULARY
+            from components.data.fetch import read_vocabulary
 
-            there = Vocabulary.from_json((data.folder / VOCABULARY).read_text(encoding="utf-8"))
-            return "" if there == self.vocabulary else "has another vocabulary"
+            return "" if read_vocabulary(data) == self.vocabulary else "has another vocabulary"
         if not self.takes_any_size and self.shape != data.shape:
             return f"takes inputs of {_sizes(self.shape)}, not of {_sizes(data.shape)}"
         return ""
