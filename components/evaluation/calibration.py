@@ -6,12 +6,14 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from components.evaluation.intervals import mean_interval, wilson_interval
+from components.evaluation.intervals import Interval, mean_interval, wilson_interval
 
 BINS = 15
 """Of equal width, as in Guo et al. 2017, with whose numbers ours can so be compared."""
 
 COLDEST, HOTTEST = 0.05, 20.0
+
+LARGEST_FACTOR, HALVINGS, SIMULATED = 10.0, 14, 2000
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,34 @@ def expected_calibration_error(bins: list[Bin]) -> float:
     """
     samples = sum(one.samples for one in bins)
     return sum(one.samples * abs(one.confidence - one.accuracy) for one in bins) / samples
+
+
+def calibration_error_interval(bins: list[Bin]) -> Interval:
+    """Give the 95 % interval of the expected calibration error; always the same.
+
+    The error that is seen lies above the true one, and resampling would add to that. So all gaps between confidence
+    and accuracy are scaled by a factor, from none at all: the ends are the least and the largest whose simulated test
+    sets, of as many samples in each bin, show the error that is seen within the middle 95 % of theirs.
+    """
+    counts = np.array([one.samples for one in bins])
+    confidence, accuracy = (np.array([getattr(one, name) for one in bins]) for name in ("confidence", "accuracy"))
+    shares, seen = counts / counts.sum(), expected_calibration_error(bins)
+
+    def supposed(factor: float) -> np.ndarray:
+        return np.clip(confidence + factor * (accuracy - confidence), 0, 1)
+
+    def below(factor: float) -> float:
+        drawn = np.random.default_rng(0).binomial(counts, supposed(factor), (SIMULATED, len(counts))) / counts
+        return float((np.abs(drawn - confidence) @ shares <= seen).mean())
+
+    ends = []
+    for level in (0.975, 0.025):
+        least, most = 0.0, LARGEST_FACTOR
+        for _ in range(HALVINGS if below(least) > level else 0):
+            middle = (least + most) / 2
+            least, most = (middle, most) if below(middle) > level else (least, middle)
+        ends.append(float(np.abs(supposed(least) - confidence) @ shares))
+    return min(ends[0], seen), max(ends[1], seen)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

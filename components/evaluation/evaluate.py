@@ -16,11 +16,12 @@ from components.data.batches import Samples
 from components.data.vocabulary import Vocabulary
 from components.evaluation import calibration, robustness, saliency
 from components.evaluation.error_groups import error_groups
-from components.evaluation.intervals import Interval, share_interval, wilson_interval
+from components.evaluation.intervals import Interval, mean_interval, share_interval, wilson_interval
 from components.evaluation.metrics import (
     ClassScore,
     class_scores,
     confusion_matrix,
+    label_intervals,
     label_scores,
     macro_intervals,
     mean_r2_interval,
@@ -35,7 +36,7 @@ from components.evaluation.ranking import Ranking, rank
 from components.files import write_text
 from components.raw_model import RawModel
 from components.refs import DataRef, EvaluationRef, FileRef, Task
-from components.training.losses import plain_loss
+from components.training.losses import plain_loss, plain_losses
 
 POINTS = 1000
 """Of residuals, at most, in the report."""
@@ -163,7 +164,9 @@ def of_classes(logits: Tensor, labels: Tensor, data: DataRef, temperature: float
     calibrated = _calibration(outputs, truth, temperature)
     for name, when in (("", "before"), ("_calibrated", "after")):
         others[f"ece{name}"] = calibrated[when]["ece"]
+        intervals[f"ece{name}_95"] = calibrated[when]["ece_95"]
     others["loss_calibrated"] = calibrated["after"]["loss"]
+    intervals["loss_95"] = _loss_interval("classification", logits, labels)
     ranking = rank(_probabilities(logits), truth[:, None] == np.arange(len(data.classes)))
     return Scores(
         score=right / samples,
@@ -173,6 +176,7 @@ def of_classes(logits: Tensor, labels: Tensor, data: DataRef, temperature: float
         loss=plain_loss(data.task)(logits, labels).item(),
         parts={
             **intervals,
+            **_area_intervals(ranking),
             "classes": {name: _with_interval(score) for name, score in zip(data.classes, by_class, strict=True)},
             "confusion": {"rows": "truth", "columns": "answer", "counts": confusion.tolist()},
             "calibration": calibrated,
@@ -199,6 +203,7 @@ def _calibration(outputs: np.ndarray, truth: np.ndarray, temperature: float) -> 
         bins = calibration.reliability(calibration.confidences(outputs, divided_by), right)
         told[when] = {
             "ece": calibration.expected_calibration_error(bins),
+            "ece_95": list(calibration.calibration_error_interval(bins)),
             "loss": float(calibration.losses(outputs, truth, divided_by).mean()),
             "bins": [dataclasses.asdict(one) for one in bins],
         }
@@ -208,6 +213,12 @@ def _calibration(outputs: np.ndarray, truth: np.ndarray, temperature: float) -> 
 
 def _areas(ranking: Ranking | None) -> dict[str, float]:
     return {"roc_auc": ranking.macro_auc, "average_precision": ranking.macro_precision} if ranking else {}
+
+
+def _area_intervals(ranking: Ranking | None) -> dict[str, list[float]]:
+    if ranking is None:
+        return {}
+    return {"roc_auc_95": list(ranking.auc_95), "average_precision_95": list(ranking.precision_95)}
 
 
 def _ranking(ranking: Ranking | None, data: DataRef) -> dict[str, Any] | None:
@@ -235,7 +246,7 @@ def of_labels(logits: Tensor, labels: Tensor, data: DataRef, _: float = 1.0) -> 
     truth, answers = labels.numpy() > 0.5, logits.numpy() > 0
     right = truth == answers
     by_label = label_scores(truth, answers)
-    both = 2 * float((truth & answers).sum())
+    f1 = label_intervals(truth, answers)
     low, high = share_interval(right.mean(1))
     chances = logits.double().sigmoid().numpy()
     ranking = rank(chances, truth)
@@ -253,14 +264,16 @@ def of_labels(logits: Tensor, labels: Tensor, data: DataRef, _: float = 1.0) -> 
         high=high,
         others={
             "exact_match": exact / len(truth),
-            "micro_f1": both / max(1.0, float(truth.sum() + answers.sum())),
-            "macro_f1": sum(score.f1 for score in by_label) / len(by_label),
+            **{name: value for name, (value, _) in f1.items()},
             "ece": sum(errors) / len(errors),
             **_areas(ranking),
         },
         loss=plain_loss("multilabel")(logits, labels).item(),
         parts={
             "exact_match_95": list(wilson_interval(exact, len(truth))),
+            **{f"{name}_95": list(ends) for name, (_, ends) in f1.items()},
+            "loss_95": _loss_interval("multilabel", logits, labels),
+            **_area_intervals(ranking),
             "classes": classes,
             "ranking": _ranking(ranking, data),
         },
@@ -290,9 +303,16 @@ def of_targets(values: Tensor, labels: Tensor, data: DataRef, _: float = 1.0) ->
         high=high,
         others=others,
         loss=plain_loss("regression")(values / spread, labels / spread).item(),
-        parts={"targets": targets},
+        parts={
+            "loss_95": _loss_interval("regression", values / spread, labels / spread),
+            "targets": targets,
+        },
         pictures={"targets.png": lambda path: draw_targets(truth, answers, data.classes, path)},
     )
+
+
+def _loss_interval(task: Task, outputs: Tensor, labels: Tensor) -> list[float]:
+    return list(mean_interval(plain_losses(task, outputs, labels).double().numpy()))
 
 
 def _short(values: np.ndarray) -> list[float]:

@@ -45,7 +45,10 @@ def headline(report: Mapping[str, Any], task: Task) -> list[Row]:
             Row(name + of, f"{scores[key]:.4g}", between(*(f"{end:.4g}" for end in scores[f"{key}_95"])))
             for key, name in NUMBERS.items()
         ]
-    rows.append(Row(PLAIN_LOSSES[task], f"{report['loss']:.4f}", ""))
+    ends = report.get("loss_95")
+    rows.append(
+        Row(PLAIN_LOSSES[task], f"{report['loss']:.4f}", between(*(f"{end:.4f}" for end in ends)) if ends else "")
+    )
     if "calibration" in report:
         after = report["calibration"]["after"]["loss"]
         rows.append(

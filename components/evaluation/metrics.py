@@ -80,6 +80,24 @@ def label_scores(truth: np.ndarray, answers: np.ndarray) -> list[ClassScore]:
     return _scores((truth & answers).sum(0).astype(float), answers.sum(0), truth.sum(0))
 
 
+def label_intervals(truth: np.ndarray, answers: np.ndarray) -> dict[str, tuple[float, Interval]]:
+    """Give F1 over all labels (micro) and the mean of theirs (macro), each with its 95 % interval by the bootstrap.
+
+    Args:
+        truth, answers: bool, (N, K).
+    """
+    labels = truth.shape[1]
+    features = np.concatenate([truth & answers, truth, answers], 1).astype(np.float64)
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        both, support, answered = (sums[..., start : start + labels] for start in (0, labels, 2 * labels))
+        micro = 2 * both.sum(-1) / np.maximum(support.sum(-1) + answered.sum(-1), 1)
+        return np.stack([micro, (2 * both / np.maximum(support + answered, 1)).mean(-1)], -1)
+
+    ends = [(float(low), float(high)) for low, high in bootstrap_intervals(features, f1)]
+    return dict(zip(("micro_f1", "macro_f1"), zip(map(float, f1(features.sum(0))), ends, strict=True), strict=True))
+
+
 def _scores(found: np.ndarray, answered: np.ndarray, support: np.ndarray) -> list[ClassScore]:
     precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
     recall = np.divide(found, support, out=np.zeros_like(found), where=support > 0)

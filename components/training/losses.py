@@ -231,6 +231,17 @@ def plain_loss(task: Task) -> Criterion:
     return {"classification": cross_entropy(), "multilabel": bce(), "regression": mse()}[task]
 
 
+def plain_losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """Give ``plain_loss`` of each sample alone, (N,)."""
+    match task:
+        case "classification":
+            return F.cross_entropy(outputs, labels, reduction="none")
+        case "multilabel":
+            return F.binary_cross_entropy_with_logits(outputs, labels.to(outputs), reduction="none").mean(1)
+        case _:
+            return F.mse_loss(outputs, labels, reduction="none").mean(1)
+
+
 def score_sum(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     """Sum over samples of what a task is judged by: 1 for a right answer.
 

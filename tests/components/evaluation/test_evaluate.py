@@ -229,6 +229,9 @@ def test_top_answers_calibration_and_ranking_are_told(unsure, toy, toy_test, tmp
     for name in ("macro_f1", "balanced_accuracy"):
         assert ref.others[f"{name}_low"] < ref.others[name] < ref.others[f"{name}_high"]
         assert report[f"{name}_95"] == [ref.others[f"{name}_low"], ref.others[f"{name}_high"]]
+    for name in ("roc_auc", "average_precision", "ece", "ece_calibrated", "loss"):
+        low, high = report[f"{name}_95"]
+        assert low < (ref.loss if name == "loss" else ref.others[name]) < high, name
     recall = report["classes"]["bar 0"]
     assert recall["recall_95"][0] <= recall["recall"] <= recall["recall_95"][1]
     assert {group["by"] for group in report["error_groups"]} >= {"class", "brightness"}
