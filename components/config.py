@@ -269,7 +269,7 @@ class InitializeConfig(Named):
         return rules
 
 
-SHARES_NOT = {"optimizer": "muon", "precision": "fp16", "compile": "on", "channels_last": "on"}
+SHARES_NOT = {"optimizer": ("muon",), "precision": ("fp16",), "compile": ("auto", "on"), "channels_last": ("on",)}
 """Settings that need whole weights."""
 
 
@@ -386,8 +386,8 @@ class TrainConfig(Section):
         if self.shard == "on":
             if self.machines == 1 and self.processes == "1":
                 raise ValueError("train.shard: one process has nobody to share with; add --train.processes")
-            for name, value in SHARES_NOT.items():
-                if getattr(self, name) == value:
+            for name, values in SHARES_NOT.items():
+                if (value := getattr(self, name)) in values:
                     raise ValueError(f"train.shard: a network that is split does not bear {name} {value}")
         if self.warmup and self.schedule == "one_cycle":
             raise ValueError(
@@ -424,8 +424,10 @@ class ExportConfig(Section):
     int8: Annotated[Literal["off", "auto", "on"], BeforeValidator(_switch)] = "off"
     """Also write model.int8.onnx, calibrated on training data: auto keeps it if it is faster and within the budget,
     by a measurement; on fails otherwise."""
-    int8_budget: float = Field(0.005, ge=0, le=1)
-    """Accuracy that int8 may lose at most: upper end of the paired loss's 95 % interval."""
+    fp16: Annotated[Literal["off", "auto", "on"], BeforeValidator(_switch)] = "off"
+    """Also write model.fp16.onnx, for GPUs; it is measured where onnxruntime has one."""
+    budget: float = Field(0.005, ge=0, le=1)
+    """Accuracy that a smaller model may lose at most: upper end of the paired loss's 95 % interval."""
     register_as: Annotated[str | None, BeforeValidator(_none)] = Field(
         None, pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", json_schema_extra=UNDECIDING
     )

@@ -238,8 +238,8 @@ class ExportRef(Ref):
     """Share of test samples with the same answer."""
     example: FileRef
     """A few inputs and the outputs they give (``.npz``)."""
-    int8: FileRef | None = None
-    """The same in whole numbers of 8 bits, where that was asked for and as good."""
+    smaller: tuple[FileRef, ...] = ()
+    """The same in fewer bits, as far as that was asked for and is as good."""
 
     def identity(self) -> dict[str, str]:
         return {"the ONNX model": self.onnx.sha256, "what it answers to some test samples": self.example.sha256}

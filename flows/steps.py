@@ -123,6 +123,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
             status = "FINISHED"
         except Exception as error:
             tracking.log_error(run, error)
+            tracking.log_files(run, write_page(config, run, str(error)))
             raise
         except BaseException:  # Ctrl-C, SIGTERM, a cancellation in the Prefect UI
             status = "KILLED"
@@ -130,6 +131,32 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
         finally:
             tracking.end_run(run, status)
         claimed.publish()
+
+
+def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
+    """Write the page of a run that was evaluated, also where it fails behind that, as by an export that differs."""
+    from components.evaluation.page import Record, write_page
+
+    done, results = tracking.steps(run), Results(Runs.here())
+    held = {step: kept[0] for step, ref in done.items() if (kept := results.find(step, ref.key))}
+    if not {"fetch", "fit", "evaluate"} <= held.keys():
+        return []
+    record = Record(
+        config=config,
+        trained=held["fit"],
+        scores=held["evaluate"],
+        model=held.get("export"),
+        data=held["fetch"],
+        version=held.get("register"),
+        promotion=held.get("promote"),
+        steps=done,
+        run=run,
+        curves=tracking.metrics(run),
+        inspection=held["inspect"].report if "inspect" in held else None,
+        check=held["check"].report if "check" in held else None,
+        failure=failure,
+    )
+    return [write_page(record)]
 
 
 def rename_flow_run(name: str) -> None:
@@ -373,11 +400,12 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     """Write the ONNX model, and let it pass only if it gives the network's answers."""
     from components.data.batches import read_sample, read_test
     from components.export.export import export
-    from components.export.quantize import CALIBRATION
+    from components.export.smaller import CALIBRATION
     from components.initialize import restore
 
     network = restore(trained.network, trained.weights, data)
-    calibration = None if config.int8 == "off" else read_sample(data, CALIBRATION, seed=0)
+    smaller = {config.int8, config.fp16} != {"off"}
+    calibration = read_sample(data, CALIBRATION, seed=0) if smaller else None
     about = {
         "network": trained.network.reference,
         "data": f"{data.name} sha256:{data.sha256}",
@@ -389,7 +417,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         model = export(network, data, test, config, about, run.folder, scores.temperature, calibration)
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
-    tracking.log_files(run, [one.path for one in (model.onnx, model.example, model.int8) if one], "onnx")
+    tracking.log_files(run, [one.path for one in (model.onnx, model.example, *model.smaller) if one], "onnx")
     tracking.log_tags(run, {"onnx.sha256": model.onnx.sha256})
     tracking.log_metrics(run, {"onnx_max_abs_diff": model.max_abs_diff, "onnx_agreement": model.agreement})
     logger.info(
@@ -440,7 +468,6 @@ def conclude(
     run: RunRef,
 ) -> TrainResult:
     """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
-    from components.evaluation.page import Record, write_page
     from components.evaluation.report import write_report
     from components.export.card import write_card
     from components.recipe import git
@@ -450,14 +477,10 @@ def conclude(
     flow_url = flow_run_url()
     text = report.read_text(encoding="utf-8")
     tracking.log_tags(run, {"mlflow.note.content": f"{text}\n[Flow run in Prefect]({flow_url})"})
-    results = Results(Runs.here())
-    found = {step: results.find(step, done[step].key) for step in ("inspect", "check") if step in done}
-    inspection, check = (held[0].report if (held := found.get(step)) else None for step in ("inspect", "check"))
     made_by = {"Run": f"{run.name} ({run.run_id})", "Commit": (git("rev-parse", "HEAD") or "").strip()}
     card = write_card(run.folder, trained.network, data, scores, model, made_by)
     tracking.log_files(run, [card], "onnx")
-    known = (config, trained, scores, model, data, version, done, run, tracking.metrics(run), inspection, check)
-    tracking.log_files(run, [report, write_page(Record(*known))])
+    tracking.log_files(run, [report, *write_page(config, run)])
     create_markdown_artifact(
         f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words"
     )

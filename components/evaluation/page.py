@@ -14,7 +14,7 @@ from components.evaluation import charts
 from components.evaluation.charts import Bar, Point, Series
 from components.evaluation.headline import headline
 from components.files import write_text
-from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, RunRef, StepRef, shown
+from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, PromotionRef, RunRef, StepRef, shown
 
 LARGEST_PICTURE = 900_000
 """Bytes; larger ones are left out, so that the page stays below 5 MB."""
@@ -33,10 +33,12 @@ class Record:
     config: RunConfig
     trained: FitRef
     scores: EvaluationRef
-    model: ExportRef
+    model: ExportRef | None
+    """None where it was not published."""
     data: DataRef
     version: str | None
     """Of the registered model."""
+    promotion: PromotionRef | None
     steps: Mapping[str, StepRef]
     run: RunRef
     curves: Mapping[str, Sequence[tuple[int, float]]]
@@ -45,6 +47,8 @@ class Record:
     """Findings on the data, as JSON, with the sheet of samples beside it."""
     check: FileRef | None = None
     """The doctor's verdicts, as JSON."""
+    failure: str = ""
+    """Why the run ended without a model."""
 
 
 def write_page(record: Record) -> Path:
@@ -71,7 +75,9 @@ def render(template: str, **contents: Any) -> str:
 def _contents(record: Record) -> dict[str, Any]:
     data, scores = record.data, record.scores
     evaluation = _read(scores.report) or {}
-    inspection, check, parity = _read(record.inspection), _read(record.check), _read(record.model.report) or {}
+    inspection, check = _read(record.inspection), _read(record.check)
+    compared = record.model.report.path if record.model else record.run.folder / "parity.json"
+    parity = json.loads(compared.read_text(encoding="utf-8")) if compared.is_file() else None
     samples = record.inspection.path.parent / "samples.png" if record.inspection else None
     pictures = {one.path.name: inlined(one.path) for one in (scores.picture, *scores.pictures)}
     return {
@@ -101,6 +107,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "settings": _settings(record.config),
         "seconds": sum(step.seconds for step in record.steps.values()) or 1.0,
         "percent": lambda share: f"{share:.2%}",
+        "points": lambda share: f"{100 * share:+.2f}",
     }
 
 

@@ -5,7 +5,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from components.export.parity import answers, open_session
+from components.export.parity import answers
+from components.onnx_session import open_session
 from components.raw_model import RawModel
 
 NEAR = 1e-3

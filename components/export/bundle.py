@@ -19,6 +19,8 @@ INPUTS: dict[Kind, str] = {"images": "pixels", "tokens": "tokens", "numbers": "f
 OUTPUTS: dict[Task, str] = {"classification": "logits", "multilabel": "logits", "regression": "values"}
 PREPARED = "prepared"
 """What the network itself gets, within the graph."""
+BEFORE, BEHIND = AROUND = ("prepare.", "answer.")
+"""By which names of nodes begin that are not the network's."""
 
 FLOAT_TYPE, UINT8_TYPE, INT32_TYPE = (
     onnx.TensorProto.FLOAT,
@@ -44,13 +46,13 @@ def put_around(core: onnx.ModelProto, data: DataRef, temperature: float) -> onnx
     model.CopyFrom(core)
     if before := preparation(data):
         _rename(model.graph, INPUTS[data.kind], PREPARED)
-        first = plain(before, "prepare.", [PREPARED])
+        first = plain(before, BEFORE, [PREPARED])
         del model.graph.input[:]
         model.graph.input.extend(first.graph.input)
         _put(model, first, at=0)
         model.graph.value_info.extend(first.graph.output)
     if behind := meaning(data, temperature):
-        last = plain(behind, "answer.", ["probabilities", "labels"])
+        last = plain(behind, BEHIND, ["probabilities", "labels"])
         for output in last.graph.output:
             for side in output.type.tensor_type.shape.dim[1:]:
                 side.dim_value = len(data.classes)

@@ -37,7 +37,7 @@ def write_card(
     described = {entry.key: entry.value for entry in proto.metadata_props}
     measure = scores.measure.replace("_", " ")
     low, high = (shown(scores.measure, value) for value in (scores.score_low, scores.score_high))
-    files = {one.path.name: one.sha256 for one in (model.onnx, model.example, model.int8) if one}
+    files = {one.path.name: one.sha256 for one in (model.onnx, model.example, *model.smaller) if one}
     name = proto.graph.input[0].name
     snippet = SNIPPETS[data.kind].format(shape=", ".join(map(str, data.shape)))
     imports = "import json\n\n" * (data.kind == "tokens") + "import numpy as np\nimport onnxruntime\n"

@@ -16,16 +16,18 @@ from components.errors import UserError
 from components.export.bisection import first_difference
 from components.export.bundle import INPUTS
 from components.export.gates import Candidate, gates
-from components.export.parity import answers, as_taken, compare, open_session, run
-from components.export.quantize import quantize
+from components.export.parity import answers, as_taken, compare, run
+from components.export.smaller import Bits, make_smaller
 from components.export.to_onnx import to_onnx
 from components.files import write_atomically, write_text
+from components.onnx_session import open_session
 from components.raw_model import RawModel
 from components.refs import DataRef, ExportRef, FileRef
 
 logger = logging.getLogger("torchmill")
 
 EXAMPLES = 8  # samples in the example file
+SMALLER: dict[Bits, str] = {"int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
 
 
 class ParityError(UserError):
@@ -51,7 +53,7 @@ def export(
         UserError: the network cannot be exported.
     """
     candidate, final = folder / "model.rejected.onnx", folder / "model.onnx"
-    for earlier in (final, *(folder / name for name in ("parity.json", "example.npz", "model.int8.onnx"))):
+    for earlier in (final, *(folder / name for name in ("parity.json", "example.npz", *SMALLER.values()))):
         earlier.unlink(missing_ok=True)
     to_onnx(network, data, metadata, candidate, temperature)
     parity = compare(candidate, network, data, test, config.batch_sizes, config.tolerance)
@@ -71,13 +73,20 @@ def export(
             + f" They part {where}." * bool(where),
             _where(folder),
         )
-    whole = folder / "model.int8.onnx"
-    if config.int8 != "off" and calibration is not None:
-        small = quantize(candidate, data, calibration, test, config.int8_budget, whole)
-        write_text(folder / "parity.json", parity.as_json(gates=told, int8=small.as_plain()))
-        if config.int8 == "on" and not small.accepted:
-            raise ParityError(f"There is no int8 model: {small.reason}.", "With --export.int8 auto fp32 stays.")
-        logger.info("int8  %s: %s", "accepted" if small.accepted else "fp32 stays", small.reason)
+    wanted: dict[Bits, str] = {"int8": config.int8, "fp16": config.fp16}
+    made, refused = {}, []
+    for bits, how in wanted.items():
+        if how == "off" or calibration is None:
+            continue
+        small = make_smaller(bits, candidate, data, calibration, test, config.budget, folder / SMALLER[bits])
+        made[bits] = small.as_plain()
+        logger.info("%s  %s: %s", bits, "accepted" if small.accepted else "fp32 stays", small.reason)
+        if how == "on" and not small.accepted:
+            refused.append((bits, small.reason))
+    if made:
+        write_text(folder / "parity.json", parity.as_json(gates=told, smaller=made))
+    for bits, reason in refused:
+        raise ParityError(f"There is no {bits} model: {reason}.", f"With --export.{bits} auto fp32 stays.")
     candidate.replace(final)
     session = open_session(final)
     inputs, _ = run(session, test.first(EXAMPLES), EXAMPLES)
@@ -91,7 +100,7 @@ def export(
         max_abs_diff=parity.max_abs_diff,
         agreement=parity.agreement,
         example=FileRef.of(folder / "example.npz"),
-        int8=FileRef.of(whole) if whole.exists() else None,
+        smaller=tuple(FileRef.of(path) for name in SMALLER.values() if (path := folder / name).exists()),
     )
 
 

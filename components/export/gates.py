@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from components.data.batches import Samples
 from components.export.bundle import INPUTS, OUTPUTS, PREPARED
-from components.export.parity import Judgement, answers, as_taken, open_session, predict_double
+from components.export.parity import Judgement, answers, as_taken, predict_double
+from components.onnx_session import open_session
 from components.raw_model import RawModel
 from components.refs import DataRef
 

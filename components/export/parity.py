@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batches import Samples
-from components.device import processors
 from components.errors import UserError
 from components.evaluation.metrics import target_scores
 from components.evaluation.paired import difference_interval, mcnemar
 from components.evaluation.predictions import predict
+from components.onnx_session import open_session
 from components.raw_model import RawModel
 from components.refs import DataRef, Task
 
@@ -253,19 +252,6 @@ def predict_double(model: RawModel, split: Samples) -> np.ndarray:
 def _double_batches(model: nn.Module, split: Samples):
     for inputs, _ in split.batches(JUDGE_BATCH):
         yield model(inputs.double() if inputs.is_floating_point() else inputs)
-
-
-def open_session(model: Path | bytes) -> "onnxruntime.InferenceSession":
-    """Open an ONNX file, or what it holds, on the CPU, on the processors this process may use."""
-    # Importing it makes an identity of this machine in ~/.cache and reports to its vendor, unless told not to.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = processors()  # its own guess is the machine's cores, whatever a container allows
-    options.log_severity_level = 3
-    given = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 def answers(

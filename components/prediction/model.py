@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from components.data.vocabulary import Vocabulary
 from components.errors import UserError, nearest
-from components.processors import processors
+from components.onnx_session import open_session
 from components.refs import DataRef, Kind, Task
 
 if TYPE_CHECKING:
@@ -243,17 +242,8 @@ def _width(data_type: int) -> float:
 
 
 def _session(file: Path) -> "onnxruntime.InferenceSession":
-    # Importing it makes an identity of this machine in ~/.cache and reports to its vendor, unless told not to.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = processors()  # its own guess is the machine's cores, whatever a container allows
-    options.log_severity_level = 3
-    # Threads that spin while they wait for work take the processor from those that decode the next inputs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return open_session(file, spinning=False)  # the next inputs are decoded meanwhile
     except Exception as error:  # its errors have no base of their own
         raise UserError(f"onnxruntime cannot run {file}: {' '.join(str(error).split())[:300]}", EXPORTED) from error
 

@@ -153,7 +153,7 @@ NONSENSE = {
         *(*NO_OBJECT, '{"stop": 0.1}', '{"end": 0}', '{"rise": 1}', '{"rise": "long"}', '{"start": true}'),
         *('{"end": NaN}', '{"patience": 3}'),
     ],
-    "export.int8_budget": ["-0.1", "1.1", "nan", "little"],
+    "export.budget": ["-0.1", "1.1", "nan", "little"],
     "train.machines": ["0", "-1", "1.5", "many"],
     "train.rendezvous": ["host", "host:", ":29500", "host:port", "a b:1"],
     "train.processes": ["0", "-1", "1.5", "many", ""],

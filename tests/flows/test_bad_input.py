@@ -101,6 +101,35 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_run_failed_until_there_is_ro
     assert shared.states() == ["FINISHED"] and not shared.mlflow(told)
 
 
+TWO_FACED = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(784, 32), torch.nn.Linear(32, num_classes)
+
+    def forward(self, images):
+        hidden = self.first(images.flatten(1)).relu()
+        if torch.onnx.is_in_onnx_export():
+            hidden = hidden * 1.1
+        return self.second(hidden)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.services
+def test_an_export_that_differs_ends_the_run_failed_and_its_page_says_at_which_layer(shared: Place):
+    (shared.folder / "two_faced.py").write_text(TWO_FACED)
+    told = complaint(shared, "train", "--model", "two_faced.py:Net", "--train.epochs", "1", code=1)
+    assert "differs from the network" in told and "second" in told
+    assert shared.states() == ["FAILED"] and shared.mlflow("SELECT count(*) FROM model_versions") == [(0,)]
+    (page,) = shared.runs.glob("artifacts/*/*/artifacts/report.html")
+    text = page.read_text()
+    assert "no ONNX model is published" in text and "<b>The run failed.</b>" in text and "They part" in text
+    assert "Scores on the test split" in text
+
+
 @pytest.mark.slow
 @pytest.mark.services
 def test_what_only_shows_in_the_run_ends_it_failed(place: Place, datasets: Path):

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,19 @@ from components.data.batches import read_test
 from components.evaluation.charts import Bar, Point, Series, bars, lines
 from components.evaluation.evaluate import evaluate
 from components.evaluation.page import Record, write_page
-from components.refs import DataRef, ExportRef, FileRef, FitRef, NetworkRef, RunRef, StepRef
+from components.export.parity import BatchComparison, Judgement, Parity
+from components.export.smaller import Smaller
+from components.refs import (
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FileRef,
+    FitRef,
+    NetworkRef,
+    PromotionRef,
+    RunRef,
+    StepRef,
+)
 from tests.toy import made, toy_numbers, toy_tokens
 
 NASTY = '<script>alert("x")</script> & "quotes"'
@@ -44,9 +57,10 @@ class Tags(HTMLParser):
 
 def record(network: torch.nn.Module, data: DataRef, folder: Path, **changes: object) -> Record:
     scores = evaluate(network, read_test(data), data, torch.device("cpu"), 64, folder)
-    batches = [{"batch_size": 1, "max_abs_diff": 1e-6, "agreement": 1.0, "score": scores.score}]
-    parity = {"passed": True, "samples": scores.samples, "max_abs_diff": 1e-6, "allowed": 1e-4, "agreement": 1.0}
-    (folder / "parity.json").write_text(json.dumps(parity | {"by_batch_size": batches}))
+    gates = [{"name": "constant", "evidence": "3 different answers", "passed": True}]
+    int8 = Smaller(False, "it loses 2.00% (up to 3.00%); allowed is up to 0.50%", bytes=100_000, bytes_before=400_000)
+    more = {"gates": gates, "smaller": {"int8": int8.as_plain()}}
+    (folder / "parity.json").write_text(compared(scores).as_json(**more))
     verdict = {"check": "softmax", "verdict": "warn", "layer": "head", "evidence": NASTY, "remedy": "Remove it."}
     (folder / "check.json").write_text(json.dumps({"worst": "warn", "verdicts": [verdict]}))
     file = FileRef.of(folder / "parity.json")
@@ -72,12 +86,32 @@ def record(network: torch.nn.Module, data: DataRef, folder: Path, **changes: obj
         model=ExportRef(onnx=file, report=file, max_abs_diff=1e-6, agreement=1.0, example=file),
         data=data,
         version="3",
+        promotion=PromotionRef(outcome="kept", reason="its score is lower", champion="2", report=file),
         steps={"fit": StepRef(state="ran", seconds=3.0, key="k", why="for the first time")},
         run=RunRef(run_id="r1", name="brave-otter", folder=folder, url=""),
         curves={f"{split}_{what}": points for split in ("train", "validation") for what in ("loss", data.measure)},
         check=FileRef.of(folder / "check.json"),
     )
     return dataclasses.replace(made_up, **changes)  # ty: ignore[invalid-argument-type]
+
+
+def compared(scores: EvaluationRef, *complaints: str) -> Parity:
+    difference = math.inf if complaints else 1e-6
+    return Parity(
+        samples=scores.samples,
+        torch_score=scores.score,
+        onnx_score=scores.score,
+        score_difference=(0.0, -0.0112, 0.0108),
+        max_abs_diff=difference,
+        agreement=1.0,
+        torch_float32_max_abs_diff=1e-7,
+        largest_logit=9.0,
+        allowed=1e-4,
+        distinct_answers=10,
+        by_batch_size=(BatchComparison(1, difference, 1.0, scores.score, scores.samples),),
+        complaints=complaints,
+        judge=Judgement(np.zeros((1, 1)), np.zeros(1), "classification", np.ones(1), 1e-4),
+    )
 
 
 def read(page: Path) -> tuple[str, Tags]:
@@ -96,6 +130,9 @@ def test_the_page_stands_alone_and_says_what_came_out(trained, toy, tmp_path):
     assert not tags.all & {"script", "link", "iframe", "object"} and "url(" not in text and "@import" not in text
     assert f"{kept.scores.score:.2%} <small>test accuracy" in text and "ONNX model gives the same answers" in text
     assert "The last epoch was the best" in text and '<td class="mono">seed</td><td class="mono">7</td>' in text
+    assert "points" in text and "-1.12" in text and "3 different answers" in text
+    assert "int8 not accepted" in text and "98 KiB instead of 391 KiB" in text
+    assert "It stays challenger: its score is lower." in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
 
 
@@ -119,11 +156,17 @@ def test_texts_show_their_tokens(tmp_path):
 
 
 def test_what_failed_is_told_at_the_top(trained, toy, tmp_path):
-    kept = record(trained, toy, tmp_path)
-    parity = json.loads(kept.model.report.path.read_text())
-    kept.model.report.path.write_text(json.dumps(parity | {"passed": False, "max_abs_diff": None}))
+    failed = {"model": None, "version": None, "promotion": None, "failure": f"The ONNX model differs: {NASTY}."}
+    kept = record(trained, toy, tmp_path, **failed)
+    parity = compared(kept.scores, "batch size 1: 3 of 203 answers differ")
+    (tmp_path / "parity.json").write_text(parity.as_json(first_difference="at layer `features.0`"))
     text, _ = read(write_page(kept))
-    assert "ONNX export differs" in text and "doctor: warn" in text and "Remove it." in text
+    assert "no ONNX model is published" in text and "doctor: warn" in text and "Remove it." in text
+    assert "<b>The run failed.</b> The ONNX model differs: &lt;script&gt;" in text
+    assert "They part at layer `features.0`." in text and "3 of 203 answers differ" in text and "∞" in text
+    # One that cannot be exported at all was compared with nothing.
+    (tmp_path / "parity.json").unlink()
+    assert "<h2>ONNX model</h2>" not in read(write_page(kept))[0]
 
 
 def test_a_chart_holds_all_points_and_nothing_but_numbers():

@@ -9,7 +9,7 @@ from torch import nn
 from components.config import ExportConfig
 from components.errors import UserError
 from components.export.export import EXAMPLES, ParityError, export
-from components.export.parity import open_session
+from components.onnx_session import open_session
 from components.refs import FileRef
 from tests.components.export.test_to_onnx import Branching
 

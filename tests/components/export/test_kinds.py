@@ -13,8 +13,9 @@ from components.config import ExportConfig
 from components.data.batches import read_test, read_training
 from components.data.fetch import read_vocabulary
 from components.export.export import EXAMPLES, export
-from components.export.parity import compare, open_session
+from components.export.parity import compare
 from components.export.to_onnx import to_onnx
+from components.onnx_session import open_session
 from components.raw_model import RawModel, standardized
 from components.refs import DataRef
 from tests.toy import made, toy_numbers, toy_tokens

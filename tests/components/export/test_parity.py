@@ -13,8 +13,9 @@ from torch import nn
 from components.config import ExportConfig
 from components.data.batches import Samples
 from components.errors import UserError
-from components.export.parity import Parity, compare, open_session, predict_double, run
+from components.export.parity import Parity, compare, predict_double, run
 from components.export.to_onnx import to_onnx
+from components.onnx_session import open_session
 from components.raw_model import RawModel
 from tests.toy import toy_data
 

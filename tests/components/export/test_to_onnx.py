@@ -13,8 +13,8 @@ from torch import nn
 
 from components.errors import UserError
 from components.export.bundle import plain, preparation
-from components.export.parity import open_session
 from components.export.to_onnx import to_onnx
+from components.onnx_session import open_session
 from components.raw_model import RawModel
 from tests.components.export.conftest import METADATA
 from tests.toy import toy_data

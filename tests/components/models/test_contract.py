@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from components.config import ExportConfig, TrainConfig, model_names
 from components.data.batches import Samples, read_test, read_training
 from components.export.export import export
-from components.export.parity import open_session
 from components.initialize import find, restore, save_weights
+from components.onnx_session import open_session
 from components.raw_model import RawModel, standardized
 from components.refs import PADDING, DataRef, NetworkRef
 from components.training.checkpoint import Checkpoints

@@ -13,8 +13,8 @@ from components.config import ExportConfig, TrainConfig, dataset_names, model_na
 from components.data.batches import read_sample, read_test
 from components.data.fetch import fetch, read_vocabulary
 from components.export.export import export
-from components.export.parity import open_session
 from components.initialize import restore, save_weights
+from components.onnx_session import open_session
 from components.raw_model import RawModel, standardized
 from components.refs import DataRef, NetworkRef
 from components.training.losses import make_loss
