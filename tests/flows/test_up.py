@@ -69,7 +69,31 @@ def wait_for(condition, seconds: float) -> None:
         time.sleep(0.5)
 
 
-def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(place: Place, up: Up):
+def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(used: Place):
+    up = Up(used)
+    try:
+        _see_a_schedule_start(used, up)
+        _start_a_long_training(used, up)
+    finally:
+        code = up.end()
+    assert code == 0
+    used.wait_until_quiet()
+
+    # What ran when it ended is closed in both.
+    assert set(used.states()) == {"FINISHED", "KILLED"}
+    begun = "state_type IN ('RUNNING', 'PENDING')"
+    assert used.prefect(f"SELECT name, state_name FROM flow_run WHERE {begun}") == []
+    assert used.prefect(f"SELECT name, state_name FROM task_run WHERE {begun}") == []
+
+    listed = used.torchmill("schedule", "--list")
+    assert "every minute" in listed.stdout and "* * * * *" in listed.stdout
+    removed = used.torchmill("schedule", "--remove", "every minut")
+    assert removed.returncode == 2 and "every minute" in removed.stderr
+    assert used.torchmill("schedule", "--remove", "every minute").returncode == 0
+    assert "every minute" not in used.torchmill("schedule", "--list").stdout
+
+
+def _see_a_schedule_start(place: Place, up: Up) -> None:
     assert b"mlflow" in get(up.address("MLflow")).lower()
     assert b"prefect" in get(up.address("Prefect")).lower()
     get(up.address("Runner"))
@@ -91,32 +115,15 @@ def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(
     )
     assert {"onnx", "pictures", "weights"} <= {file["path"] for file in artifacts["files"]}
 
-    assert up.end() == 0
-    place.wait_until_quiet()
-    assert "RUNNING" not in _states(place)
 
-    listed = place.torchmill("schedule", "--list")
-    assert "every minute" in listed.stdout and "* * * * *" in listed.stdout
-    removed = place.torchmill("schedule", "--remove", "every minut")
-    assert removed.returncode == 2 and "every minute" in removed.stderr
-    assert place.torchmill("schedule", "--remove", "every minute").returncode == 0
-    assert "every minute" not in place.torchmill("schedule", "--list").stdout
-
-
-def test_what_runs_when_it_ends_is_closed_in_both_uis(place: Place, up: Up):
-    assert (
-        place.torchmill("schedule", "--cron", "0 3 1 1 *", "--name", "long", "--train.epochs", "5000").returncode == 0
-    )
+def _start_a_long_training(place: Place, up: Up) -> None:
+    scheduled = place.torchmill("schedule", "--cron", "0 3 1 1 *", "--name", "long", "--train.epochs", "5000")
+    assert scheduled.returncode == 0, scheduled.stderr
     api = f"{up.address('Prefect')}/api"
-    (deployment,) = json.loads(get(f"{api}/deployments/filter", {}))
+    deployments = json.loads(get(f"{api}/deployments/filter", {}))
+    (deployment,) = (one for one in deployments if one["name"] == "long")
     get(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
     wait_for(lambda: "RUNNING" in _states(place), 90)
-    assert up.end() == 0
-    place.wait_until_quiet()
-    assert place.states() == ["KILLED"]
-    begun = "state_type IN ('RUNNING', 'PENDING')"
-    assert place.prefect(f"SELECT name, state_name FROM flow_run WHERE {begun}") == []
-    assert place.prefect(f"SELECT name, state_name FROM task_run WHERE {begun}") == []
 
 
 @pytest.mark.slow
