@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -50,6 +51,14 @@ def sync_folder(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_state(path: Path) -> dict:
+    """Read a small JSON file that another process writes atomically; empty where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ So nothing waits for MLflow while a network trains, and a run whose process is k
 
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -35,6 +37,7 @@ from components.places import Runs
 from components.recipe import git
 from components.refs import DataRef, ExportRef, RunRef, StepRef
 from components.registry import CHALLENGER, CHAMPION, Champions, ModelVersion, find
+from components.spare import Spare
 
 logger = logging.getLogger("torchmill")
 
@@ -53,6 +56,8 @@ RESTARTS = 3  # of a recorder that dies, each time that something is waited for
 # Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here, nor to draw bars.
 SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 SILENCE["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+NEEDED = ("mlflow", "mlflow.onnx")
+"""What the recorder imports."""
 
 # ---------------------------------------------------------------------------------------------- the run's side
 
@@ -60,8 +65,8 @@ SILENCE["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 class Recorder:
     """The second process. Start it early: it imports MLflow meanwhile."""
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
+    def __init__(self, spare: Spare | None = None) -> None:
+        self.process = spare or subprocess.Popen(
             [sys.executable, "-m", "components.tracking"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -95,6 +100,12 @@ def warm_up() -> None:
     """Start the recorder of the run that this process is about to open: it imports MLflow meanwhile."""
     global _waiting
     _waiting = _waiting or Recorder()
+
+
+def take(spare: Spare) -> None:
+    """Have a process that was forked for it be the recorder of the run that this process is about to open."""
+    global _waiting
+    _waiting = Recorder(spare)
 
 
 def cool_down() -> None:
@@ -616,7 +627,7 @@ def _client(runs: Runs) -> Generator[Any]:
     Raises:
         UserError: MLflow can't be used while it is held.
     """
-    _be_silent()
+    be_silent()
     import mlflow
 
     try:
@@ -630,7 +641,7 @@ def _client(runs: Runs) -> Generator[Any]:
         raise kind(f"MLflow {where} cannot be used: {_shortly(error)}") from error
 
 
-def _be_silent() -> None:
+def be_silent() -> None:
     """Set what MLflow reads when it is imported and when it calls a server."""
     for name, value in SILENCE.items():
         os.environ[name] = value
@@ -1078,7 +1089,7 @@ class _Session:
 
     def connect(self) -> None:
         if self.client is None:
-            _be_silent()
+            be_silent()
             import mlflow
 
             if not self.server:
@@ -1324,9 +1335,8 @@ def _is_refusal(error: Exception) -> bool:
 def record(orders: BufferedReader) -> None:
     """Be the recorder: read which journal to follow from ``orders``, and follow it to its end or its writer's."""
     gc.disable()  # a fifth of the time that the imports take
-    import mlflow
-    import mlflow.onnx  # noqa: F401  here, while the run's process imports torch
-
+    for name in NEEDED:  # here, while the run's process imports torch
+        importlib.import_module(name)
     gc.enable()
     order = orders.readline()
     if not order:
@@ -1430,7 +1440,18 @@ def _in_words(error: Exception, session: _Session) -> tuple[str, str, bool]:
     return f"MLflow {where} did not take the run: {text}", remedy, bool(server)
 
 
+def be_recorder(orders: BufferedReader) -> int:
+    """Be the recorder in a process that was forked for it."""
+    warnings.simplefilter("ignore")
+    be_silent()
+    with Path(os.devnull).open("r+b") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    record(orders)
+    return 0
+
+
 if __name__ == "__main__":
-    _be_silent()
-    with open(sys.stdin.fileno(), "rb", closefd=False) as orders:
-        record(orders)
+    be_silent()
+    with open(sys.stdin.fileno(), "rb", closefd=False) as given:
+        record(given)

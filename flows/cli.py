@@ -18,6 +18,7 @@ from components import config as configuration
 from components.errors import ConfigError, UserError, nearest
 from components.places import Runs
 from components.refs import TrainResult, shown
+from flows.standby import hand_over
 
 SAMPLE = 64  # of training, with which a network is examined
 
@@ -99,6 +100,8 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(f"Unknown option {unknown[0]}.", nearest(unknown[0], known))
     if options.runs:
         os.environ["TORCHMILL_RUNS"] = options.runs
+    if (code := hand_over(word, arguments, Runs.here())) is not None:
+        return code
     return commands[word](options)
 
 
@@ -150,6 +153,9 @@ def make_parser() -> Parser:
     )
     starting.add_argument(
         "--prefect-port", type=int, metavar="PORT", help="port of the Prefect UI (default: 4200 or a free one)"
+    )
+    starting.add_argument(
+        "--no-standby", action="store_true", help="have no process at hand by which commands start at once (0.7 GB)"
     )
     repairing = command("repair", "close what died, send what was kept, follow a folder that was moved")
     repairing.add_argument("--dry-run", action="store_true", help="only say what would be done")
@@ -247,7 +253,7 @@ def train(options: argparse.Namespace) -> int:
     config = _config(options)
     runs = Runs.here().ready()
     signal.signal(signal.SIGTERM, _terminated)
-    _quiet_prefect()
+    quiet_prefect()
 
     from components import claims, ingredients, tracking
     from components.training.launch import started_ahead
@@ -379,7 +385,7 @@ def _show_result(result: TrainResult, as_json: bool) -> int:
 def reproduce(options: argparse.Namespace) -> int:
     runs = Runs.here().ready()
     signal.signal(signal.SIGTERM, _terminated)
-    _quiet_prefect()
+    quiet_prefect()
 
     from flows import prefect_server
     from flows.console import show_comparison, show_log
@@ -400,7 +406,7 @@ def evaluate(options: argparse.Namespace) -> int:
     data = configuration.load(None, {"data": options.data}).data if options.data else None
     runs = Runs.here().ready()
     signal.signal(signal.SIGTERM, _terminated)
-    _quiet_prefect()
+    quiet_prefect()
 
     from flows import prefect_server
     from flows.console import show_log, show_scores
@@ -452,14 +458,15 @@ def join(options: argparse.Namespace) -> int:
 
 
 def repair(options: argparse.Namespace) -> int:
-    _quiet_prefect()
+    quiet_prefect()
 
     from flows.repair import repair
 
     return repair(Runs.here().ready(), options.dry_run)
 
 
-def _quiet_prefect() -> None:
+def quiet_prefect() -> None:
+    """Before Prefect is imported: have it print nothing."""
     # Its own lines would repeat ours, and show a traceback for a typing mistake; its UI has them.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
@@ -473,7 +480,7 @@ def _terminated(*_: object) -> NoReturn:
 def up(options: argparse.Namespace) -> int:
     from flows.up import up
 
-    return up(Runs.here().ready(), options.mlflow_port, options.prefect_port)
+    return up(Runs.here().ready(), options.mlflow_port, options.prefect_port, not options.no_standby)
 
 
 def schedule(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from components.errors import UserError
-from components.files import locked, write_text
+from components.files import locked, read_state, write_text
 from components.places import Runs
 from flows import interrupted
 
@@ -79,13 +79,13 @@ def free_port(wanted: int = 0) -> int:
     raise UserError("There is no free port on 127.0.0.1.")
 
 
-def dies_with_parent() -> None:
-    """In a child between fork and exec: have Linux end it when its parent dies, however that dies."""
+def dies_with_parent(number: int = signal.SIGTERM) -> None:
+    """In a child: have Linux end it by a signal when its parent dies, however that dies."""
     if sys.platform == "linux":
         import ctypes
 
         PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 class ServerAtHand:
@@ -171,14 +171,6 @@ def configured_api() -> str:
 def last_line(log: Path) -> str:
     """Give the end of a server's log, which mostly says why it ended."""
     return "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
-
-
-def read_state(path: Path) -> dict:
-    """Read a small JSON file that another process writes atomically; empty where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
 
 
 def _is_running(pid: int) -> bool:

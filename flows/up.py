@@ -14,7 +14,7 @@ from types import ModuleType
 
 from components import tracking
 from components.errors import UserError
-from components.files import locked, write_text
+from components.files import locked, read_state, write_text
 from components.places import Runs
 from flows import interrupted
 from flows.prefect_server import (
@@ -25,10 +25,10 @@ from flows.prefect_server import (
     end,
     free_port,
     last_line,
-    read_state,
     server_command,
     server_environment,
 )
+from flows.standby import Standby
 
 HEALTHY_SECONDS = 120.0
 POOL = "torchmill"
@@ -79,12 +79,15 @@ class Service:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> int:
+def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, standby: bool = True) -> int:
     """Run the services of a folder until Ctrl-C or SIGTERM; gives the exit code.
 
     Servers that the environment names (MLFLOW_TRACKING_URI, PREFECT_API_URL) are used instead of our own.
+
+    Args:
+        standby: have a process at hand that has imported everything, so that commands start at once.
     """
-    state = runs.work / "up.json"
+    state, environment = runs.work / "up.json", dict(os.environ)  # before MLflow's is set, for a command has not
     with locked(runs.work / "up.lock", wait=False) as alone:
         if not alone:
             known = read_state(state)
@@ -96,6 +99,8 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> int:
         theirs = _of_the_user()
         known = _addresses(runs, mlflow_port, prefect_port) | theirs
         with _running(runs, known, theirs) as services:
+            ahead = Standby.start(runs, environment) if standby and Standby.is_possible() else None
+            known |= {"standby": str(ahead.address)} if ahead else {}
             write_text(state, json.dumps(known | {"pid": str(os.getpid())}))
             _show(known)
             print("Ctrl-C ends all of them.", flush=True)
@@ -104,10 +109,15 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> int:
                     time.sleep(0.5)
                     for service in services:
                         service.check()
+                    if ahead:
+                        ahead.keep()
                     if interrupted.dead(runs, own=True):
                         interrupted.close_elsewhere(runs, known["prefect_api"])
             except KeyboardInterrupt:
                 print("\nEnding …", flush=True)
+            finally:
+                if ahead:
+                    ahead.end()
         return 0
 
 

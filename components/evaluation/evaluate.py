@@ -42,10 +42,13 @@ POINTS = 1000
 """Of residuals, at most, in the report."""
 
 
+NEEDED = ("sklearn.metrics", "matplotlib.figure", "matplotlib.backends.backend_agg", "captum.attr")
+"""What is imported only when it is needed."""
+
+
 def warm_up() -> None:
     """Import what an evaluation needs, which takes seconds, beside what this process does or waits for."""
-    names = ("sklearn.metrics", "matplotlib.figure", "captum.attr")
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True).start()
+    threading.Thread(target=lambda: [importlib.import_module(name) for name in NEEDED], daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True)

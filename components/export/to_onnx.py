@@ -21,11 +21,13 @@ from components.files import write_atomically
 from components.raw_model import RawModel, blank
 from components.refs import DataRef
 
+NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
+"""What is imported only when it is needed."""
+
 
 def warm_up() -> None:
     """Import what an export needs, which takes seconds, beside what this process does or waits for."""
-    names = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in names], daemon=True).start()
+    threading.Thread(target=lambda: [importlib.import_module(name) for name in NEEDED], daemon=True).start()
 
 
 def to_onnx(

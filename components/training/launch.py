@@ -17,6 +17,7 @@ from typing import Any
 
 from components.config import TrainConfig
 from components.files import locked
+from components.spare import Spare
 
 JOB, MESSAGES, MISTAKE, STOP, PARENT, LOG = "job.json", "messages", "mistake.json", "stop", "parent.lock", "log"
 
@@ -35,8 +36,11 @@ class Launched:
     """What was started: a process that trains alone, or torch's launcher, which has several."""
 
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Spare
 
+
+spare: Spare | None = None
+"""A process that was forked to train, if there is one."""
 
 _ahead: ContextVar[Launched | None] = ContextVar("_ahead", default=None)
 
@@ -84,13 +88,14 @@ def launched(
     # Its own session: a Ctrl-C at the terminal is ours to answer.
     paths = [str(ROOT), *(path or str(Path.cwd()) for path in sys.path)]  # so it finds modules as we do, ours first
     around = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"} | (environment or {})
-    if os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
+    if is_busy := os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
         around.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory(prefix="torchmill-", dir=place) as made, contextlib.ExitStack() as held:
         folder = Path(made)
         held.enter_context(locked(folder / PARENT))
         output: Any = held.enter_context((folder / LOG).open("wb")) if quietly else None
-        process = subprocess.Popen(
+        plain = arguments == list(WORKER) and environment is None and not quietly and not is_busy
+        process = (_spare_for(folder) if plain else None) or subprocess.Popen(
             [sys.executable, *arguments, str(folder)],
             env=around,
             stdin=subprocess.DEVNULL,
@@ -108,3 +113,14 @@ def launched(
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+
+
+def _spare_for(folder: Path) -> Spare | None:
+    """Have the process that was forked to train, if there is one, wait for a job in that folder."""
+    global spare
+    taken, spare = spare, None
+    if taken is None or taken.poll() is not None:
+        return None
+    taken.stdin.write(f"{folder}\n".encode())
+    taken.stdin.flush()
+    return taken

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from components.errors import UserError
 from components.files import locked, write_text
 from components.training.fit import Stopped
 from components.training.job import Job, train
-from components.training.launch import JOB, MESSAGES, MISTAKE, PARENT, STOP
+from components.training.launch import JOB, MESSAGES, MISTAKE, PARENT, ROOT, STOP
 from components.training.precision import resolve_precision
 from components.training.profile import profiled
 from components.training.team import ALONE, Team
@@ -74,6 +75,17 @@ def main(folder: Path, *others: Path) -> int:
         write_text(folder / MISTAKE, json.dumps(told))
         return 1
     return 0
+
+
+def wait_for_orders(orders: BufferedReader) -> int:
+    """Be told the folder, in a process that was forked to train, and wait for a job there."""
+    folder = orders.readline().decode().rstrip("\n")
+    if not folder:
+        return 0
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    sys.path.insert(0, str(ROOT))
+    return main(Path(folder))
 
 
 def do(job: Job, team: Team, tell: Tell, should_stop: Callable[[], bool]) -> None:

@@ -130,15 +130,15 @@ def test_a_server_that_hangs_to_the_end_costs_little_and_repair_sends_all(shared
 
 
 @pytest.mark.slow
-def test_a_recorder_that_is_killed_is_replaced(shared: Place):
-    process = shared.start("train", "--json", "--train.epochs", str(EPOCHS))
+def test_a_recorder_that_is_killed_is_replaced(used: Place):
+    process = used.start("train", "--json", "--train.epochs", str(EPOCHS))
     assert process.stderr and any("epoch 3/" in line for line in process.stderr)
-    (recorder,) = (one for one in shared.processes() if "components.tracking" in one.cmdline())
+    (recorder,) = (one for one in used.processes() if "components.tracking" in one.cmdline())
     recorder.kill()
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    shared.wait_until_quiet()
-    assert shared.states() == ["FINISHED"]
-    points = shared.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train_loss'")
+    used.wait_until_quiet()
+    assert used.states() == ["FINISHED"]
+    points = used.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train_loss'")
     assert points == [(EPOCHS, EPOCHS)]
-    assert shared.mlflow("SELECT count(*) FROM model_versions") == [(1,)]
+    assert used.mlflow("SELECT count(*) FROM model_versions") == [(1,)]

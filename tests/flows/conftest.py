@@ -14,6 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
+from components.files import write_text
+from components.places import Runs
+from flows.standby import Standby
+
 Started = Callable[..., subprocess.Popen[str]]
 TORCHMILL = (sys.executable, "-m", "flows.cli")
 
@@ -67,11 +71,11 @@ class Place:
         return [json.loads(line) for line in file.read_text().splitlines()]
 
     def processes(self) -> list[psutil.Process]:
-        """Processes that have this folder's runs in their command line or environment."""
+        """Processes that have this folder's runs in their command line or environment, or were forked to be in it."""
         found = []
         for process in psutil.process_iter(["pid"]):
             try:
-                words = [*process.cmdline(), *process.environ().values()]
+                words = [*process.cmdline(), *process.environ().values(), f"{process.cwd()}/mlruns"]
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
             if process.pid != os.getpid() and any(str(self.runs) in word for word in words):
@@ -100,7 +104,7 @@ def make_place(folder: Path, data: Path) -> Place:
         # Whatever a run starts can be found by it.
         "TORCHMILL_RUNS": str(folder / "mlruns"),
         # Prefect's profile of whoever runs the tests is not ours.
-        "PREFECT_HOME": str(folder / "prefect-home"),
+        "PREFECT_HOME": str(data / "prefect-home"),
         "no_proxy": "127.0.0.1",
     }
     return Place(folder, inherited | own)
@@ -169,10 +173,37 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, data: Path, databases:
     place.wait_until_quiet()
 
 
+@pytest.fixture(scope="session")
+def standby(tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: str) -> Iterator[str]:
+    """A process that becomes the commands of those who share the server: what they import takes 13 s of a processor."""
+    place = make_place(tmp_path_factory.mktemp("standby"), data)
+    standby = Standby.start(Runs(place.runs).ready(), place.environment | {"PREFECT_API_URL": prefect_api})
+    deadline = time.monotonic() + 120
+    while not standby.address.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    yield str(standby.address)
+    assert standby.process.poll() is None and not standby.failures, (place.runs / "work" / "standby.log").read_text()
+    standby.end()
+
+
+Quick = Callable[[Place], Place]
+
+
 @pytest.fixture
-def shared(used: Place, prefect_api: str) -> Place:
-    """As ``used``, for whoever does not look at Prefect's history: it is elsewhere."""
-    return Place(used.folder, used.environment | {"PREFECT_API_URL": prefect_api})
+def quick(prefect_api: str, standby: str) -> Quick:
+    """Let commands in a place begin at once, for whoever does not look at Prefect's history: it is elsewhere."""
+
+    def made(place: Place) -> Place:
+        write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"standby": standby}))
+        return Place(place.folder, place.environment | {"PREFECT_API_URL": prefect_api})
+
+    return made
+
+
+@pytest.fixture
+def shared(used: Place, quick: Quick) -> Place:
+    """As ``used``, and quick."""
+    return quick(used)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Place
+from tests.flows.conftest import Place, Quick
 
 pytestmark = pytest.mark.services
 
 
-def test_a_run_is_scored_anew_with_the_same_result_and_has_its_page(copied: Place, finished, prefect_api: str):
-    place = Place(copied.folder, copied.environment | {"PREFECT_API_URL": prefect_api})
+def test_a_run_is_scored_anew_with_the_same_result_and_has_its_page(copied: Place, finished, quick: Quick):
+    place = quick(copied)
     again = place.torchmill("evaluate", "first one", "--json")
     assert again.returncode == 0, again.stderr
     scores, metrics = json.loads(again.stdout.splitlines()[-1]), finished.result["metrics"]
@@ -25,16 +25,16 @@ def test_a_run_is_scored_anew_with_the_same_result_and_has_its_page(copied: Plac
     place.wait_until_quiet()
 
 
-def test_a_run_beside_itself_is_not_told_apart(copied: Place):
-    done = copied.torchmill("compare", "first one", "last", "--json")
+def test_a_run_beside_itself_is_not_told_apart(copied: Place, quick: Quick):
+    done = quick(copied).torchmill("compare", "first one", "last", "--json")
     assert done.returncode == 0, done.stderr
     compared = json.loads(done.stdout)
     assert all(one["difference"] == 0 for one in compared["differences"]) and compared["mcnemar"]["p"] == 1
     assert Path(compared["page"]).is_file()
 
 
-def test_an_onnx_model_needs_data_that_it_is_told(copied: Place, finished, prefect_api: str):
-    place = Place(copied.folder, copied.environment | {"PREFECT_API_URL": prefect_api})
+def test_an_onnx_model_needs_data_that_it_is_told(copied: Place, finished, quick: Quick):
+    place = quick(copied)
     model = finished.result["onnx"]["path"]
     without = place.torchmill("evaluate", model)
     assert without.returncode == 1 and "Say --data NAME." in without.stderr

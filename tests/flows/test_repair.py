@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Finished, Place
+from tests.flows.conftest import Finished, Place, Quick
 
 pytestmark = pytest.mark.services
 
@@ -61,8 +61,8 @@ def test_a_command_in_a_folder_that_was_moved_finds_what_is_done_there(copied: P
     assert Path(result["onnx"]["path"]).is_relative_to(copied.runs) and Path(result["onnx"]["path"]).exists()
 
 
-def test_a_recorded_run_is_run_again_and_found_equal_to_the_last_byte(copied: Place, finished: Finished):
-    place = copied
+def test_a_recorded_run_is_run_again_and_found_equal_to_the_last_byte(copied: Place, finished: Finished, quick: Quick):
+    place = quick(copied)
     versions = place.mlflow("SELECT count(*) FROM model_versions")
     done = place.torchmill("reproduce", finished.result["run_id"][:12])
     assert done.returncode == 0, done.stderr
