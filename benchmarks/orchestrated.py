@@ -38,6 +38,8 @@ QUIET = {
 
 # What Torchmill does besides, in the time that it is measured in.
 LACKING = (
+    "Ours begins with everything imported, which is what the standby of `torchmill up` is for; of the others each run "
+    "imports torch and MLflow anew. "
     "None of the others looks for leaks and doubtful labels, examines the network, holds out a validation split and "
     "keeps the best epoch, writes checkpoints within the training and goes on from them, gives intervals, draws "
     "curves and mistakes, compares at several batch sizes with float64, or writes a report. What `kill -9` ends "

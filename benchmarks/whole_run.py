@@ -54,10 +54,10 @@ def measure() -> list[Claim]:
 
 
 NOTE = (
-    "Nearly all of a run of digits is imports: of torch and its compiler (7 s of a processor) in two processes, of "
-    "Prefect, MLflow and Captum. The training's own process is what makes a crash in native code a failed step. "
-    "What would close it is a process of `torchmill up` that has torch imported before it is asked. The script "
-    "scores accuracy alone, and compares its ONNX file with nothing."
+    "Beside `torchmill up` a process that has everything imported forks and becomes the command; the script imports "
+    "torch, MLflow and the exporter each time, which without a standby is most of our time, too, and in three "
+    "processes: that of the training, for one, is what makes a crash in native code a failed step. The script scores "
+    "accuracy alone, and compares its ONNX file with nothing."
 )
 
 
@@ -73,11 +73,19 @@ def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
     assert process.stdout
     if not any(line.startswith("Ctrl-C") for line in iter(process.stdout.readline, "")):
         raise RuntimeError("torchmill up did not start")
+    wait_for_standby(runs)
     try:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
+
+
+def wait_for_standby(runs: Path) -> None:
+    """Wait until it has imported what commands need, where there is one."""
+    address = json.loads((runs / "work" / "up.json").read_text(encoding="utf-8")).get("standby")
+    while address and not Path(address).exists():
+        time.sleep(0.2)
 
 
 def seconds(command: list[str], environment: dict[str, str], settle: float = 0, folder: Path | None = None) -> float:

@@ -36,7 +36,8 @@ from components.files import read_state
 from components.places import Runs
 from components.spare import Spare, fork
 
-COMMANDS = ("train", "check", "find-lr", "reproduce", "evaluate", "compare", "predict", "promote", "rollback")
+NOT_HANDED_OVER = ("up", "join")
+"""Commands that run by themselves: one that has a standby, and one that is for hours and of another machine."""
 READ_AT_IMPORT = (
     *("CUDA", "CUBLAS", "GOMP", "KMP", "LD_", "MALLOC", "MKL", "MLFLOW", "MPL", "NCCL", "NUMEXPR", "NVIDIA", "OMP"),
     *("OPENBLAS", "ORT_", "PREFECT", "PYTHON", "PYTORCH", "TORCHINDUCTOR", "TORCH_", "TRITON", "XDG", "HOME", "LANG"),
@@ -92,7 +93,7 @@ def _umask() -> int:
 
 def hand_over(command: str, arguments: Sequence[str], runs: Runs) -> int | None:
     """Have the standby run a command to its end; gives the exit code, or None where it is to be run here."""
-    if _is_child or command not in COMMANDS or sys.platform != "linux":
+    if _is_child or command in NOT_HANDED_OVER or sys.platform != "linux":
         return None
     address = read_state(runs.work / "up.json").get("standby")
     if not address:

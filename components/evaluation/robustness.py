@@ -58,12 +58,16 @@ CHANGES: dict[str, Change] = {
     "contrast × 1.5": contrast(1.5),
 }
 
-FEWEST, MOST = 500, 2000
+FEWEST, MOST, FEWEST_LARGE = 500, 2000, 100
+LARGE = 96 * 96
+"""Pixels from which on images are large: fewer of them are changed, as their networks take longer."""
 
 
 def some(test: Samples) -> Samples:
     """Choose test samples, always the same: so many that all changes together cost about one pass over the split."""
-    count = min(len(test), max(FEWEST, min(MOST, len(test) // len(CHANGES))))
+    height, width = test.inputs.shape[2:]
+    fewest = max(FEWEST_LARGE, min(FEWEST, FEWEST * LARGE // (height * width)))
+    count = min(len(test), max(fewest, min(MOST, len(test) // len(CHANGES))))
     chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:count])
     return Samples(*test.take(torch.from_numpy(chosen)))
 

@@ -189,15 +189,15 @@ def standby(tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: s
 Quick = Callable[[Place], Place]
 
 
+def made_quick(place: Place, prefect_api: str, standby: str) -> Place:
+    """Let commands in a place begin at once, for whoever does not look at Prefect's history: it is elsewhere."""
+    write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"standby": standby}))
+    return Place(place.folder, place.environment | {"PREFECT_API_URL": prefect_api})
+
+
 @pytest.fixture
 def quick(prefect_api: str, standby: str) -> Quick:
-    """Let commands in a place begin at once, for whoever does not look at Prefect's history: it is elsewhere."""
-
-    def made(place: Place) -> Place:
-        write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"standby": standby}))
-        return Place(place.folder, place.environment | {"PREFECT_API_URL": prefect_api})
-
-    return made
+    return lambda place: made_quick(place, prefect_api, standby)
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ def addresses(place: Place) -> list[str]:
     ]
 
 
-def test_a_folder_that_was_moved_is_followed_and_what_died_is_closed(copied: Place, finished: Finished):
+def test_a_folder_that_was_moved_is_followed_and_what_died_is_closed(copied: Place, finished: Finished, quick: Quick):
+    copied = quick(copied)
     with closing(sqlite3.connect(copied.runs / "mlflow.db")) as connection, connection:
         ours = f"{copied.runs}/work/gone"
         for run_id, folder in (("dead", ours), ("foreign", None)):
@@ -73,7 +74,7 @@ def test_a_recorded_run_is_run_again_and_found_equal_to_the_last_byte(copied: Pl
     assert place.mlflow("SELECT count(*) FROM tags WHERE key = 'torchmill.reproduces'") == [(1,)]
 
 
-def test_a_run_that_is_not_there_is_told_with_the_nearest(copied: Place):
-    done = copied.torchmill("reproduce", "first on")
+def test_a_run_that_is_not_there_is_told_with_the_nearest(copied: Place, quick: Quick):
+    done = quick(copied).torchmill("reproduce", "first on")
     assert done.returncode == 1 and "no run 'first on'" in done.stderr and "first one" in done.stderr
     assert "Traceback" not in done.stderr

@@ -51,3 +51,9 @@ def test_large_splits_are_sampled(samples, count):
     test = Samples(torch.zeros(samples, 1, 1, 1, dtype=torch.uint8), torch.arange(samples))
     chosen = some(test)
     assert len(chosen) == len(chosen.labels.unique()) == count
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 400), (160, 180), (224, 100)])
+def test_of_large_images_fewer_are_changed(side, count):
+    test = Samples(torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(400, 3, side, side), torch.arange(400))
+    assert len(some(test)) == count
