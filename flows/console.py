@@ -1,5 +1,6 @@
 """What a run shows in the terminal: on stderr, so that stdout is the result's alone."""
 
+import functools
 import json
 import logging
 import sys
@@ -14,7 +15,12 @@ from components.refs import MEASURES, EvaluationRef, Reproduction
 from components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
-console = Console(stderr=True, highlight=False)
+
+
+@functools.cache
+def terminal() -> Console:
+    """The terminal, as it is when it is first written to: not when this is imported, which a standby does ahead."""
+    return Console(stderr=True, highlight=False)
 
 
 def show_log(explain: bool = False) -> None:
@@ -24,9 +30,9 @@ def show_log(explain: bool = False) -> None:
         explain: of each step, too, whether it ran, and why.
     """
     logging.getLogger("torchmill.explain").setLevel(logging.INFO if explain else logging.WARNING)
-    if console.is_terminal:
+    if terminal().is_terminal:
         handler: logging.Handler = RichHandler(
-            console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S"
+            console=terminal(), show_path=False, show_level=False, log_time_format="%H:%M:%S"
         )
     else:
         handler = logging.StreamHandler(sys.stderr)
@@ -83,7 +89,7 @@ class TrainingDisplay:
         self.task = TaskID(0)
 
     def __enter__(self) -> "TrainingDisplay":
-        if console.is_terminal:
+        if terminal().is_terminal:
             columns = [
                 TextColumn("[bold]epoch {task.fields[epoch]}/" + str(self.epochs)),
                 BarColumn(bar_width=None),
@@ -91,7 +97,7 @@ class TrainingDisplay:
                 TextColumn("{task.fields[speed]:,.0f} samples/s"),
                 TimeRemainingColumn(elapsed_when_finished=True),
             ]
-            self.bar = Progress(*columns, console=console, transient=True)
+            self.bar = Progress(*columns, console=terminal(), transient=True)
             self.bar.start()
             self.task = self.bar.add_task(
                 "fit", total=self.epochs * self.samples, epoch=1, loss=float("nan"), score="", speed=0.0

@@ -152,6 +152,8 @@ def serve(address: Path, learned: Path) -> None:
     """
     alike = json.loads(json.dumps(fingerprint()))
     import_all()
+    import_learned(learned)
+    _freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))
@@ -159,14 +161,19 @@ def serve(address: Path, learned: Path) -> None:
         listening.settimeout(STALE_SECONDS)
         while all(alike[name] == fingerprint()[name] for name in ("source", "libraries")):
             if import_learned(learned):
-                gc.collect()
-                gc.freeze()  # lest its pages be copied in every child
+                _freeze()
             with contextlib.suppress(TimeoutError):
                 connection, _ = listening.accept()
                 with connection:
                     if fork() == 0:
                         listening.close()
                         _end_with(_keep, connection, alike, learned)
+
+
+def _freeze() -> None:
+    """Take what is there out of the collection of garbage, which would have its pages copied in every child."""
+    gc.collect()
+    gc.freeze()
 
 
 def import_all() -> None:
@@ -209,7 +216,7 @@ def learn(file: Path, known: set[str]) -> None:
     new = [
         name
         for name, module in tuple(sys.modules.items())
-        if name not in known and (getattr(module, "__file__", None) or "").startswith(places)
+        if name not in known and str(getattr(module, "__dict__", {}).get("__file__")).startswith(places)
     ]
     if new:
         with file.open("a", encoding="utf-8") as held:

@@ -34,6 +34,9 @@ FORMATS = (".csv", ".jsonl", ".parquet")
 COMPLAINTS = 5
 """So many unreadable inputs are told one by one."""
 
+Row = tuple[str, str | None, float | None, list[float], str]
+"""The input's name, label, confidence, probabilities or values, and what is wrong with it."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -74,9 +77,9 @@ def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabili
         if not free:
             raise UserError(f"Another process is writing {output}.", "Wait for it, or give another --output.")
         names, done = _answer(model, inputs, parts)
-        rows = (row for name in names for row in _read(parts / name)[1:])
-        counts = _write(model, rows, output, probabilities)
-        total = drift.added([_read(parts / name)[0] for name in names])
+        sums: list[drift.Sums] = []
+        counts = _write(model, _rows(parts, names, sums), output, probabilities)
+        total = drift.added(sums)
         note = output.with_name(f"{output.stem}.drift.json")
         write_text(note, json.dumps(drift.note(model, total), indent=1))
         shutil.rmtree(parts, ignore_errors=True)
@@ -98,7 +101,7 @@ def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], i
     spans = [range(start, min(start + PART, len(inputs))) for start in range(0, len(inputs), PART)]
     names = [_part_name(digest, inputs, span) for span in spans]
     wanted = [(name, span) for name, span in zip(names, spans, strict=True) if not (parts / name).is_file()]
-    for stale in parts.glob("*.jsonl"):  # of other inputs or another model
+    for stale in parts.glob("*.json"):  # of other inputs or another model
         if stale.name not in names:
             stale.unlink()
     done = len(inputs) - sum(len(span) for _, span in wanted)
@@ -106,7 +109,7 @@ def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], i
         logger.info("predict  going on behind %s inputs that are done", f"{done:,}")
     size = largest_batch(model.shape if model.kind != "tokens" else (1000,))
     batches = [(name, span[at : at + size]) for name, span in wanted for at in range(0, len(span), size)]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     sums: list[drift.Sums] = []
     with counted("Answered", sum(len(span) for _, span in wanted)) as report:
         for at, ((name, numbers), read) in enumerate(
@@ -116,8 +119,7 @@ def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], i
             rows += answered
             sums.append(summed)
             if at + 1 == len(batches) or batches[at + 1][0] != name:
-                lines = [drift.added(sums), *rows]
-                write_text(parts / name, "".join(json.dumps(line) + "\n" for line in lines))
+                write_text(parts / name, json.dumps([drift.added(sums), rows]))
                 rows, sums = [], []
             report(len(numbers))
     return names, done
@@ -127,7 +129,7 @@ def _part_name(digest: str, inputs: Inputs, span: range) -> str:
     held = hashlib.sha256(digest.encode())
     for number in span:
         held.update(f"{inputs.names[number]}\0{inputs.digests[number]}\n".encode(errors="surrogateescape"))
-    return f"{held.hexdigest()[:32]}.jsonl"
+    return f"{held.hexdigest()[:32]}.json"
 
 
 def _ahead(inputs: Inputs, batches: Sequence[range]) -> Iterator[list[Any]]:
@@ -148,13 +150,13 @@ def _ahead(inputs: Inputs, batches: Sequence[range]) -> Iterator[list[Any]]:
                 yield [one for part in coming.popleft() for one in part.result()]
 
 
-def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tuple[list[dict[str, Any]], drift.Sums]:
+def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tuple[list[Row], drift.Sums]:
     """Give a row for each input, and what the inputs are like."""
     good = [at for at, one in enumerate(read) if not isinstance(one, Unreadable)]
-    rows: list[dict[str, Any]] = [{"file": name, "error": ""} for name in names]
-    for at, one in enumerate(read):
-        if isinstance(one, Unreadable):
-            rows[at]["error"] = str(one)
+    rows: list[Row] = [
+        (name, None, None, [], str(one) if isinstance(one, Unreadable) else "")
+        for name, one in zip(names, read, strict=True)
+    ]
     if not good:
         return rows, {"samples": 0}
     held = [read[at] for at in good]
@@ -166,19 +168,23 @@ def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tup
         confidence = sure.max(1) if model.task == "classification" else sure.min(1)
     best = given.argmax(1).tolist()
     for order, (at, numbers) in enumerate(zip(good, given.tolist(), strict=True)):
-        rows[at]["given"] = numbers
+        label = sure_as = None
         if model.task != "regression":
-            rows[at]["confidence"] = float(confidence[order])
             chosen = [best[order]] if model.task == "classification" else np.flatnonzero(given[order] > 0.5).tolist()
-            rows[at]["label"] = "|".join(model.labels[number] for number in chosen)
+            label, sure_as = "|".join(model.labels[number] for number in chosen), _short(float(confidence[order]))
+        rows[at] = (names[at], label, sure_as, [_short(number) for number in numbers], "")
     return rows, drift.sums_of(model, inputs, confidence)
 
 
-def _read(part: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
+def _rows(parts: Path, names: Sequence[str], sums: list[drift.Sums]) -> Iterator[Row]:
+    """Give all rows, part by part, and put what the inputs are like there."""
+    for name in names:
+        summed, rows = json.loads((parts / name).read_text(encoding="utf-8"))
+        sums.append(summed)
+        yield from rows
 
 
-def _write(model: OnnxModel, rows: Iterator[dict[str, Any]], output: Path, probabilities: bool) -> tuple[int, int]:
+def _write(model: OnnxModel, rows: Iterator[Row], output: Path, probabilities: bool) -> tuple[int, int]:
     """Write the output whole or not at all; gives how many rows have answers, and how many an error."""
     regression = model.task == "regression"
     given = [*model.labels] if regression else [f"probability of {label}" for label in model.labels]
@@ -188,18 +194,16 @@ def _write(model: OnnxModel, rows: Iterator[dict[str, Any]], output: Path, proba
         *(given if probabilities or regression else []),
     ]
     columns += ["error"]
-    counts = [0, 0]
+    counts, empty = [0, 0], [None] * len(given)
+    shows = probabilities or regression
 
-    def finished() -> Iterator[dict[str, Any]]:
-        for row in rows:
-            failed = bool(row["error"])
-            counts[failed] += 1
-            if failed and counts[1] <= COMPLAINTS:
-                logger.warning("predict  %s %s: left out", row["file"], row["error"])
-            numbers = row.pop("given", [None] * len(given))
-            whole = {**row, **{name: _short(value) for name, value in zip(given, numbers, strict=True)}}
-            whole["confidence"] = _short(row.get("confidence"))
-            yield {name: whole.get(name) for name in columns}
+    def finished() -> Iterator[list[Any]]:
+        for file, label, confidence, numbers, error in rows:
+            counts[bool(error)] += 1
+            if error and counts[1] <= COMPLAINTS:
+                logger.warning("predict  %s %s: left out", file, error)
+            said = [file] if regression else [file, label, confidence]
+            yield [*said, *((numbers or empty) if shows else ()), error]
 
     writers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     write_atomically(output, lambda partial: writers[output.suffix.lower()](partial, columns, finished()))
@@ -208,25 +212,25 @@ def _write(model: OnnxModel, rows: Iterator[dict[str, Any]], output: Path, proba
     return counts[0], counts[1]
 
 
-def _short(value: float | None) -> float | None:
+def _short(value: float) -> float:
     """Seven digits: what float32 holds."""
-    return None if value is None else float(f"{value:.7g}")
+    return float(f"{value:.7g}")
 
 
-def _csv(path: Path, columns: Sequence[str], rows: Iterator[dict[str, Any]]) -> None:
+def _csv(path: Path, columns: Sequence[str], rows: Iterator[list[Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(columns)
         writer.writerows(rows)
 
 
-def _jsonl(path: Path, columns: Sequence[str], rows: Iterator[dict[str, Any]]) -> None:
+def _jsonl(path: Path, columns: Sequence[str], rows: Iterator[list[Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
 
 
-def _parquet(path: Path, columns: Sequence[str], rows: Iterator[dict[str, Any]]) -> None:
+def _parquet(path: Path, columns: Sequence[str], rows: Iterator[list[Any]]) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -236,7 +240,7 @@ def _parquet(path: Path, columns: Sequence[str], rows: Iterator[dict[str, Any]])
     with parquet.ParquetWriter(path, schema) as writer:
         held: list[dict[str, Any]] = []
         for row in rows:
-            held.append(row)
+            held.append(dict(zip(columns, row, strict=True)))
             if len(held) == 50 * PART:
                 writer.write_table(pyarrow.Table.from_pylist(held, schema))
                 held = []

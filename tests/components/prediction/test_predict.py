@@ -186,7 +186,7 @@ def test_a_process_that_is_killed_leaves_no_half_row_and_the_next_one_goes_on(tm
     environment = {**os.environ, "PYTHONPATH": root}
     with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
         deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob(".out.csv.parts/*.jsonl"))) < 3 and time.monotonic() < deadline:
+        while len(list(tmp_path.glob(".out.csv.parts/*.json"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out.csv").exists()
