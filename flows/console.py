@@ -93,15 +93,12 @@ class TrainingDisplay:
             columns = [
                 TextColumn("[bold]epoch {task.fields[epoch]}/" + str(self.epochs)),
                 BarColumn(bar_width=None),
-                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[score]}"),
-                TextColumn("{task.fields[speed]:,.0f} samples/s"),
+                TextColumn("{task.fields[told]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
             ]
             self.bar = Progress(*columns, console=terminal(), transient=True)
             self.bar.start()
-            self.task = self.bar.add_task(
-                "fit", total=self.epochs * self.samples, epoch=1, loss=float("nan"), score="", speed=0.0
-            )
+            self.task = self.bar.add_task("fit", total=self.epochs * self.samples, epoch=1, told="")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -124,9 +121,7 @@ class TrainingDisplay:
                 self.task,
                 completed=done,
                 epoch=progress.epoch,
-                loss=progress.loss,
-                score=self.score(progress.score),
-                speed=speed,
+                told=f"loss {progress.loss:.4f}  {self.score(progress.score)} {speed:,.0f} samples/s",
             )
         elif time.monotonic() - self.told > self.LINE_SECONDS:
             self.told = time.monotonic()

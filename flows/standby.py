@@ -107,6 +107,7 @@ def hand_over(command: str, arguments: Sequence[str], runs: Runs) -> int | None:
                 "environment": dict(os.environ),
                 "folder": str(Path.cwd()),
                 "path": sys.path,
+                "words": sys.argv,
                 "encodings": [sys.stdout.encoding, sys.stderr.encoding],
             }
             socket.send_fds(standby, [b"\n"], [0, 1, 2])
@@ -285,7 +286,7 @@ def _become(order: dict[str, Any], streams: Sequence[int], learned: Path) -> NoR
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
-    sys.path[:] = order["path"]
+    sys.path[:], sys.argv[:] = order["path"], order["words"]
     for number in (*PASSED_ON, signal.SIGTSTP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -360,3 +361,4 @@ if __name__ == "__main__":
     from flows import standby
 
     standby.serve(*map(Path, sys.argv[1:]))
+    os._exit(0)  # what is imported is not taken apart, for which there is nobody to wait

@@ -26,6 +26,7 @@ KINDS: dict[str, Kind] = {"pixels": "images", "tokens": "tokens", "features": "n
 TAKEN = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
 COPIES = 3  # of the weights, at least: the file's, the parsed ones and the session's
 PLAIN_MEMORY = 64e6  # what nobody needs to count
+LARGEST_INFERRED = 1.5e9  # bytes; beyond 2 GB onnx infers nothing
 EXPORTED = "Give one that `torchmill train` has exported."
 
 
@@ -199,6 +200,22 @@ def _check_tensors(proto: onnx.ModelProto, file: Path) -> None:
                 "Export or copy it again.",
             )
     _check_memory(file, total)
+    _check_computed(proto, file)
+
+
+def _check_computed(proto: onnx.ModelProto, file: Path) -> None:
+    """Refuse what a graph makes of next to nothing, as one number repeated ten billion times."""
+    if proto.ByteSize() > LARGEST_INFERRED:
+        return
+    for value in onnx.shape_inference.infer_shapes(proto, data_prop=True).graph.value_info:
+        held = value.type.tensor_type
+        sides = [side.dim_value if side.HasField("dim_value") else 1 for side in held.shape.dim]
+        size = math.prod(sides) * _width(held.elem_type)
+        if size > PLAIN_MEMORY and size > (free := psutil.virtual_memory().available) / COPIES:
+            raise UserError(
+                f"{file} makes a tensor '{value.name}' of {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free.",
+                "Take a machine with more, if you trust the one who gave you this model.",
+            )
 
 
 def _check_external(tensor: onnx.TensorProto, file: Path) -> None:

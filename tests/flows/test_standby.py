@@ -47,6 +47,10 @@ def test_it_gives_what_a_command_by_itself_gives(copied: Place, finished: Finish
     assert result["weights"]["sha256"] == finished.result["weights"]["sha256"]
     assert result["onnx"]["sha256"] == finished.result["onnx"]["sha256"]
     assert Path(result["report"]).is_relative_to(place.runs)
+    words = "SELECT value FROM tags WHERE key = 'mlflow.source.name' ORDER BY value"
+    assert {value for (value,) in place.mlflow(words)} == {
+        f"cli.py train --json --train.epochs 3 {more}" for more in ("--fresh", "--name first one")
+    }
     other = place.torchmill("train", "--train.epochs", "three")
     assert other.returncode == 2 and "train.epochs" in other.stderr and len(other.stderr.splitlines()) == 1
 

@@ -110,6 +110,15 @@ def test_a_tensor_that_says_to_be_huge_is_not_made(tmp_path: Path):
     assert "has weights of 40.0 GB" in told and "are free" in told
 
 
+def test_a_tensor_that_is_made_of_one_number_is_counted_before_it_is_made(tmp_path: Path):
+    def swollen(proto: onnx.ModelProto) -> None:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([300_000, 300_000]), "sides"))
+        proto.graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", ["sides"], ["swollen"]))
+
+    told = complaint(changed(linear(tmp_path / "a.onnx", EYE), swollen))
+    assert "makes a tensor 'swollen' of 360.0 GB" in told and "are free" in told
+
+
 def test_a_file_that_memory_does_not_take_is_told_before_it_is_read(tmp_path: Path, monkeypatch):
     with (tmp_path / "a.onnx").open("wb") as file:
         file.truncate(psutil.virtual_memory().total)  # a hole: it takes no room
