@@ -26,9 +26,7 @@ def report_on(name: str, side: int | None = None) -> Report:
     return examine(case(network, images, samples=samples, num_outputs=10), "quick")
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5", "googlenet", "densenet121"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5"])
 def test_a_network_of_torchvision_passes(name):
     report = report_on(name)
     assert report.worst == "pass", "\n".join(report.lines())
