@@ -54,10 +54,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_state(path: Path) -> dict:
-    """Read a small JSON file that another process writes atomically; empty where there is none."""
+    """Read a small JSON file that another process writes atomically; empty where there is none, or it can't be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, json.JSONDecodeError):
         return {}
 
 
