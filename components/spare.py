@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from io import BufferedReader
-from typing import IO
+from typing import IO, Any, NoReturn
 
 LOOK_SECONDS = 0.02
 
@@ -19,6 +19,21 @@ def fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 counts the threads of libraries, too
         return os.fork()
+
+
+def end_with(work: Callable[..., int], *arguments: Any) -> NoReturn:
+    """In a child: do that, and end with its exit code. What is behind the fork is the parent's."""
+    code = 1
+    try:
+        code = work(*arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 class Spare:
@@ -38,22 +53,11 @@ class Spare:
         self.returncode: int | None = None
         self.pid = fork()
         if self.pid == 0:
-            code = 1
-            try:
-                os.close(mine)
-                for other in others:
-                    other.stdin.close()
-                os.setsid()  # a Ctrl-C at the terminal is for the one who forked it
-                with os.fdopen(orders, "rb") as given:
-                    code = be(given)
-            except SystemExit as error:
-                code = error.code if isinstance(error.code, int) else 1
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+            os.close(mine)
+            for other in others:
+                other.stdin.close()
+            os.setsid()  # a Ctrl-C at the terminal is for the one who forked it
+            end_with(be, os.fdopen(orders, "rb"))
         os.close(orders)
         self.stdin: IO[bytes] = os.fdopen(mine, "wb")
 

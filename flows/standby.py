@@ -25,8 +25,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -34,7 +33,7 @@ from typing import IO, Any, NoReturn
 
 from components.files import read_state
 from components.places import Runs
-from components.spare import Spare, fork
+from components.spare import Spare, end_with, fork
 
 NOT_HANDED_OVER = ("up", "join")
 """Commands that run by themselves: one that has a standby, and one that is for hours and of another machine."""
@@ -168,7 +167,7 @@ def serve(address: Path, learned: Path) -> None:
                 with connection:
                     if fork() == 0:
                         listening.close()
-                        _end_with(_keep, connection, alike, learned)
+                        end_with(_keep, connection, alike, learned)
 
 
 def _freeze() -> None:
@@ -224,19 +223,6 @@ def learn(file: Path, known: set[str]) -> None:
             held.write(" ".join(new) + "\n")
 
 
-def _end_with(work: Callable[..., int], *arguments: Any) -> NoReturn:
-    """Be nothing but that, and end: what is behind the fork is the parent's."""
-    code = 1
-    try:
-        code = work(*arguments)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
 def _keep(connection: socket.socket, alike: dict[str, Any], learned: Path) -> int:
     """Have a child be the command, tell how it ends, and end it where nobody waits for it any more."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -249,7 +235,7 @@ def _keep(connection: socket.socket, alike: dict[str, Any], learned: Path) -> in
     child = fork()
     if child == 0:
         connection.close()
-        _end_with(_become, order, streams, learned)
+        end_with(_become, order, streams, learned)
     for stream in streams:
         os.close(stream)
     connection.sendall(json.dumps({"child": child}).encode() + b"\n")
