@@ -57,6 +57,7 @@ class Spare:
             for other in others:
                 other.stdin.close()
             os.setsid()  # a Ctrl-C at the terminal is for the one who forked it
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # its orders are all that it reads
             end_with(be, os.fdopen(orders, "rb"))
         os.close(orders)
         self.stdin: IO[bytes] = os.fdopen(mine, "wb")

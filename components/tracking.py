@@ -1444,8 +1444,7 @@ def be_recorder(orders: BufferedReader) -> int:
     """Be the recorder in a process that was forked for it."""
     warnings.simplefilter("ignore")
     be_silent()
-    with Path(os.devnull).open("r+b") as nothing:
-        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
     record(orders)
     return 0

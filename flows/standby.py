@@ -58,8 +58,7 @@ def fingerprint() -> dict[str, Any]:
     """All that two processes have to have in common for one to stand in for the other; JSON."""
     return {
         "python": [sys.executable, sys.version],
-        "libraries": {place: _changed(Path(place)) for place in sys.path if place.endswith("-packages")},
-        "source": max(_changed(file) for part in ("components", "flows") for file in (ROOT / part).rglob("*.py")),
+        "code": code(),
         "environment": {name: value for name, value in os.environ.items() if name.startswith(READ_AT_IMPORT)},
         "limits": {name: resource.getrlimit(number) for name, number in _limits()},
         "processors": sorted(os.sched_getaffinity(0)),
@@ -68,6 +67,13 @@ def fingerprint() -> dict[str, Any]:
         "users": [os.getuid(), os.geteuid(), os.getgid(), os.getegid(), *sorted(os.getgroups())],
         "umask": _umask(),
     }
+
+
+def code() -> dict[str, int]:
+    """When the folders of libraries and our own source were last changed."""
+    libraries = {place: _changed(Path(place)) for place in sys.path if place.endswith("-packages")}
+    ours = (file for part in ("components", "flows") for file in (ROOT / part).rglob("*.py"))
+    return libraries | {str(ROOT): max(map(_changed, ours))}
 
 
 def _changed(path: Path) -> int:
@@ -159,7 +165,7 @@ def serve(address: Path, learned: Path) -> None:
         listening.bind(str(address))
         listening.listen()
         listening.settimeout(STALE_SECONDS)
-        while all(alike[name] == fingerprint()[name] for name in ("source", "libraries")):
+        while alike["code"] == code():
             if import_learned(learned):
                 _freeze()
             with contextlib.suppress(TimeoutError):

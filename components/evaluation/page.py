@@ -74,10 +74,9 @@ def render(template: str, **contents: Any) -> str:
 
 def _contents(record: Record) -> dict[str, Any]:
     data, scores = record.data, record.scores
-    evaluation = _read(scores.report) or {}
-    inspection, check = _read(record.inspection), _read(record.check)
-    compared = record.model.report.path if record.model else record.run.folder / "parity.json"
-    parity = json.loads(compared.read_text(encoding="utf-8")) if compared.is_file() else None
+    evaluation = _read(scores.report.path) or {}
+    inspection, check = (_read(held.path) if held else None for held in (record.inspection, record.check))
+    parity = _read(record.model.report.path if record.model else record.run.folder / "parity.json")
     samples = record.inspection.path.parent / "samples.png" if record.inspection else None
     pictures = {one.path.name: inlined(one.path) for one in (scores.picture, *scores.pictures)}
     return {
@@ -111,8 +110,8 @@ def _contents(record: Record) -> dict[str, Any]:
     }
 
 
-def _read(file: FileRef | None) -> dict[str, Any] | None:
-    return json.loads(file.path.read_text(encoding="utf-8")) if file and file.path.is_file() else None
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def inlined(path: Path) -> str | None:

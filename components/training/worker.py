@@ -82,8 +82,6 @@ def wait_for_orders(orders: BufferedReader) -> int:
     folder = orders.readline().decode().rstrip("\n")
     if not folder:
         return 0
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdin.fileno())
     sys.path.insert(0, str(ROOT))
     return main(Path(folder))
 
