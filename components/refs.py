@@ -53,7 +53,8 @@ class DataRef(Ref):
     args: dict[str, object] = {}
     """What its ``load`` was given."""
     folder: Path
-    """Holds ``{train,validation,test}_{inputs,labels}.npy``, and ``vocabulary.json`` where the inputs are tokens."""
+    """Holds ``{train,validation,test}_{inputs,labels}.npy``, ``vocabulary.json`` where the inputs are tokens, and
+    ``columns.json`` where they were read from a table."""
     sha256: str
     """Digest of the digests of these files."""
     source: str

@@ -21,6 +21,8 @@ def answer(model: str, inputs: list[Path], output: Path, probabilities: bool = T
     done = predict(file, inputs, output, probabilities=probabilities)
     failed = f", {done.unreadable:,} could not be read" if done.unreadable else ""
     logger.info("predict  %s answered by %s%s: %s", f"{done.answered:,}", version or file, failed, done.output)
+    if done.likeness:
+        logger.log(logging.WARNING if done.is_far else logging.INFO, "predict  inputs: %s", done.likeness)
     if version and version.run_id and not tracking.attach(runs, version.run_id, done.drift, "drift", NOTE_SECONDS):
         logger.info("predict  MLflow did not take %s within %.0f s", done.drift, NOTE_SECONDS)
     return done

@@ -32,9 +32,18 @@ def linear(
     return written(path, nodes, [("weights", weights)], takes, gives, sizes, weights.shape[1], labels, metadata)
 
 
-def bag_of_letters(path: Path, letters: str, scores: np.ndarray, labels: Sequence[str], **metadata: str) -> Path:
+def bag_of_letters(
+    path: Path,
+    letters: str,
+    scores: np.ndarray,
+    labels: Sequence[str],
+    *,
+    longest: int = 12,
+    lower_case: bool = True,
+    **metadata: str,
+) -> Path:
     """Write a model of texts, whose logits are the sum of each letter's row in ``scores``, (letters, labels)."""
-    vocabulary = Vocabulary("characters", True, 12, (*SPECIAL, *letters))
+    vocabulary = Vocabulary("characters", lower_case, longest, (*SPECIAL, *letters))
     table = np.concatenate([np.zeros((2, scores.shape[1])), scores]).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "tokens"], ["rows"]),

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from components import files, source_code
 from components.config import DataConfig, dataset_place, load_parameters, modules_in, source_file
 from components.data import disk
+from components.data.columns import Columns
 from components.data.origins import origins_file, write_origins
 from components.data.splits import Split, Splits
 from components.data.vocabulary import Vocabulary
@@ -32,6 +33,7 @@ FORMAT = 2
 """Of what is in the cache. Another number has everything prepared anew."""
 
 VOCABULARY = "vocabulary.json"
+COLUMNS = "columns.json"
 SPLITS = ("train", "validation", "test")
 ORIGINS = frozenset(origins_file(Path(), split).name for split in SPLITS)
 
@@ -193,7 +195,7 @@ def _prepare(
 
     # First of all: whoever is killed from here on leaves no manifest that speaks of other files.
     with disk.writing(folder):
-        for stale in (folder / "manifest.json", *(origins_file(folder, split) for split in SPLITS)):
+        for stale in (folder / "manifest.json", folder / COLUMNS, *(origins_file(folder, split) for split in SPLITS)):
             stale.unlink(missing_ok=True)
         files.sync_folder(folder)
     parts = {"train": splits.train, **({"validation": splits.validation} if splits.validation else {})}
@@ -210,10 +212,11 @@ def _prepare(
             path = folder / f"{split}_{what}.npy"
             _save(path, array)
             digests[path.name] = FileRef.of(path).sha256
-    if splits.vocabulary:
-        with disk.new_file(folder / VOCABULARY) as file:
-            file.write(splits.vocabulary.as_json().encode())
-        digests[VOCABULARY] = FileRef.of(folder / VOCABULARY).sha256
+    for name_of_file, described in ((VOCABULARY, splits.vocabulary), (COLUMNS, splits.columns)):
+        if described:
+            with disk.new_file(folder / name_of_file) as file:
+                file.write(described.as_json().encode())
+            digests[name_of_file] = FileRef.of(folder / name_of_file).sha256
     told = [write_origins(folder, split, part.origins) for split, part in parts.items() if len(part.origins)]
     ref = DataRef(
         name=name,
@@ -246,6 +249,12 @@ def _prepare(
 def read_vocabulary(data: DataRef) -> Vocabulary:
     """Give the vocabulary of a data set of tokens."""
     return Vocabulary.from_json((data.folder / VOCABULARY).read_text(encoding="utf-8"))
+
+
+def read_columns(data: DataRef) -> Columns | None:
+    """Give the columns that a data set was read from; None where it was no table."""
+    file = data.folder / COLUMNS
+    return Columns.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _statistics(kind: Kind, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -316,6 +325,9 @@ def _check(name: str, splits: Splits, classes: int) -> Kind:
         shapes = {part.inputs.shape[1:] for part in parts.values() if part}
         if len(shapes) > 1:
             faults.append(f"inputs of {' and '.join(map(str, sorted(shapes)))}")
+    width = splits.train.inputs.shape[1]
+    if not faults and kind == "numbers" and splits.columns and len(splits.columns.features) != width:
+        faults.append(f"its columns are {len(splits.columns.features)} numbers, and its rows {width}")
     if faults:
         raise UserError(f"The data set {name} is malformed: {'; '.join(faults)}.", "Mend its source or its file.")
     return kind

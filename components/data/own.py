@@ -8,10 +8,12 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 
+from components.data.columns import Columns
 from components.data.folders import SPLIT_NAMES
 from components.data.labels import Labels, read_labels
 from components.data.splits import Split, Splits, cut
@@ -44,7 +46,7 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
     Inputs:
 
     - uint8 (N, C, H, W), (N, H, W), or (N, H, W, C) with 1, 3 or 4 channels, and pictures of Pillow: images;
-    - other numbers (N, F, …), and whole numbers (N, F): float32 numbers;
+    - other numbers (N, F, …), and whole numbers (N, F): float32 numbers, which a DataFrame gives names;
     - texts: tokens. These are characters where half of the training texts have at most two words, else words;
       "level", "lower_case" and "max_length" beside "train" say otherwise.
 
@@ -58,11 +60,14 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
     made = _call(_function(file, function), args, place)
     parts, options = _parts(made, place)
     read = {split: _read_pair(part, f"{place}: {split}") for split, part in parts.items()}
-    inputs = {split: values for split, (values, _) in read.items()}
-    labels = read_labels({split: values for split, (_, values) in read.items()}, place, **_label_options(options))
+    inputs = {split: values for split, (values, _, _) in read.items()}
+    labels = read_labels({split: values for split, (_, values, _) in read.items()}, place, **_label_options(options))
     if isinstance(inputs["train"], list):
         return _texts(inputs, labels, options, place)
-    return _arrays({split: _as_inputs(values, f"{place}: {split}") for split, values in inputs.items()}, labels, place)
+    names = _names({split: held for split, (_, _, held) in read.items()}, place)
+    made = {split: _as_inputs(values, f"{place}: {split}") for split, values in inputs.items()}
+    splits = _arrays(made, labels, place)
+    return replace(splits, columns=Columns.called(names)) if names else splits
 
 
 def _function(file: str, name: str) -> Callable[..., Any]:
@@ -143,8 +148,8 @@ def _label_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"task": options.get("task"), "classes": tuple(map(str, options.get("classes", ())))}
 
 
-def _read_pair(part: Any, place: str) -> tuple[Values, Values]:
-    """Give the inputs and the labels of a pair or of a Dataset."""
+def _read_pair(part: Any, place: str) -> tuple[Values, Values, tuple[str, ...]]:
+    """Give the inputs and the labels of a pair or of a Dataset, and the names of the inputs' columns, if they have."""
     tensors = getattr(part, "tensors", None)  # a TensorDataset, whose items need not be taken one by one
     if isinstance(tensors, tuple) and len(tensors) == 2:
         part = tensors
@@ -159,12 +164,30 @@ def _read_pair(part: Any, place: str) -> tuple[Values, Values]:
     if pair and len(part) != 2:
         raise UserError(f"{place} is a tuple of {len(part)}, not a pair of inputs and labels.", SHAPES)
     inputs, labels = (part[0], part[1]) if pair else _items(part, place)
-    read = _values(inputs, f"{place} inputs"), _values(labels, f"{place} labels")
-    if len(read[0]) != len(read[1]):
-        raise UserError(f"{place} has {len(read[0]):,} inputs and {len(read[1]):,} labels.", "One label for each.")
-    if not len(read[0]):
+    values, truth = _values(inputs, f"{place} inputs"), _values(labels, f"{place} labels")
+    if len(values) != len(truth):
+        raise UserError(f"{place} has {len(values):,} inputs and {len(truth):,} labels.", "One label for each.")
+    if not len(values):
         raise UserError(f"{place} is empty.")
-    return read
+    columns: Any = getattr(inputs, "columns", ()) if hasattr(inputs, "to_numpy") else ()  # a DataFrame has both
+    return values, truth, tuple(map(str, columns))
+
+
+def _names(named: Mapping[str, tuple[str, ...]], place: str) -> tuple[str, ...]:
+    """Give the names of the columns, which are the same and in the same order wherever there are any."""
+    train = named["train"]
+    for name in train:
+        if train.count(name) > 1:
+            raise UserError(f"{place}: train has two columns called '{name}'.", "Rename one of them.")
+    for split, names in named.items():
+        if names and train and names != train:
+            missing = [name for name in train if name not in names]
+            if missing:
+                raise UserError(
+                    f"{place}: {split} has no column '{missing[0]}', as train has.", nearest(missing[0], names)
+                )
+            raise UserError(f"{place}: {split} has other columns than train, or in another order.", "Put them alike.")
+    return train
 
 
 def _holds_samples(one: Any) -> bool:

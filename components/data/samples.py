@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from components import files
+from components.data.fetch import read_columns
 from components.data.vocabulary import Vocabulary
 from components.refs import DataRef
 
@@ -18,6 +19,7 @@ CELL, GAP, TITLE = 72, 6, 130
 INK, RED = "#222222", "#c62828"
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 TEXT_SHOWN = 100
+NAME_SHOWN = 16
 
 
 def draw(
@@ -45,7 +47,8 @@ def draw(
             files.write_text(folder / "samples.txt", "\n".join(lines) + "\n")
             sheet = _page(lines)
         case _:
-            sheet = _histograms(inputs, groups)
+            columns = read_columns(data)
+            sheet = _histograms(inputs, groups, columns.features if columns else ())
     files.write_atomically(folder / "samples.png", lambda partial: sheet.save(partial, "PNG"))
 
 
@@ -122,7 +125,7 @@ def _page(lines: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def _histograms(inputs: np.ndarray, groups: Groups) -> Image.Image:
+def _histograms(inputs: np.ndarray, groups: Groups, names: Sequence[str]) -> Image.Image:
     """One for each of the first features, a line for each class."""
     flat = inputs.reshape(len(inputs), -1)
     features = min(FEATURES, flat.shape[1])
@@ -134,7 +137,9 @@ def _histograms(inputs: np.ndarray, groups: Groups) -> Image.Image:
         values = [np.asarray(flat[_spread(rows, 20_000), feature]) for _, _, rows in groups]
         held = np.concatenate(values)
         low, up = (float(held.min()), float(held.max())) if len(held) else (0.0, 1.0)
-        pen.text((left + 10, top + 2), f"feature {feature}: {low:.3g} to {up:.3g}", fill=INK, font=font)
+        name = shortened(names[feature], NAME_SHOWN) if names else ""
+        name = name if name and is_legible(name, font) else f"feature {feature}"
+        pen.text((left + 10, top + 2), f"{name}: {low:.3g} to {up:.3g}", fill=INK, font=font)
         pen.line((left + 10, top + high - 10, left + wide - 10, top + high - 10), fill="#999999")
         for number, part in enumerate(values):
             counts = np.histogram(part, bins, (low, up if up > low else low + 1))[0] / max(1, len(part))

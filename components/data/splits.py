@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from components.data.columns import Columns
 from components.data.vocabulary import Vocabulary
 from components.refs import Task
 
@@ -35,6 +36,8 @@ class Splits:
     task: Task = "classification"
     vocabulary: Vocabulary | None = None
     """Of token ids."""
+    columns: Columns | None = None
+    """What the numbers, or the texts, were read from, where that has names."""
     source: str = ""
     """Where it comes from; the module's ``SOURCE`` where that is always the same."""
 

@@ -62,10 +62,20 @@ class Vocabulary:
             encoded[number, : max(1, len(row))] = row or [UNKNOWN]
         return encoded
 
+    def translate(self, tokens: np.ndarray, other: "Vocabulary") -> np.ndarray:
+        """Give token ids by an ``other`` vocabulary, (N, L), as ids by this one; what it does not know is unknown."""
+        known = [self.ids.get(token, UNKNOWN) for token in other.tokens[len(SPECIAL) :]]
+        return np.array([*range(len(SPECIAL)), *known], tokens.dtype)[tokens[:, : self.max_length]]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Give the text of token ids, for people."""
         known = (self.tokens[number] for number in ids if number != PADDING)
         return ("" if self.level == "characters" else " ").join(known)
+
+    @property
+    def cut(self) -> str:
+        """What texts are cut into, in words."""
+        return f"{self.level} in {'lower' if self.lower_case else 'upper and lower'} case"
 
     def as_json(self) -> str:
         described = {"level": self.level, "lower_case": self.lower_case, "max_length": self.max_length}

@@ -8,6 +8,7 @@ import numpy as np
 
 from components.config import PromoteConfig
 from components.data.batches import Samples, read_test
+from components.data.encoding import read_encoding, translate
 from components.evaluation.promotion import Verdict, compare, judge, sample_scores
 from components.prediction.model import OnnxModel, open_model
 from components.refs import DataRef
@@ -32,13 +33,15 @@ def contest(
     if unlike := theirs.unlike(data):
         return Verdict("kept", f"the champion {unlike}, so that they cannot be compared")
     test = read_test(data)
-    scores = [sample_scores(data.task, answers(model, test), test.labels.numpy()) for model in (theirs, ours)]
+    scores = [sample_scores(data.task, answers(model, test, data), test.labels.numpy()) for model in (theirs, ours)]
     return judge(compare(*scores, config.confidence), gates, config.margin, data.measure)
 
 
-def answers(model: OnnxModel, test: Samples) -> np.ndarray:
-    """Give the logits or values of a whole split: float32, (N, K)."""
-    return np.concatenate([model.outputs(inputs.numpy()) for inputs, _ in test.batches(BATCH)])
+def answers(model: OnnxModel, test: Samples, data: DataRef) -> np.ndarray:
+    """Give the logits or values of a whole split of a data set: float32, (N, K)."""
+    theirs = read_encoding(data)
+    batches = (translate(inputs.numpy(), theirs, model.encoding) for inputs, _ in test.batches(BATCH))
+    return np.concatenate([model.outputs(inputs) for inputs in batches])
 
 
 def gates_of(parity_report: Path) -> dict[str, bool]:

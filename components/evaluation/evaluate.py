@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.data.batches import Samples
-from components.data.vocabulary import Vocabulary
+from components.data.encoding import Encoding, read_encoding
 from components.evaluation import calibration, robustness, saliency
 from components.evaluation.error_groups import error_groups
 from components.evaluation.intervals import Interval, mean_interval, share_interval, wilson_interval
@@ -93,12 +93,22 @@ def evaluate(
 
 
 def judge(
-    answer: Answer, test: Samples, data: DataRef, folder: Path, temperature: float = 1.0, model: RawModel | None = None
+    answer: Answer,
+    test: Samples,
+    data: DataRef,
+    folder: Path,
+    temperature: float = 1.0,
+    model: RawModel | None = None,
+    encoding: Encoding | None = None,
 ) -> EvaluationRef:
-    """Score whatever answers to raw inputs, as ``evaluate`` does; saliency is for a network in torch alone."""
+    """Score whatever answers to raw inputs, as ``evaluate`` does; saliency is for a network in torch alone.
+
+    Args:
+        encoding: of the test inputs, where that is not the data set's.
+    """
     outputs = answer(test)
     found = SCORED[data.task](outputs, test.labels, data, temperature)
-    vocabulary = vocabulary_of(data)
+    encoding = encoding or read_encoding(data)
     numbers, truth = outputs.numpy(), test.labels.numpy()
     mistakes = worst_mistakes(numbers, truth, data, temperature)
     pictures = dict(found.pictures)
@@ -107,7 +117,7 @@ def judge(
     for name, draw in pictures.items():
         draw(folder / name)
     seen, changes = _changes(answer, test, data) if data.kind == "images" else ({}, {})
-    explained = _explained(model, test, data, numbers, mistakes, vocabulary, folder) if model else saliency.Saliency()
+    explained = _explained(model, test, data, numbers, mistakes, encoding, folder) if model else saliency.Saliency()
     names = [*pictures, *([explained.picture.name] if explained.picture else [])]
     report = {
         "samples": len(test),
@@ -119,7 +129,7 @@ def judge(
         **found.parts,
         **changes,
         **_groups(numbers, test, data),
-        "mistakes": tell(mistakes, test, data, vocabulary),
+        "mistakes": tell(mistakes, test, encoding),
         "saliency": {"notes": explained.notes, "texts": explained.texts},
         "pictures": names,
     }
@@ -140,13 +150,6 @@ def judge(
         pictures=tuple(drawn[1:]),
         predictions=FileRef.of(folder / "predictions.npz"),
     )
-
-
-def vocabulary_of(data: DataRef) -> Vocabulary | None:
-    """Give the tokens by id, where the inputs are tokens."""
-    from components.data.fetch import read_vocabulary
-
-    return read_vocabulary(data) if data.kind == "tokens" else None
 
 
 def of_classes(logits: Tensor, labels: Tensor, data: DataRef, temperature: float = 1.0) -> Scores:
@@ -368,8 +371,8 @@ def _explained(
     data: DataRef,
     outputs: np.ndarray,
     mistakes: Sequence[Mistake],
-    vocabulary: Vocabulary | None,
+    encoding: Encoding | None,
     folder: Path,
 ) -> saliency.Saliency:
     chosen = saliency.cases(outputs, test.labels.numpy(), data, mistakes)
-    return saliency.explain(model, test, data, chosen, vocabulary, folder)
+    return saliency.explain(model, test, data, chosen, encoding, folder)

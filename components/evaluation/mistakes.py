@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from components.data.batches import Samples
+from components.data.encoding import Encoding
 from components.data.samples import is_legible, picture, shortened, typeface
-from components.data.vocabulary import Vocabulary
 from components.evaluation.calibration import confidences
 from components.files import write_atomically
 from components.refs import DataRef
@@ -37,12 +37,12 @@ class Mistake:
     confidence: float | None
     """Probability that the network gives its answer; None of numbers."""
 
-    def told(self, inputs: np.ndarray, data: DataRef, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    def told(self, inputs: np.ndarray, encoding: Encoding | None) -> dict[str, Any]:
         """Give it as plain values, with the input where that is a text or numbers."""
         held: dict[str, Any] = asdict(self)
-        if data.kind == "tokens" and vocabulary:
-            held["text"] = shortened(vocabulary.decode(inputs.tolist()), TEXT_SHOWN)
-        elif data.kind == "numbers":
+        if encoding:
+            held["text"] = shortened(encoding.decode(inputs), TEXT_SHOWN)
+        if inputs.dtype == np.float32:
             held["input"] = [float(f"{value:.5g}") for value in inputs.ravel()[:NUMBERS_SHOWN].tolist()]
         return held
 
@@ -84,11 +84,9 @@ def _first(rows: np.ndarray, values: np.ndarray) -> list[int]:
     return rows[np.argsort(-values, kind="stable")[:MOST]].tolist()
 
 
-def tell(
-    mistakes: Sequence[Mistake], test: Samples, data: DataRef, vocabulary: Vocabulary | None
-) -> list[dict[str, Any]]:
+def tell(mistakes: Sequence[Mistake], test: Samples, encoding: Encoding | None) -> list[dict[str, Any]]:
     """Give mistakes as plain values."""
-    return [one.told(_inputs(test, one.sample), data, vocabulary) for one in mistakes]
+    return [one.told(_inputs(test, one.sample), encoding) for one in mistakes]
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], test: Samples, path: Path) -> None:

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from components.data.batches import Samples, read_test
-from components.data.vocabulary import SPECIAL, UNKNOWN
+from components.data.encoding import Encoding, read_encoding, translate
+from components.data.vocabulary import Vocabulary
 from components.errors import UserError
-from components.evaluation.evaluate import judge, vocabulary_of
+from components.evaluation.evaluate import judge
 from components.refs import DataRef, EvaluationRef
 
 
@@ -26,14 +26,15 @@ def as_trained(other: DataRef, trained: DataRef) -> DataRef:
             f"{other.name} does not fit what was trained on {trained.name}: {mismatch}.",
             "Give a data set of the same shape and classes.",
         )
-    kept = ("mean", "std", "target_mean", "target_std", "vocabulary_size", "shape")
+    # The folder, too: what tokens and columns mean is looked up there.
+    kept = ("mean", "std", "target_mean", "target_std", "vocabulary_size", "shape", "folder")
     return other.model_copy(update={name: getattr(trained, name) for name in kept})
 
 
 def _mismatch(other: DataRef, trained: DataRef) -> str:
     if (other.kind, other.task) != (trained.kind, trained.task):
         return f"it is for {other.task} of {other.kind}, not for {trained.task} of {trained.kind}"
-    if other.kind != "tokens" and other.shape != trained.shape:
+    if not (read_encoding(other) and read_encoding(trained)) and other.shape != trained.shape:
         return f"an input is of shape {_words(other.shape)}, not {_words(trained.shape)}"
     if other.classes != trained.classes:
         return f"it has {_some(other.classes)}, not {_some(trained.classes)}"
@@ -49,24 +50,28 @@ def _some(classes: tuple[str, ...]) -> str:
 
 
 def read_as_trained(other: DataRef, trained: DataRef) -> Samples:
-    """Give the test split of another data set; its tokens by the numbers that they had in training.
+    """Give the test split of another data set; its tokens, and its columns, by the numbers that they had in training.
 
     Raises:
-        UserError: texts are cut into tokens in another way.
+        UserError: texts are cut into tokens in another way, or a column is missing.
     """
-    test = read_test(other)
-    theirs, ours = vocabulary_of(other), vocabulary_of(trained)
-    if theirs is None or ours is None or theirs == ours:
-        return test
-    if (theirs.level, theirs.lower_case) != (ours.level, ours.lower_case):
+    return _translated(other, read_encoding(trained), trained.name)
+
+
+def _translated(other: DataRef, ours: Encoding | None, trained: str) -> Samples:
+    test, theirs = read_test(other), read_encoding(other)
+    if isinstance(ours, Vocabulary) and isinstance(theirs, Vocabulary) and ours.cut != theirs.cut:
         raise UserError(
-            f"{other.name} cuts texts into {theirs.level}, {trained.name} into {ours.level}: the tokens do not fit.",
+            f"{other.name} cuts texts into {theirs.cut}, {trained} into {ours.cut}: the tokens do not fit.",
             "Prepare both in the same way, with --data.args.",
         )
-    known = [ours.ids.get(token, UNKNOWN) for token in theirs.tokens[len(SPECIAL) :]]
-    table = np.array([*range(len(SPECIAL)), *known], np.int32)
-    inputs = torch.from_numpy(table[test.inputs.numpy()][:, : ours.max_length])
-    lengths = None if test.lengths is None else test.lengths.clamp(max=ours.max_length)
+    if ours is None or theirs is None or ours == theirs:
+        return test
+    try:
+        inputs = torch.from_numpy(translate(test.inputs.numpy(), theirs, ours))
+    except UserError as error:
+        raise UserError(f"{other.name} does not fit {trained}: {error.message}", error.remedy) from None
+    lengths = None if test.lengths is None else test.lengths.clamp(max=inputs.shape[1])
     return Samples(inputs, test.labels, lengths)
 
 
@@ -87,12 +92,6 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
             f"{data.name} does not fit {file.name}: it has {_some(data.classes)}, the model {_some(tuple(labels))}.",
             "Give the data set that it was trained on, or one of the same classes.",
         )
-    vocabulary = vocabulary_of(data)
-    if vocabulary and json.loads(described.get("vocabulary", "null")) != json.loads(vocabulary.as_json()):
-        raise UserError(
-            f"{data.name} does not fit {file.name}: its vocabulary is another one.",
-            "Evaluate the run that the model is of, by its name: that has both vocabularies.",
-        )
 
     def answer(samples: Samples) -> Tensor:
         try:
@@ -103,10 +102,10 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
                 "Give a data set whose inputs are of the shape that it was trained on.",
             ) from None
 
-    test = read_test(data)
+    test = _translated(data, model.encoding, file.name)
     outputs = answer(test.first(1))
     if outputs.ndim != 2 or outputs.shape[1] != len(data.classes):
         raise UserError(
             f"{file.name} gives outputs of shape {_words(tuple(outputs.shape[1:]))}; {data.name} has {data.outputs}."
         )
-    return judge(answer, test, data, folder)
+    return judge(answer, test, data, folder, model.temperature, encoding=model.encoding)

@@ -1,4 +1,4 @@
-"""What a network looks at: which pixels or tokens speak for its answer and which against it, by Captum."""
+"""What a network looks at: which pixels, tokens or columns speak for its answer and which against it, by Captum."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from components.data.batches import Samples
+from components.data.columns import Columns
+from components.data.encoding import Encoding
 from components.data.samples import picture, typeface
 from components.data.vocabulary import UNKNOWN, Vocabulary
 from components.evaluation.mistakes import INK, QUIET, RED, Mistake, fitting
@@ -23,6 +25,7 @@ EACH = 4
 """Right and wrong cases."""
 STEPS = 24
 """Of the integral; its error is told with it."""
+COLUMNS_SHOWN = 12
 CELL, GAP, TITLE, CAPTION = 112, 8, 150, 22
 """Pixels of the picture."""
 
@@ -45,7 +48,7 @@ class Saliency:
 
     notes: list[str] = field(default_factory=list)
     texts: list[dict[str, Any]] = field(default_factory=list)
-    """Of texts: tokens and what each contributes to the answer's output."""
+    """Of texts: tokens and what each contributes to the answer's output. Of numbers: cells, those that count most."""
     picture: Path | None = None
 
 
@@ -67,16 +70,14 @@ def cases(outputs: np.ndarray, truth: np.ndarray, data: DataRef, mistakes: Seque
 
 
 def explain(
-    model: RawModel, test: Samples, data: DataRef, chosen: Sequence[Case], vocabulary: Vocabulary | None, folder: Path
+    model: RawModel, test: Samples, data: DataRef, chosen: Sequence[Case], encoding: Encoding | None, folder: Path
 ) -> Saliency:
-    """Explain some answers; of images ``saliency.png`` is written into the folder.
+    """Explain some answers, by pixels, tokens or columns; of images ``saliency.png`` is written into the folder.
 
     Whatever of it fails, for a network may be anything, is told in the notes: an evaluation is worth as much without.
     """
     found = Saliency()
-    if not chosen or data.kind == "numbers":
-        if data.kind == "numbers":
-            found.notes.append("Saliency is for images and texts: these inputs are numbers.")
+    if not chosen:
         return found
     modes = [weight.requires_grad for weight in model.parameters()]
     # cuDNN's recurrent layers have no backward in evaluation mode; torch's own have.
@@ -84,8 +85,10 @@ def explain(
         warnings.simplefilter("ignore")  # Captum warns of hooks and gradients that it sets itself
         if data.kind == "images":
             _of_images(model, test, chosen, found, folder / "saliency.png")
+        elif data.kind == "numbers":
+            _of_numbers(model, test, chosen, encoding if isinstance(encoding, Columns) else None, found)
         else:
-            _of_texts(model, test, chosen, vocabulary, found)
+            _of_texts(model, test, chosen, encoding if isinstance(encoding, Vocabulary) else None, found)
     for weight, mode in zip(model.parameters(), modes, strict=True):
         weight.grad = None
         weight.requires_grad_(mode)
@@ -152,16 +155,54 @@ def _of_texts(
         assert isinstance(whole, Tensor)
         values = whole.detach().reshape(ids.shape[1], -1).sum(1).cpu().numpy()
         shown = [number for number in range(ids.shape[1]) if ids[0, number] != PADDING]
-        return {
-            "sample": case.sample,
-            "truth": case.truth,
-            "answer": case.answer,
-            "right": case.right,
-            "tokens": [tokens[int(ids[0, at])] for at in shown],
-            "attributions": [float(f"{values[at]:.4g}") for at in shown],
-        }
+        return _case(case, [tokens[int(ids[0, at])] for at in shown], [float(values[at]) for at in shown])
 
     _try("Token attribution", "texts", lambda: [attribute(case) for case in chosen], {}, found)
+
+
+def _of_numbers(
+    model: RawModel, test: Samples, chosen: Sequence[Case], columns: Columns | None, found: Saliency
+) -> None:
+    raw, _ = test.take(torch.tensor([case.sample for case in chosen]))
+    rows = raw.cpu().flatten(1).numpy()
+    inputs = model.standardized(raw.to(model.offset.device))
+
+    def attribute() -> list[dict[str, Any]]:
+        from captum.attr import IntegratedGradients
+
+        # The baseline is 0: of standardised numbers that is the mean of training.
+        targets = [case.output for case in chosen]
+        whole = IntegratedGradients(model.network).attribute(
+            inputs, target=targets, n_steps=STEPS, internal_batch_size=64
+        )
+        values = whole.detach().flatten(1).cpu().numpy()
+        return [
+            _case(case, *_by_column(row, held, columns)) for case, row, held in zip(chosen, rows, values, strict=True)
+        ]
+
+    _try("Integrated gradients", "texts", attribute, {}, found)
+
+
+def _by_column(row: np.ndarray, values: np.ndarray, columns: Columns | None) -> tuple[list[str], list[float]]:
+    """Give the cells of a row that count most, with their columns' names, and how much each counts."""
+    if columns:
+        cells = [f"{name} {cell}" for name, cell in columns.cells(row).items()]
+        sums = np.array([values[span].sum() for span in columns.spans().values()])
+    else:
+        cells, sums = [f"feature {number} {value:.5g}" for number, value in enumerate(row)], values
+    most = np.argsort(-np.abs(sums), kind="stable")[:COLUMNS_SHOWN]
+    return [cells[at] for at in most], [float(sums[at]) for at in most]
+
+
+def _case(case: Case, tokens: list[str], values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "sample": case.sample,
+        "truth": case.truth,
+        "answer": case.answer,
+        "right": case.right,
+        "tokens": tokens,
+        "attributions": [float(f"{value:.4g}") for value in values],
+    }
 
 
 def _try(name: str, row: str, work: Callable[[], list[Any]], rows: dict[str, list[Any]], found: Saliency) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from components.data.columns import Columns
 from components.files import write_text
 from components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef, shown
 
@@ -16,6 +17,15 @@ SNIPPETS = {
     "tokens = np.array([[2, 3, 4]])  # ids of vocabulary['tokens'], (batch, length), int64",
     "numbers": "features = np.zeros((1, {shape}), np.float32)",
 }
+BY_COLUMNS = """\
+row = {row}
+columns = json.loads(session.get_modelmeta().custom_metadata_map['columns'])
+numbers = []
+for column in columns:  # a number, or a 0 or 1 for each category
+    cell = row[column['name']]
+    numbers += [cell == kind for kind in column['categories']] if 'categories' in column else [float(cell)]
+features = np.array([numbers], np.float32)  # (batch, {width})"""
+COLUMNS_SHOWN = 30
 
 
 def write_card(
@@ -40,7 +50,11 @@ def write_card(
     files = {one.path.name: one.sha256 for one in (model.onnx, model.example, *model.smaller) if one}
     name = proto.graph.input[0].name
     snippet = SNIPPETS[data.kind].format(shape=", ".join(map(str, data.shape)))
-    imports = "import json\n\n" * (data.kind == "tokens") + "import numpy as np\nimport onnxruntime\n"
+    columns = Columns.from_json(described["columns"]) if data.kind == "numbers" and "columns" in described else None
+    if columns:
+        row = {one.name: one.categories[0] if one.categories else 0 for one in columns.columns}
+        snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))
+    imports = "import json\n\n" * ("json." in snippet) + "import numpy as np\nimport onnxruntime\n"
     imports += "from PIL import Image\n" * (data.kind == "images")
     lines = [
         f"# {network.reference} on {data.name}",
@@ -63,6 +77,7 @@ def write_card(
         f"print(session.run(None, {{'{name}': {name}}}))",
         "```",
         "",
+        *(_column_lines(columns) if columns else ()),
         "## What it is for",
         "",
         f"Inputs like those of {data.name}: {data.train_size:,} training samples of {data.outputs}. What else it is "
@@ -90,6 +105,15 @@ def write_card(
     path = folder / "MODEL_CARD.md"
     write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def _column_lines(columns: Columns) -> list[str]:
+    """A table of what stands in a row."""
+    lines = ["| Column | Holds |", "|---|---|"]
+    for one in columns.columns[:COLUMNS_SHOWN]:
+        lines.append(f"| {one.name} | {_some(one.categories) if one.categories else 'a number'} |")
+    more = len(columns.columns) - COLUMNS_SHOWN
+    return [*lines, *([f"| and {more} more | see `columns` in the metadata |"] if more > 0 else []), ""]
 
 
 def _some(names: tuple[str, ...]) -> str:

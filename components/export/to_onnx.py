@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import nn
 
-from components.data.fetch import VOCABULARY
+from components.data.fetch import VOCABULARY, read_columns
 from components.errors import UserError
 from components.export.bundle import INPUTS, OPSET, OUTPUTS, put_around
 from components.files import write_atomically
@@ -66,6 +66,7 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Say what the model takes and gives, so that the file can be used without anything beside it."""
     shape = ", ".join(map(str, data.shape))
     outputs = len(data.classes)
+    columns = read_columns(data)
     match data.kind:
         case "images":
             takes = (
@@ -78,6 +79,8 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
             prepares = f"cut after {shape} tokens"
         case _:
             takes, prepares = f"float32 (batch, {shape})", "standardised"
+            if columns:
+                takes += ", the columns in their order; one of categories is a 0 or 1 for each of these"
     gives = {
         "classification": f"logits and probabilities, float32 (batch, {outputs}); labels, the likeliest's name (batch)",
         "multilabel": f"logits and probabilities, float32 (batch, {outputs}); labels, bool (batch, {outputs})",
@@ -97,6 +100,8 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
         described["temperature"] = f"{temperature:.6g}"
     if data.kind == "tokens":
         described["vocabulary"] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
+    if columns:
+        described["columns"] = columns.as_json()
     return described
 
 

@@ -14,6 +14,8 @@ from components.refs import PADDING
 BINS = 10
 FAR = 0.5
 """Of a training deviation: a mean that is further off is told."""
+SURE = 4
+"""So many standard errors it is off as well: a few inputs are never quite like many."""
 
 Sums = dict[str, Any]
 
@@ -33,9 +35,18 @@ def sums_of(model: OnnxModel, inputs: np.ndarray, confidence: np.ndarray) -> Sum
         case "numbers":
             flat = inputs.reshape(len(inputs), -1).astype(np.float64)
             found |= {"values": len(flat), "sum": flat.sum(0).tolist(), "squares": (flat**2).sum(0).tolist()}
+            found["unknown_categories"] = [int((~flat[:, span].any(1)).sum()) for span in _categories(model).values()]
         case _:
             found |= {"tokens": int((inputs != PADDING).sum()), "unknown": int((inputs == UNKNOWN).sum())}
     return found
+
+
+def _categories(model: OnnxModel) -> dict[str, slice]:
+    """Where in a row the columns of categories stand, by name."""
+    if model.columns is None:
+        return {}
+    spans = model.columns.spans()
+    return {column.name: spans[column.name] for column in model.columns.columns if column.categories}
 
 
 def added(parts: Sequence[Sums]) -> Sums:
@@ -59,13 +70,21 @@ def note(model: OnnxModel, total: Mapping[str, Any]) -> dict[str, Any]:
         std = np.sqrt(np.maximum(0, np.array(total["squares"]) / total["values"] - mean**2))
         told |= {"mean": mean.tolist(), "std": std.tolist()}
         told |= {"brightness_histogram": total["brightness"]} if "brightness" in total else {}
-        told |= _beside(model, mean)
+        told |= _beside(model, mean, told["samples"])
+    if total.get("unknown_categories"):
+        pairs = zip(_categories(model), total["unknown_categories"], strict=True)
+        shares = {name: count / total["values"] for name, count in pairs}
+        told["unknown_categories"] = shares
+        for name, share in shares.items():
+            if share:
+                told["words"] += f"; {share:.2%} of '{name}' are none of the training's categories"
     if total.get("tokens"):
-        told["unknown_tokens"] = total["unknown"] / total["tokens"]
+        share = total["unknown"] / total["tokens"]
+        told |= {"unknown_tokens": share, "words": f"{share:.2%} of the tokens were not met in training"}
     return told
 
 
-def _beside(model: OnnxModel, mean: np.ndarray) -> dict[str, Any]:
+def _beside(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
     try:
         held = json.loads(model.metadata["input_statistics"])
         usual, spread = (np.array(held[name], np.float64).ravel() for name in ("mean", "std"))
@@ -75,9 +94,11 @@ def _beside(model: OnnxModel, mean: np.ndarray) -> dict[str, Any]:
         return {"training": held, "words": "the training inputs had another number of channels or features"}
     shift = (mean - usual) / np.where(spread > 0, spread, 1)
     worst = int(np.abs(shift).argmax())
-    far = abs(float(shift[worst])) > FAR
-    what = "channel" if model.kind == "images" else "feature"
-    words = f"the mean of {what} {worst} is {abs(shift[worst]):.2f} training deviations off"
+    far = abs(float(shift[worst])) > max(FAR, SURE / math.sqrt(samples))
+    what = f"channel {worst}" if model.kind == "images" else f"feature {worst}"
+    if model.columns:
+        what = f"'{model.columns.features[worst]}'"
+    words = f"the mean of {what} is {abs(shift[worst]):.2f} training deviations off"
     return {
         "training": held,
         "shift": [float(one) if math.isfinite(one) else None for one in shift],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from components.data import pictures
+from components.data.columns import Columns
 from components.data.folders import QUIET
 from components.data.labels import in_order
 from components.data.tables import MISSING, number_of, read_table
@@ -23,6 +24,7 @@ MAX_PIXELS = 64_000_000
 LABELS = ("label", "target", "class", "y")
 TEXTS = ("text", "sentence", "review")
 TABLES = (".csv", ".tsv", ".parquet")
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,12 @@ def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
         file = Path(place)
         if file.suffix.lower() in TABLES:
             columns, lines = _table(file)
-            found = next((name for name in columns if name.lower() in TEXTS), None)
+            trained = model.columns.names if model.columns else ()
+            usual = [name for name in columns if name.lower() in TEXTS]
+            found = next((name for name in (*trained, *usual) if name in columns), None)
             if found is None and len(columns) > 1:
-                raise UserError(f"{file} has no column 'text'.", nearest("text", columns))
+                wanted = next(iter(trained), "text")
+                raise UserError(f"{file} has no column '{wanted}'.", nearest(wanted, columns))
             held: Sequence[str] = [str(cell) for cell in columns[found or next(iter(columns))]]
         else:
             held = decoded(file.read_bytes(), file).splitlines()
@@ -133,48 +138,49 @@ def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
 def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     names: list[str] = []
     rows: list[list[Any]] = []
-    asked: list[str] = []
+    read_by: list[Columns] = []
     for place in _files(places, frozenset(TABLES), "tables"):
         file = Path(place)
-        columns, lines = _table(file)
-        asked = _features(model, file, list(columns))
+        held, lines = _table(file)
+        columns = model.columns or _in_order_of(model, file, list(held))
+        missing = [name for name in columns.names if name not in held]
+        if missing:
+            told = f"{file} has no column {', '.join(repr(name) for name in missing[:8])}"
+            raise UserError(f"{told}{', …' * (len(missing) > 8)}.", nearest(missing[0], held))
         names += [f"{place} line {line}" for line in lines]
-        rows += map(list, zip(*(columns[name] for name in asked), strict=True))
+        rows += map(list, zip(*(held[name] for name in columns.names), strict=True))
+        read_by += [columns] * len(lines)
 
     def read(number: int) -> np.ndarray | Unreadable:
-        values = np.empty(len(rows[number]), np.float32)
-        for at, cell in enumerate(rows[number]):
-            value = number_of(cell.strip()) if isinstance(cell, str) else math.nan if cell is None else float(cell)
-            if not math.isfinite(value):
-                empty = cell is None or str(cell).strip().lower() in MISSING
-                column = asked[at] if at < len(asked) else str(at)
-                return Unreadable(f"{'no value' if empty else repr(cell) + ' is not a number'} in '{column}'")
-            values[at] = value
-        return values.reshape(model.shape)
+        values: list[float] = []
+        for column, cell in zip(read_by[number].columns, rows[number], strict=True):
+            if cell is None or (text := str(cell).strip()).lower() in MISSING:
+                return Unreadable(f"no value in '{column.name}'")
+            if column.categories:
+                values += column.ones([text])[0].tolist()
+                continue
+            value = number_of(text) if not isinstance(cell, bool) else float(cell)
+            if not abs(value) <= LARGEST:
+                return Unreadable(f"{cell!r} is not a number in '{column.name}'")
+            values.append(value)
+        return np.array(values, np.float32).reshape(model.shape)
 
     return Inputs(names, ["\0".join(map(str, row)) for row in rows], read)
 
 
-def _features(model: OnnxModel, file: Path, columns: list[str]) -> list[str]:
-    """The columns that are the model's features, in its order."""
+def _in_order_of(model: OnnxModel, file: Path, names: list[str]) -> Columns:
+    """The columns of a table for a model that does not name its own: all but the label, as they stand there."""
     count = math.prod(model.shape)
-    known = model.feature_names
-    if known:
-        missing = [name for name in known if name not in columns]
-        if missing:
-            near = nearest(missing[0], columns)
-            raise UserError(f"{file} has no column {', '.join(repr(name) for name in missing[:8])}.", near)
-        return list(known)
-    rest = list(columns)
-    labels = [name for usual in LABELS for name in columns if name.lower() == usual]
-    if len(columns) > count and labels:
+    rest = list(names)
+    labels = [name for usual in LABELS for name in names if name.lower() == usual]
+    if len(names) > count and labels:
         rest.remove(labels[0])
     if len(rest) != count:
         raise UserError(
             f"{file} has {len(rest)} columns beside the label, and the model takes {count} numbers.",
             f"Leave {count} columns, in the order of the training data; there are: {', '.join(rest[:12])}.",
         )
-    return rest
+    return Columns.called(rest)
 
 
 def _table(file: Path) -> tuple[dict[str, list[Any]], list[int]]:

@@ -14,6 +14,8 @@ import onnx
 import psutil
 from google.protobuf.message import DecodeError
 
+from components.data.columns import Columns
+from components.data.encoding import Encoding, read_encoding
 from components.data.vocabulary import Vocabulary
 from components.errors import UserError, nearest
 from components.onnx_session import open_session
@@ -58,13 +60,20 @@ class OnnxModel:
             raise UserError(f"{self.file} takes tokens, and has no vocabulary for them.", EXPORTED) from error
 
     @cached_property
-    def feature_names(self) -> tuple[str, ...]:
-        """Of numbers; empty where the file does not name them."""
+    def columns(self) -> Columns | None:
+        """Of the table that it was trained on: of numbers all, of texts the one that held them; None where the file
+        does not name them."""
         try:
-            names = tuple(map(str, json.loads(self.metadata["features"])))
+            columns = Columns.from_json(self.metadata["columns"])
         except (KeyError, ValueError, TypeError):
-            return ()
-        return names if len(names) == math.prod(self.shape) else ()
+            return None
+        fits = len(columns.features) == (1 if self.kind == "tokens" else math.prod(self.shape))
+        return columns if fits else None
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """Of its inputs; None of images, and where the file does not tell."""
+        return self.vocabulary if self.kind == "tokens" else self.columns
 
     @cached_property
     def takes(self) -> tuple[str, Any]:
@@ -120,10 +129,11 @@ class OnnxModel:
             return f"is for {self.task} of {self.kind}, not for {data.task} of {data.kind}"
         if self.labels != data.classes:
             return f"knows {_some(self.labels)}, and not {_some(data.classes)}"
-        if self.kind == "tokens":
-            from components.data.fetch import read_vocabulary
-
-            return "" if read_vocabulary(data) == self.vocabulary else "has another vocabulary"
+        match self.encoding, read_encoding(data):
+            case Vocabulary() as ours, Vocabulary() as theirs:
+                return _unlike_vocabulary(ours, theirs)
+            case Columns() as ours, Columns() as theirs:
+                return _unlike_columns(ours, theirs)
         if not self.takes_any_size and self.shape != data.shape:
             return f"takes inputs of {_sizes(self.shape)}, not of {_sizes(data.shape)}"
         return ""
@@ -133,6 +143,24 @@ class OnnxModel:
         """Whether images of any height and width go through it."""
         (taken,) = self.session.get_inputs()
         return self.kind == "images" and not all(isinstance(size, int) for size in taken.shape[1:])
+
+
+def _unlike_vocabulary(ours: Vocabulary, theirs: Vocabulary) -> str:
+    if ours.cut != theirs.cut:
+        return f"cuts texts into {ours.cut}, not into {theirs.cut}"
+    if ours.max_length > theirs.max_length:
+        return f"reads {ours.max_length} tokens of a text, of which the data set keeps {theirs.max_length}"
+    lost = [token for token in ours.tokens if token not in theirs.ids]
+    return f"knows more tokens than the data set: {_some(lost)}" if lost else ""
+
+
+def _unlike_columns(ours: Columns, theirs: Columns) -> str:
+    try:
+        ours.translate(np.zeros((0, len(theirs.features)), np.float32), theirs)
+    except UserError as error:
+        return f"does not take these columns ({error.message.rstrip('.')})"
+    lost = [f"{name} = {kinds[0]}" for name, kinds in theirs.unknown(ours).items()]
+    return f"knows more categories than the data set: {_some(lost)}" if lost else ""
 
 
 def open_model(file: Path) -> OnnxModel:

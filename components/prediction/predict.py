@@ -45,6 +45,10 @@ class Predictions:
     output: Path
     drift: Path
     """JSON: how like the training data the inputs are."""
+    likeness: str
+    """The same in words."""
+    is_far: bool
+    """Whether they are less like it than the answers' confidence may suggest."""
     answered: int
     unreadable: int
     found_done: int
@@ -79,13 +83,13 @@ def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabili
         names, done = _answer(model, inputs, parts)
         sums: list[drift.Sums] = []
         counts = _write(model, _rows(parts, names, sums), output, probabilities)
-        total = drift.added(sums)
+        told = drift.note(model, drift.added(sums))
         note = output.with_name(f"{output.stem}.drift.json")
-        write_text(note, json.dumps(drift.note(model, total), indent=1))
+        write_text(note, json.dumps(told, indent=1))
         shutil.rmtree(parts, ignore_errors=True)
     if not counts[0]:
         raise UserError(f"None of the {counts[1]:,} inputs could be read.", f"{output} says why.")
-    return Predictions(output, note, *counts, done)
+    return Predictions(output, note, told.get("words", ""), told.get("is_far", False), *counts, done)
 
 
 def _check_output(output: Path) -> None:

@@ -5,11 +5,13 @@ PATH is a file, or a folder with train.csv and, where there are such, val.csv an
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from components.data.columns import Column, Columns
 from components.data.labels import Labels, read_labels
 from components.data.splits import Split, Splits, cut
 from components.data.tables import Table, number_of, read_table
@@ -81,7 +83,7 @@ def load(
         split: Texts(table.column(column), labels.values[split], table.origins()) for split, table in tables.items()
     }
     parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
-    return encode_splits(
+    splits = encode_splits(
         parts,
         labels.classes,
         level,
@@ -90,6 +92,7 @@ def load(
         task=labels.task,
         source=str(path),
     )
+    return replace(splits, columns=Columns.called([column]))
 
 
 def _tables(path: Path, test: str | None) -> dict[str, Table]:
@@ -204,13 +207,14 @@ def _numbers(
             )
         held["test"] = train
     features: dict[str, list[np.ndarray]] = {split: [] for split in rows}
-    crowded = []
+    described, crowded = [], []
     for name in columns:
-        kinds = _categories(tables["train"], name, rows["train"])
-        if kinds and len(kinds) > most:
-            crowded.append(f"'{name}' ({len(kinds):,} different, as {kinds[0][:30]!r})")
+        column = Column(name, _categories(tables["train"], name, rows["train"]))
+        if len(column.categories) > most:
+            crowded.append(f"'{name}' ({column.width:,} different, as {column.categories[0][:30]!r})")
+        described.append(column)
         for split in rows if not crowded else ():
-            features[split].append(_column(held[split], name, kinds)[rows[split]])
+            features[split].append(_column(held[split], column)[rows[split]])
     if crowded:
         raise UserError(
             f"{place}: not numbers, and too many different values to tell apart: {', '.join(crowded)}.",
@@ -226,24 +230,32 @@ def _numbers(
             source[rows[split]],
             [origins[row] for row in rows[split].tolist()],
         )
-    return Splits(parts["train"], parts["test"], parts.get("validation"), labels.classes, labels.task, source=place)
+    return Splits(
+        parts["train"],
+        parts["test"],
+        parts.get("validation"),
+        labels.classes,
+        labels.task,
+        source=place,
+        columns=Columns(tuple(described)),
+    )
 
 
-def _categories(table: Table, name: str, rows: np.ndarray) -> list[str]:
+def _categories(table: Table, name: str, rows: np.ndarray) -> tuple[str, ...]:
     """Names in the training rows of a column; none where it holds numbers."""
     cells = table.column(name)
     if np.isfinite([number_of(cell) for cell in cells]).mean() > MOSTLY:
-        return []
+        return ()
     cells = table.words(name)
-    return sorted({cells[row] for row in rows.tolist()})
+    return tuple(sorted({cells[row] for row in rows.tolist()}))
 
 
-def _column(table: Table, name: str, kinds: list[str]) -> np.ndarray:
-    """The numbers of a column (N, 1), or 0 and 1 for each kind (N, kinds)."""
-    if not kinds:
-        return table.numbers(name)[:, None]
-    cells = np.array(table.column(name))
-    ones = cells[:, None] == np.array(kinds)
+def _column(table: Table, column: Column) -> np.ndarray:
+    """The numbers of a column (N, 1), or 0 and 1 for each of its categories (N, categories)."""
+    if not column.categories:
+        return table.numbers(column.name)[:, None]
+    ones = column.ones(table.column(column.name))
     if unknown := int((~ones.any(1)).sum()):
-        logger.info("%s: %d values of '%s' are not among those of the training rows: all 0", table.file, unknown, name)
+        what = "values of '%s' are not among those of the training rows: all 0"
+        logger.info(f"%s: %d {what}", table.file, unknown, column.name)
     return ones

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.fetch import fetch, read_vocabulary
+from components.data.columns import Column, Columns
+from components.data.fetch import fetch, read_columns, read_vocabulary
 from components.errors import UserError
 
 RNG = np.random.RandomState(0)
@@ -48,6 +49,17 @@ def test_names_become_ones_and_zeros_that_train_alone_decides(tmp_path):
     ref, arrays = load(tmp_path, {"train.csv": FLOWERS, "test.csv": "size,color,y\n1,red,0\n2,green,1\n"})
     assert ref.shape == (4,)
     assert arrays["test_inputs"].tolist() == [[1, 0, 1, 0], [2, 0, 0, 0]]
+    assert read_columns(ref) == Columns((Column("size"), Column("color", ("blue", "red", "white"))))
+
+
+def test_what_the_columns_are_called_decides_about_what_is_learned(tmp_path):
+    named, _ = load(tmp_path, NUMBERS)
+    digest = named.sha256
+    assert read_columns(named) == Columns.called(["a", "b"])
+    renamed, _ = load(tmp_path, NUMBERS.replace("a,b,label", "a,c,label"))
+    assert read_columns(renamed) == Columns.called(["a", "c"]) and renamed.sha256 != digest
+    texts, _ = load(tmp_path, TEXTS.replace("text", "review"))
+    assert read_columns(texts) == Columns.called(["review"])
 
 
 @pytest.mark.parametrize(

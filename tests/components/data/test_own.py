@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.fetch import fetch
+from components.data.columns import Columns
+from components.data.fetch import fetch, read_columns
 from components.data.own import load_own
 from components.data.splits import Splits
 from components.errors import UserError
@@ -67,6 +68,35 @@ def test_pixels_stay_what_they_are(load):
 def test_numbers_become_float32(load, given):
     splits = load(f"return {given}, classes")
     assert (splits.train.inputs.dtype, splits.train.inputs.shape) == (np.float32, (32, 5))
+
+
+FRAME = "import pandas\nframe = pandas.DataFrame(numbers, columns=list('abcde'))\n"
+
+
+def test_a_frame_of_numbers_gives_its_columns_their_names(load, tmp_path):
+    splits = load(f"{FRAME}return frame, classes")
+    assert splits.columns == Columns.called("abcde")
+    assert load("return numbers, classes").columns is None
+    data = fetch(f"{tmp_path / 'mine.py'}:data", tmp_path / "cache")
+    assert read_columns(data) is None
+    load(f"{FRAME}return frame, classes")
+    assert read_columns(fetch(data.name, tmp_path / "cache")) == splits.columns
+    load("return numbers, classes")
+    assert read_columns(fetch(data.name, tmp_path / "cache")) is None  # the names of before are gone
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("frame.rename(columns={'c': 'cc'})", r"test has no column 'c', as train has\. Did you mean cc"),
+        ("frame[list('abced')]", "test has other columns than train, or in another order"),
+    ],
+)
+def test_frames_whose_columns_differ_are_told(load, test, words):
+    with pytest.raises(UserError, match=words):
+        load(f"{FRAME}return {{'train': (frame, classes), 'test': ({test}, classes)}}")
+    with pytest.raises(UserError, match="train has two columns called 'a'"):
+        load(f"{FRAME}return frame.rename(columns={{'b': 'a'}}), classes")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import pytest
 
 from components.config import PromoteConfig
 from components.data.batches import read_test
+from components.data.columns import Column, Columns
+from components.data.fetch import COLUMNS
 from components.evaluation.contest import contest
 from components.refs import DataRef
-from tests.onnx_files import linear
-from tests.toy import toy_data, toy_numbers
+from tests.onnx_files import bag_of_letters, linear
+from tests.toy import toy_data, toy_numbers, toy_tokens
 
 CONFIG = PromoteConfig(margin=0.02)
 
@@ -59,6 +61,53 @@ def test_a_champion_that_does_not_fit_is_told_and_left(bars: DataRef, tmp_path: 
         verdict = contest(ours, champion, bars, CONFIG)
         assert verdict.outcome == "kept" and words in verdict.reason and not verdict.comparison
         assert "cannot be compared" in verdict.reason
+
+
+def test_a_champion_of_a_table_gets_its_own_columns(tmp_path: Path):
+    data = toy_numbers(tmp_path, features=3, test=600)
+    (data.folder / COLUMNS).write_text(Columns((Column("size"), Column("color", ("blue", "red")))).as_json())
+    inputs, labels = (held.numpy() for held in (read_test(data).inputs, read_test(data).labels))
+    weights = np.linalg.lstsq(inputs, np.eye(3)[labels] - 1 / 3, rcond=None)[0]
+    more = {"takes": "features", "labels": data.classes}
+
+    def model(name: str, *columns: Column, order: list[int]) -> Path:
+        held = Columns(columns).as_json()
+        return linear(tmp_path / name, weights[order], sizes=(len(order),), columns=held, **more)
+
+    size, colors = Column("size"), Column("color", ("blue", "red"))
+    ours = model("ours.onnx", size, colors, order=[0, 1, 2])
+    moved = model("moved.onnx", Column("color", ("red", "blue")), size, order=[2, 1, 0])
+    verdict = contest(ours, moved, data, CONFIG)
+    assert verdict.comparison and verdict.comparison.champion_score == verdict.comparison.challenger_score
+    fewer = contest(ours, model("fewer.onnx", Column("color", ("red",)), order=[2]), data, CONFIG)
+    assert fewer.comparison and fewer.comparison.champion_score < fewer.comparison.challenger_score
+    for champion, words in (
+        (model("a.onnx", size, Column("color", ("blue", "green", "red")), order=[0, 1, 1, 2]), "color = green"),
+        (model("b.onnx", size, Column("colour", ("blue", "red")), order=[0, 1, 2]), "no column 'colour'"),
+        (model("c.onnx", size, Column("color"), order=[0, 1]), "holds names there, and numbers here"),
+    ):
+        verdict = contest(ours, champion, data, CONFIG)
+        assert verdict.outcome == "kept" and words in verdict.reason and "cannot be compared" in verdict.reason
+
+
+def test_a_champion_of_texts_gets_its_own_tokens(tmp_path: Path):
+    data = toy_tokens(tmp_path, test=300)  # of the letters a to e; most of them decide
+    labels = data.classes
+    cut = {"lower_case": False}
+    ours = bag_of_letters(tmp_path / "ours.onnx", "abcde", np.eye(5)[:, :3], labels, **cut)
+    moved = bag_of_letters(tmp_path / "moved.onnx", "cba", np.eye(3)[::-1], labels, **cut)
+    for verdict in (contest(ours, moved, data, CONFIG), contest(ours, ours, data, CONFIG)):
+        assert verdict.comparison and verdict.comparison.n01 == verdict.comparison.n10 == 0
+        assert verdict.comparison.champion_score > 0.9
+    more = bag_of_letters(tmp_path / "more.onnx", "abcdefgh", np.eye(8)[:, :3], labels, **cut)
+    longer = bag_of_letters(tmp_path / "long.onnx", "abc", np.eye(3), labels, longest=13, **cut)
+    for champion, words in (
+        (more, "knows more tokens than the data set: 3 (f, g, h)"),
+        (bag_of_letters(tmp_path / "lower.onnx", "abc", np.eye(3), labels), "cuts texts into characters in lower case"),
+        (longer, "reads 13 tokens of a text, of which the data set keeps 12"),
+    ):
+        verdict = contest(ours, champion, data, CONFIG)
+        assert verdict.outcome == "kept" and words in verdict.reason
 
 
 def test_a_regression_is_judged_by_explained_variance(tmp_path: Path):

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.image import imread
 
 from components.data.batches import read_test
-from components.evaluation.evaluate import vocabulary_of
+from components.data.encoding import read_encoding
 from components.evaluation.mistakes import draw_mistakes, percent, tell, worst_mistakes
 from tests.toy import toy_data, toy_numbers, toy_tokens
 
@@ -31,13 +31,13 @@ def test_texts_and_numbers_are_told_with_what_was_given(tmp_path):
     (tmp_path / "texts").mkdir()
     texts = toy_tokens(tmp_path / "texts")
     wrong = np.tile([0, 0, 1], (83, 1))
-    told = tell(worst_mistakes(wrong, np.zeros(83, int), texts)[:2], read_test(texts), texts, vocabulary_of(texts))
+    told = tell(worst_mistakes(wrong, np.zeros(83, int), texts)[:2], read_test(texts), read_encoding(texts))
     assert all(set(one["text"]) <= set("abcde") for one in told)
     numbers = toy_numbers(tmp_path, task="regression", outputs=1)
     test = read_test(numbers)
     outputs = test.labels.numpy().copy()
     outputs[5] += 100
-    (first, *_) = tell(worst_mistakes(outputs, test.labels.numpy(), numbers), test, numbers, None)
+    (first, *_) = tell(worst_mistakes(outputs, test.labels.numpy(), numbers), test, None)
     assert first["sample"] == 5 and first["confidence"] is None and len(first["input"]) == 6
 
 

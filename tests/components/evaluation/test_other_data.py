@@ -3,8 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from components.data.batches import read_test
+from components.data.columns import Column, Columns
+from components.data.fetch import COLUMNS
 from components.errors import UserError
 from components.evaluation.evaluate import evaluate
 from components.evaluation.headline import headline
@@ -18,7 +21,7 @@ CPU = torch.device("cpu")
 def test_other_data_is_standardised_as_that_of_training(toy, tmp_path):
     other = toy_data(tmp_path).model_copy(update={"mean": (0.9,), "std": (0.1,), "name": "other"})
     fitting = as_trained(other, toy)
-    assert (fitting.mean, fitting.std, fitting.folder) == (toy.mean, toy.std, other.folder)
+    assert (fitting.mean, fitting.std, fitting.name, fitting.folder) == (toy.mean, toy.std, "other", toy.folder)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,54 @@ def test_tokens_of_another_vocabulary_are_those_of_training(tmp_path):
     before, after = read_test(other).inputs.numpy(), read_as_trained(other, trained).inputs.numpy()
     for was, now in zip(before.ravel(), after.ravel(), strict=True):
         assert ours[now] == (theirs[was] if theirs[was] in ours else "<unknown>")
+
+
+def test_columns_of_another_table_are_those_of_training(tmp_path):
+    for name in ("trained", "other"):
+        (tmp_path / name).mkdir()
+    trained, other = toy_numbers(tmp_path / "trained", features=3), toy_numbers(tmp_path / "other", features=4)
+    size, kinds = Column("size"), Column("kind", ("a", "b"))
+    (trained.folder / COLUMNS).write_text(Columns((size, kinds)).as_json())
+    (other.folder / COLUMNS).write_text(Columns((Column("kind", ("c", "b")), Column("more"), size)).as_json())
+    fitting = as_trained(other, trained)
+    assert (fitting.shape, fitting.name) == (trained.shape, other.name)
+    before, after = read_test(other).inputs.numpy(), read_as_trained(other, trained).inputs.numpy()
+    assert after.tolist() == np.stack([before[:, 3], np.zeros(len(before)), before[:, 1]], 1).tolist()
+    network = nn.Linear(3, 3)
+    to_onnx(network, trained, {}, tmp_path / "model.onnx")
+    by_torch = evaluate(network, read_as_trained(other, trained), fitting, CPU, 64, tmp_path / "trained")
+    by_onnx = evaluate_onnx(tmp_path / "model.onnx", other, tmp_path / "other", 64)
+    assert by_onnx.score == by_torch.score
+    (other.folder / COLUMNS).write_text(Columns.called(["sizes", "kind", "x", "y"]).as_json())
+    for evaluated in (
+        lambda: read_as_trained(other, trained),
+        lambda: evaluate_onnx(tmp_path / "model.onnx", other, tmp_path / "other", 64),
+    ):
+        with pytest.raises(UserError, match=r"does not fit .*There is no column 'size'\. Did you mean sizes"):
+            evaluated()
+
+
+def test_texts_of_another_vocabulary_are_told_in_their_words(tmp_path):
+    for name in ("trained", "other"):
+        (tmp_path / name).mkdir()
+    trained, other = toy_tokens(tmp_path / "trained"), toy_tokens(tmp_path / "other")
+    file = other.folder / "vocabulary.json"
+    held = json.loads(file.read_text())
+    held["tokens"] = [*held["tokens"][:2], *held["tokens"][2:][::-1]]
+    file.write_text(json.dumps(held))
+    network = made("rnn", trained)
+    ref = evaluate(network, read_as_trained(other, trained), as_trained(other, trained), CPU, 64, tmp_path)
+    for mistake in json.loads(ref.report.path.read_text())["mistakes"]:
+        row = read_test(other).inputs[mistake["sample"]].tolist()
+        assert mistake["text"] == "".join(held["tokens"][token] for token in row if token)
+    to_onnx(network, trained, {}, tmp_path / "model.onnx")
+    assert evaluate_onnx(tmp_path / "model.onnx", other, tmp_path / "other", 64).score == ref.score
+    held["lower_case"] = True
+    file.write_text(json.dumps(held))
+    with pytest.raises(
+        UserError, match=r"other cuts texts into characters in lower case, model\.onnx into characters in"
+    ):
+        evaluate_onnx(tmp_path / "model.onnx", other.model_copy(update={"name": "other"}), tmp_path / "other", 64)
 
 
 def test_an_onnx_model_has_the_scores_of_its_network(trained, toy, toy_test, tmp_path):

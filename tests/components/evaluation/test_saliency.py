@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from components.data.batches import read_test
+from components.data.columns import Column, Columns
+from components.data.encoding import read_encoding
+from components.data.fetch import COLUMNS
 from components.evaluation import saliency
-from components.evaluation.evaluate import evaluate, vocabulary_of
+from components.evaluation.evaluate import evaluate
 from components.evaluation.mistakes import worst_mistakes
 from components.raw_model import RawModel
 from tests.toy import made, toy_numbers, toy_tokens
@@ -21,7 +24,7 @@ def explained(network: nn.Module, data, test, folder) -> saliency.Saliency:
         outputs = torch.cat([model(inputs) for inputs, _ in test.batches(64)]).numpy()
     truth = test.labels.numpy()
     chosen = saliency.cases(outputs, truth, data, worst_mistakes(outputs, truth, data))
-    return saliency.explain(model, test, data, chosen, vocabulary_of(data), folder)
+    return saliency.explain(model, test, data, chosen, read_encoding(data), folder)
 
 
 def test_both_ways_are_drawn_and_the_network_is_left_as_it_was(trained, toy, toy_test, tmp_path):
@@ -86,8 +89,32 @@ def test_texts_without_an_embedding_are_told_in_words(tmp_path):
     assert found.texts == [] and "nn.Embedding" in found.notes[0]
 
 
-def test_numbers_have_no_saliency(tmp_path):
+def test_each_column_of_a_table_has_what_it_contributes(tmp_path):
     data = toy_numbers(tmp_path)
-    assert explained(nn.Linear(6, 3), data, read_test(data), tmp_path).notes == [
-        "Saliency is for images and texts: these inputs are numbers."
-    ]
+    network = nn.Linear(6, 3, bias=False)
+    with torch.no_grad():
+        network.weight[:, 2] = 0
+    test = read_test(data)
+    for columns, names in (
+        (None, [f"feature {number}" for number in range(6)]),
+        ("abcdef", list("abcdef")),
+        (Columns((Column("a"), Column("b", ("x", "y", "z")), Column("c"), Column("d"))), list("abcd")),
+    ):
+        if columns:
+            held = columns if isinstance(columns, Columns) else Columns.called(columns)
+            (data.folder / COLUMNS).write_text(held.as_json())
+        found = explained(network, data, test, tmp_path)
+        assert not found.notes and len(found.texts) > 2
+        for told in found.texts:
+            assert sorted(token.rsplit(" ", 1)[0] for token in told["tokens"]) == names
+            output = data.classes.index(told["answer"])
+            exact = model_output(network, data, test, told["sample"])[output]
+            assert sum(told["attributions"]) == pytest.approx(exact, rel=1e-2, abs=1e-3)  # IG's completeness
+            if not isinstance(columns, Columns):
+                assert told["attributions"][-1] == 0
+
+
+def model_output(network, data, test, sample) -> list[float]:
+    raw, _ = test.take(torch.tensor([sample]))
+    with torch.no_grad():
+        return RawModel.of(network, data).eval()(raw)[0].tolist()

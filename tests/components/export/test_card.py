@@ -1,11 +1,24 @@
 """What is said to those who deploy a model is what was found."""
 
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
 from components.config import ExportConfig
+from components.data.batches import read_test
+from components.data.columns import Column, Columns
+from components.data.fetch import COLUMNS
 from components.evaluation.evaluate import evaluate
 from components.export.card import write_card
 from components.export.export import export
+from components.raw_model import RawModel
 from components.refs import NetworkRef
 from tests.components.training.small_training import CPU
+from tests.toy import toy_numbers
 
 
 def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_test, tmp_path):
@@ -19,4 +32,24 @@ def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_tes
     text = card.read_text()
     for told in ("# simple_cnn on toy", "421,642 parameters", "calm-otter (0123)", "- power: ", model.onnx.sha256):
         assert told in text
-    assert "Commit" not in text and f"{scores.score:.2%}" in text
+    assert "Commit" not in text and "| Column |" not in text and f"{scores.score:.2%}" in text
+
+
+def test_the_code_for_a_table_on_a_card_runs(tmp_path, monkeypatch, capsys):
+    data = toy_numbers(tmp_path, features=4)
+    columns = Columns((Column("size"), Column("color", ("blue", "red")), Column("age")))
+    (data.folder / COLUMNS).write_text(columns.as_json())
+    network = nn.Linear(4, 3)
+    with torch.no_grad():
+        network.weight.normal_(std=3)
+    test = read_test(data)
+    scores = evaluate(network, test, data, CPU, 64, tmp_path)
+    model = export(network, data, test, ExportConfig(batch_sizes=(64,)), {}, tmp_path)
+    told = NetworkRef(reference="mine.py:Net", arguments={}, weights=model.onnx, parameters=15)
+    text = write_card(tmp_path, told, data, scores, model, {}).read_text()
+    assert "| color | blue, red |\n| age | a number |" in text
+    monkeypatch.chdir(tmp_path)
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    answers = np.array(json.loads(re.findall(r"array\((\[\[.*?\]\])", capsys.readouterr().out, re.DOTALL)[0]))
+    expected = RawModel.of(network, data)(torch.tensor([[0.0, 1, 0, 0]]))
+    assert answers == pytest.approx(expected.detach().numpy(), rel=1e-3)

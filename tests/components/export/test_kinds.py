@@ -1,5 +1,6 @@
 """What is exported for tokens, for numbers and in the units of targets is what the network gives."""
 
+import csv
 import json
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import nn
 
 from components.config import ExportConfig
 from components.data.batches import read_test, read_training
-from components.data.fetch import read_vocabulary
+from components.data.fetch import fetch, read_vocabulary
 from components.export.export import EXAMPLES, export
 from components.export.parity import compare
 from components.export.to_onnx import to_onnx
 from components.onnx_session import open_session
+from components.prediction.predict import predict
 from components.raw_model import RawModel, standardized
 from components.refs import DataRef
 from tests.toy import made, toy_numbers, toy_tokens
@@ -104,6 +106,27 @@ def test_numbers_are_standardised_in_the_model(tmp_path):
     assert (taken.name, taken.type, taken.shape) == ("features", "tensor(float)", ["batch", 6])
     answers = session.run(None, {"features": inputs})[0].argmax(1)
     assert (answers == np.load(data.folder / "test_labels.npy")).mean() > 0.8
+
+
+def test_a_table_is_answered_by_the_names_of_its_columns(tmp_path):
+    rng, colors = np.random.default_rng(0), ("red", "green", "blue")
+    rows = [(int(rng.integers(90)), colors[rng.integers(3)], round(rng.random(), 3)) for _ in range(200)]
+    lines = [f"{age},{color},{size},{'old' if age > 40 else 'young'}" for age, color, size in rows]
+    (tmp_path / "train.csv").write_text("\n".join(["age,color,size,label", *lines]))
+    data = fetch(f"csv:{tmp_path / 'train.csv'}", tmp_path / "cache")
+    network = nn.Linear(5, 2)
+    to_onnx(network, data, {}, tmp_path / "model.onnx")
+    assert told(tmp_path / "model.onnx")["input"].startswith("float32 (batch, 5), the columns in their order")
+
+    moved = [f"{size},{color},{number},{age}" for number, (age, color, size) in enumerate(rows)]
+    (tmp_path / "new.csv").write_text("\n".join(["size,color,id,age", *moved]))
+    predict(tmp_path / "model.onnx", [tmp_path / "new.csv"], tmp_path / "out.csv")
+    ones = [[age, *(color == one for one in sorted(colors)), size] for age, color, size in rows]
+    with torch.no_grad():
+        expected = RawModel.of(network, data).eval()(torch.tensor(ones, dtype=torch.float32)).softmax(1)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        given = [[float(row[f"probability of {label}"]) for label in data.classes] for row in csv.DictReader(file)]
+    assert np.array(given) == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_targets_come_in_their_own_units_however_different_these_are(targets, tmp_path):

@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_told_and_left(tmp_path: Path, caplog):
 
 def test_numbers_are_taken_by_name_or_in_their_order(tmp_path: Path):
     more = {"takes": "features", "sizes": (2,), "labels": ["x is larger", "y is larger"]}
-    named = linear(tmp_path / "named.onnx", np.eye(2), features='["x", "y"]', **more)
+    named = linear(tmp_path / "named.onnx", np.eye(2), columns='[{"name": "x"}, {"name": "y"}]', **more)
     plain = linear(tmp_path / "plain.onnx", np.eye(2), **more)
     (tmp_path / "in.csv").write_text("y,x,label\n1,2,a\n5,2,b\nmany,2,b\n,1,a\n")
     predict(named, [tmp_path / "in.csv"], tmp_path / "out.csv")
@@ -105,6 +105,35 @@ def test_numbers_are_taken_by_name_or_in_their_order(tmp_path: Path):
     with pytest.raises(UserError, match="has 3 columns beside the label, and the model takes 2"):
         predict(plain, [tmp_path / "in.csv"], tmp_path / "out.csv")
     assert len(rows(tmp_path / "out.csv")) == 4  # what was there stays
+
+
+def test_names_are_taken_as_training_took_them(tmp_path: Path):
+    columns = '[{"name": "x"}, {"name": "color", "categories": ["blue", "red"]}]'
+    more = {"takes": "features", "sizes": (3,), "labels": ["x", "blue", "red"], "columns": columns}
+    statistics = '{"mean": [0, 0.5, 0.5], "std": [1, 0.5, 0.5]}'
+    model = linear(tmp_path / "m.onnx", np.diag([1.0, 2, 2]), input_statistics=statistics, **more)
+    rest = "green,1\n" * 16
+    (tmp_path / "in.csv").write_text(f"color,x\nred,1\n blue ,1\n,1\nred,1e300\nred,True\n{rest}")
+    done = predict(model, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    found = rows(tmp_path / "out.csv")
+    assert [row["label"] for row in found[:6]] == ["red", "blue", "", "", "", "x"]
+    assert [row["error"] for row in found[2:5]] == [
+        "no value in 'color'",
+        "'1e300' is not a number in 'x'",
+        "'True' is not a number in 'x'",
+    ]
+    note = json.loads(done.drift.read_text())
+    assert note["unknown_categories"] == {"color": pytest.approx(16 / 18)} and done.is_far
+    assert done.likeness.endswith("88.89% of 'color' are none of the training's categories")
+    (tmp_path / "in.csv").write_text("colour,x\nred,1\n")
+    with pytest.raises(UserError, match=r"has no column 'color'\. Did you mean colour"):
+        predict(model, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    import pyarrow
+
+    cells = {"color": ["red", None, "red", "green"], "x": [False, True, None, True], "when": [1, 2, 3, 4]}
+    parquet.write_table(pyarrow.table(cells), tmp_path / "in.parquet")
+    predict(model, [tmp_path / "in.parquet"], tmp_path / "out.csv")
+    assert [row["label"] for row in rows(tmp_path / "out.csv")] == ["red", "", "", "x"]
 
 
 def test_parquet_is_read_and_written_and_a_regression_gives_values(tmp_path: Path):
@@ -134,6 +163,12 @@ def test_texts_are_taken_from_lines_and_from_a_column(tmp_path: Path):
     (tmp_path / "in.csv").write_text("txt,more\naab,1\n")
     with pytest.raises(UserError, match=r"has no column 'text'\. Did you mean txt"):
         predict(model, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    named = bag_of_letters(
+        tmp_path / "n.onnx", "ab", 5 * np.eye(2), ["mostly a", "mostly b"], columns='[{"name": "says"}]'
+    )
+    (tmp_path / "in.csv").write_text("text,says\nbb,aa\n")
+    predict(named, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    assert [row["label"] for row in rows(tmp_path / "out.csv")] == ["mostly a"]
 
 
 def test_several_labels_are_joined(tmp_path: Path):
@@ -206,6 +241,13 @@ def test_inputs_unlike_the_training_data_are_told(tmp_path: Path):
         assert sum(note["brightness_histogram"]) == 6
     silent = json.loads(predict(halves(tmp_path / "c.onnx"), [tmp_path / "in"], tmp_path / "out.csv").drift.read_text())
     assert silent["training"] is None
+
+
+def test_a_few_inputs_are_not_called_unlike_by_chance(tmp_path: Path):
+    model = halves(tmp_path / "a.onnx", input_statistics='{"mean": [0.05], "std": [0.8]}')  # 0.55 deviations off
+    for count, far in ((2, False), (100, True)):
+        draw(tmp_path / f"in{count}", count)
+        assert predict(model, [tmp_path / f"in{count}"], tmp_path / "out.csv").is_far is far
 
 
 def test_a_mistake_is_told_before_anything_is_written(tmp_path: Path):
