@@ -31,6 +31,7 @@ NOISE = (1e-4, 1e-3, 1e-2)
 REFERENCE_SAMPLES, REFERENCE_FLOPS = 2, 4e8
 """ONNX's reference implementation is slow: what it is given, and the work for a sample beyond which it is spared it."""
 DECIMALS = 1e-5
+LEARN = "train it for longer, or look at its learning rate and its data"
 
 
 @dataclass(frozen=True)
@@ -167,10 +168,12 @@ def constant(candidate: Candidate) -> Gate | None:
         return None
     spread = float((judge.outputs.max(0) - judge.outputs.min(0)).max())
     if spread <= 2 * judge.allowed:
-        return Gate("constant", f"the network gives all {len(judge.outputs):,} samples the same outputs", False)
+        return Gate(
+            "constant", f"the network gives all {len(judge.outputs):,} samples the same outputs; {LEARN}", False
+        )
     given = len(np.unique(judge.answers(judge.outputs), axis=0))
     if given == 1 and judge.task == "classification":
-        return Gate("constant", f"the network gives all {len(judge.outputs):,} samples the same answer", False)
+        return Gate("constant", f"the network gives all {len(judge.outputs):,} samples the same answer; {LEARN}", False)
     return Gate("constant", f"{given:,} different answers to {len(judge.outputs):,} samples")
 
 

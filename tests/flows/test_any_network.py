@@ -84,7 +84,7 @@ def pictures(place: Place, leaked: int = 0) -> None:
 @pytest.mark.slow
 def test_a_leak_stops_the_run_unless_it_is_allowed_and_then_it_is_recorded(shared: Place):
     pictures(shared, leaked=5)
-    command = ("train", "--data", "image_folder:pictures", "--train.epochs", "2")
+    command = ("train", "--data", "image_folder:pictures", "--train.epochs", "12")
     refused = shared.torchmill(*command)
     assert refused.returncode == 1 and "12.50% of the test samples" in refused.stderr, refused.stderr
     assert "--data.allow-leakage" in refused.stderr and "Traceback" not in refused.stderr
