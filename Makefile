@@ -27,7 +27,7 @@ up: setup
 lint: setup
 	@$(BIN)/ruff format --check --quiet . || { echo "Run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ty check --quiet
+	@$(BIN)/ty check --quiet || $(BIN)/ty check
 
 # What starts servers and whole runs uses more than one processor by itself, and some of it looks at the clock.
 test: lint

@@ -367,7 +367,7 @@ def _show_result(result: TrainResult, as_json: bool) -> int:
         return 0
     measure, model = result.data.measure, result.onnx
     test, low, high = (shown(measure, result.metrics[f"test_{measure}{end}"]) for end in ("", "_low", "_high"))
-    title = f"{'Test R²' if measure == 'r2' else 'Test ' + measure.replace('_', ' '):15}"
+    title = f"{'Test R²' if measure == 'r2' else 'Test ' + measure.replace('_', ' '):<14} "
     registered = f"{model.model} version {model.version}" if model.version else "not registered"
     if result.promotion:
         registered += {"promoted": ", champion", "kept": ", challenger", "pending": ""}[result.promotion.outcome]

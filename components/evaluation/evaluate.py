@@ -242,9 +242,11 @@ def _ranking(ranking: Ranking | None, data: DataRef) -> dict[str, Any] | None:
 
 
 def _with_interval(score: ClassScore) -> dict[str, Any]:
-    """A class's scores; the 95 % interval of its recall is none where it has no samples."""
-    recall = list(wilson_interval(round(score.recall * score.support), score.support)) if score.support else None
-    return {**dataclasses.asdict(score), "recall_95": recall}
+    """A class's scores; the 95 % interval of its precision or recall is none where that has no cases."""
+    ends = {}
+    for name, share, cases in (("precision", score.precision, score.answered), ("recall", score.recall, score.support)):
+        ends[f"{name}_95"] = list(wilson_interval(round(share * cases), cases)) if cases else None
+    return {**dataclasses.asdict(score), **ends}
 
 
 def of_labels(logits: Tensor, labels: Tensor, data: DataRef, _: float = 1.0) -> Scores:

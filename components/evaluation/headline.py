@@ -35,9 +35,8 @@ def headline(report: Mapping[str, Any], task: Task) -> list[Row]:
     """Give what an ``evaluation.json`` says first."""
     rows = []
     for key, name in NAMES.items():
-        if key in report:
-            ends = report.get(f"{key}_95")
-            rows.append(Row(name, shown(key, report[key]), between(*(shown(key, end) for end in ends)) if ends else ""))
+        if ends := report.get(f"{key}_95"):
+            rows.append(Row(name, shown(key, report[key]), between(*(shown(key, end) for end in ends))))
     targets = report.get("targets", {})
     for target, scores in targets.items():
         of = f" of {target}" * (len(targets) > 1)

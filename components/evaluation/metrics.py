@@ -19,6 +19,8 @@ class ClassScore:
     """Harmonic mean of both."""
     support: int
     """Samples of this class."""
+    answered: int
+    """Answers with this class."""
 
 
 def confusion_matrix(truth: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
@@ -103,7 +105,8 @@ def _scores(found: np.ndarray, answered: np.ndarray, support: np.ndarray) -> lis
     recall = np.divide(found, support, out=np.zeros_like(found), where=support > 0)
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(found), where=both > 0)
-    return [ClassScore(*map(float, row), int(n)) for *row, n in zip(precision, recall, f1, support, strict=True)]
+    rows = zip(precision, recall, f1, support, answered, strict=True)
+    return [ClassScore(float(p), float(r), float(f), int(n), int(a)) for p, r, f, n, a in rows]
 
 
 @dataclass(frozen=True)

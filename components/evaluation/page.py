@@ -19,6 +19,7 @@ from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, 
 LARGEST_PICTURE = 900_000
 """Bytes; larger ones are left out, so that the page stays below 5 MB."""
 MOST_CLASSES = 60
+MOST_ROWS, MOST_LABELS = 100, 6
 """In charts with a line for each: the lowest ones are shown."""
 MOST_TOLD = 5
 """Groups of samples in the summary."""
@@ -91,6 +92,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "to_look_at": to_look_at(record, evaluation, inspection, check),
         "curves": _curves(record),
         "classes": _classes(evaluation, data),
+        "class_rows": _class_rows(evaluation),
         "calibration": _calibration(evaluation),
         "ranking": _ranking(evaluation),
         "residuals": _residuals(evaluation),
@@ -199,19 +201,47 @@ def _classes(evaluation: Mapping[str, Any], data: DataRef) -> Markup | None:
     return charts.bars(rows) if rows else None
 
 
+def _class_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A table of the classes or labels, its heading first: of many the ones of the least F1."""
+    held = sorted(evaluation.get("classes", {}).items(), key=lambda one: one[1]["f1"])
+    if not held:
+        return []
+
+    def told(one: Mapping[str, Any], name: str) -> str:
+        ends = one[f"{name}_95"]
+        return f"{one[name]:.1%} ({ends[0]:.1%} to {ends[1]:.1%})" if ends else "–"
+
+    more = {"ece": "calibration error"} if "ece" in held[0][1] else {}
+    rows = [("", "samples", "precision (95 %)", "recall (95 %)", "F1", *more.values())]
+    for name, one in held[:MOST_ROWS]:
+        plain = (f"{one[key]:.1%}" for key in ("f1", *more))
+        rows.append((name, f"{one['support']:,}", told(one, "precision"), told(one, "recall"), *plain))
+    return rows
+
+
 def _calibration(evaluation: Mapping[str, Any]) -> list[Markup]:
     if "calibration" not in evaluation:
-        return []
+        labels = _calibrated_labels(evaluation)
+        return [_reliability(one["reliability"], "probability of yes", f"share of {name}", "a") for name, one in labels]
     found = evaluation["calibration"]
     drawn = []
     for when, name, colour in (("before", "as it is", "quiet"), ("after", "with the temperature", "a")):
-        points = [Point(one["confidence"], one["accuracy"], *one["accuracy_95"]) for one in found[when]["bins"]]
-        title = f"share that is right, {name}"
-        series = [Series("", points, colour, joined=False)]
-        drawn.append(charts.lines(series, "confidence", title, x_range=(0, 1), y_range=(0, 1), diagonal=True))
+        drawn.append(_reliability(found[when]["bins"], "confidence", f"share that is right, {name}", colour))
         if found["temperature"] == 1:
             break
     return drawn
+
+
+def _calibrated_labels(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Those of several labels that say the least how sure they are."""
+    held = [(name, one) for name, one in evaluation.get("classes", {}).items() if one.get("reliability")]
+    return sorted(held, key=lambda one: -one[1]["ece"])[:MOST_LABELS]
+
+
+def _reliability(bins: Sequence[Mapping[str, Any]], x_title: str, y_title: str, colour: str) -> Markup:
+    points = [Point(one["confidence"], one["accuracy"], *one["accuracy_95"]) for one in bins]
+    series = [Series("", points, colour, joined=False)]
+    return charts.lines(series, x_title, y_title, x_range=(0, 1), y_range=(0, 1), diagonal=True)
 
 
 def _ranking(evaluation: Mapping[str, Any]) -> list[Markup]:

@@ -50,7 +50,7 @@ def draw_labels(scores: Sequence[ClassScore], labels: Sequence[str], path: Path)
     axes.set_xlim(0, 1)
     axes.grid(axis="x", color="#e6e9ef")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     _save(figure, path)
 
 

@@ -144,6 +144,10 @@ def test_labels_are_scored_as_by_scikit_learn(tmp_path):
     for at, (name, score) in enumerate(report["classes"].items()):
         assert name == data.classes[at]
         assert list(score.values())[:4] == pytest.approx([column[at] for column in scores])
+        assert score["answered"] == answers[:, at].sum()
+        for measure in ("precision", "recall"):
+            low, high = score[f"{measure}_95"]
+            assert 0 <= low <= score[measure] <= high <= 1 and low < high
     assert ref.picture.path.name == "labels.png" and ref.picture.path.read_bytes().startswith(b"\x89PNG")
     assert ref.metrics()["test_label_accuracy"] == ref.score and ref.metrics()["test_exact_match"] < ref.score
     assert ref.words() == f"{ref.score:.2%} (95 %: {ref.score_low:.2%} to {ref.score_high:.2%}) of 121"

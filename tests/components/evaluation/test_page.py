@@ -147,6 +147,8 @@ def test_every_task_has_its_page(tmp_path, task):
     data = toy_numbers(tmp_path, task=task)
     text, _ = read(write_page(record(made("mlp", data), data, tmp_path)))
     assert ("Largest errors" in text) == (task == "regression") == ("answer minus truth" in text)
+    assert ("recall (95 %)" in text) == (task != "regression")
+    assert ("share of multilabel 0" in text) == (task == "multilabel") == ("calibration error<" in text)
 
 
 def test_texts_show_their_tokens(tmp_path):

@@ -91,6 +91,6 @@ def test_names_that_the_font_does_not_have_are_numbers_and_nothing_is_warned_of(
         warnings.simplefilter("error")
         for number, classes in enumerate((names, ["grün", "class 1", names[2]])):
             draw_confusion(np.eye(3, dtype=np.int64), classes, tmp_path / f"{number}.png")
-        draw_labels([ClassScore(0.5, 0.5, 0.5, 3)] * 3, names, tmp_path / "labels.png")
+        draw_labels([ClassScore(0.5, 0.5, 0.5, 3, 3)] * 3, names, tmp_path / "labels.png")
         draw_targets(np.random.rand(5, 3), np.random.rand(5, 3), names, tmp_path / "targets.png")
     assert np.array_equal(drawn(tmp_path / "0.png"), drawn(tmp_path / "1.png"))
