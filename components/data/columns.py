@@ -67,11 +67,10 @@ class Columns:
         return ", ".join(f"{name} {cell}" for name, cell in self.cells(row).items())
 
     def unknown(self, other: "Columns") -> dict[str, list[str]]:
-        """Give the categories, by column, that ``other`` has and these have not."""
+        """Give the categories of ``other``, by the columns that both have, which these do not know."""
         ours = {column.name: set(column.categories) for column in self.columns}
-        found = {
-            one.name: [kind for kind in one.categories if kind not in ours.get(one.name, ())] for one in other.columns
-        }
+        both = [one for one in other.columns if one.name in ours]
+        found = {one.name: [kind for kind in one.categories if kind not in ours[one.name]] for one in both}
         return {name: kinds for name, kinds in found.items() if kinds}
 
     def translate(self, inputs: np.ndarray, other: "Columns") -> np.ndarray:

@@ -1,17 +1,21 @@
 """Evaluate what was trained on one data set on another one, and a model of which there is but the ONNX file."""
 
 import json
+import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from components.data.batches import Samples, read_test
+from components.data.columns import Columns
 from components.data.encoding import Encoding, read_encoding, translate
-from components.data.vocabulary import Vocabulary
+from components.data.vocabulary import UNKNOWN, Vocabulary
 from components.errors import UserError
 from components.evaluation.evaluate import judge
-from components.refs import DataRef, EvaluationRef
+from components.refs import PADDING, DataRef, EvaluationRef
+
+logger = logging.getLogger("torchmill")
 
 
 def as_trained(other: DataRef, trained: DataRef) -> DataRef:
@@ -71,6 +75,12 @@ def _translated(other: DataRef, ours: Encoding | None, trained: str) -> Samples:
         inputs = torch.from_numpy(translate(test.inputs.numpy(), theirs, ours))
     except UserError as error:
         raise UserError(f"{other.name} does not fit {trained}: {error.message}", error.remedy) from None
+    if isinstance(ours, Columns) and isinstance(theirs, Columns) and (lost := ours.unknown(theirs)):
+        told = "; ".join(f"{name} = {', '.join(kinds[:5])}" for name, kinds in lost.items())
+        logger.warning("%s has categories that %s does not know: %s", other.name, trained, told)
+    if isinstance(ours, Vocabulary):
+        share = float((inputs == UNKNOWN).sum() / (inputs != PADDING).sum())
+        logger.info("%s of the tokens of %s are unknown to it or to %s", f"{share:.2%}", other.name, trained)
     lengths = None if test.lengths is None else test.lengths.clamp(max=inputs.shape[1])
     return Samples(inputs, test.labels, lengths)
 

@@ -23,7 +23,9 @@ def test_cells_become_ones_and_back():
 
 
 def test_columns_and_categories_are_found_by_name():
-    theirs = Columns((Column("color", ("green", "red", "white")), Column("size"), Column("more"), Column("age")))
+    theirs = Columns(
+        (Column("color", ("green", "red", "white")), Column("size"), Column("more", ("yes",)), Column("age"))
+    )
     rows = np.array([[0, 1, 0, 5, 9, 40], [1, 0, 0, 6, 9, 50]], np.float32)
     translated = OURS.translate(rows, theirs)
     assert translated.dtype == np.float32

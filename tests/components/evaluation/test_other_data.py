@@ -37,7 +37,8 @@ def test_data_that_does_not_fit_is_told_in_words(toy, changed, words):
         as_trained(toy.model_copy(update=changed), toy)
 
 
-def test_tokens_of_another_vocabulary_are_those_of_training(tmp_path):
+def test_tokens_of_another_vocabulary_are_those_of_training(tmp_path, caplog):
+    caplog.set_level("INFO", "torchmill")
     for name in ("trained", "other"):
         (tmp_path / name).mkdir()
     trained, other = toy_tokens(tmp_path / "trained"), toy_tokens(tmp_path / "other")
@@ -48,11 +49,13 @@ def test_tokens_of_another_vocabulary_are_those_of_training(tmp_path):
     assert len(read_as_trained(other, trained)) == other.test_size
     ours, theirs = json.loads((trained.folder / "vocabulary.json").read_text())["tokens"], held["tokens"]
     before, after = read_test(other).inputs.numpy(), read_as_trained(other, trained).inputs.numpy()
+    unknown = (after == 1).sum() / (after != 0).sum()
+    assert 0.1 < unknown < 0.4 and f"{unknown:.2%} of the tokens of toy are unknown to it or to toy" in caplog.text
     for was, now in zip(before.ravel(), after.ravel(), strict=True):
         assert ours[now] == (theirs[was] if theirs[was] in ours else "<unknown>")
 
 
-def test_columns_of_another_table_are_those_of_training(tmp_path):
+def test_columns_of_another_table_are_those_of_training(tmp_path, caplog):
     for name in ("trained", "other"):
         (tmp_path / name).mkdir()
     trained, other = toy_numbers(tmp_path / "trained", features=3), toy_numbers(tmp_path / "other", features=4)
@@ -63,6 +66,7 @@ def test_columns_of_another_table_are_those_of_training(tmp_path):
     assert (fitting.shape, fitting.name) == (trained.shape, other.name)
     before, after = read_test(other).inputs.numpy(), read_as_trained(other, trained).inputs.numpy()
     assert after.tolist() == np.stack([before[:, 3], np.zeros(len(before)), before[:, 1]], 1).tolist()
+    assert "toy has categories that toy does not know: kind = c" in caplog.text
     network = nn.Linear(3, 3)
     to_onnx(network, trained, {}, tmp_path / "model.onnx")
     by_torch = evaluate(network, read_as_trained(other, trained), fitting, CPU, 64, tmp_path / "trained")
