@@ -44,7 +44,7 @@ faults: setup
 	@TORCHMILL_KILLS=50 $(BIN)/pytest -m slow tests/faults/test_kills.py -s
 
 bench: setup
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target .venv-bench -r benchmarks/requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(COMPILED) --require-hashes --no-deps --target .venv-bench -r benchmarks/requirements.lock
 	@$(BIN)/python -m benchmarks
 
 # Versions and hashes for every system and Python; never where they come from.

@@ -72,7 +72,8 @@ def installed(name: str) -> Path | None:
     place, uv = ROOT / f".venv-bench-{name}", Path(sys.executable).with_name("uv")
     python = place / "bin" / "python"
     making = [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, place]
-    installing = [uv, "pip", "install", "--quiet", "--python", python, "-r", RIVALS / f"{name}.txt"]
+    installing = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    installing += ["-r", RIVALS / f"{name}.txt"]
     if subprocess.run(making).returncode or subprocess.run(installing).returncode:
         print(f"{name} cannot be installed: left out", flush=True)
         return None
