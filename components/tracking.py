@@ -56,7 +56,7 @@ RESTARTS = 3  # of a recorder that dies, each time that something is waited for
 # Neither MLflow nor onnxruntime, which it imports, is to report to its vendor from here, nor to draw bars.
 SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true", "ORT_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 SILENCE["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-NEEDED = ("mlflow", "mlflow.onnx")
+NEEDED = ("mlflow", "mlflow.onnx", "mlflow.pyfunc")
 """What the recorder imports."""
 
 # ---------------------------------------------------------------------------------------------- the run's side
@@ -100,6 +100,12 @@ def warm_up() -> None:
     """Start the recorder of the run that this process is about to open: it imports MLflow meanwhile."""
     global _waiting
     _waiting = _waiting or Recorder()
+
+
+def map_tables() -> None:
+    """Have SQLAlchemy map MLflow's tables, which it would do at the first query, for a quarter of a second."""
+    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    importlib.import_module("sqlalchemy.orm").configure_mappers()
 
 
 def take(spare: Spare) -> None:

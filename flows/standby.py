@@ -198,6 +198,7 @@ def import_all() -> None:
 
     for name in (*evaluate.NEEDED, *to_onnx.NEEDED, *tracking.NEEDED):
         importlib.import_module(name)
+    tracking.map_tables()
 
 
 def import_learned(file: Path) -> int:

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import deployment, flow_run
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
 
 from components import ingredients, tracking
@@ -51,7 +51,10 @@ class Story(Flow[P, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with prefect_server.at_hand(Runs.here().ready()) as server:
             server.wait()
-            with temporary_settings({PREFECT_API_URL: server.api}):
+            # The thread of heartbeats is waited for at the end, half a second on average. Of a server of our own nobody
+            # listens to them: whether a run is alive its process tells.
+            beats = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() if server.is_configured else None
+            with temporary_settings({PREFECT_API_URL: server.api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beats}):
                 return super().__call__(*args, **kwargs)
 
 
