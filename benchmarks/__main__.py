@@ -64,6 +64,7 @@ def page(results: dict) -> str:
         "",
         "By `make bench`. Each row is a ratio of two things run in turn on one machine: the median of the pairs, and",
         "in brackets the smallest and the largest. How each is measured stands at the top of its file in this folder.",
+        "Libraries are compiled, as they are after the first time that a process imports them.",
     ]
     for part in PARTS:
         if part not in results:
