@@ -94,16 +94,17 @@ def _beside(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
         return {"training": held, "words": "the training inputs had another number of channels or features"}
     shift = (mean - usual) / np.where(spread > 0, spread, 1)
     worst = int(np.abs(shift).argmax())
-    far = abs(float(shift[worst])) > max(FAR, SURE / math.sqrt(samples))
+    off = abs(float(shift[worst]))
+    far, few = off > max(FAR, SURE / math.sqrt(samples)), off > FAR
     what = f"channel {worst}" if model.kind == "images" else f"feature {worst}"
     if model.columns:
         what = f"'{model.columns.features[worst]}'"
-    words = f"the mean of {what} is {abs(shift[worst]):.2f} training deviations off"
+    words = f"the mean of {what} is {off:.2f} training deviations off"
     return {
         "training": held,
         "shift": [float(one) if math.isfinite(one) else None for one in shift],
         "is_far": far,
-        "words": words if far else f"like the training inputs: {words}",
+        "words": words if far else f"{'too few to say' if few else 'like the training inputs'}: {words}",
     }
 
 

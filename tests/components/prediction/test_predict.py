@@ -247,7 +247,8 @@ def test_a_few_inputs_are_not_called_unlike_by_chance(tmp_path: Path):
     model = halves(tmp_path / "a.onnx", input_statistics='{"mean": [0.05], "std": [0.8]}')  # 0.55 deviations off
     for count, far in ((2, False), (100, True)):
         draw(tmp_path / f"in{count}", count)
-        assert predict(model, [tmp_path / f"in{count}"], tmp_path / "out.csv").is_far is far
+        done = predict(model, [tmp_path / f"in{count}"], tmp_path / "out.csv")
+        assert done.is_far is far and done.likeness.startswith("the mean" if far else "too few to say: the mean")
 
 
 def test_a_mistake_is_told_before_anything_is_written(tmp_path: Path):
