@@ -256,6 +256,7 @@ def _column(table: Table, column: Column) -> np.ndarray:
         return table.numbers(column.name)[:, None]
     ones = column.ones(table.column(column.name))
     if unknown := int((~ones.any(1)).sum()):
-        what = "values of '%s' are not among those of the training rows: all 0"
-        logger.info(f"%s: %d {what}", table.file, unknown, column.name)
+        logger.info(
+            "%s: %d values of '%s' are not among those of the training rows: all 0", table.file, unknown, column.name
+        )
     return ones
