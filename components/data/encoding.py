@@ -3,7 +3,6 @@
 import numpy as np
 
 from components.data.columns import Columns
-from components.data.fetch import read_columns, read_vocabulary
 from components.data.vocabulary import Vocabulary
 from components.refs import DataRef
 
@@ -13,6 +12,9 @@ Encoding = Vocabulary | Columns
 
 def read_encoding(data: DataRef) -> Encoding | None:
     """Give that of a data set; None of images, and of numbers whose columns have no names."""
+    # Here, for it takes a quarter of a second, which whoever only predicts need not spend.
+    from components.data.fetch import read_columns, read_vocabulary
+
     match data.kind:
         case "tokens":
             return read_vocabulary(data)
