@@ -1,8 +1,9 @@
 """The columns of a table: what the numbers of a row were made of, so that another table is read in the same way."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,15 +50,16 @@ class Columns:
         """Names of the numbers, as many as a row has."""
         return tuple(name for column in self.columns for name in column.features)
 
+    @cached_property
     def spans(self) -> dict[str, slice]:
-        """Say by name where a column's numbers stand in a row."""
+        """Where a column's numbers stand in a row, by name."""
         ends = np.cumsum([column.width for column in self.columns]).tolist()
         return {one.name: slice(end - one.width, end) for one, end in zip(self.columns, ends, strict=True)}
 
     def cells(self, row: np.ndarray) -> dict[str, str]:
         """Give what the numbers (F,) were made of, by column; "?" of a category that is not known."""
         cells = {}
-        for column, span in zip(self.columns, self.spans().values(), strict=True):
+        for column, span in zip(self.columns, self.spans.values(), strict=True):
             held = [kind for kind, one in zip(column.categories, row[span].tolist(), strict=False) if one]
             cells[column.name] = (held or ["?"])[0] if column.categories else f"{row[span][0]:.5g}"
         return cells
@@ -73,29 +75,27 @@ class Columns:
         found = {one.name: [kind for kind in one.categories if kind not in ours[one.name]] for one in both}
         return {name: kinds for name, kinds in found.items() if kinds}
 
-    def translate(self, inputs: np.ndarray, other: "Columns") -> np.ndarray:
-        """Give rows that were read by ``other`` columns, (N, F), as these would have read them.
+    def translation(self, other: "Columns") -> Callable[[np.ndarray], np.ndarray]:
+        """Say how rows that were read by ``other`` columns, (N, F), become what these would have read.
 
         What is missing is looked for by name; a category that these do not know is all 0, as in a table that is read.
 
         Raises:
             UserError: a column is missing, or holds names here and numbers there.
         """
-        spans, theirs = other.spans(), {column.name: column for column in other.columns}
-        blocks = []
+        theirs = {column.name: column for column in other.columns}
+        places: list[int] = []  # of our numbers in their rows; -1 where they have none
         for column in self.columns:
             if column.name not in theirs:
                 raise UserError(f"There is no column '{column.name}'.", nearest(column.name, theirs))
-            held, block = theirs[column.name], inputs[:, spans[column.name]]
+            held, start = theirs[column.name], other.spans[column.name].start
             if bool(held.categories) != bool(column.categories):
                 names, numbers = ("there", "here") if held.categories else ("here", "there")
                 raise UserError(f"The column '{column.name}' holds names {names}, and numbers {numbers}.")
-            if column.categories:
-                at = {kind: number for number, kind in enumerate(held.categories)}
-                none = np.zeros(len(inputs), inputs.dtype)
-                block = np.stack([block[:, at[kind]] if kind in at else none for kind in column.categories], 1)
-            blocks.append(block)
-        return np.concatenate(blocks, 1)
+            at = {kind: start + number for number, kind in enumerate(held.categories)}
+            places += [at.get(kind, -1) for kind in column.categories] or [start]
+        known = np.array(places) >= 0
+        return lambda rows: np.where(known, rows[:, places], rows.dtype.type(0))
 
     def as_json(self) -> str:
         held = [

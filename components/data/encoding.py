@@ -1,5 +1,7 @@
 """What the numbers of an input stand for: tokens of a text, or cells of a table."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from components.data.columns import Columns
@@ -7,7 +9,7 @@ from components.data.vocabulary import Vocabulary
 from components.refs import DataRef
 
 Encoding = Vocabulary | Columns
-"""Both ``decode`` an input for people, and ``translate`` inputs that another one has encoded."""
+"""Both ``decode`` an input for people, and have a ``translation`` of inputs that another one has encoded."""
 
 
 def read_encoding(data: DataRef) -> Encoding | None:
@@ -24,16 +26,17 @@ def read_encoding(data: DataRef) -> Encoding | None:
             return None
 
 
-def translate(inputs: np.ndarray, theirs: Encoding | None, ours: Encoding | None) -> np.ndarray:
-    """Give inputs as our encoding would have had them: token ids (N, L), or numbers (N, F).
+def translation(theirs: Encoding | None, ours: Encoding | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Say how inputs of their encoding become what ours would have had: token ids (N, L), or numbers (N, F).
 
-    Where either is not known, they stay as they are.
+    Where both are the same, or either is not known, they stay as they are.
 
     Raises:
         UserError: a column is missing.
     """
-    if isinstance(ours, Vocabulary) and isinstance(theirs, Vocabulary):
-        return ours.translate(inputs, theirs)
-    if isinstance(ours, Columns) and isinstance(theirs, Columns):
-        return ours.translate(inputs, theirs)
-    return inputs
+    if ours != theirs:
+        if isinstance(ours, Vocabulary) and isinstance(theirs, Vocabulary):
+            return ours.translation(theirs)
+        if isinstance(ours, Columns) and isinstance(theirs, Columns):
+            return ours.translation(theirs)
+    return lambda inputs: inputs

@@ -12,6 +12,7 @@ import numpy as np
 
 from components import files
 from components.data import neighbours, samples
+from components.data.fetch import read_vocabulary
 from components.data.origins import read_origins
 from components.data.splits import stratified_split
 from components.data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
@@ -151,7 +152,7 @@ def inspect(data: DataRef, validation_fraction: float, seed: int, folder: Path) 
     splits = _read(data, validation_fraction, seed)
     vocabulary = None
     if data.kind == "tokens":
-        vocabulary = Vocabulary.from_json((data.folder / "vocabulary.json").read_text(encoding="utf-8"))
+        vocabulary = read_vocabulary(data)
     found = {
         **_balance(data, splits),
         **_features(data, splits["train"]),

@@ -11,6 +11,9 @@ import numpy as np
 from components.data.texts import decoded
 from components.errors import UserError, nearest
 
+USUAL_LABELS = ("label", "target", "class", "y")
+USUAL_TEXTS = ("text", "sentence", "review")
+"""Names of columns, in lower case, that are the ones meant where nobody names any."""
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 LONGEST_CELL = 10_000_000
 WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})*,\d+")

@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -62,10 +62,12 @@ class Vocabulary:
             encoded[number, : max(1, len(row))] = row or [UNKNOWN]
         return encoded
 
-    def translate(self, tokens: np.ndarray, other: "Vocabulary") -> np.ndarray:
-        """Give token ids by an ``other`` vocabulary, (N, L), as ids by this one; what it does not know is unknown."""
+    def translation(self, other: "Vocabulary") -> Callable[[np.ndarray], np.ndarray]:
+        """Say how token ids by an ``other`` vocabulary, (N, L), become ids by this one; what it does not know is
+        unknown."""
         known = [self.ids.get(token, UNKNOWN) for token in other.tokens[len(SPECIAL) :]]
-        return np.array([*range(len(SPECIAL)), *known], tokens.dtype)[tokens[:, : self.max_length]]
+        table = np.array([*range(len(SPECIAL)), *known], np.int32)
+        return lambda tokens: table[tokens[:, : self.max_length]]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Give the text of token ids, for people."""

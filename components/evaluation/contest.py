@@ -8,7 +8,7 @@ import numpy as np
 
 from components.config import PromoteConfig
 from components.data.batches import Samples, read_test
-from components.data.encoding import read_encoding, translate
+from components.data.encoding import Encoding, read_encoding, translation
 from components.evaluation.promotion import Verdict, compare, judge, sample_scores
 from components.prediction.model import OnnxModel, open_model
 from components.refs import DataRef
@@ -33,15 +33,16 @@ def contest(
     if unlike := theirs.unlike(data):
         return Verdict("kept", f"the champion {unlike}, so that they cannot be compared")
     test = read_test(data)
-    scores = [sample_scores(data.task, answers(model, test, data), test.labels.numpy()) for model in (theirs, ours)]
+    encoding = read_encoding(data)
+    given = [answers(model, test, encoding) for model in (theirs, ours)]
+    scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in given]
     return judge(compare(*scores, config.confidence), gates, config.margin, data.measure)
 
 
-def answers(model: OnnxModel, test: Samples, data: DataRef) -> np.ndarray:
-    """Give the logits or values of a whole split of a data set: float32, (N, K)."""
-    theirs = read_encoding(data)
-    batches = (translate(inputs.numpy(), theirs, model.encoding) for inputs, _ in test.batches(BATCH))
-    return np.concatenate([model.outputs(inputs) for inputs in batches])
+def answers(model: OnnxModel, test: Samples, encoding: Encoding | None) -> np.ndarray:
+    """Give the logits or values of a whole split, float32, (N, K), whose inputs have that encoding."""
+    translated = translation(encoding, model.encoding)
+    return np.concatenate([model.outputs(translated(inputs.numpy())) for inputs, _ in test.batches(BATCH)])
 
 
 def gates_of(parity_report: Path) -> dict[str, bool]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.data.batches import Samples, read_test
 from components.data.columns import Columns
-from components.data.encoding import Encoding, read_encoding, translate
+from components.data.encoding import Encoding, read_encoding, translation
 from components.data.vocabulary import UNKNOWN, Vocabulary
 from components.errors import UserError
 from components.evaluation.evaluate import judge
@@ -38,7 +38,7 @@ def as_trained(other: DataRef, trained: DataRef) -> DataRef:
 def _mismatch(other: DataRef, trained: DataRef) -> str:
     if (other.kind, other.task) != (trained.kind, trained.task):
         return f"it is for {other.task} of {other.kind}, not for {trained.task} of {trained.kind}"
-    if not (read_encoding(other) and read_encoding(trained)) and other.shape != trained.shape:
+    if other.shape != trained.shape and not (read_encoding(other) and read_encoding(trained)):
         return f"an input is of shape {_words(other.shape)}, not {_words(trained.shape)}"
     if other.classes != trained.classes:
         return f"it has {_some(other.classes)}, not {_some(trained.classes)}"
@@ -72,7 +72,7 @@ def _translated(other: DataRef, ours: Encoding | None, trained: str) -> Samples:
     if ours is None or theirs is None or ours == theirs:
         return test
     try:
-        inputs = torch.from_numpy(translate(test.inputs.numpy(), theirs, ours))
+        inputs = torch.from_numpy(translation(theirs, ours)(test.inputs.numpy()))
     except UserError as error:
         raise UserError(f"{other.name} does not fit {trained}: {error.message}", error.remedy) from None
     if isinstance(ours, Columns) and isinstance(theirs, Columns) and (lost := ours.unknown(theirs)):

@@ -187,7 +187,7 @@ def _by_column(row: np.ndarray, values: np.ndarray, columns: Columns | None) -> 
     """Give the cells of a row that count most, with their columns' names, and how much each counts."""
     if columns:
         cells = [f"{name} {cell}" for name, cell in columns.cells(row).items()]
-        sums = np.array([values[span].sum() for span in columns.spans().values()])
+        sums = np.array([values[span].sum() for span in columns.spans.values()])
     else:
         cells, sums = [f"feature {number} {value:.5g}" for number, value in enumerate(row)], values
     most = np.argsort(-np.abs(sums), kind="stable")[:COLUMNS_SHOWN]

@@ -45,8 +45,7 @@ def _categories(model: OnnxModel) -> dict[str, slice]:
     """Where in a row the columns of categories stand, by name."""
     if model.columns is None:
         return {}
-    spans = model.columns.spans()
-    return {column.name: spans[column.name] for column in model.columns.columns if column.categories}
+    return {one.name: model.columns.spans[one.name] for one in model.columns.columns if one.categories}
 
 
 def added(parts: Sequence[Sums]) -> Sums:

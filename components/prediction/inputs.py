@@ -14,15 +14,13 @@ from components.data import pictures
 from components.data.columns import Columns
 from components.data.folders import QUIET
 from components.data.labels import in_order
-from components.data.tables import MISSING, number_of, read_table
+from components.data.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_table
 from components.data.texts import decoded
 from components.errors import UserError, nearest
 from components.prediction.model import OnnxModel
 
 MAX_PIXELS = 64_000_000
 """Larger images are not decoded."""
-LABELS = ("label", "target", "class", "y")
-TEXTS = ("text", "sentence", "review")
 TABLES = (".csv", ".tsv", ".parquet")
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -117,7 +115,7 @@ def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
         if file.suffix.lower() in TABLES:
             columns, lines = _table(file)
             trained = model.columns.names if model.columns else ()
-            usual = [name for name in columns if name.lower() in TEXTS]
+            usual = [name for name in columns if name.lower() in USUAL_TEXTS]
             found = next((name for name in (*trained, *usual) if name in columns), None)
             if found is None and len(columns) > 1:
                 wanted = next(iter(trained), "text")
@@ -157,7 +155,7 @@ def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
             if cell is None or (text := str(cell).strip()).lower() in MISSING:
                 return Unreadable(f"no value in '{column.name}'")
             if column.categories:
-                values += column.ones([text])[0].tolist()
+                values += [text == kind for kind in column.categories]
                 continue
             value = number_of(text) if not isinstance(cell, bool) else float(cell)
             if not abs(value) <= LARGEST:
@@ -172,7 +170,7 @@ def _in_order_of(model: OnnxModel, file: Path, names: list[str]) -> Columns:
     """The columns of a table for a model that does not name its own: all but the label, as they stand there."""
     count = math.prod(model.shape)
     rest = list(names)
-    labels = [name for usual in LABELS for name in names if name.lower() == usual]
+    labels = [name for usual in USUAL_LABELS for name in names if name.lower() == usual]
     if len(names) > count and labels:
         rest.remove(labels[0])
     if len(rest) != count:

@@ -156,7 +156,7 @@ def _unlike_vocabulary(ours: Vocabulary, theirs: Vocabulary) -> str:
 
 def _unlike_columns(ours: Columns, theirs: Columns) -> str:
     try:
-        ours.translate(np.zeros((0, len(theirs.features)), np.float32), theirs)
+        ours.translation(theirs)
     except UserError as error:
         return f"does not take these columns ({error.message.rstrip('.')})"
     lost = [f"{name} = {kinds[0]}" for name, kinds in theirs.unknown(ours).items()]

@@ -14,7 +14,7 @@ import numpy as np
 from components.data.columns import Column, Columns
 from components.data.labels import Labels, read_labels
 from components.data.splits import Split, Splits, cut
-from components.data.tables import Table, number_of, read_table
+from components.data.tables import USUAL_LABELS, USUAL_TEXTS, Table, number_of, read_table
 from components.data.texts import Texts, complete, encode_splits
 from components.data.vocabulary import Level
 from components.errors import UserError, nearest
@@ -22,8 +22,6 @@ from components.refs import Task
 
 logger = logging.getLogger("torchmill")
 
-USUAL_LABELS = ("label", "target", "class", "y")
-USUAL_TEXTS = ("text", "sentence", "review")
 FILE_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 MOSTLY = 0.9
 """Where more of the cells are numbers, the others are mistakes; otherwise the column holds names of categories."""

@@ -12,7 +12,7 @@ OURS = Columns((Column("age"), Column("color", ("blue", "red")), Column("size"))
 def test_what_is_written_is_read_again():
     assert Columns.from_json(OURS.as_json()) == OURS
     assert OURS.features == ("age", "color = blue", "color = red", "size")
-    assert OURS.spans() == {"age": slice(0, 1), "color": slice(1, 3), "size": slice(3, 4)}
+    assert OURS.spans == {"age": slice(0, 1), "color": slice(1, 3), "size": slice(3, 4)}
 
 
 def test_cells_become_ones_and_back():
@@ -27,7 +27,7 @@ def test_columns_and_categories_are_found_by_name():
         (Column("color", ("green", "red", "white")), Column("size"), Column("more", ("yes",)), Column("age"))
     )
     rows = np.array([[0, 1, 0, 5, 9, 40], [1, 0, 0, 6, 9, 50]], np.float32)
-    translated = OURS.translate(rows, theirs)
+    translated = OURS.translation(theirs)(rows)
     assert translated.dtype == np.float32
     assert translated.tolist() == [[40, 0, 1, 5], [50, 0, 0, 6]]
     assert OURS.unknown(theirs) == {"color": ["green", "white"]}
@@ -43,4 +43,4 @@ def test_columns_and_categories_are_found_by_name():
 )
 def test_columns_that_do_not_fit_are_told(theirs, words):
     with pytest.raises(UserError, match=words):
-        OURS.translate(np.zeros((1, 3), np.float32), Columns.called(theirs))
+        OURS.translation(Columns.called(theirs))
