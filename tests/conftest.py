@@ -1,13 +1,34 @@
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.started_processes import use_default_signals, watch_this_process
 
 ROOT = Path(__file__).parent.parent
 
 # Before anything imports torch, and for all that tests start: its threads, where they wait, leave the processor to
 # others. They spin by default, which makes several processes on a few processors ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+use_default_signals()
+
+
+def pytest_configure() -> None:
+    watch_this_process()
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect a test's garbage at its end, so that what it left open is its own failure and not a later test's.
+
+    What survives is frozen: a collection looks at the objects of one test alone, which takes milliseconds.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from components.files import write_text
 from components.places import Runs
 from flows.standby import Standby
+from tests.started_processes import kill
 
 Started = Callable[..., subprocess.Popen[str]]
 TORCHMILL = (sys.executable, "-m", "flows.cli")
@@ -28,13 +29,14 @@ class Place:
 
     folder: Path
     environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def runs(self) -> Path:
         return self.folder / "mlruns"
 
     def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*TORCHMILL, *arguments],
             cwd=self.folder,
             env=self.environment | more.pop("env", {}),
@@ -44,6 +46,8 @@ class Place:
             text=True,
             **more,
         )
+        self.started.append(process)
+        return process
 
     def torchmill(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **more)
@@ -87,7 +91,15 @@ class Place:
         deadline = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert not left, [process.cmdline() for process in left]
+        kill(left)
+        assert not left, f"still there after {seconds} s: {left}"
+
+    def end(self) -> None:
+        """Kill the commands that a failed test left running, and wait for what they started to finish."""
+        for process in self.started:
+            with process:  # closes its pipes, and waits
+                process.kill()
+        self.wait_until_quiet()
 
 
 def _query(database: Path, query: str) -> list[tuple[Any, ...]]:
@@ -120,7 +132,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(tmp_path: Path, data: Path) -> Iterator[Place]:
     place = make_place(tmp_path, data)
     yield place
-    place.wait_until_quiet()
+    place.end()
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +162,7 @@ def make_used_place(folder: Path, data: Path, databases: Path) -> Place:
 def used(tmp_path: Path, data: Path, databases: Path) -> Iterator[Place]:
     place = make_used_place(tmp_path, data, databases)
     yield place
-    place.wait_until_quiet()
+    place.end()
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +204,7 @@ Quick = Callable[[Place], Place]
 def made_quick(place: Place, prefect_api: str, standby: str) -> Place:
     """Let commands in a place begin at once, for whoever does not look at Prefect's history: it is elsewhere."""
     write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"standby": standby}))
-    return Place(place.folder, place.environment | {"PREFECT_API_URL": prefect_api})
+    return Place(place.folder, place.environment | {"PREFECT_API_URL": prefect_api}, place.started)
 
 
 @pytest.fixture
@@ -230,4 +242,4 @@ def copied(finished: Finished, tmp_path: Path, data: Path) -> Iterator[Place]:
     place = make_place(tmp_path, data)
     shutil.copytree(finished.place.runs, place.runs)
     yield place
-    place.wait_until_quiet()
+    place.end()

@@ -86,6 +86,7 @@ def test_two_give_the_weights_and_the_losses_that_one_gives(toy, tmp_path):
 
 
 SPLIT = """
+import torch
 from torch import nn
 
 class Split(nn.Module):
@@ -94,26 +95,27 @@ class Split(nn.Module):
         self.embed = nn.Linear(784, 32)
         self.body = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32, bias=False), nn.BatchNorm1d(32))
         self.out = nn.Linear(32, 10)
+        self.to(torch.DTYPE)
 
     def forward(self, x):
         if self.training and len(x) > 2:
             for layer in (self.body[0], self.body[2]):
                 assert layer.weight.to_local().shape == (16, 32)  # half of it, until it is computed
-        return self.out(self.body(self.embed(x.flatten(1))))
+        return self.out(self.body(self.embed(x.flatten(1).to(torch.DTYPE))))
 """
 
 
-def split_job(data: DataRef, folder: Path, **config: object) -> Job:
+def split_job(data: DataRef, folder: Path, dtype: str = "float32", **config: object) -> Job:
     """Of a network that fails where it is whole, which trains with whatever a split one bears."""
     folder.mkdir()
-    (folder / "split.py").write_text(SPLIT)
+    (folder / "split.py").write_text(SPLIT.replace("DTYPE", dtype))
     return job_of(f"{folder}/split.py:Split", data, folder, **{"shard": "on", "clip": "norm:1", "ema": 0.9, **config})
 
 
 def whole_network(job: Job) -> Job:
     """The same, of a network that doesn't mind to be whole."""
     path = Path(job.network.reference.rpartition(":")[0])
-    path.write_text(SPLIT.replace("if self.training", "if False"))
+    path.write_text(path.read_text().replace("if self.training", "if False"))
     return job.model_copy(update={"config": job.config.model_copy(update={"shard": "off"})})
 
 
