@@ -22,12 +22,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Claim, in_turn
-from components.config import TrainConfig
-from components.data.batches import read_training
-from components.data.fetch import fetch
-from components.device import processors
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import read_training
+from torchmill.components.data.fetch import fetch
+from torchmill.components.processes import processors
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
 
 SPLITS = {"train": 10_000, "val": 200, "test": 200}
 CLASSES, SIZE, BATCH, EPOCHS, ROUNDS = 10, 64, 64, 5, 3

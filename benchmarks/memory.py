@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.measure import Claim, in_turn
 from benchmarks.throughput import BATCH, DATA, bare_epochs, network
-from components.config import TrainConfig
-from components.data.batches import Samples
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
 
 IMAGES, ROUNDS = 60_000, 3
 MEBIBYTE = 1024  # of the kibibytes that the system counts in

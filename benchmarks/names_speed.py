@@ -1,7 +1,7 @@
 """Names/s of training `rnn` on the real names, beside the loop of PyTorch's tutorial on the very same names.
 
-- ours: `components.training.fit.fit` with `rnn` at its defaults (LSTM of 256 units, both directions), in batches of
-  the size that `--train.batch_size auto` finds.
+- ours: `fit` with `rnn` at its defaults (LSTM of 256 units, both directions), in batches of the size that
+  `--train.batch_size auto` finds.
 - ours, of the tutorial's size: `rnn` with one layer of 128 plain units in one direction, likewise.
 - the tutorial ("NLP From Scratch: Classifying Names"): a recurrent cell of 128 units of one's own, a name at a time, a
   letter at a time as one-hot vectors, a step of SGD by hand behind each name.
@@ -17,17 +17,17 @@ import torch
 from torch import nn
 
 from benchmarks.measure import Claim, in_turn
-from components.config import InitializeConfig, ModelConfig, TrainConfig
-from components.data.batches import Samples, read_training
-from components.data.fetch import fetch
-from components.device import processors
-from components.errors import UserError
-from components.initialize import initialize
-from components.places import data_cache
-from components.refs import DataRef
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
-from components.training.trials import Trials
+from torchmill.components.config import InitializeConfig, ModelConfig, TrainConfig
+from torchmill.components.data.batches import Samples, read_training
+from torchmill.components.data.fetch import fetch
+from torchmill.components.errors import UserError
+from torchmill.components.initialize import initialize
+from torchmill.components.places import data_cache
+from torchmill.components.processes import processors
+from torchmill.components.refs import DataRef
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
+from torchmill.components.training.trials import Trials
 
 NAMES, OF_TUTORIAL, ROUNDS = 12_800, 300, 5
 SMALL = {"hidden": 128, "layers": 1, "embedding": 64, "bidirectional": False, "cell": "rnn"}

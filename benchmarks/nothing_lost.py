@@ -1,6 +1,6 @@
 """What it costs that nothing is lost: keys, checkpoints and the journal; and what it saves.
 
-- recorded fit: `components.training.fit.fit` over as many pixels as MNIST has, as the step runs it, with its key, its
+- recorded fit: `fit` over as many pixels as MNIST has, as the step runs it, with its key, its
   lock, checkpoints, each epoch's metrics in the journal, and a recorder beside it that tells MLflow. Images by seconds
   of wall clock, all of that and validation included.
 - the same while MLflow's server hangs: stopped by SIGSTOP, it takes connections and never answers.
@@ -26,16 +26,16 @@ from torch.nn.functional import cross_entropy
 from benchmarks.measure import Claim, in_turn
 from benchmarks.throughput import BATCH, DATA, bare_epochs, images, network
 from benchmarks.whole_run import seconds
-from components import ingredients, tracking
-from components.config import DataConfig, TrainConfig
-from components.data.batches import Samples
-from components.device import processors
-from components.places import Runs
-from components.refs import RunRef
-from components.results import Results
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
-from flows.prefect_server import answers, free_port
+from torchmill.components import ingredients, tracking
+from torchmill.components.config import DataConfig, TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.places import Runs
+from torchmill.components.processes import processors
+from torchmill.components.refs import RunRef
+from torchmill.components.results import Results
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
+from torchmill.flows.prefect_server import answers, free_port
 
 # As many as MNIST has, of which a tenth is for validation.
 EPOCHS, ROUNDS, IMAGES, VALIDATION = 2, 5, 54_000, 6_000
@@ -147,7 +147,7 @@ def repeated(folder: Path) -> tuple[list[float], list[float]]:
     environment = os.environ | {"TORCHMILL_DATA": f"{folder}/data", "MLFLOW_DISABLE_TELEMETRY": "true"}
     again, first = [], []
     for turn in range(4):
-        command = [sys.executable, "-m", "flows.cli", "train", "--runs", f"{folder}/turn-{turn}"]
+        command = [sys.executable, "-m", "torchmill.flows.cli", "train", "--runs", f"{folder}/turn-{turn}"]
         pair = seconds(command, environment, settle=4), seconds(command, environment)
         print(f"{'warm-up' if turn == 0 else f'round {turn}'}  first {pair[0]:.1f}, again {pair[1]:.2f}", flush=True)
         if turn:  # the first one of all also prepares the data

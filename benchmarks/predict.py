@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.measure import Claim, in_turn
-from components.config import InitializeConfig, ModelConfig
-from components.export.to_onnx import to_onnx
-from components.initialize import initialize
-from components.prediction.predict import predict
-from components.processors import processors
-from components.refs import DataRef
+from torchmill.components.config import InitializeConfig, ModelConfig
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.initialize import initialize
+from torchmill.components.prediction.predict import predict
+from torchmill.components.processes import processors
+from torchmill.components.refs import DataRef
 
 FILES, SIZE, BATCH, ROUNDS = 10_000, 28, 256, 5
 

@@ -1,6 +1,6 @@
 """Images/s of training alone, SimpleCNN on MNIST-shaped pixels, batch 64, in one process and in turn.
 
-- ours: `components.training.fit.fit`, an epoch; its own figure, and the whole epoch's with validation and checkpoint.
+- ours: `fit`, an epoch; its own figure, and the whole epoch's with validation and checkpoint.
 - bare loop: the same mathematics over tensors in memory (channels-last, fused Adam, one-cycle), and nothing else.
 - DataLoader: torchvision's MNIST with ToTensor and Normalize through a DataLoader, as pytorch/examples does.
 - Lightning: a LightningModule over that DataLoader, as its documentation does.
@@ -28,13 +28,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 
 from benchmarks.measure import Claim, in_turn
-from components.config import InitializeConfig, ModelConfig, TrainConfig
-from components.data.batches import Samples
-from components.device import processors
-from components.initialize import initialize
-from components.refs import DataRef
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
+from torchmill.components.config import InitializeConfig, ModelConfig, TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.initialize import initialize
+from torchmill.components.processes import processors
+from torchmill.components.refs import DataRef
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
 
 IMAGES, BATCH, ROUNDS = 12_800, 64, 9
 MEAN, STD = 0.1307, 0.3081

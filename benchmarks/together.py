@@ -12,13 +12,13 @@ import torch
 
 from benchmarks.measure import Claim, in_turn
 from benchmarks.throughput import DATA
-from components.config import InitializeConfig, ModelConfig, TrainConfig
-from components.device import processors
-from components.initialize import initialize, save_weights
-from components.refs import DataRef, NetworkRef
-from components.training.job import Job, train
-from components.training.processes import train_apart
-from components.training.progress import EpochResult
+from torchmill.components.config import InitializeConfig, ModelConfig, TrainConfig
+from torchmill.components.initialize import initialize, save_weights
+from torchmill.components.processes import processors
+from torchmill.components.refs import DataRef, NetworkRef
+from torchmill.components.training.job import Job, train
+from torchmill.components.training.processes import train_apart
+from torchmill.components.training.progress import EpochResult
 
 IMAGES, ROUNDS = 25_600, 3
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.config import RunConfig
-from components.files import locked, write_text
-from components.ingredients import Ingredients
-from components.places import Runs
-from components.refs import TrainResult
-from components.results import Results, is_intact
+from torchmill.components.config import RunConfig
+from torchmill.components.files import locked, write_text
+from torchmill.components.ingredients import Ingredients
+from torchmill.components.places import Runs
+from torchmill.components.refs import TrainResult
+from torchmill.components.results import Results, is_intact
 
 logger = logging.getLogger("torchmill")
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from itertools import chain
 
-from components.refs import Comparison
+from torchmill.components.refs import Comparison
 
 
 @dataclass(frozen=True)

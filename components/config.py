@@ -1,11 +1,12 @@
 """The one configuration of a run: typed, frozen, checked before anything is done."""
 
 import ast
+import contextlib
 import importlib.util
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from components.errors import ConfigError, nearest
+from torchmill.components.errors import ConfigError, nearest
 
 Scheme = Literal[
     "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "lsuv", "none"
@@ -649,12 +650,37 @@ def source_file(place: str) -> Path:
             beside = [str(other) for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
             raise ValueError(f"no file {file}. {nearest(str(file), beside)}".strip())
         return file.absolute()
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    reason = ""
+    for folder in (Path.cwd(), Path.cwd() / "src"):
+        if not folder.is_dir():
+            continue
+        with own_modules_first(folder):
+            try:
+                spec = importlib.util.find_spec(place)
+            except Exception as error:  # looking for a.b imports a, which can fail in any way
+                reason = reason or f" ({error})"
+                continue
+        if spec and spec.origin:
+            return Path(spec.origin)
+    raise ValueError(
+        f"no module '{place}'{reason} in {Path.cwd()}, its folder src or the environment. "
+        "For a file write path/to/file.py:Class"
+    )
+
+
+@contextlib.contextmanager
+def own_modules_first(folder: Path) -> Generator[None]:
+    """Look for modules in a folder of the user's first, as Python does for a script; behind all others afterwards.
+
+    What a library imports later is then never a file of the user's that happens to have the same name. A folder that
+    is on the path already keeps its place.
+    """
+    own = str(folder)
+    before = sys.path.index(own) if own in sys.path else None
+    sys.path[:] = [own, *(path for path in sys.path if path != own)]
     try:
-        spec = importlib.util.find_spec(place)
-    except Exception as error:  # looking for a.b imports a, which can fail in any way
-        raise ValueError(f"no module '{place}' ({error})") from None
-    if spec is None or not spec.origin:
-        raise ValueError(f"no module '{place}'. For a file write path/to/file.py:Class")
-    return Path(spec.origin)
+        yield
+    finally:
+        others = [path for path in sys.path if path != own]
+        others.insert(len(others) if before is None else before, own)
+        sys.path[:] = others

@@ -7,18 +7,18 @@ from types import SimpleNamespace
 
 from torch import nn
 
-from components.config import Level, RunConfig, TrainConfig
-from components.data.batches import Samples
-from components.doctor.case import Case
-from components.doctor.examine import examine
-from components.doctor.verdict import Report
-from components.errors import UserError
-from components.export.to_onnx import to_onnx
-from components.files import write_text
-from components.raw_model import standardized
-from components.refs import PADDING, CheckRef, DataRef, FileRef
-from components.training.losses import loss_name, make_loss
-from components.training.optimizers import parameter_groups
+from torchmill.components.config import Level, RunConfig, TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.doctor.case import Case
+from torchmill.components.doctor.examine import examine
+from torchmill.components.doctor.verdict import Report
+from torchmill.components.errors import UserError
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.files import write_text
+from torchmill.components.raw_model import standardized
+from torchmill.components.refs import PADDING, CheckRef, DataRef, FileRef
+from torchmill.components.training.losses import loss_name, make_loss
+from torchmill.components.training.optimizers import parameter_groups
 
 SAMPLES = ((2_000_000, 64), (20_000_000, 16), (float("inf"), 4))
 """Fewer parameters than that, and with how many samples a network is examined."""

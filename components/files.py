@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.errors import UserError
+from torchmill.components.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from components.config import InitializeConfig
-from components.errors import UserError, nearest
-from components.patterns import matching
+from torchmill.components.config import InitializeConfig
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.patterns import matching
 
 logger = logging.getLogger("torchmill")
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components import source_code
-from components.config import (
+from torchmill.components import source_code
+from torchmill.components.config import (
     TORCHVISION,
     DataConfig,
     ModelConfig,
@@ -25,7 +25,7 @@ from components.config import (
     sections,
     source_file,
 )
-from components.refs import FileRef, FitRef, NetworkRef, Ref
+from torchmill.components.refs import FileRef, FitRef, NetworkRef, Ref
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.config import TORCHVISION, InitializeConfig, ModelConfig
-from components.errors import UserError, nearest
-from components.files import write_atomically
-from components.first_weights import LayerStatistics, compare, fill, measure
-from components.patterns import matching
-from components.raw_model import blank
-from components.refs import DataRef, FileRef, NetworkRef
-from components.user_code import first_hand, import_from, missing_module
+from torchmill.components.config import TORCHVISION, InitializeConfig, ModelConfig
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.files import write_atomically
+from torchmill.components.first_weights import LayerStatistics, compare, fill, measure
+from torchmill.components.patterns import matching
+from torchmill.components.raw_model import blank
+from torchmill.components.refs import DataRef, FileRef, NetworkRef
+from torchmill.components.user_code import first_hand, import_from, missing_module
 
 logger = logging.getLogger("torchmill")
 
@@ -124,7 +124,7 @@ def load_pretrained(network: nn.Module, reference: str, weights: str) -> list[st
     if file.suffix in (".safetensors", ".pth", ".pt", ".bin") or file.is_file():
         state = _read_weights(file)
     elif place == TORCHVISION:
-        from components.torchvision_networks import pretrained
+        from torchmill.components.torchvision_networks import pretrained
 
         state = pretrained(name, weights)
     else:
@@ -233,11 +233,11 @@ def find(reference: str) -> Callable[..., object]:
     """
     place, _, name = reference.rpartition(":")
     if place == TORCHVISION:
-        from components.torchvision_networks import classifier
+        from torchmill.components.torchvision_networks import classifier
 
         return classifier(name)
     if not place:
-        module = importlib.import_module(f"components.models.{reference}")
+        module = importlib.import_module(f"torchmill.components.models.{reference}")
         wanted = reference.replace("_", "")
         return next(
             value

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from components.places import Runs
+from torchmill.components.places import Runs
 
 ABANDONED_SECONDS = 86_400.0  # for what doesn't tell whose it is
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.processors import processors
+from torchmill.components.processes import processors
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import UserError
+from torchmill.components.errors import UserError
 
 LEAST_FREE_BYTES = 50e6  # two databases of 2 MB each, and a small network's weights, checkpoint and ONNX file
 

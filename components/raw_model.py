@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from components.data.batches import Samples
-from components.refs import DataRef
+from torchmill.components.data.batches import Samples
+from torchmill.components.refs import DataRef
 
 CHANNELS_OF_PIXELS = 255.0  # mean and deviation of images are of pixels scaled to 0…1
 

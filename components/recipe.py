@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from components.config import TORCHVISION, RunConfig, load
-from components.files import write_text
-from components.ingredients import source_of, user_code
+from torchmill.components.config import TORCHVISION, RunConfig, load
+from torchmill.components.files import write_text
+from torchmill.components.ingredients import source_of, user_code
 
 # Where a configuration may name code of the user's own.
 OWN = {"data": "name", "model": "name", "train": "loss"}

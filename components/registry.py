@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from components.errors import UserError, nearest
+from torchmill.components.errors import UserError, nearest
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 """Aliases: the version that is to be used, and the one that was registered last."""

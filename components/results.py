@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from components.files import locked, write_text
-from components.ingredients import Ingredients
-from components.places import Runs, data_cache
-from components.refs import (
+from torchmill.components.files import locked, write_text
+from torchmill.components.ingredients import Ingredients
+from torchmill.components.places import Runs, data_cache
+from torchmill.components.refs import (
     CheckRef,
     DataRef,
     EvaluationRef,
@@ -154,7 +154,7 @@ def _refs(value: object) -> Iterator[FileRef | DataRef]:
 
 def is_intact(ref: FileRef | DataRef) -> bool:
     if isinstance(ref, DataRef):
-        from components.data.fetch import prepared
+        from torchmill.components.data.fetch import prepared
 
         return prepared(ref.name, data_cache(), args=ref.args) == ref
     try:

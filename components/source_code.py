@@ -41,7 +41,8 @@ class SourceCode:
 def closure(file: Path, root: Path | None = None) -> SourceCode:
     """Follow the imports of a file through the user's own tree, as Python would if Torchmill ran the file.
 
-    Imports count wherever they stand, in a function or under an ``if``; those that lead nowhere are no error. What is
+    Imports count wherever they stand, in a function or under an ``if`` other than ``if TYPE_CHECKING``; those that lead
+    nowhere are no error. What is
     imported by a name made up at run time is not seen. The user's own is all but the standard library, compiled
     modules, and what a distribution installed; a file that lies loose among those is own as well, and so is the
     package that ``file`` is in, installed or not.
@@ -158,7 +159,8 @@ class _Search:
     def _enter(self, spec: ModuleSpec, trail: Trail) -> Trail:
         inside = (*trail, tuple(spec.submodule_search_locations or ()))
         if spec.origin and spec.origin.endswith(".py"):
-            self.waiting.append((Path(spec.origin), inside if inside[-1] else trail))
+            # Our own modules are found by a link in a checkout, and are the same files by their own path.
+            self.waiting.append((Path(spec.origin).resolve(), inside if inside[-1] else trail))
         return inside
 
     def _top(self, name: str) -> list[Trail]:
@@ -225,7 +227,10 @@ def _read(source: bytes) -> _Module:
         warnings.simplefilter("ignore")  # Python gives them when it runs the code
         tree = ast.parse(source)
     imports: list[tuple[int, tuple[str, ...]]] = []
+    never_run = {id(inner) for node in ast.walk(tree) if _is_for_type_checkers(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
+        if id(node) in never_run:
+            continue
         if isinstance(node, ast.Import):
             imports += [(0, tuple(alias.name.split("."))) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -238,6 +243,11 @@ def _read(source: bytes) -> _Module:
     except RecursionError:  # an expression of hundreds of terms
         definitions = {MODULE_LEVEL: _digest(source)}
     return _Module(tuple(dict.fromkeys(imports)), definitions)
+
+
+def _is_for_type_checkers(node: ast.AST) -> bool:
+    """Return True for ``if TYPE_CHECKING:`` without an else; what it imports is not imported when the file runs."""
+    return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
 def _definitions(tree: ast.Module) -> dict[str, str]:

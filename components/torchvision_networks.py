@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.errors import UserError, nearest
+from torchmill.components.errors import UserError, nearest
 
 USUAL_SIZE = {"inception_v3": 299, "maxvit_t": 224}
 """Of images, pixels; 224 for all others. What has a size of its own here bears no much smaller one."""

@@ -28,16 +28,17 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from components.claims import is_alive
-from components.comparison import Recorded
-from components.errors import Unreachable, UserError, nearest
-from components.files import locked, write_text
-from components.ingredients import our_source
-from components.places import Runs
-from components.recipe import git
-from components.refs import DataRef, ExportRef, RunRef, StepRef
-from components.registry import CHALLENGER, CHAMPION, Champions, ModelVersion, find
-from components.spare import Spare
+from torchmill.components.claims import is_alive
+from torchmill.components.comparison import Recorded
+from torchmill.components.errors import Unreachable, UserError, nearest
+from torchmill.components.files import locked, write_text
+from torchmill.components.ingredients import our_source
+from torchmill.components.places import Runs
+from torchmill.components.processes import python_command, start_python
+from torchmill.components.recipe import git
+from torchmill.components.refs import DataRef, ExportRef, RunRef, StepRef
+from torchmill.components.registry import CHALLENGER, CHAMPION, Champions, ModelVersion, find
+from torchmill.components.spare import Spare
 
 logger = logging.getLogger("torchmill")
 
@@ -66,13 +67,13 @@ class Recorder:
     """The second process. Start it early: it imports MLflow meanwhile."""
 
     def __init__(self, spare: Spare | None = None) -> None:
-        self.process = spare or subprocess.Popen(
-            [sys.executable, "-m", "components.tracking"],
+        self.process = spare or start_python(
+            *("-m", "torchmill.components.tracking"),
+            environment={**os.environ, **SILENCE, "PYTHONWARNINGS": "ignore"},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             # Ctrl-C in a terminal reaches a whole process group: it must not end the one who closes the run.
             start_new_session=True,
-            env={**os.environ, **SILENCE, "PYTHONWARNINGS": "ignore"},
         )
 
     def follow(self, journal: Path, runs: Runs) -> None:
@@ -520,7 +521,7 @@ def database_uri(runs: Runs) -> str:
 def ui_command(runs: Runs, port: int) -> list[str]:
     """The MLflow server over the SQLite file, with its UI, on a port of this machine."""
     return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *python_command("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", database_uri(runs), "--artifacts-destination", str(runs.artifacts)),
     ]
 

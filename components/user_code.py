@@ -8,8 +8,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from components.config import source_file
-from components.errors import UserError
+from torchmill.components.config import own_modules_first, source_file
+from torchmill.components.errors import UserError
 
 _imported: set[str] = set()
 """Packages of the user's that were imported for a file in them, by name."""
@@ -29,9 +29,9 @@ def import_from(place: str) -> ModuleType:
         raise UserError(str(error)) from None
     try:
         if not place.endswith(".py"):
-            return importlib.import_module(place)
-        if str(file.parent) not in sys.path:
-            sys.path.insert(0, str(file.parent))  # so that it finds the modules beside it
+            folder = file.parents[place.count(".") + (file.name == "__init__.py")]
+            with own_modules_first(folder):
+                return importlib.import_module(place)
         if dots := _dots(file):
             return _import_member(file, dots)
         name = "torchmill_user." + "".join(letter if letter.isalnum() else "_" for letter in str(file.with_suffix("")))
@@ -39,7 +39,8 @@ def import_from(place: str) -> ModuleType:
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses and inspect look their module up
-        spec.loader.exec_module(module)
+        with own_modules_first(file.parent):  # so that it finds the modules beside it
+            spec.loader.exec_module(module)
         return module
     except UserError:
         raise
@@ -59,18 +60,18 @@ def _import_member(file: Path, dots: int) -> ModuleType:
     while depth < dots or (package.parent / "__init__.py").is_file():
         package, depth = package.parent, depth + 1
     name = ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
-    sys.path[:] = [str(package.parent), *(place for place in sys.path if place != str(package.parent))]
     if package.name in _imported:
         _forget(package, name)
-    top = importlib.import_module(package.name)
-    if str(package) not in map(str, top.__path__ if hasattr(top, "__path__") else ()):
-        raise UserError(
-            f"{file} belongs to the package '{package.name}' by its relative imports, and another one of that name is "
-            f"imported already: {getattr(top, '__file__', top)}.",
-            f"Rename the folder {package}.",
-        )
-    _imported.add(package.name)
-    return importlib.import_module(name)
+    with own_modules_first(file.parent), own_modules_first(package.parent):
+        top = importlib.import_module(package.name)
+        if str(package) not in map(str, top.__path__ if hasattr(top, "__path__") else ()):
+            raise UserError(
+                f"{file} belongs to the package '{package.name}' by its relative imports, and another one of that name "
+                f"is imported already: {getattr(top, '__file__', top)}.",
+                f"Rename the folder {package}.",
+            )
+        _imported.add(package.name)
+        return importlib.import_module(name)
 
 
 def _forget(package: Path, name: str) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from components import catalogue
-from components import config as configuration
-from components.errors import ConfigError, UserError, nearest
-from components.places import Runs
-from components.refs import TrainResult, shown
-from flows.standby import hand_over
+from torchmill.components import catalogue
+from torchmill.components import config as configuration
+from torchmill.components.errors import ConfigError, UserError, nearest
+from torchmill.components.places import Runs
+from torchmill.components.refs import TrainResult, shown
+from torchmill.flows.standby import hand_over
 
 SAMPLE = 64  # of training, with which a network is examined
 
@@ -255,9 +255,9 @@ def train(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     quiet_prefect()
 
-    from components import claims, ingredients, tracking
-    from components.training.launch import started_ahead
-    from flows.console import show_log
+    from torchmill.components import claims, ingredients, tracking
+    from torchmill.components.training.launch import started_ahead
+    from torchmill.flows.console import show_log
 
     show_log(options.explain)
     tracking.check_database(runs)
@@ -268,14 +268,14 @@ def train(options: argparse.Namespace) -> int:
             print(f"{name}: {step.state}, {step.why}", file=sys.stderr)
         return _show_result(done, options.json)
 
-    from flows import prefect_server
+    from torchmill.flows import prefect_server
 
     tracking.warm_up()
     gc.disable()  # a fifth of the time that the imports take: what they make is there to stay
     with prefect_server.at_hand(runs), started_ahead(config.train):
         # All of them take seconds to start; meanwhile this process imports torch.
-        from components import device
-        from flows.train import train
+        from torchmill.components.training import device
+        from torchmill.flows.train import train
 
         gc.freeze()
         gc.enable()
@@ -297,10 +297,10 @@ def check(options: argparse.Namespace) -> int:
     if level is None:  # whoever asks for it wants to know
         config = config.model_copy(update={"check": configuration.CheckConfig(level="full")})
 
-    from flows.console import show_log
+    from torchmill.flows.console import show_log
 
     show_log()
-    from components.examination import look_at, subject_of
+    from torchmill.components.examination import look_at, subject_of
 
     try:
         data, sample, network = _network(config)
@@ -320,11 +320,11 @@ def check(options: argparse.Namespace) -> int:
 
 def _network(config: configuration.RunConfig) -> tuple[Any, Any, Any]:
     """The data set, some of its samples, and the network with its first weights."""
-    from components.data.batches import read_sample
-    from components.data.fetch import arguments, fetch
-    from components.initialize import initialize
-    from components.places import data_cache
-    from components.raw_model import standardized
+    from torchmill.components.data.batches import read_sample
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.initialize import initialize
+    from torchmill.components.places import data_cache
+    from torchmill.components.raw_model import standardized
 
     data = fetch(config.data.name, data_cache(), args=arguments(config.data))
     sample = read_sample(data, SAMPLE, config.seed)
@@ -335,19 +335,19 @@ def _network(config: configuration.RunConfig) -> tuple[Any, Any, Any]:
 def find_lr(options: argparse.Namespace) -> int:
     config = _config(options)
 
-    from flows.console import show_log
+    from torchmill.flows.console import show_log
 
     show_log()
-    from components.data.batches import read_training
-    from components.device import resolve
-    from components.training.find_lr import find_lr
+    from torchmill.components.data.batches import read_training
+    from torchmill.components.training.device import resolve
+    from torchmill.components.training.find_lr import find_lr
 
     device = resolve(config.device)
     data, _, network = _network(config)
     training, _ = read_training(data, config.data.validation_fraction, config.seed)
     curve = find_lr(network, training, data, config.train, device, config.seed)
     if options.plot:
-        from components.evaluation.pictures import draw_rates
+        from torchmill.components.evaluation.pictures import draw_rates
 
         draw_rates(curve.rates, curve.losses, curve.found, options.plot)
     if options.json:
@@ -387,12 +387,12 @@ def reproduce(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     quiet_prefect()
 
-    from flows import prefect_server
-    from flows.console import show_comparison, show_log
+    from torchmill.flows import prefect_server
+    from torchmill.flows.console import show_comparison, show_log
 
     show_log()
     with prefect_server.at_hand(runs):
-        from flows.reproduce import reproduce
+        from torchmill.flows.reproduce import reproduce
 
         done = reproduce(options.run)
     if options.json:
@@ -408,12 +408,12 @@ def evaluate(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     quiet_prefect()
 
-    from flows import prefect_server
-    from flows.console import show_log, show_scores
+    from torchmill.flows import prefect_server
+    from torchmill.flows.console import show_log, show_scores
 
     show_log()
     with prefect_server.at_hand(runs):
-        from flows.evaluate import evaluate
+        from torchmill.flows.evaluate import evaluate
 
         scores = evaluate(options.subject, data)
     if options.json:
@@ -426,7 +426,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     runs = Runs.here().ready()
 
-    from components import tracking
+    from torchmill.components import tracking
 
     recorded = tracking.recorded(runs, options.run)
     page = tracking.fetch_file(runs, recorded, "report.html", runs.work / "reports" / recorded.run_id)
@@ -437,7 +437,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from flows.compare import compare, show
+    from torchmill.flows.compare import compare, show
 
     compared = compare(Runs.here().ready(), options.first, options.second)
     if options.json:
@@ -451,7 +451,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def join(options: argparse.Namespace) -> int:
-    from components.training.processes import join
+    from torchmill.components.training.processes import join
 
     join(options.folder)
     return 0
@@ -460,7 +460,7 @@ def join(options: argparse.Namespace) -> int:
 def repair(options: argparse.Namespace) -> int:
     quiet_prefect()
 
-    from flows.repair import repair
+    from torchmill.flows.repair import repair
 
     return repair(Runs.here().ready(), options.dry_run)
 
@@ -478,7 +478,7 @@ def _terminated(*_: object) -> NoReturn:
 
 
 def up(options: argparse.Namespace) -> int:
-    from flows.up import up
+    from torchmill.flows.up import up
 
     return up(Runs.here().ready(), options.mlflow_port, options.prefect_port, not options.no_standby)
 
@@ -492,7 +492,7 @@ def schedule(options: argparse.Namespace) -> int:
         )
     runs = Runs.here().ready()
 
-    from flows import schedule
+    from torchmill.flows import schedule
 
     if options.list:
         return schedule.show(runs)
@@ -510,7 +510,7 @@ def list_models(options: argparse.Namespace) -> int:
     if options.family:
         if options.family != configuration.TORCHVISION:
             raise ConfigError(f"Unknown '{options.family}'.", "`torchmill models torchvision` lists torchvision's.")
-        from components.torchvision_networks import names
+        from torchmill.components.torchvision_networks import names
 
         print("\n".join(f"torchvision:{name}" for name in names()))
         return 0
@@ -522,7 +522,7 @@ def list_models(options: argparse.Namespace) -> int:
         f"{'':19}takes images; `torchmill models torchvision` lists them\n"
         "\nYour own: --model path/to/file.py:Class or package.module:Class. Arguments: --model.args '{\"width\": 48}'"
     )
-    from flows import promotion
+    from torchmill.flows import promotion
 
     if lines := promotion.registered(Runs.here()):
         print("\n".join(["", "Registered:", *lines]))
@@ -530,10 +530,10 @@ def list_models(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from flows.console import show_log
+    from torchmill.flows.console import show_log
 
     show_log()
-    from flows.prediction import answer
+    from torchmill.flows.prediction import answer
 
     done = answer(options.model, options.inputs, options.output, not options.no_probabilities)
     print(done.output)
@@ -541,16 +541,16 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def promote(options: argparse.Namespace) -> int:
-    from flows.console import show_log
+    from torchmill.flows.console import show_log
 
     show_log()
-    from flows import promotion
+    from torchmill.flows import promotion
 
     return promotion.promote(Runs.here().ready(), options.model, options.version, options.force)
 
 
 def roll_back(options: argparse.Namespace) -> int:
-    from flows import promotion
+    from torchmill.flows import promotion
 
     return promotion.roll_back(Runs.here().ready(), options.model)
 

@@ -4,14 +4,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from components import tracking
-from components.comparison import Recorded
-from components.errors import UserError
-from components.evaluation.comparison_page import differing, row, summary, verdict, write_comparison
-from components.evaluation.paired import Pairing, pair
-from components.evaluation.predictions import Predictions
-from components.places import Runs
-from components.refs import MEASURES
+from torchmill.components import tracking
+from torchmill.components.comparison import Recorded
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.comparison_page import differing, row, summary, verdict, write_comparison
+from torchmill.components.evaluation.paired import Pairing, pair
+from torchmill.components.evaluation.predictions import Predictions
+from torchmill.components.places import Runs
+from torchmill.components.refs import MEASURES
 
 # No flow of Prefect's: it trains nothing and is done in a moment.
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from components.evaluation.headline import headline
-from components.refs import MEASURES, EvaluationRef, Reproduction
-from components.training.progress import EpochResult, StepProgress
+from torchmill.components.evaluation.headline import headline
+from torchmill.components.refs import MEASURES, EvaluationRef, Reproduction
+from torchmill.components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from components.config import DataConfig
-from components.refs import EvaluationRef
-from flows import steps
-from flows.story import story
+from torchmill.components.config import DataConfig
+from torchmill.components.refs import EvaluationRef
+from torchmill.flows import steps
+from torchmill.flows.story import story
 
 
 @story(name="evaluate", description=__doc__)

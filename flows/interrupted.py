@@ -9,14 +9,14 @@ import contextlib
 import datetime
 import json
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
 from uuid import UUID
 
-from components.files import locked
-from components.places import Runs
+from torchmill.components.files import locked
+from torchmill.components.places import Runs
+from torchmill.components.processes import run_python
 
 FLOWS = ("train", "reproduce")
 JUST_BEGUN = datetime.timedelta(minutes=1)
@@ -62,7 +62,7 @@ def close(runs: Runs, own_api: str) -> list[str]:
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.prefect_server import answers
+    from torchmill.flows.prefect_server import answers
 
     told = []
     for path in dead(runs):
@@ -80,8 +80,7 @@ def close(runs: Runs, own_api: str) -> list[str]:
 def close_elsewhere(runs: Runs, own_api: str) -> None:
     """Do so in a process of its own: Prefect's client takes seconds to import, and a server may be away."""
     with (runs.work / "prefect.log").open("ab") as log:
-        command = [sys.executable, "-m", "flows.interrupted", str(runs.folder), own_api]
-        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        run_python("-m", "torchmill.flows.interrupted", str(runs.folder), own_api, stdout=log, stderr=log)
 
 
 def _api(path: Path) -> str:

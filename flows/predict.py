@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from flows import prediction
-from flows.story import log_to_prefect, story
+from torchmill.flows import prediction
+from torchmill.flows.story import log_to_prefect, story
 
 
 @story(name="predict", description=__doc__)

@@ -3,11 +3,11 @@
 import logging
 from pathlib import Path
 
-from components import tracking
-from components.errors import UserError
-from components.places import Runs
-from components.prediction.predict import Predictions, predict
-from components.registry import ModelVersion, find
+from torchmill.components import tracking
+from torchmill.components.errors import UserError
+from torchmill.components.places import Runs
+from torchmill.components.prediction.predict import Predictions, predict
+from torchmill.components.registry import ModelVersion, find
 
 logger = logging.getLogger("torchmill")
 

@@ -18,10 +18,11 @@ import urllib.request
 from collections.abc import Generator
 from pathlib import Path
 
-from components.errors import UserError
-from components.files import locked, read_state, write_text
-from components.places import Runs
-from flows import interrupted
+from torchmill.components.errors import UserError
+from torchmill.components.files import locked, read_state, write_text
+from torchmill.components.places import Runs
+from torchmill.components.processes import python_command, start_python
+from torchmill.flows import interrupted
 
 START_SECONDS = 120.0
 DRAIN_SECONDS = 2.0  # from the last run's end to the server's: it writes events once a second
@@ -30,7 +31,7 @@ DRAIN_SECONDS = 2.0  # from the last run's end to the server's: it writes events
 def server_command(port: int) -> list[str]:
     """The Prefect server on a port of this machine; what `prefect server start` runs, without its 3 s of imports."""
     app = ["--factory", "prefect.server.api.server:create_app"]
-    return [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", *app]
+    return python_command("-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", *app)
 
 
 def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
@@ -133,9 +134,8 @@ class ServerAtHand:
                 return known["api"]
             api = f"http://127.0.0.1:{free_port()}/api"
             log = (self.runs.work / "prefect.log").open("ab")
-            watcher = subprocess.Popen(
-                [sys.executable, "-m", "flows.prefect_server", str(self.runs.folder), api],
-                stdin=subprocess.DEVNULL,
+            watcher = start_python(
+                *("-m", "torchmill.flows.prefect_server", str(self.runs.folder), api),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # it outlives Ctrl-C here: other runs may use it

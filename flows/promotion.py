@@ -2,15 +2,15 @@
 
 import logging
 
-from components import tracking
-from components.config import PromoteConfig
-from components.errors import UserError
-from components.evaluation.promotion import Verdict
-from components.places import Runs, data_cache
-from components.recipe import read_recipe
-from components.refs import DataRef, ExportRef, PromotionRef, RunRef
-from components.registry import CHALLENGER, CHAMPION, ModelVersion, find
-from components.tracking import Standing
+from torchmill.components import tracking
+from torchmill.components.config import PromoteConfig
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.promotion import Verdict
+from torchmill.components.places import Runs, data_cache
+from torchmill.components.recipe import read_recipe
+from torchmill.components.refs import DataRef, ExportRef, PromotionRef, RunRef
+from torchmill.components.registry import CHALLENGER, CHAMPION, ModelVersion, find
+from torchmill.components.tracking import Standing
 
 logger = logging.getLogger("torchmill")
 
@@ -51,7 +51,7 @@ def decide(
 
 
 def _beside(standing: Standing, version: str, config: PromoteConfig, model: ExportRef, data: DataRef) -> Verdict:
-    from components.evaluation.contest import contest, gates_of
+    from torchmill.components.evaluation.contest import contest, gates_of
 
     champion = standing.champion
     if champion is None:
@@ -147,8 +147,8 @@ def _meant(versions: list[ModelVersion], name: str, number: str | None) -> Model
 
 def _compared(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verdict:
     """Compare by the test data that the version's run had, as it is now."""
-    from components.data.fetch import arguments, fetch
-    from components.evaluation.contest import contest
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.evaluation.contest import contest
 
     recorded = tracking.recorded(runs, version.run_id)
     folder = runs.work / "recipes" / recorded.run_id

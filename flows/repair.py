@@ -5,12 +5,12 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from components import tracking
-from components.claims import Manifest, is_alive
-from components.errors import UserError
-from components.leftovers import leftovers
-from components.places import Runs, data_cache
-from flows import interrupted, prefect_server
+from torchmill.components import tracking
+from torchmill.components.claims import Manifest, is_alive
+from torchmill.components.errors import UserError
+from torchmill.components.leftovers import leftovers
+from torchmill.components.places import Runs, data_cache
+from torchmill.flows import interrupted, prefect_server
 
 
 def repair(runs: Runs, dry_run: bool) -> int:

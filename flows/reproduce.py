@@ -1,9 +1,9 @@
 """`torchmill reproduce`: run a recorded run again from what was recorded, and say what is equal."""
 
-from components.refs import Reproduction
-from flows import steps
-from flows.story import story
-from flows.train import train
+from torchmill.components.refs import Reproduction
+from torchmill.flows import steps
+from torchmill.flows.story import story
+from torchmill.flows.train import train
 
 
 @story(name="reproduce", description=__doc__)

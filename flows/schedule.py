@@ -30,14 +30,14 @@ from prefect.states import Cancelled
 from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
-from components.config import RunConfig, source_file
-from components.errors import ConfigError, nearest
-from components.places import Runs
-from flows import prefect_server
-from flows.interrupted import crash
-from flows.predict import predict
-from flows.train import train
-from flows.up import POOL
+from torchmill.components.config import RunConfig, source_file
+from torchmill.components.errors import ConfigError, nearest
+from torchmill.components.places import Runs
+from torchmill.flows import prefect_server
+from torchmill.flows.interrupted import crash
+from torchmill.flows.predict import predict
+from torchmill.flows.train import train
+from torchmill.flows.up import POOL
 
 FLOWS = ("train", "predict")
 MISSED = datetime.timedelta(minutes=1)

@@ -31,9 +31,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NoReturn
 
-from components.files import read_state
-from components.places import Runs
-from components.spare import Spare, end_with, fork
+from torchmill.components.files import read_state
+from torchmill.components.places import Runs
+from torchmill.components.processes import start_python
+from torchmill.components.spare import Spare, end_with, fork
 
 NOT_HANDED_OVER = ("up", "join")
 """Commands that run by themselves: one that has a standby, and one that is for hours and of another machine."""
@@ -184,17 +185,17 @@ def _freeze() -> None:
 
 def import_all() -> None:
     """Import what commands need, as they would themselves."""
-    from components import tracking
-    from flows import cli
+    from torchmill.components import tracking
+    from torchmill.flows import cli
 
     cli.quiet_prefect()
     tracking.be_silent()
-    for package in ("components", "flows"):
+    for package in ("torchmill.components", "torchmill.flows"):
         folder = importlib.import_module(package).__path__
         for module in pkgutil.walk_packages(folder, f"{package}."):
             importlib.import_module(module.name)
-    from components.evaluation import evaluate
-    from components.export import to_onnx
+    from torchmill.components.evaluation import evaluate
+    from torchmill.components.export import to_onnx
 
     for name in (*evaluate.NEEDED, *to_onnx.NEEDED, *tracking.NEEDED):
         importlib.import_module(name)
@@ -258,8 +259,8 @@ def _become(order: dict[str, Any], streams: Sequence[int], learned: Path) -> NoR
     """Be the command."""
     global _is_child
     _is_child = True
-    from flows import cli
-    from flows.prefect_server import dies_with_parent
+    from torchmill.flows import cli
+    from torchmill.flows.prefect_server import dies_with_parent
 
     dies_with_parent(signal.SIGKILL)
     for number, stream in enumerate(streams):
@@ -293,8 +294,8 @@ def _become(order: dict[str, Any], streams: Sequence[int], learned: Path) -> NoR
 
 def _spare_processes() -> None:
     """Fork those that a training starts, which would have to import everything again."""
-    from components import tracking
-    from components.training import launch, worker
+    from torchmill.components import tracking
+    from torchmill.components.training import launch, worker
 
     training = Spare(worker.wait_for_orders)
     launch.spare = training
@@ -335,14 +336,14 @@ class Standby:
 
 
 def _started(address: Path, runs: Runs, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    from flows.prefect_server import dies_with_parent
+    from torchmill.flows.prefect_server import dies_with_parent
 
     address.unlink(missing_ok=True)
     with (runs.work / "standby.log").open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.standby", str(address), str(runs.work / "standby.modules")],
-            env=environment,
-            stdin=subprocess.DEVNULL,
+        return start_python(
+            *("-m", "torchmill.flows.standby", str(address), str(runs.work / "standby.modules")),
+            environment=environment,
+            inherit_safe_path=False,  # commands that it becomes have not got it either
             stdout=file,
             stderr=file,
             start_new_session=True,
@@ -351,7 +352,7 @@ def _started(address: Path, runs: Runs, environment: Mapping[str, str]) -> "subp
 
 
 if __name__ == "__main__":
-    from flows import standby
+    from torchmill.flows import standby
 
     standby.serve(*map(Path, sys.argv[1:]))
     os._exit(0)  # what is imported is not taken apart, for which there is nobody to wait

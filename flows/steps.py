@@ -16,10 +16,10 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import State
 from prefect.tasks import Task, exponential_backoff
 
-from components import claims, tracking
-from components.claims import Claim
-from components.comparison import comparisons
-from components.config import (
+from torchmill.components import claims, tracking
+from torchmill.components.claims import Claim
+from torchmill.components.comparison import comparisons
+from torchmill.components.config import (
     CheckConfig,
     DataConfig,
     EvaluateConfig,
@@ -30,13 +30,13 @@ from components.config import (
     RunConfig,
     TrainConfig,
 )
-from components.errors import Unreachable, UserError
-from components.evaluation.promotion import Verdict
-from components.files import write_text
-from components.ingredients import of_run
-from components.places import Runs, data_cache
-from components.recipe import read_recipe, write_recipe
-from components.refs import (
+from torchmill.components.errors import Unreachable, UserError
+from torchmill.components.evaluation.promotion import Verdict
+from torchmill.components.files import write_text
+from torchmill.components.ingredients import of_run
+from torchmill.components.places import Runs, data_cache
+from torchmill.components.recipe import read_recipe, write_recipe
+from torchmill.components.refs import (
     PLAIN_LOSSES,
     CheckRef,
     DataRef,
@@ -52,12 +52,12 @@ from components.refs import (
     RunRef,
     TrainResult,
 )
-from components.results import Results
-from components.training.launch import started_ahead
-from flows import interrupted, prefect_server, promotion
-from flows.console import TrainingDisplay
-from flows.stopping import stop_signals
-from flows.story import is_scheduled, log_to_prefect, step, under_way
+from torchmill.components.results import Results
+from torchmill.components.training.launch import started_ahead
+from torchmill.flows import interrupted, prefect_server, promotion
+from torchmill.flows.console import TrainingDisplay
+from torchmill.flows.stopping import stop_signals
+from torchmill.flows.story import is_scheduled, log_to_prefect, step, under_way
 
 # Components that need torch are imported where they are used: the flow must be there quickly for whoever
 # only wants to schedule it.
@@ -135,7 +135,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
 
 def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
     """Write the page of a run that was evaluated, also where it fails behind that, as by an export that differs."""
-    from components.evaluation.page import Record, write_page
+    from torchmill.components.evaluation.page import Record, write_page
 
     done, results = tracking.steps(run), Results(Runs.here())
     held = {step: kept[0] for step, ref in done.items() if (kept := results.find(step, ref.key))}
@@ -178,7 +178,7 @@ def may_come_back(task: Task, task_run: TaskRun | None, state: State) -> bool:
 @step(retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=may_come_back)
 def fetch(config: DataConfig, run: RunRef) -> DataRef:
     """Have the data set on disk, prepared and verified."""
-    from components.data.fetch import arguments, fetch
+    from torchmill.components.data.fetch import arguments, fetch
 
     data = fetch(config.name, data_cache(), args=arguments(config), fresh=run.fresh)
     tracking.log_dataset(run, data)
@@ -195,7 +195,7 @@ def inspect(
     data: DataRef, validation_fraction: float, seed: int, leakage_limit: float, allow_leakage: bool, run: RunRef
 ) -> InspectionRef:
     """Look for what spoils a training or flatters a test: leaks between splits, doubtful labels, lopsided classes."""
-    from components.data.inspect import inspect, leakage_error
+    from torchmill.components.data.inspect import inspect, leakage_error
 
     found = inspect(data, validation_fraction, seed, run.folder)
     sheets = [run.folder / name for name in ("samples.png", "samples.txt") if (run.folder / name).exists()]
@@ -221,11 +221,11 @@ def inspect(
 @step()
 def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: DataRef, run: RunRef) -> NetworkRef:
     """Build the network and give it its first weights."""
-    from components.data.batches import read_sample
-    from components.evaluation.pictures import draw_layers
-    from components.first_weights import as_table
-    from components.initialize import initialize, save_weights
-    from components.raw_model import standardized
+    from torchmill.components.data.batches import read_sample
+    from torchmill.components.evaluation.pictures import draw_layers
+    from torchmill.components.first_weights import as_table
+    from torchmill.components.initialize import initialize, save_weights
+    from torchmill.components.raw_model import standardized
 
     sample = standardized(read_sample(data, SAMPLE, seed), data)
     network, layers = initialize(model, config, data, seed, sample)
@@ -255,9 +255,9 @@ def check(
     config: CheckConfig, training: TrainConfig, seed: int, network: NetworkRef, data: DataRef, run: RunRef
 ) -> CheckRef:
     """Examine the network before hours are spent on it."""
-    from components import examination
-    from components.data.batches import read_sample
-    from components.initialize import restore
+    from torchmill.components import examination
+    from torchmill.components.data.batches import read_sample
+    from torchmill.components.initialize import restore
 
     sample = read_sample(data, SAMPLE, seed)
     report = examination.look_at(restore(network, network.weights, data), sample, data, training, config.level)
@@ -279,13 +279,13 @@ def fit(
     config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef
 ) -> FitRef:
     """Train the network, and keep its best and its last state."""
-    from components.data.batches import training_sizes
-    from components.evaluation import evaluate
-    from components.evaluation.pictures import draw_curves
-    from components.export import to_onnx
-    from components.training.job import Job
-    from components.training.precision import resolve_precision
-    from components.training.processes import processes_for, train_apart
+    from torchmill.components.data.batches import training_sizes
+    from torchmill.components.evaluation import evaluate
+    from torchmill.components.evaluation.pictures import draw_curves
+    from torchmill.components.export import to_onnx
+    from torchmill.components.training.job import Job
+    from torchmill.components.training.precision import resolve_precision
+    from torchmill.components.training.processes import processes_for, train_apart
 
     chosen, config = settle(config, split, device, seed, network, data, run)
     processes, precision = processes_for(config, chosen), resolve_precision(config.precision, chosen)
@@ -345,12 +345,12 @@ def settle(
     config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef
 ) -> tuple[Any, TrainConfig]:
     """Try out what the settings leave open; gives the device, and the settings with what was found."""
-    from components.data.batches import read_training
-    from components.device import available, resolve
-    from components.evaluation.pictures import draw_rates
-    from components.initialize import restore
-    from components.training.find_lr import kept_lr
-    from components.training.trials import Trials
+    from torchmill.components.data.batches import read_training
+    from torchmill.components.evaluation.pictures import draw_rates
+    from torchmill.components.initialize import restore
+    from torchmill.components.training.device import available, resolve
+    from torchmill.components.training.find_lr import kept_lr
+    from torchmill.components.training.trials import Trials
 
     chosen = resolve(device)
     several_devices = device == "auto" and len(available()) > 1
@@ -379,10 +379,10 @@ def evaluate(
     config: EvaluateConfig, validation_fraction: float, seed: int, trained: FitRef, data: DataRef, run: RunRef
 ) -> EvaluationRef:
     """Score the best weights on the test split; how sure they may be is learned from the validation split."""
-    from components.data.batches import read_test, read_validation
-    from components.device import resolve
-    from components.evaluation.evaluate import evaluate
-    from components.initialize import restore
+    from torchmill.components.data.batches import read_test, read_validation
+    from torchmill.components.evaluation.evaluate import evaluate
+    from torchmill.components.initialize import restore
+    from torchmill.components.training.device import resolve
 
     network = restore(trained.network, trained.weights, data)
     device, validation = resolve(trained.device), read_validation(data, validation_fraction, seed)
@@ -398,10 +398,10 @@ def evaluate(
 @step()
 def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: DataRef, run: RunRef) -> ExportRef:
     """Write the ONNX model, and let it pass only if it gives the network's answers."""
-    from components.data.batches import read_sample, read_test
-    from components.export.export import export
-    from components.export.smaller import CALIBRATION
-    from components.initialize import restore
+    from torchmill.components.data.batches import read_sample, read_test
+    from torchmill.components.export.export import export
+    from torchmill.components.export.smaller import CALIBRATION
+    from torchmill.components.initialize import restore
 
     network = restore(trained.network, trained.weights, data)
     smaller = {config.int8, config.fp16} != {"off"}
@@ -468,9 +468,9 @@ def conclude(
     run: RunRef,
 ) -> TrainResult:
     """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
-    from components.evaluation.report import write_report
-    from components.export.card import write_card
-    from components.recipe import git
+    from torchmill.components.evaluation.report import write_report
+    from torchmill.components.export.card import write_card
+    from torchmill.components.recipe import git
 
     done = tracking.steps(run)
     report = write_report(config, trained, scores, model, data, version, promoted, done, run)
@@ -528,12 +528,12 @@ def recipe_of(run: str) -> RunConfig:
 
 def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> EvaluationRef:
     """Score the weights of a recorded run on its own data set's test split, or on another one's."""
-    from components.data.batches import read_validation
-    from components.data.fetch import arguments, fetch
-    from components.device import resolve
-    from components.evaluation.evaluate import evaluate
-    from components.evaluation.other_data import as_trained, read_as_trained
-    from components.initialize import restore
+    from torchmill.components.data.batches import read_validation
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.evaluation.evaluate import evaluate
+    from torchmill.components.evaluation.other_data import as_trained, read_as_trained
+    from torchmill.components.initialize import restore
+    from torchmill.components.training.device import resolve
 
     runs = Runs.here()
     recorded = tracking.recorded(runs, run)
@@ -559,8 +559,8 @@ def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> Evalua
 
 def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:
     """Score an ONNX model on a data set's test split."""
-    from components.data.fetch import arguments, fetch
-    from components.evaluation.other_data import evaluate_onnx
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.evaluation.other_data import evaluate_onnx
 
     log_to_prefect()
     if not model.is_file():

@@ -16,7 +16,7 @@ def stop_signals() -> Generator[Callable[[], bool]]:
 
     An exception in the middle of a step would leave weights, optimizer and schedule at odds with one another.
     """
-    from components.training.fit import Stopped
+    from torchmill.components.training.fit import Stopped
 
     if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield lambda: False

@@ -18,11 +18,11 @@ from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
 
-from components import ingredients, tracking
-from components.places import Runs
-from components.refs import RunRef, StepRef
-from components.results import Results
-from flows import prefect_server
+from torchmill.components import ingredients, tracking
+from torchmill.components.places import Runs
+from torchmill.components.refs import RunRef, StepRef
+from torchmill.components.results import Results
+from torchmill.flows import prefect_server
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,9 +1,9 @@
 """The main story: from data to an ONNX model that is proven to give the network's answers."""
 
-from components.config import RunConfig
-from components.refs import TrainResult
-from flows import steps
-from flows.story import flow_run_name, story
+from torchmill.components.config import RunConfig
+from torchmill.components.refs import TrainResult
+from torchmill.flows import steps
+from torchmill.flows.story import flow_run_name, story
 
 
 @story(name="train", flow_run_name=flow_run_name, description=__doc__)

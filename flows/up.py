@@ -5,19 +5,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from components import tracking
-from components.errors import UserError
-from components.files import locked, read_state, write_text
-from components.places import Runs
-from flows import interrupted
-from flows.prefect_server import (
+from torchmill.components import tracking
+from torchmill.components.errors import UserError
+from torchmill.components.files import locked, read_state, write_text
+from torchmill.components.places import Runs
+from torchmill.components.processes import python_command
+from torchmill.flows import interrupted
+from torchmill.flows.prefect_server import (
     answers,
     configured_api,
     configured_ui,
@@ -28,7 +28,7 @@ from flows.prefect_server import (
     server_command,
     server_environment,
 )
-from flows.standby import Standby
+from torchmill.flows.standby import Standby
 
 HEALTHY_SECONDS = 120.0
 POOL = "torchmill"
@@ -51,7 +51,7 @@ class Service:
         with log.open("ab") as file:
             process = subprocess.Popen(
                 command,
-                env=environment,
+                env=environment | {"PYTHONSAFEPATH": "1"},  # for what they start
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -208,7 +208,7 @@ def _port(service: str, option: str, chosen: int | None, usual: int) -> int:
 def _runner_command() -> list[str]:
     worker = ["worker", "start", "--pool", POOL, "--type", "process", "--name", "torchmill-up", "--with-healthcheck"]
     # One at a time: a training takes the whole machine.
-    return [sys.executable, "-m", "prefect", "--no-prompt", *worker, "--limit", "1"]
+    return python_command("-m", "prefect", "--no-prompt", *worker, "--limit", "1")
 
 
 def _runner_environment(runs: Runs, known: dict[str, str], our_prefect: bool) -> dict[str, str]:
@@ -230,7 +230,7 @@ def _client_of(api: str) -> Generator[ModuleType]:
     """Give the module of schedules, talking to a Prefect server."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows import schedule
+    from torchmill.flows import schedule
 
     with temporary_settings({PREFECT_API_URL: api}):
         yield schedule

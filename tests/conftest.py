@@ -20,6 +20,10 @@ def pytest_configure() -> None:
     watch_this_process()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries look at the end whether their objects have gone
+
+
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
     """Collect a test's garbage at its end, so that what it left open is its own failure and not a later test's.

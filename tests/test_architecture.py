@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 FILES = sorted(
     path.relative_to(REPOSITORY) for part in ("components", "flows") for path in (REPOSITORY / part).rglob("*.py")
 )
-MODULES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+MODULES = ["torchmill." + ".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
 
 
 def imported(file: Path) -> set[str]:
@@ -40,7 +40,7 @@ def python(code: str, folder: Path, **environment: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
     )
 
 
@@ -53,11 +53,11 @@ def test_mlflow_is_imported_in_one_file():
 
 
 def test_components_know_nothing_of_flows():
-    assert not [file for file in importers("flows") if file.startswith("components/")]
+    assert not [file for file in importers("torchmill.flows") if file.startswith("components/")]
 
 
 def test_tracking_is_imported_by_flows_alone():
-    users = importers("components.tracking") - {"components/tracking.py"}
+    users = importers("torchmill.components.tracking") - {"components/tracking.py"}
     assert users and all(file.startswith("flows/") for file in users)
 
 
@@ -73,7 +73,7 @@ def test_the_walls_are_seen_where_they_are_broken(tmp_path):
     assert imported(file) == {"mlflow.tracking", "prefect.task"}
 
 
-@pytest.mark.parametrize("module", ["components.config", "components.refs"])
+@pytest.mark.parametrize("module", ["torchmill.components.config", "torchmill.components.refs"])
 def test_what_travels_imports_no_torch_by_any_way(module, tmp_path):
     done = python(f"import sys, {module}; print('torch' in sys.modules)", tmp_path)
     assert (done.stdout, done.stderr) == ("False\n", "")
@@ -81,10 +81,11 @@ def test_what_travels_imports_no_torch_by_any_way(module, tmp_path):
 
 def test_importing_does_no_work(tmp_path):
     """No file appears, nothing is said, no thread and no process begins, and chance stays as it was."""
+    plain = [name for name in MODULES if not name.startswith(("torchmill.flows", "torchmill.components.tracking"))]
     code = f"""
 import importlib, random, threading
 random_state = random.getstate()
-for name in {[name for name in MODULES if not name.startswith("flows") and name != "components.tracking"]!r}:
+for name in {plain!r}:
     importlib.import_module(name)
 assert threading.active_count() == 1, threading.enumerate()
 assert random.getstate() == random_state

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components import config
-from flows import cli
+from torchmill.components import config
+from torchmill.flows import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

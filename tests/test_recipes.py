@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.config import load
+from torchmill.components.config import load
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 

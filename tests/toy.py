@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.config import InitializeConfig, ModelConfig
-from components.data.batches import Samples
-from components.data.fetch import VOCABULARY, channel_statistics
-from components.data.vocabulary import SPECIAL, Vocabulary
-from components.evaluation.predictions import predict
-from components.initialize import initialize
-from components.raw_model import RawModel
-from components.refs import DataRef, Task
+from torchmill.components.config import InitializeConfig, ModelConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.data.fetch import VOCABULARY, channel_statistics
+from torchmill.components.data.vocabulary import SPECIAL, Vocabulary
+from torchmill.components.evaluation.predictions import predict
+from torchmill.components.initialize import initialize
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import DataRef, Task
 
 
 def toy_data(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, one_hot, pad
 
-from components.config import AUGMENTATIONS, TrainConfig
-from components.errors import UserError
-from components.refs import DataRef
+from torchmill.components.config import AUGMENTATIONS, TrainConfig
+from torchmill.components.errors import UserError
+from torchmill.components.refs import DataRef
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
 """Of a batch of images, uint8 NCHW; what is drawn comes from the generator."""

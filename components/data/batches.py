@@ -10,8 +10,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from components.data.splits import stratified_split
-from components.refs import PADDING, DataRef
+from torchmill.components.data.splits import stratified_split
+from torchmill.components.refs import PADDING, DataRef
 
 IN_MEMORY = 0.25  # of the memory that is free: larger arrays stay on disk, mapped into memory
 ON_CARD = 0.5  # of a card's memory that is free: larger arrays stay with the processor, whence batches are sent

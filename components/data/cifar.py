@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data.download import download
-from components.data.published import PublishedFile
-from components.data.splits import Split, Splits
-from components.errors import UserError
+from torchmill.components.data.download import download
+from torchmill.components.data.published import PublishedFile
+from torchmill.components.data.splits import Split, Splits
+from torchmill.components.errors import UserError
 
 MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
 PIXELS = 3 * 32 * 32

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from components.errors import UserError, nearest
+from torchmill.components.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
-from components import files
-from components.errors import UserError
+from torchmill.components import files
+from torchmill.components.errors import UserError
 
 logger = logging.getLogger("torchmill")
 

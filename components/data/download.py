@@ -15,12 +15,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from components import files
-from components.data import disk
-from components.data.progress import Report, shown
-from components.data.published import PublishedFile, flaw
-from components.data.wire import Wire, in_short, request_for, without_password
-from components.errors import ConfigError, Unreachable, UserError
+from torchmill.components import files
+from torchmill.components.data import disk
+from torchmill.components.data.progress import Report, shown
+from torchmill.components.data.published import PublishedFile, flaw
+from torchmill.components.data.wire import Wire, in_short, request_for, without_password
+from torchmill.components.errors import ConfigError, Unreachable, UserError
 
 logger = logging.getLogger("torchmill")
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from components.data.columns import Columns
-from components.data.vocabulary import Vocabulary
-from components.refs import DataRef
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.vocabulary import Vocabulary
+from torchmill.components.refs import DataRef
 
 Encoding = Vocabulary | Columns
 """Both ``decode`` an input for people, and have a ``translation`` of inputs that another one has encoded."""
@@ -15,7 +15,7 @@ Encoding = Vocabulary | Columns
 def read_encoding(data: DataRef) -> Encoding | None:
     """Give that of a data set; None of images, and of numbers whose columns have no names."""
     # Here, for it takes a quarter of a second, which whoever only predicts need not spend.
-    from components.data.fetch import read_columns, read_vocabulary
+    from torchmill.components.data.fetch import read_columns, read_vocabulary
 
     match data.kind:
         case "tokens":

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from components import files, source_code
-from components.config import DataConfig, dataset_place, load_parameters, modules_in, source_file
-from components.data import disk
-from components.data.columns import Columns
-from components.data.origins import origins_file, write_origins
-from components.data.splits import Split, Splits
-from components.data.vocabulary import Vocabulary
-from components.errors import ConfigError, UserError, nearest
-from components.refs import DataRef, FileRef, Kind
+from torchmill.components import files, source_code
+from torchmill.components.config import DataConfig, dataset_place, load_parameters, modules_in, source_file
+from torchmill.components.data import disk
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.origins import origins_file, write_origins
+from torchmill.components.data.splits import Split, Splits
+from torchmill.components.data.vocabulary import Vocabulary
+from torchmill.components.errors import ConfigError, UserError, nearest
+from torchmill.components.refs import DataRef, FileRef, Kind
 
 logger = logging.getLogger("torchmill")
 
@@ -149,7 +149,7 @@ def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) ->
     """Give what ``CLASSES`` and ``SOURCE`` may be looked up in, and what loads the data set."""
     kind, path = dataset_place(name)
     if _is_own(name, datasets):
-        from components.data.own import load_own
+        from torchmill.components.data.own import load_own
 
         return None, lambda: load_own(kind, path, args)
     module = _import(kind, datasets / f"{kind}.py")
@@ -297,7 +297,7 @@ def channel_statistics(images_NCHW: np.ndarray) -> tuple[tuple[float, ...], tupl
 
 def _import(name: str, source: Path) -> ModuleType:
     """Import one data set's file, from wherever it lies."""
-    module_name = f"components.data.datasets.{name}"
+    module_name = f"torchmill.components.data.datasets.{name}"
     spec = importlib.util.spec_from_file_location(module_name, source)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{source} is not a Python file.")

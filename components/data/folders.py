@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.data.labels import in_order
-from components.errors import UserError, nearest
+from torchmill.components.data.labels import in_order
+from torchmill.components.errors import UserError, nearest
 
 logger = logging.getLogger("torchmill")
 

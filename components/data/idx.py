@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.data import disk
-from components.data.download import download
-from components.data.published import PublishedFile
-from components.data.splits import Split, Splits
-from components.errors import UserError
+from torchmill.components.data import disk
+from torchmill.components.data.download import download
+from torchmill.components.data.published import PublishedFile
+from torchmill.components.data.splits import Split, Splits
+from torchmill.components.errors import UserError
 
 if TYPE_CHECKING:
     import torch

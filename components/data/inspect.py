@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components import files
-from components.data import neighbours, samples
-from components.data.fetch import read_vocabulary
-from components.data.origins import read_origins
-from components.data.splits import stratified_split
-from components.data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
-from components.errors import UserError
-from components.refs import PADDING, DataRef
+from torchmill.components import files
+from torchmill.components.data import neighbours, samples
+from torchmill.components.data.fetch import read_vocabulary
+from torchmill.components.data.origins import read_origins
+from torchmill.components.data.splits import stratified_split
+from torchmill.components.data.vocabulary import SPECIAL, UNKNOWN, Vocabulary
+from torchmill.components.errors import UserError
+from torchmill.components.refs import PADDING, DataRef
 
 LOPSIDED = 10
 """From here on, the largest class over the smallest is worth a word."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.errors import UserError
-from components.refs import Task
+from torchmill.components.errors import UserError
+from torchmill.components.refs import Task
 
 logger = logging.getLogger("torchmill")
 

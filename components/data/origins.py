@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 
-from components.data import disk
+from torchmill.components.data import disk
 
 
 def origins_file(folder: Path, split: str) -> Path:

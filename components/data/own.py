@@ -13,15 +13,15 @@ from typing import Any, get_args
 
 import numpy as np
 
-from components.data.columns import Columns
-from components.data.folders import SPLIT_NAMES
-from components.data.labels import Labels, read_labels
-from components.data.splits import Split, Splits, cut
-from components.data.texts import Texts, complete, encode_splits, usual_level
-from components.data.vocabulary import Level
-from components.errors import UserError, nearest
-from components.refs import Task
-from components.user_code import first_hand, import_from
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.folders import SPLIT_NAMES
+from torchmill.components.data.labels import Labels, read_labels
+from torchmill.components.data.splits import Split, Splits, cut
+from torchmill.components.data.texts import Texts, complete, encode_splits, usual_level
+from torchmill.components.data.vocabulary import Level
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.refs import Task
+from torchmill.components.user_code import first_hand, import_from
 
 logger = logging.getLogger("torchmill")
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from components.data import disk
-from components.data.progress import counted
-from components.errors import UserError
+from torchmill.components.data import disk
+from torchmill.components.data.progress import counted
+from torchmill.components.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"})
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from components import files
-from components.data.fetch import read_columns
-from components.data.vocabulary import Vocabulary
-from components.refs import DataRef
+from torchmill.components import files
+from torchmill.components.data.fetch import read_columns
+from torchmill.components.data.vocabulary import Vocabulary
+from torchmill.components.refs import DataRef
 
 CLASSES, EACH, FEATURES = 10, 8, 16
 CELL, GAP, TITLE = 72, 6, 130

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.data.columns import Columns
-from components.data.vocabulary import Vocabulary
-from components.refs import Task
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.vocabulary import Vocabulary
+from torchmill.components.refs import Task
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data.texts import decoded
-from components.errors import UserError, nearest
+from torchmill.components.data.texts import decoded
+from torchmill.components.errors import UserError, nearest
 
 USUAL_LABELS = ("label", "target", "class", "y")
 USUAL_TEXTS = ("text", "sentence", "review")

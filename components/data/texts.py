@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.data.splits import Split, Splits, cut
-from components.data.vocabulary import Level, Vocabulary, normalized
-from components.errors import UserError
-from components.refs import Task
+from torchmill.components.data.splits import Split, Splits, cut
+from torchmill.components.data.vocabulary import Level, Vocabulary, normalized
+from torchmill.components.errors import UserError
+from torchmill.components.refs import Task
 
 
 class Texts(NamedTuple):

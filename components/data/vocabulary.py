@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from components.refs import PADDING
+from torchmill.components.refs import PADDING
 
 UNKNOWN = 1
 """The token for whatever the training split does not hold."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from components.doctor.subject import Subject
-from components.doctor.trace import DROPOUTS, Trace
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.subject import Subject
+from torchmill.components.doctor.trace import DROPOUTS, Trace
+from torchmill.components.doctor.verdict import Verdict
 
 # Nodes of the graph that change no value, only where it stands.
 TRANSPARENT = (

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from components.doctor.subject import Subject, difference, shape_of
-from components.doctor.trace import Call, Raised, Trace, tensors
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.subject import Subject, difference, shape_of
+from torchmill.components.doctor.trace import Call, Raised, Trace, tensors
+from torchmill.components.doctor.verdict import Verdict
 
 # Relative to the largest output; the same row of the same kernel gives the same bits, so this is generous.
 MIXED = 1e-5

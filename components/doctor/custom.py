@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, Function
 
-from components.doctor.activations import graph
-from components.doctor.subject import Subject
-from components.doctor.verdict import Verdict
-from components.training.randomness import seed_all
+from torchmill.components.doctor.activations import graph
+from torchmill.components.doctor.subject import Subject
+from torchmill.components.doctor.verdict import Verdict
+from torchmill.components.training.randomness import seed_all
 
 SHRUNK = 3  # samples: enough for what happens between samples
 STEP, WRONG = 1e-6, 1e-3

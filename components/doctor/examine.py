@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-from components.doctor import (
+from torchmill.components.doctor import (
     activations,
     batch,
     custom,
@@ -17,12 +17,12 @@ from components.doctor import (
     structure,
     tokens,
 )
-from components.doctor import training as learning
-from components.doctor.case import Case
-from components.doctor.snapshot import left_as_it_was
-from components.doctor.subject import Subject
-from components.doctor.trace import Raised
-from components.doctor.verdict import Report, Verdict
+from torchmill.components.doctor import training as learning
+from torchmill.components.doctor.case import Case
+from torchmill.components.doctor.snapshot import left_as_it_was
+from torchmill.components.doctor.subject import Subject
+from torchmill.components.doctor.trace import Raised
+from torchmill.components.doctor.verdict import Report, Verdict
 
 
 class Check(NamedTuple):

@@ -6,9 +6,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.doctor.subject import Subject
-from components.doctor.trace import is_users
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.subject import Subject
+from torchmill.components.doctor.trace import is_users
+from torchmill.components.doctor.verdict import Verdict
 
 WORDS = 300  # letters of the exporter's reason
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from components.doctor.subject import Subject
-from components.doctor.trace import Call, Raised, Trace, tensors
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.subject import Subject
+from torchmill.components.doctor.trace import Call, Raised, Trace, tensors
+from torchmill.components.doctor.verdict import Verdict
 
 # A loss at initialisation beyond these times that of chance is far off, or absurd. Few classes have little loss by
 # chance, and sound networks' outputs are as large with two classes as with many: hence the least that is absurd.

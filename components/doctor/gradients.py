@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from components.doctor.activations import graph
-from components.doctor.forward import nudge_zeros
-from components.doctor.subject import Subject, plain_tensors
-from components.doctor.trace import CUTS, Call, Look, Raised, Trace, is_users, tensors
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.activations import graph
+from torchmill.components.doctor.forward import nudge_zeros
+from torchmill.components.doctor.subject import Subject, plain_tensors
+from torchmill.components.doctor.trace import CUTS, Call, Look, Raised, Trace, is_users, tensors
+from torchmill.components.doctor.verdict import Verdict
 
 # Of a layer's gradient to its weights. Layer scales of 1e-6 (ConvNeXt, CaiT) are legitimate.
 VANISHED, EXPLODED = 1e-6, 1e5

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
-from components.doctor.subject import Subject, plain_tensors, shape_of
-from components.doctor.trace import Raised
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.subject import Subject, plain_tensors, shape_of
+from torchmill.components.doctor.trace import Raised
+from torchmill.components.doctor.verdict import Verdict
 
 
 def device(subject: Subject) -> Iterator[Verdict]:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from components.doctor.batch import changed_others
-from components.doctor.subject import SAME, Subject, difference, shape_of
-from components.doctor.trace import DROPOUTS, Call, Raised, tensors
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.batch import changed_others
+from torchmill.components.doctor.subject import SAME, Subject, difference, shape_of
+from torchmill.components.doctor.trace import DROPOUTS, Call, Raised, tensors
+from torchmill.components.doctor.verdict import Verdict
 
 # Of the largest output: so far off its own place noise may move it on average.
 BIASED = 0.3

@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from components.doctor.activations import graph, through_views
-from components.doctor.subject import Subject, attributes, plain_tensors
-from components.doctor.trace import Call, Raised, is_users
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.activations import graph, through_views
+from torchmill.components.doctor.subject import Subject, attributes, plain_tensors
+from torchmill.components.doctor.trace import Call, Raised, is_users
+from torchmill.components.doctor.verdict import Verdict
 
 HUGE = 4_000_000
 # Layers whose weights have one row for each unit.

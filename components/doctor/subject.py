@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.doctor.case import Case
-from components.doctor.snapshot import Snapshot, has_own_state
-from components.doctor.trace import Look, Raised, Recorder, Trace, Tracer, main_output
-from components.training.randomness import seed_all
+from torchmill.components.doctor.case import Case
+from torchmill.components.doctor.snapshot import Snapshot, has_own_state
+from torchmill.components.doctor.trace import Look, Raised, Recorder, Trace, Tracer, main_output
+from torchmill.components.training.randomness import seed_all
 
 # As many samples as most checks look at.
 SAMPLES = 16

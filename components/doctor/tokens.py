@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from components.doctor.subject import Subject, difference
-from components.doctor.trace import ATTENTION, Operation, Raised
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.subject import Subject, difference
+from torchmill.components.doctor.trace import ATTENTION, Operation, Raised
+from torchmill.components.doctor.verdict import Verdict
 
 COUNTS = 1e-3
 SHORTEST = 4

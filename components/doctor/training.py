@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
-from components.doctor.subject import Subject
-from components.doctor.trace import Raised
-from components.doctor.verdict import Verdict
+from torchmill.components.doctor.subject import Subject
+from torchmill.components.doctor.trace import Raised
+from torchmill.components.doctor.verdict import Verdict
 
 FEW = 8
 STEPS = 80

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from components.evaluation.intervals import Interval, mean_interval, wilson_interval
+from torchmill.components.evaluation.intervals import Interval, mean_interval, wilson_interval
 
 BINS = 15
 """Of equal width, as in Guo et al. 2017, with whose numbers ours can so be compared."""

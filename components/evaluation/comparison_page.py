@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from components.comparison import CIRCUMSTANCES, Recorded
-from components.evaluation import charts
-from components.evaluation.charts import Bar, Point, Series
-from components.evaluation.page import render
-from components.evaluation.paired import Difference, Pairing
-from components.files import write_text
+from torchmill.components.comparison import CIRCUMSTANCES, Recorded
+from torchmill.components.evaluation import charts
+from torchmill.components.evaluation.charts import Bar, Point, Series
+from torchmill.components.evaluation.page import render
+from torchmill.components.evaluation.paired import Difference, Pairing
+from torchmill.components.files import write_text
 
 SHARES = ("accuracy", "macro F1", "label accuracy", "all labels right")
 # What a run records of itself and is no setting of anyone's.

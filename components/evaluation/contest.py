@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from components.config import PromoteConfig
-from components.data.batches import Samples, read_test
-from components.data.encoding import Encoding, read_encoding, translation
-from components.evaluation.promotion import Verdict, compare, judge, sample_scores
-from components.prediction.model import OnnxModel, open_model
-from components.refs import DataRef
+from torchmill.components.config import PromoteConfig
+from torchmill.components.data.batches import Samples, read_test
+from torchmill.components.data.encoding import Encoding, read_encoding, translation
+from torchmill.components.evaluation.promotion import Verdict, compare, judge, sample_scores
+from torchmill.components.prediction.model import OnnxModel, open_model
+from torchmill.components.refs import DataRef
 
 BATCH = 256
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.data.batches import Samples
-from components.evaluation.intervals import wilson_interval
-from components.refs import DataRef
+from torchmill.components.data.batches import Samples
+from torchmill.components.evaluation.intervals import wilson_interval
+from torchmill.components.refs import DataRef
 
 INKED = 64
 """Difference from the background, of 255, that is a part of the picture."""

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.data.batches import Samples
-from components.data.encoding import Encoding, read_encoding
-from components.evaluation import calibration, robustness, saliency
-from components.evaluation.error_groups import error_groups
-from components.evaluation.intervals import Interval, mean_interval, share_interval, wilson_interval
-from components.evaluation.metrics import (
+from torchmill.components.data.batches import Samples
+from torchmill.components.data.encoding import Encoding, read_encoding
+from torchmill.components.evaluation import calibration, robustness, saliency
+from torchmill.components.evaluation.error_groups import error_groups
+from torchmill.components.evaluation.intervals import Interval, mean_interval, share_interval, wilson_interval
+from torchmill.components.evaluation.metrics import (
     ClassScore,
     class_scores,
     confusion_matrix,
@@ -29,14 +29,14 @@ from components.evaluation.metrics import (
     target_scores,
     top_accuracies,
 )
-from components.evaluation.mistakes import Mistake, draw_mistakes, tell, worst_mistakes
-from components.evaluation.pictures import draw_calibration, draw_confusion, draw_labels, draw_targets
-from components.evaluation.predictions import Answer, Predictions, predict
-from components.evaluation.ranking import Ranking, rank
-from components.files import write_text
-from components.raw_model import RawModel
-from components.refs import DataRef, EvaluationRef, FileRef, Task
-from components.training.losses import plain_loss, plain_losses
+from torchmill.components.evaluation.mistakes import Mistake, draw_mistakes, tell, worst_mistakes
+from torchmill.components.evaluation.pictures import draw_calibration, draw_confusion, draw_labels, draw_targets
+from torchmill.components.evaluation.predictions import Answer, Predictions, predict
+from torchmill.components.evaluation.ranking import Ranking, rank
+from torchmill.components.files import write_text
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import DataRef, EvaluationRef, FileRef, Task
+from torchmill.components.training.losses import plain_loss, plain_losses
 
 POINTS = 1000
 """Of residuals, at most, in the report."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from components.refs import PLAIN_LOSSES, Task, shown
+from torchmill.components.refs import PLAIN_LOSSES, Task, shown
 
 NAMES = {
     "accuracy": "accuracy",

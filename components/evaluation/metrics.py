@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluation.intervals import Interval, bootstrap_intervals, wilson_interval
+from torchmill.components.evaluation.intervals import Interval, bootstrap_intervals, wilson_interval
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from components.data.batches import Samples
-from components.data.encoding import Encoding
-from components.data.samples import is_legible, picture, shortened, typeface
-from components.evaluation.calibration import confidences
-from components.files import write_atomically
-from components.refs import DataRef
+from torchmill.components.data.batches import Samples
+from torchmill.components.data.encoding import Encoding
+from torchmill.components.data.samples import is_legible, picture, shortened, typeface
+from torchmill.components.evaluation.calibration import confidences
+from torchmill.components.files import write_atomically
+from torchmill.components.refs import DataRef
 
 MOST = 24
 TEXT_SHOWN = 200

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from components.data.batches import Samples, read_test
-from components.data.columns import Columns
-from components.data.encoding import Encoding, read_encoding, translation
-from components.data.vocabulary import UNKNOWN, Vocabulary
-from components.errors import UserError
-from components.evaluation.evaluate import judge
-from components.refs import PADDING, DataRef, EvaluationRef
+from torchmill.components.data.batches import Samples, read_test
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.encoding import Encoding, read_encoding, translation
+from torchmill.components.data.vocabulary import UNKNOWN, Vocabulary
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.evaluate import judge
+from torchmill.components.refs import PADDING, DataRef, EvaluationRef
 
 logger = logging.getLogger("torchmill")
 
@@ -91,8 +91,8 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
     Raises:
         UserError: it cannot be run, or does not fit the data.
     """
-    from components.export import parity
-    from components.prediction.model import open_model
+    from torchmill.components.export import parity
+    from torchmill.components.prediction.model import open_model
 
     model = open_model(file)
     session, described = model.session, model.metadata

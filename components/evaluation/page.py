@@ -9,12 +9,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-from components.config import RunConfig
-from components.evaluation import charts
-from components.evaluation.charts import Bar, Point, Series
-from components.evaluation.headline import headline
-from components.files import write_text
-from components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, PromotionRef, RunRef, StepRef, shown
+from torchmill.components.config import RunConfig
+from torchmill.components.evaluation import charts
+from torchmill.components.evaluation.charts import Bar, Point, Series
+from torchmill.components.evaluation.headline import headline
+from torchmill.components.files import write_text
+from torchmill.components.refs import (
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FileRef,
+    FitRef,
+    PromotionRef,
+    RunRef,
+    StepRef,
+    shown,
+)
 
 LARGEST_PICTURE = 900_000
 """Bytes; larger ones are left out, so that the page stays below 5 MB."""

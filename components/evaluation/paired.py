@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from components.errors import UserError
-from components.evaluation.calibration import losses
-from components.evaluation.intervals import Z_95, Interval, bootstrap_intervals, mean_interval
-from components.evaluation.predictions import Predictions
-from components.refs import Task
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.calibration import losses
+from torchmill.components.evaluation.intervals import Z_95, Interval, bootstrap_intervals, mean_interval
+from torchmill.components.evaluation.predictions import Predictions
+from torchmill.components.refs import Task
 
 MOST_SHOWN = 20
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluation.metrics import ClassScore
-from components.files import write_atomically
-from components.first_weights import LayerStatistics
-from components.training.progress import EpochResult
+from torchmill.components.evaluation.metrics import ClassScore
+from torchmill.components.files import write_atomically
+from torchmill.components.first_weights import LayerStatistics
+from torchmill.components.training.progress import EpochResult
 
 INK, QUIET, ACCENT, SECOND = "#1d2433", "#8a93a6", "#2f6fde", "#e0752d"
 

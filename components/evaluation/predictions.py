@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.data.batches import Samples
-from components.errors import UserError
-from components.files import write_atomically
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError
+from torchmill.components.files import write_atomically
 
 Answer = Callable[[Samples], Tensor]
 """From samples to outputs (N, K), on the CPU."""

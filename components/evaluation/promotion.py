@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from components.refs import Task, shown
+from torchmill.components.refs import Task, shown
 
 RESAMPLES = 2000
 
@@ -98,7 +98,7 @@ def compare(champion: np.ndarray, challenger: np.ndarray, confidence: float) -> 
     and one test set, and Tango's score interval (1998) of the difference of paired shares, which also holds where few
     or no samples are discordant. Other scores: a paired bootstrap (Efron 1979), always by the same resamples.
     """
-    from components.evaluation.paired import mcnemar
+    from torchmill.components.evaluation.paired import mcnemar
 
     if champion.shape != challenger.shape or not champion.size:
         raise ValueError(f"scores of {champion.shape} and {challenger.shape} are not pairs")

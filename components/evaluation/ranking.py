@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluation.intervals import Interval, wilson_interval
+from torchmill.components.evaluation.intervals import Interval, wilson_interval
 
 MOST_CLASSES = 100
 """Beyond that curves of each class against the rest would take longer than the network itself."""

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.config import RunConfig, TrainConfig
-from components.files import write_text
-from components.refs import (
+from torchmill.components.config import RunConfig, TrainConfig
+from torchmill.components.files import write_text
+from torchmill.components.refs import (
     PLAIN_LOSSES,
     DataRef,
     EvaluationRef,

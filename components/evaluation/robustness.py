@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from components.data.batches import Samples
+from torchmill.components.data.batches import Samples
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
 """From pixels 0…255 as floats (N, C, H, W) to others, which may be outside of that."""

@@ -11,15 +11,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from components.data.batches import Samples
-from components.data.columns import Columns
-from components.data.encoding import Encoding
-from components.data.samples import picture, typeface
-from components.data.vocabulary import UNKNOWN, Vocabulary
-from components.evaluation.mistakes import INK, QUIET, RED, Mistake, fitting
-from components.files import write_atomically
-from components.raw_model import RawModel
-from components.refs import PADDING, DataRef
+from torchmill.components.data.batches import Samples
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.encoding import Encoding
+from torchmill.components.data.samples import picture, typeface
+from torchmill.components.data.vocabulary import UNKNOWN, Vocabulary
+from torchmill.components.evaluation.mistakes import INK, QUIET, RED, Mistake, fitting
+from torchmill.components.files import write_atomically
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import PADDING, DataRef
 
 EACH = 4
 """Right and wrong cases."""

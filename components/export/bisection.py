@@ -5,9 +5,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from components.export.parity import answers
-from components.onnx_session import open_session
-from components.raw_model import RawModel
+from torchmill.components.export.parity import answers
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel
 
 NEAR = 1e-3
 """Relative difference up to which two values count as the same; what is looked for is mostly far greater."""

@@ -11,7 +11,7 @@ import onnx.inliner
 from onnxscript import BOOL, FLOAT, INT64, STRING, UINT8, OnnxFunction, script
 from onnxscript import opset20 as op
 
-from components.refs import PADDING, DataRef, Kind, Task
+from torchmill.components.refs import PADDING, DataRef, Kind, Task
 
 # Opset 23 and later break masked attention in onnxruntime.
 OPSET = 20

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import onnx
 
-from components.data.columns import Columns
-from components.files import write_text
-from components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef, shown
+from torchmill.components.data.columns import Columns
+from torchmill.components.files import write_text
+from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef, shown
 
 SNIPPETS = {
     "images": "pixels = np.asarray(Image.open('picture.png'))\n"

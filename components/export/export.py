@@ -10,19 +10,19 @@ import onnx
 import torch
 from torch import nn
 
-from components.config import ExportConfig
-from components.data.batches import Samples
-from components.errors import UserError
-from components.export.bisection import first_difference
-from components.export.bundle import INPUTS
-from components.export.gates import Candidate, gates
-from components.export.parity import answers, as_taken, compare, run
-from components.export.smaller import Bits, make_smaller
-from components.export.to_onnx import to_onnx
-from components.files import write_atomically, write_text
-from components.onnx_session import open_session
-from components.raw_model import RawModel
-from components.refs import DataRef, ExportRef, FileRef
+from torchmill.components.config import ExportConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError
+from torchmill.components.export.bisection import first_difference
+from torchmill.components.export.bundle import INPUTS
+from torchmill.components.export.gates import Candidate, gates
+from torchmill.components.export.parity import answers, as_taken, compare, run
+from torchmill.components.export.smaller import Bits, make_smaller
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.files import write_atomically, write_text
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import DataRef, ExportRef, FileRef
 
 logger = logging.getLogger("torchmill")
 

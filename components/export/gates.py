@@ -10,12 +10,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from components.data.batches import Samples
-from components.export.bundle import INPUTS, OUTPUTS, PREPARED
-from components.export.parity import Judgement, answers, as_taken, predict_double
-from components.onnx_session import open_session
-from components.raw_model import RawModel
-from components.refs import DataRef
+from torchmill.components.data.batches import Samples
+from torchmill.components.export.bundle import INPUTS, OUTPUTS, PREPARED
+from torchmill.components.export.parity import Judgement, answers, as_taken, predict_double
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import DataRef
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.data.batches import Samples
-from components.errors import UserError
-from components.evaluation.metrics import target_scores
-from components.evaluation.paired import difference_interval, mcnemar
-from components.evaluation.predictions import predict
-from components.onnx_session import open_session
-from components.raw_model import RawModel
-from components.refs import DataRef, Task
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.metrics import target_scores
+from torchmill.components.evaluation.paired import difference_interval, mcnemar
+from torchmill.components.evaluation.predictions import predict
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import DataRef, Task
 
 if TYPE_CHECKING:
     import onnxruntime

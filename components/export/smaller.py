@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 import torch
 
-from components.data.batches import Samples
-from components.evaluation.promotion import Comparison, compare, sample_scores
-from components.export.bundle import AROUND, INPUTS
-from components.export.parity import as_taken, run
-from components.onnx_session import CPU, open_session
-from components.refs import DataRef
+from torchmill.components.data.batches import Samples
+from torchmill.components.evaluation.promotion import Comparison, compare, sample_scores
+from torchmill.components.export.bundle import AROUND, INPUTS
+from torchmill.components.export.parity import as_taken, run
+from torchmill.components.onnx_session import CPU, open_session
+from torchmill.components.refs import DataRef
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -14,12 +14,12 @@ import onnx
 import torch
 from torch import nn
 
-from components.data.fetch import VOCABULARY, read_columns
-from components.errors import UserError
-from components.export.bundle import INPUTS, OPSET, OUTPUTS, put_around
-from components.files import write_atomically
-from components.raw_model import RawModel, blank
-from components.refs import DataRef
+from torchmill.components.data.fetch import VOCABULARY, read_columns
+from torchmill.components.errors import UserError
+from torchmill.components.export.bundle import INPUTS, OPSET, OUTPUTS, put_around
+from torchmill.components.files import write_atomically
+from torchmill.components.raw_model import RawModel, blank
+from torchmill.components.refs import DataRef
 
 NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
 """What is imported only when it is needed."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from components.data.vocabulary import UNKNOWN
-from components.prediction.model import OnnxModel
-from components.refs import PADDING
+from torchmill.components.data.vocabulary import UNKNOWN
+from torchmill.components.prediction.model import OnnxModel
+from torchmill.components.refs import PADDING
 
 BINS = 10
 FAR = 0.5

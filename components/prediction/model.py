@@ -14,12 +14,12 @@ import onnx
 import psutil
 from google.protobuf.message import DecodeError
 
-from components.data.columns import Columns
-from components.data.encoding import Encoding, read_encoding
-from components.data.vocabulary import Vocabulary
-from components.errors import UserError, nearest
-from components.onnx_session import open_session
-from components.refs import DataRef, Kind, Task
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.encoding import Encoding, read_encoding
+from torchmill.components.data.vocabulary import Vocabulary
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.onnx_session import open_session
+from torchmill.components.refs import DataRef, Kind, Task
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from components.data.progress import counted
-from components.errors import UserError, nearest
-from components.files import locked, write_atomically, write_text
-from components.prediction import drift
-from components.prediction.inputs import Inputs, Unreadable, gather, largest_batch
-from components.prediction.model import OnnxModel, open_model
-from components.processors import processors
-from components.refs import FileRef
+from torchmill.components.data.progress import counted
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.files import locked, write_atomically, write_text
+from torchmill.components.prediction import drift
+from torchmill.components.prediction.inputs import Inputs, Unreadable, gather, largest_batch
+from torchmill.components.prediction.model import OnnxModel, open_model
+from torchmill.components.processes import processors
+from torchmill.components.refs import FileRef
 
 logger = logging.getLogger("torchmill")
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.errors import UserError
-from components.raw_model import RawModel
+from torchmill.components.errors import UserError
+from torchmill.components.raw_model import RawModel
 
 
 class Average:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from components.errors import UserError
-from components.files import write_atomically
+from torchmill.components.errors import UserError
+from torchmill.components.files import write_atomically
 
 logger = logging.getLogger("torchmill")
 

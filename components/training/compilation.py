@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.errors import UserError
+from torchmill.components.errors import UserError
 
 
 class CompilationFailed(UserError):

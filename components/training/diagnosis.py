@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from components.initialize import outputs_of
-from components.raw_model import RawModel
+from torchmill.components.initialize import outputs_of
+from torchmill.components.raw_model import RawModel
 
 LARGEST_LOGIT = 1e30  # differences of larger ones overflow float32
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from components.config import TrainConfig
-from components.data.batches import Samples
-from components.errors import UserError
-from components.files import write_text
-from components.refs import DataRef
-from components.training.rehearsal import Batches, rehearsal
-from components.training.state import Training
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError
+from torchmill.components.files import write_text
+from torchmill.components.refs import DataRef
+from torchmill.components.training.rehearsal import Batches, rehearsal
+from torchmill.components.training.state import Training
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 150
 SMOOTHING = 0.9

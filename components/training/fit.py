@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.config import USUAL_BATCH_SIZE, TrainConfig
-from components.data.augment import Augmentation
-from components.data.batches import Samples
-from components.errors import UserError
-from components.initialize import save_weights
-from components.raw_model import RawModel, blank
-from components.refs import DataRef
-from components.training.checkpoint import Checkpoints
-from components.training.losses import make_loss
-from components.training.progress import EpochResult, StepProgress
-from components.training.randomness import seed_all
-from components.training.state import Training
-from components.training.team import ALONE, Team
+from torchmill.components.config import USUAL_BATCH_SIZE, TrainConfig
+from torchmill.components.data.augment import Augmentation
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError
+from torchmill.components.initialize import save_weights
+from torchmill.components.raw_model import RawModel, blank
+from torchmill.components.refs import DataRef
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.losses import make_loss
+from torchmill.components.training.progress import EpochResult, StepProgress
+from torchmill.components.training.randomness import seed_all
+from torchmill.components.training.state import Training
+from torchmill.components.training.team import ALONE, Team
 
 # How often the progress is told, seconds: telling it makes the processor wait for the device.
 PROGRESS_SECONDS = 0.25

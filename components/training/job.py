@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from components.config import TrainConfig
-from components.data.batches import read_training
-from components.device import resolve
-from components.initialize import restore
-from components.refs import DataRef, NetworkRef, Ref
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
-from components.training.progress import EpochResult, StepProgress
-from components.training.team import ALONE, Team
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import read_training
+from torchmill.components.initialize import restore
+from torchmill.components.refs import DataRef, NetworkRef, Ref
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.device import resolve
+from torchmill.components.training.fit import fit
+from torchmill.components.training.progress import EpochResult, StepProgress
+from torchmill.components.training.team import ALONE, Team
 
 
 class Job(Ref):

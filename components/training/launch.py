@@ -5,6 +5,7 @@ held as long as anybody waits for the result, and what torch's launcher prints.
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config import TrainConfig
-from components.files import locked
-from components.spare import Spare
+from torchmill.components.config import TrainConfig
+from torchmill.components.files import locked, write_text
+from torchmill.components.processes import start_python
+from torchmill.components.spare import Spare
 
 JOB, MESSAGES, MISTAKE, STOP, PARENT, LOG = "job.json", "messages", "mistake.json", "stop", "parent.lock", "log"
+PATHS = "paths.json"
+"""Where modules are looked for: as in the process that asked."""
 
-ROOT = Path(__file__).parents[2]
-WORKER = ("-m", "components.training.worker")
+WORKER = ("-m", "torchmill.components.training.worker")
 RESTARTS = 3
 """Of all processes of a team, where one has died; they go on from the newest checkpoint."""
 LEAVE_SECONDS = 30.0
@@ -85,23 +88,21 @@ def launched(
         place: where the folder is made; none is the system's place for what is temporary.
         quietly: what it prints goes into a file there.
     """
-    # Its own session: a Ctrl-C at the terminal is ours to answer.
-    paths = [str(ROOT), *(path or str(Path.cwd()) for path in sys.path)]  # so it finds modules as we do, ours first
-    around = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"} | (environment or {})
+    around = os.environ | (environment or {})
     if is_busy := os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
         around.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory(prefix="torchmill-", dir=place) as made, contextlib.ExitStack() as held:
         folder = Path(made)
         held.enter_context(locked(folder / PARENT))
+        write_text(folder / PATHS, json.dumps([path or str(Path.cwd()) for path in sys.path]))
         output: Any = held.enter_context((folder / LOG).open("wb")) if quietly else None
         plain = arguments == list(WORKER) and environment is None and not quietly and not is_busy
-        process = (_spare_for(folder) if plain else None) or subprocess.Popen(
-            [sys.executable, *arguments, str(folder)],
-            env=around,
-            stdin=subprocess.DEVNULL,
+        process = (_spare_for(folder) if plain else None) or start_python(
+            *(*arguments, str(folder)),
+            environment=around,
             stdout=output,
             stderr=output,
-            start_new_session=True,
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to answer
         )
         try:
             yield Launched(folder, process)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.config import TrainConfig
-from components.data.batches import Samples
-from components.errors import UserError, nearest
-from components.initialize import find, outputs_of
-from components.refs import DataRef, Task
-from components.user_code import first_hand
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.initialize import find, outputs_of
+from torchmill.components.refs import DataRef, Task
+from torchmill.components.user_code import first_hand
 
 LOSSES: dict[Task, tuple[str, ...]] = {
     "classification": ("cross_entropy", "focal"),

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from components.config import TrainConfig
-from components.device import processors
-from components.errors import UserError
-from components.files import write_text
-from components.training.fit import Stopped, known_batch_size
-from components.training.job import Job
-from components.training.launch import (
+from torchmill.components.config import TrainConfig
+from torchmill.components.errors import UserError
+from torchmill.components.files import write_text
+from torchmill.components.processes import processors
+from torchmill.components.training.fit import Stopped, known_batch_size
+from torchmill.components.training.job import Job
+from torchmill.components.training.launch import (
     JOB,
     LOG,
     MESSAGES,
@@ -35,7 +35,7 @@ from components.training.launch import (
     launched,
     one_process,
 )
-from components.training.progress import EpochResult, StepProgress
+from torchmill.components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from components.files import write_atomically, write_text
+from torchmill.components.files import write_atomically, write_text
 
 LEFT_OUT, WARM, STEPS = 3, 2, 10
 """The first steps make what later ones find made; then the profiler itself warms up; then so many are recorded."""

@@ -8,14 +8,14 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from components.config import TrainConfig
-from components.data.augment import Augmentation
-from components.data.batches import Samples
-from components.refs import DataRef
-from components.training.fit import as_trained, batch_orders, known_batch_size
-from components.training.losses import make_loss
-from components.training.randomness import random_states, seed_all, set_random_states
-from components.training.state import Training
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.augment import Augmentation
+from torchmill.components.data.batches import Samples
+from torchmill.components.refs import DataRef
+from torchmill.components.training.fit import as_trained, batch_orders, known_batch_size
+from torchmill.components.training.losses import make_loss
+from torchmill.components.training.randomness import random_states, seed_all, set_random_states
+from torchmill.components.training.state import Training
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 """As they are trained on, without an end."""

@@ -14,8 +14,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from components.errors import UserError
-from components.raw_model import RawModel
+from torchmill.components.errors import UserError
+from torchmill.components.raw_model import RawModel
 
 LEAST_BLOCK = 0.02
 """Share of all parameters that a block has at least, to be put together on its own before it is computed."""

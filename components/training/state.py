@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.config import TrainConfig
-from components.data.batches import Samples
-from components.errors import UserError
-from components.initialize import outputs_of
-from components.raw_model import RawModel
-from components.refs import MEASURES, Task
-from components.training.average import Average, set_buffer
-from components.training.checkpoint import Checkpoints
-from components.training.compilation import Compiled
-from components.training.diagnosis import first_not_finite
-from components.training.losses import Objective, score_sum
-from components.training.optimizers import clip_gradients, last_layer, make_optimizer
-from components.training.precision import Arithmetic
-from components.training.progress import EpochResult, StepProgress
-from components.training.randomness import random_states, set_random_states
-from components.training.schedules import PlateauLR, make_schedule
-from components.training.team import ALONE, Team
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError
+from torchmill.components.initialize import outputs_of
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import MEASURES, Task
+from torchmill.components.training.average import Average, set_buffer
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.compilation import Compiled
+from torchmill.components.training.diagnosis import first_not_finite
+from torchmill.components.training.losses import Objective, score_sum
+from torchmill.components.training.optimizers import clip_gradients, last_layer, make_optimizer
+from torchmill.components.training.precision import Arithmetic
+from torchmill.components.training.progress import EpochResult, StepProgress
+from torchmill.components.training.randomness import random_states, set_random_states
+from torchmill.components.training.schedules import PlateauLR, make_schedule
+from torchmill.components.training.team import ALONE, Team
 
 logger = logging.getLogger("torchmill")
 
@@ -73,7 +73,7 @@ class Training:
     @property
     def sharding(self) -> Any:
         """What splits networks among processes; imported only then, for it takes a while."""
-        from components.training import sharding
+        from torchmill.components.training import sharding
 
         return sharding
 

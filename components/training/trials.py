@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.config import TrainConfig
-from components.data.batches import Samples
-from components.device import available, resolve
-from components.files import write_text
-from components.refs import DataRef
-from components.training.compilation import CompilationFailed
-from components.training.fit import batch_orders, known_batch_size
-from components.training.rehearsal import rehearsal
-from components.training.state import is_out_of_memory
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.files import write_text
+from torchmill.components.refs import DataRef
+from torchmill.components.training.compilation import CompilationFailed
+from torchmill.components.training.device import available, resolve
+from torchmill.components.training.fit import batch_orders, known_batch_size
+from torchmill.components.training.rehearsal import rehearsal
+from torchmill.components.training.state import is_out_of_memory
 
 logger = logging.getLogger("torchmill")
 

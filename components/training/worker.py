@@ -1,4 +1,4 @@
-"""A process that trains: `python -m components.training.worker FOLDER`, alone or one of those of torch's launcher.
+"""A process that trains, alone or as one of those of torch's launcher: `python -m` this module, and a folder.
 
 The leader writes what it has to tell, a JSON object a line, into a file of the folder; whoever fails writes there why.
 """
@@ -23,16 +23,16 @@ import torch
 import torch._dynamo  # which optimizers import when they are first used: better while there is nothing to do yet
 from torch import distributed
 
-from components.device import resolve
-from components.errors import UserError
-from components.files import locked, write_text
-from components.training.fit import Stopped
-from components.training.job import Job, train
-from components.training.launch import JOB, MESSAGES, MISTAKE, PARENT, ROOT, STOP
-from components.training.precision import resolve_precision
-from components.training.profile import profiled
-from components.training.team import ALONE, Team
-from components.user_code import first_hand
+from torchmill.components.errors import UserError
+from torchmill.components.files import locked, write_text
+from torchmill.components.training.device import resolve
+from torchmill.components.training.fit import Stopped
+from torchmill.components.training.job import Job, train
+from torchmill.components.training.launch import JOB, MESSAGES, MISTAKE, PARENT, PATHS, STOP
+from torchmill.components.training.precision import resolve_precision
+from torchmill.components.training.profile import profiled
+from torchmill.components.training.team import ALONE, Team
+from torchmill.components.user_code import first_hand
 
 logger = logging.getLogger("torchmill")
 
@@ -50,12 +50,13 @@ def main(folder: Path, *others: Path) -> int:
     for place in (folder, *others):
         threading.Thread(target=_leave_with_the_parent, args=(place / PARENT,), daemon=True).start()
     faulthandler.enable()
-    for name in ("PYTHONSAFEPATH", "PYTHONPATH"):  # were meant for this process, not for what the user's code starts
-        os.environ.pop(name, None)
+    os.environ.pop("PYTHONSAFEPATH", None)  # was meant for this process, not for what the user's code starts
     while not (folder / JOB).exists():
         time.sleep(LOOK_SECONDS)
     if (folder / MISTAKE).exists():  # started again after it: no second attempt would end otherwise
         return 0
+    paths = json.loads((others[0] if others else folder).joinpath(PATHS).read_bytes())
+    sys.path += [path for path in paths if path not in sys.path]  # behind ours, which are imported by now
     job = Job.model_validate_json((folder / JOB).read_bytes())
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -82,7 +83,6 @@ def wait_for_orders(orders: BufferedReader) -> int:
     folder = orders.readline().decode().rstrip("\n")
     if not folder:
         return 0
-    sys.path.insert(0, str(ROOT))
     return main(Path(folder))
 
 

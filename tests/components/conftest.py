@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from components.config import TrainConfig
-from components.data.batches import Samples, read_test, read_training
-from components.refs import DataRef
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
 from tests.toy import made, toy_data
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples, read_test, read_training
+from torchmill.components.refs import DataRef
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
 
 # The networks are small: threads that wait for each other on a busy machine cost more than they give.
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.registry import Champions
+from torchmill.components.registry import Champions
 
 pytestmark = pytest.mark.services
 
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.services
 SCRIPT = """
 import json, os, sys
 import mlflow
-from components import tracking
+from torchmill.components import tracking
 from pathlib import Path
-from components.places import Runs
+from torchmill.components.places import Runs
 
 runs = None
 MOVES = ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias")

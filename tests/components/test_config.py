@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from components import config as configuration
-from components.config import DataConfig, RunConfig, check_reference, fields, load, load_parameters, parse, sections
-from components.errors import ConfigError
+from torchmill.components import config as configuration
+from torchmill.components.config import (
+    DataConfig,
+    RunConfig,
+    check_reference,
+    fields,
+    load,
+    load_parameters,
+    parse,
+    sections,
+)
+from torchmill.components.errors import ConfigError
 
 FIELDS = fields()
 
@@ -295,11 +304,15 @@ def test_a_reference_to_nothing_is_told_with_what_is_there(tmp_path):
     file.write_bytes(b"\x00\xff")
     with pytest.raises(ValueError, match=r"is not Python|null bytes"):
         check_reference(f"{file}:Broken")
-    for place in ("no_such_package.module", "components.models.nothing", "components.models.simple_cnn.deeper"):
+    for place in (
+        "no_such_package.module",
+        "torchmill.components.models.nothing",
+        "torchmill.components.models.simple_cnn.deeper",
+    ):
         with pytest.raises(ValueError, match=f"no module '{place}'"):
             check_reference(f"{place}:A")
     with pytest.raises(ValueError, match="Did you mean SimpleCNN"):
-        check_reference("components.models.simple_cnn:SimpleCN")
+        check_reference("torchmill.components.models.simple_cnn:SimpleCN")
 
 
 def test_a_mistyped_reference_is_told_as_a_configuration_error(tmp_path):
@@ -336,7 +349,15 @@ def test_a_package_that_fails_when_imported_is_told_in_a_line(tmp_path, monkeypa
     assert "failing_package.net" in complaint(overrides={"model": "failing_package.net:Net"}, folder=tmp_path)
 
 
-@pytest.mark.parametrize("module", ["components.config", "components.refs", "components.errors", "components.places"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "torchmill.components.config",
+        "torchmill.components.refs",
+        "torchmill.components.errors",
+        "torchmill.components.places",
+    ],
+)
 def test_configuration_and_references_import_nothing_heavy(module):
     code = f"import sys, {module}; print(*{{'torch', 'numpy', 'prefect', 'mlflow'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))

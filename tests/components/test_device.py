@@ -3,8 +3,8 @@ import os
 import pytest
 import torch
 
-from components import device
-from components.errors import UserError
+from torchmill.components.errors import UserError
+from torchmill.components.training import device
 
 
 def test_auto_is_the_best_that_is_there_and_the_processor_always_is():

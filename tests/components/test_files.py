@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import UserError
-from components.files import locked, write_atomically, write_text
+from torchmill.components.errors import UserError
+from torchmill.components.files import locked, write_atomically, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -5,13 +5,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from components.config import InitializeConfig, ModelConfig
-from components.data.batches import read_sample
-from components.errors import UserError
-from components.evaluation.pictures import draw_layers
-from components.first_weights import as_table, fill, measure, scale_to_unit_variance
-from components.initialize import freeze, initialize
-from components.raw_model import standardized
+from torchmill.components.config import InitializeConfig, ModelConfig
+from torchmill.components.data.batches import read_sample
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.pictures import draw_layers
+from torchmill.components.first_weights import as_table, fill, measure, scale_to_unit_variance
+from torchmill.components.initialize import freeze, initialize
+from torchmill.components.raw_model import standardized
 
 PLAIN = InitializeConfig()
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from components import config as configuration
-from components.config import InitializeConfig, ModelConfig
-from components.errors import UserError
-from components.first_weights import SCHEMES, fill
-from components.initialize import initialize, restore, save_weights, try_on
-from components.models.simple_cnn import SimpleCNN
-from components.refs import FileRef, NetworkRef
 from tests.toy import made, toy_data, written
+from torchmill.components import config as configuration
+from torchmill.components.config import InitializeConfig, ModelConfig
+from torchmill.components.errors import UserError
+from torchmill.components.first_weights import SCHEMES, fill
+from torchmill.components.initialize import initialize, restore, save_weights, try_on
+from torchmill.components.models.simple_cnn import SimpleCNN
+from torchmill.components.refs import FileRef, NetworkRef
 
 ALL_SCHEMES = typing.get_args(configuration.Scheme)
 LINEAR = """
@@ -157,7 +157,7 @@ def test_ones_own_class_is_found_with_the_modules_beside_it(toy, own, tmp_path):
 
 
 def test_a_class_is_found_by_its_module(toy):
-    network = made("components.models.simple_cnn:SimpleCNN", toy, seed=3)
+    network = made("torchmill.components.models.simple_cnn:SimpleCNN", toy, seed=3)
     assert same(network, made("simple_cnn", toy, seed=3))
 
 
@@ -391,7 +391,7 @@ def test_a_disk_that_takes_no_more_is_told_in_words(tmp_path, small_disk):
 
 def test_every_built_in_network_is_the_class_that_its_file_is_named_after():
     for name in configuration.model_names():
-        module = __import__(f"components.models.{name}", fromlist=["_"])
+        module = __import__(f"torchmill.components.models.{name}", fromlist=["_"])
         classes = [
             key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
         ]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import UserError
-from components.refs import RunRef
-from components.tracking import Journal, log_files, log_metrics, replay
+from torchmill.components.errors import UserError
+from torchmill.components.refs import RunRef
+from torchmill.components.tracking import Journal, log_files, log_metrics, replay
 
 
 def steps_in(folder: Path) -> list[int]:

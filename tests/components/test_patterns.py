@@ -1,6 +1,6 @@
 import pytest
 
-from components.patterns import matching
+from torchmill.components.patterns import matching
 
 NAMES = ["conv1", "fc1", "fc2", "layer1.0.conv", "layer1.1.conv", "layer10.0.conv"]
 

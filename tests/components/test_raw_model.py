@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from components.raw_model import RawModel
 from tests.toy import toy_numbers, toy_tokens
+from torchmill.components.raw_model import RawModel
 
 
 def test_pixels_are_normalised_as_by_numpy_in_float64():

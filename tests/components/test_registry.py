@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.errors import UserError
-from components.registry import REMEMBERED, Champions, ModelVersion, find
+from torchmill.components.errors import UserError
+from torchmill.components.registry import REMEMBERED, Champions, ModelVersion, find
 
 VERSIONS = [
     ModelVersion("digits-cnn", "1", "a", aliases=("champion",)),

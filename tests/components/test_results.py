@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from components.config import TrainConfig
-from components.errors import UserError
-from components.ingredients import Ingredients, of_step
-from components.places import Runs
-from components.refs import FileRef, NetworkRef, RunRef
-from components.results import Results
+from torchmill.components.config import TrainConfig
+from torchmill.components.errors import UserError
+from torchmill.components.ingredients import Ingredients, of_step
+from torchmill.components.places import Runs
+from torchmill.components.refs import FileRef, NetworkRef, RunRef
+from torchmill.components.results import Results
 
 
 def ingredients(**settings: str) -> Ingredients:
@@ -112,7 +112,7 @@ def test_a_setting_that_decides_nothing_is_in_no_key():
 
 
 def test_a_network_is_the_same_wherever_its_file_is_named_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from components.config import ModelConfig
+    from torchmill.components.config import ModelConfig
 
     folder = tmp_path / "nets"
     folder.mkdir()

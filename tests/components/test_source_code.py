@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.source_code import SourceCode, changes, closure
+from torchmill.components.source_code import SourceCode, changes, closure
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -453,17 +453,22 @@ def test_torchmills_own_networks_count_like_any_other(folder, monkeypatch):
     monkeypatch.chdir(folder)
     code = closure(Path(os.path.relpath(file)))
     assert code.files["components/models/simple_cnn.py"] == file
-    assert all(name.startswith("components/") for name in names(code))
+    assert all(name.startswith("components/") for name in {*names(code)} - {"src/torchmill/__init__.py"})
     assert code.libraries == {"torch": importlib.metadata.version("torch")}
 
 
 def test_torchmills_own_modules_bring_theirs():
     code = closure(REPOSITORY / "components" / "training" / "fit.py")
     assert {"components/refs.py", "components/training/optimizers.py"} <= set(names(code))
-    assert all(name.startswith("components/") for name in names(code))
+    assert all(name.startswith("components/") for name in {*names(code)} - {"src/torchmill/__init__.py"})
 
 
 def test_it_imports_no_torch():
-    code = "import sys, components.source_code; print({'torch', 'prefect', 'mlflow'} & set(sys.modules))"
+    code = "import sys, torchmill.components.source_code; print({'torch', 'prefect', 'mlflow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
+def test_what_is_imported_for_type_checkers_alone_is_left_out(tree):
+    text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import layers\n"
+    assert names(closure(write(tree, net=text, layers="a = 1\n"))) == ["net.py"]

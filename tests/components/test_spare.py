@@ -10,7 +10,7 @@ from pathlib import Path
 # Forking is for a process that has no threads, which that of the tests has: torch's.
 BEGIN = """
 import os, signal, subprocess, sys, time
-from components.spare import Spare
+from torchmill.components.spare import Spare
 
 def shout(orders):
     print(orders.readline().decode().upper(), end="", flush=True)

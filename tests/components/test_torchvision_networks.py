@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from components.config import InitializeConfig, ModelConfig
-from components.errors import UserError
-from components.initialize import initialize, outputs_of
-from components.torchvision_networks import adapted, classifier, names
 from tests.toy import toy_data
+from torchmill.components.config import InitializeConfig, ModelConfig
+from torchmill.components.errors import UserError
+from torchmill.components.initialize import initialize, outputs_of
+from torchmill.components.torchvision_networks import adapted, classifier, names
 
 SAMPLE = ("alexnet", "densenet121", "googlenet", "inception_v3", "mobilenet_v3_small", "regnet_y_400mf", "resnet18")
 SAMPLE += ("shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "vgg11", "vit_b_16")

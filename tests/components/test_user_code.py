@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import UserError
-from components.source_code import closure
-from components.user_code import import_from
+from torchmill.components.errors import UserError
+from torchmill.components.source_code import closure
+from torchmill.components.user_code import import_from
 
 
 @pytest.fixture(autouse=True)

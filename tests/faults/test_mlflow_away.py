@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from flows.prefect_server import answers, free_port
 from tests.flows.conftest import Place
+from torchmill.flows.prefect_server import answers, free_port
 
 pytestmark = pytest.mark.services
 
@@ -133,7 +133,7 @@ def test_a_server_that_hangs_to_the_end_costs_little_and_repair_sends_all(shared
 def test_a_recorder_that_is_killed_is_replaced(used: Place):
     process = used.start("train", "--json", "--train.epochs", str(EPOCHS))
     assert process.stderr and any("epoch 3/" in line for line in process.stderr)
-    (recorder,) = (one for one in used.processes() if "components.tracking" in one.cmdline())
+    (recorder,) = (one for one in used.processes() if "torchmill.components.tracking" in one.cmdline())
     recorder.kill()
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err

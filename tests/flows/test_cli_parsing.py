@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.config import RunConfig, dataset_names, fields, sections
-from components.errors import ConfigError
-from flows import cli
+from torchmill.components.config import RunConfig, dataset_names, fields, sections
+from torchmill.components.errors import ConfigError
+from torchmill.flows import cli
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ("torch", "prefect", "mlflow")
@@ -46,7 +46,7 @@ def complaint(*arguments: str) -> str:
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     code = (
-        "import atexit, sys; from flows.cli import main;"
+        "import atexit, sys; from torchmill.flows.cli import main;"
         f"atexit.register(lambda: print('HEAVY', *[name for name in {HEAVY} if name in sys.modules]));"
         "main(sys.argv[1:])"
     )
@@ -55,7 +55,7 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TORCHMILL_RUNS": ""},
+        env={**os.environ, "TORCHMILL_RUNS": ""},
     )
 
 
@@ -82,7 +82,7 @@ def test_what_is_given_arrives():
 
 def test_hyphens_are_for_the_name_of_an_option_and_leave_its_value():
     assert config("--name=a-b.c", "--device", "cuda:1").name == "a-b.c"
-    assert config("--model=components.models.simple_cnn:SimpleCNN").model.name.endswith(":SimpleCNN")
+    assert config("--model=torchmill.components.models.simple_cnn:SimpleCNN").model.name.endswith(":SimpleCNN")
 
 
 def test_an_option_wins_over_the_file(tmp_path):
@@ -180,7 +180,7 @@ def _seconds(arguments: list[str]) -> float:
 
 @pytest.mark.slow
 def test_help_costs_less_than_a_third_of_importing_torch():
-    assert _seconds(["-m", "flows.cli", "--help"]) < _seconds(["-c", "import torch"]) / 3
+    assert _seconds(["-m", "torchmill.flows.cli", "--help"]) < _seconds(["-c", "import torch"]) / 3
 
 
 @pytest.mark.parametrize("words", [["--runs", "here", "models"], ["models"]])

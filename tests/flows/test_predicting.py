@@ -37,7 +37,7 @@ def test_the_champion_answers_as_its_evaluation_says(copied: Place, finished: Fi
     (note,) = copied.runs.glob(f"artifacts/digits/{finished.result['run_id']}/artifacts/drift/*.json")
     assert json.loads(note.read_text())["samples"] == 100
 
-    code = "from flows.predict import predict; print(predict('digits-simple_cnn@1', ['photos'], 'flow.csv'))"
+    code = "from torchmill.flows.predict import predict; print(predict('digits-simple_cnn@1', ['photos'], 'flow.csv'))"
     flow = copied.python(code)
     assert flow.returncode == 0, flow.stderr
     assert answers(copied.folder / "flow.csv") == answers(copied.folder / "told.csv")

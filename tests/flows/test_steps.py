@@ -8,10 +8,10 @@ import yaml
 from prefect.states import Failed
 from prefect.utilities.schema_tools import validate
 
-from components.config import RunConfig
-from components.errors import Unreachable, UserError
-from flows import steps
-from flows.train import train
+from torchmill.components.config import RunConfig
+from torchmill.components.errors import Unreachable, UserError
+from torchmill.flows import steps
+from torchmill.flows.train import train
 
 
 def comes_back(error: Exception) -> bool:

@@ -164,7 +164,7 @@ def test_a_network_of_ones_own_with_a_module_beside_it_from_another_folder(used:
 def test_called_from_python_it_is_as_good_as_from_the_command_line(used: Place):
     place = used
     script = (
-        "from components.config import RunConfig\nfrom flows.train import train\n"
+        "from torchmill.components.config import RunConfig\nfrom torchmill.flows.train import train\n"
         "result = train(RunConfig(train={'epochs': 1}, name='from python'))\n"
         "print(result.run_id, result.metrics['test_accuracy'])\n"
     )

@@ -6,9 +6,9 @@ same as training images (B. Barz, J. Denzler: ciFAIR, arXiv:1902.00423). Licence
 
 from pathlib import Path
 
-from components.data import cifar
-from components.data.published import PublishedFile
-from components.data.splits import Splits
+from torchmill.components.data import cifar
+from torchmill.components.data.published import PublishedFile
+from torchmill.components.data.splits import Splits
 
 CLASSES = tuple(
     """

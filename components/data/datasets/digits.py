@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data.splits import Split, Splits
-from components.errors import UserError
+from torchmill.components.data.splits import Split, Splits
+from torchmill.components.errors import UserError
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 SOURCE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"

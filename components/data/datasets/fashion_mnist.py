@@ -5,8 +5,8 @@ H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, arXiv:1708.07747. Licence: MIT, Z
 
 from pathlib import Path
 
-from components.data import idx
-from components.data.splits import Splits
+from torchmill.components.data import idx
+from torchmill.components.data.splits import Splits
 
 CLASSES = (
     "T-shirt/top",

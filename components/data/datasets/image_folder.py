@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from components.data import pictures
-from components.data.folders import Tree, origin, read_tree
-from components.data.pictures import Header
-from components.data.splits import Split, Splits, cut
-from components.errors import UserError
+from torchmill.components.data import pictures
+from torchmill.components.data.folders import Tree, origin, read_tree
+from torchmill.components.data.pictures import Header
+from torchmill.components.data.splits import Split, Splits, cut
+from torchmill.components.errors import UserError
 
 logger = logging.getLogger("torchmill")
 

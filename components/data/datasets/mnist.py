@@ -6,8 +6,8 @@ by its authors; commonly passed on under CC BY-SA 3.0.
 
 from pathlib import Path
 
-from components.data import idx
-from components.data.splits import Splits
+from torchmill.components.data import idx
+from torchmill.components.data.splits import Splits
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 SOURCE = "http://yann.lecun.com/exdb/mnist/"

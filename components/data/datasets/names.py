@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from components.data.download import download
-from components.data.published import PublishedFile
-from components.data.splits import Splits
-from components.data.texts import cut_texts, encode_splits
-from components.data.vocabulary import normalized
+from torchmill.components.data.download import download
+from torchmill.components.data.published import PublishedFile
+from torchmill.components.data.splits import Splits
+from torchmill.components.data.texts import cut_texts, encode_splits
+from torchmill.components.data.vocabulary import normalized
 
 SOURCE = "https://docs.pytorch.org/tutorials/intermediate/char_rnn_classification_tutorial.html"
 

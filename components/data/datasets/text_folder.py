@@ -7,12 +7,12 @@ with a text in each line. Licence: yours.
 import logging
 from pathlib import Path
 
-from components.data.folders import SPLIT_NAMES, origin, read_tree
-from components.data.labels import in_order, named
-from components.data.splits import Splits
-from components.data.texts import Texts, complete, decoded, encode_splits
-from components.data.vocabulary import Level
-from components.errors import UserError
+from torchmill.components.data.folders import SPLIT_NAMES, origin, read_tree
+from torchmill.components.data.labels import in_order, named
+from torchmill.components.data.splits import Splits
+from torchmill.components.data.texts import Texts, complete, decoded, encode_splits
+from torchmill.components.data.vocabulary import Level
+from torchmill.components.errors import UserError
 
 logger = logging.getLogger("torchmill")
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import one_hot, pad
 
-from components.config import AUGMENTATIONS, TrainConfig, load
-from components.data.augment import Augmentation
-from components.errors import ConfigError, UserError
 from tests.toy import toy_numbers, toy_tokens
+from torchmill.components.config import AUGMENTATIONS, TrainConfig, load
+from torchmill.components.data.augment import Augmentation
+from torchmill.components.errors import ConfigError, UserError
 
 MOST = 2
 """Pixels of a usual shift."""

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.data import batches
-from components.data.batches import Samples, read_sample, read_test, read_training, sequence_lengths
-from components.data.splits import stratified_split
-from components.refs import DataRef
 from tests.toy import toy_numbers, toy_tokens
+from torchmill.components.data import batches
+from torchmill.components.data.batches import Samples, read_sample, read_test, read_training, sequence_lengths
+from torchmill.components.data.splits import stratified_split
+from torchmill.components.refs import DataRef
 
 
 def test_training_and_validation_are_the_training_file_and_nothing_else(toy):

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.data.datasets import cifar10, cifar100
-from components.errors import UserError
+from torchmill.components.data.datasets import cifar10, cifar100
+from torchmill.components.errors import UserError
 
 RNG = np.random.RandomState(0)
 
@@ -94,6 +94,6 @@ def test_what_is_no_packed_tar_is_refused(publish, tmp_path):
 def test_another_file_than_the_published_one_is_refused(publish, tmp_path, monkeypatch):
     publish(cifar10, {name: rows.tobytes() for name, rows in members(cifar10).items()})
     monkeypatch.setattr(cifar10, "FILE", replace(cifar10.FILE, gzip_sha256="0" * 64))
-    monkeypatch.setattr("components.data.cifar.MIRRORS", ())
+    monkeypatch.setattr("torchmill.components.data.cifar.MIRRORS", ())
     with pytest.raises(UserError, match="Nobody gave the cifar10"):
         cifar10.load(tmp_path / "downloads")

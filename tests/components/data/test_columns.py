@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from components.data.columns import Column, Columns
-from components.errors import UserError
+from torchmill.components.data.columns import Column, Columns
+from torchmill.components.errors import UserError
 
 OURS = Columns((Column("age"), Column("color", ("blue", "red")), Column("size")))
 

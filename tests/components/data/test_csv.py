@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.columns import Column, Columns
-from components.data.fetch import fetch, read_columns, read_vocabulary
-from components.errors import UserError
+from torchmill.components.data.columns import Column, Columns
+from torchmill.components.data.fetch import fetch, read_columns, read_vocabulary
+from torchmill.components.errors import UserError
 
 RNG = np.random.RandomState(0)
 NUMBERS = "a,b,label\n" + "".join(f"{n / 7:.3f},{-n},{'yes' if n % 3 else 'no'}\n" for n in range(60))

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.config import load_parameters
-from components.data import idx
-from components.data.batches import read_test, read_training
-from components.data.datasets import digits
-from components.data.fetch import fetch, names, read_vocabulary
-from components.data.published import PublishedFile
-from components.errors import UserError
+from torchmill.components.config import load_parameters
+from torchmill.components.data import idx
+from torchmill.components.data.batches import read_test, read_training
+from torchmill.components.data.datasets import digits
+from torchmill.components.data.fetch import fetch, names, read_vocabulary
+from torchmill.components.data.published import PublishedFile
+from torchmill.components.errors import UserError
 
 
 @pytest.mark.parametrize("name", names())
 def test_a_data_set_says_what_it_is_and_where_it_comes_from(name):
-    dataset = importlib.import_module(f"components.data.datasets.{name}")
+    dataset = importlib.import_module(f"torchmill.components.data.datasets.{name}")
     assert dataset.__doc__.partition(":")[0].strip()
     parameters = inspect.signature(dataset.load).parameters
     asked = load_parameters(Path(dataset.__file__))
@@ -33,7 +33,7 @@ def test_a_data_set_says_what_it_is_and_where_it_comes_from(name):
 
 def published(name: str) -> list[PublishedFile]:
     """The files that a data set names as its authors published them."""
-    held = vars(importlib.import_module(f"components.data.datasets.{name}"))
+    held = vars(importlib.import_module(f"torchmill.components.data.datasets.{name}"))
     files = [value for value in held.values() if isinstance(value, PublishedFile)]
     return files + [file for value in held.values() if isinstance(value, idx.IdxFiles) for file in vars(value).values()]
 

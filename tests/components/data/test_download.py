@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from components.data.download import MIRROR_VARIABLE, download, own_mirrors
-from components.data.progress import shown
-from components.data.wire import Wire, open_url
-from components.errors import ConfigError, Unreachable, UserError
-from tests.components.data.toy_server import CONTENT, FILE, GZIPPED, REPACKED, REPOSITORY
+from tests.components.data.toy_server import CONTENT, FILE, GZIPPED, REPACKED
+from torchmill.components.data.download import MIRROR_VARIABLE, download, own_mirrors
+from torchmill.components.data.progress import shown
+from torchmill.components.data.wire import Wire, open_url
+from torchmill.components.errors import ConfigError, Unreachable, UserError
 
 HALF = len(GZIPPED) // 2
 
@@ -345,15 +345,13 @@ def test_a_place_that_cannot_be_written_to_is_explained(tmp_path):
 
 CHILD = """
 import sys; from pathlib import Path
-from components.data.download import download; from tests.components.data.toy_server import FILE
+from torchmill.components.data.download import download; from tests.components.data.toy_server import FILE
 download(FILE, Path(sys.argv[1]) / "toy.gz", [sys.argv[2]])
 """
 
 
 def in_another_process(folder: Path, mirror: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), mirror], env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    )
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), mirror], env=dict(os.environ))
 
 
 def wait_until(true, seconds: float = 20) -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data import disk
-from components.data.fetch import channel_statistics, fetch, names
-from components.errors import ConfigError, UserError
-from components.refs import FileRef
 from tests.components.data.toy_server import REPOSITORY
+from torchmill.components.data import disk
+from torchmill.components.data.fetch import channel_statistics, fetch, names
+from torchmill.components.errors import ConfigError, UserError
+from torchmill.components.refs import FileRef
 
 DOTS = '''
 """Dots: random dots in two colours. Licence: none needed."""
 import os, signal, time
 import numpy as np
-from components.data.splits import Split, Splits
+from torchmill.components.data.splits import Split, Splits
 
 CLASSES = ("few", "many")
 SOURCE = "nowhere"
@@ -55,12 +55,12 @@ class Dots:
 
     def elsewhere(self) -> subprocess.Popen:
         code = (
-            "import sys; from pathlib import Path; from components.data.fetch import fetch;"
+            "import sys; from pathlib import Path; from torchmill.components.data.fetch import fetch;"
             "print(fetch('dots', Path(sys.argv[1]), Path(sys.argv[2])).sha256)"
         )
         return subprocess.Popen(
             [sys.executable, "-c", code, str(self.cache), str(self.datasets)],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            env=dict(os.environ),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -234,11 +234,11 @@ def test_statistics_are_those_of_the_pixels():
 
 def test_the_digits_need_neither_torch_nor_scikit_learn_nor_a_network(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from components.data.fetch import fetch;"
+        "import sys; from pathlib import Path; from torchmill.components.data.fetch import fetch;"
         "fetch('digits', Path(sys.argv[1]));"
         "print({'torch', 'torchvision', 'sklearn', 'mlflow', 'prefect'} & set(sys.modules))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = dict(os.environ)
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env=environment,

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data import idx
-from components.data.published import PublishedFile
-from components.errors import UserError
+from torchmill.components.data import idx
+from torchmill.components.data.published import PublishedFile
+from torchmill.components.errors import UserError
 
 IMAGES = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5)
 LABELS = np.arange(6, dtype=np.uint8) % 3

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.fetch import fetch
-from components.errors import UserError
+from torchmill.components.data.fetch import fetch
+from torchmill.components.errors import UserError
 
 RNG = np.random.RandomState(0)
 

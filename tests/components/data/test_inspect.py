@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.datasets.digits import find_file, grow, read_rows
-from components.data.fetch import fetch
-from components.data.inspect import Findings, inspect
-from components.data.splits import stratified_split
+from torchmill.components.data.datasets.digits import find_file, grow, read_rows
+from torchmill.components.data.fetch import fetch
+from torchmill.components.data.inspect import Findings, inspect
+from torchmill.components.data.splits import stratified_split
 
 VALIDATION, SEED = 0.1, 0
 

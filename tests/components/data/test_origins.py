@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.fetch import fetch, prepared
-from components.data.inspect import inspect, leakage_error
-from components.data.origins import origins_file, read_origins, write_origins
-from components.refs import DataRef
+from torchmill.components.data.fetch import fetch, prepared
+from torchmill.components.data.inspect import inspect, leakage_error
+from torchmill.components.data.origins import origins_file, read_origins, write_origins
+from torchmill.components.refs import DataRef
 
 RNG = np.random.RandomState(0)
 

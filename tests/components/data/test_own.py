@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.columns import Columns
-from components.data.fetch import fetch, read_columns
-from components.data.own import load_own
-from components.data.splits import Splits
-from components.errors import UserError
+from torchmill.components.data.columns import Columns
+from torchmill.components.data.fetch import fetch, read_columns
+from torchmill.components.data.own import load_own
+from torchmill.components.data.splits import Splits
+from torchmill.components.errors import UserError
 
 HEAD = """
 import numpy as np

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data import samples
 from tests.toy import written
+from torchmill.components.data import samples
 
 
 @pytest.fixture

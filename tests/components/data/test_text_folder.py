@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.fetch import fetch, read_vocabulary
-from components.errors import UserError
+from torchmill.components.data.fetch import fetch, read_vocabulary
+from torchmill.components.errors import UserError
 
 WORDS = {"sport": ["ball", "goal", "team", "match", "player"], "food": ["bread", "soup", "salt", "oven", "plate"]}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from components.data.texts import Texts, complete, cut_texts, decoded, encode_splits, usual_level
-from components.errors import UserError
+from torchmill.components.data.texts import Texts, complete, cut_texts, decoded, encode_splits, usual_level
+from torchmill.components.errors import UserError
 
 TEXTS = [f"text number {n}" for n in range(50)] + [f"TEXT  number {n}" for n in range(50)]
 LABELS = np.arange(100) % 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from components.data.vocabulary import UNKNOWN, Vocabulary, pieces
+from torchmill.components.data.vocabulary import UNKNOWN, Vocabulary, pieces
 
 
 def words(*texts: str, **options) -> Vocabulary:

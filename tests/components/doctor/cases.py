@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.doctor.case import Case
+from torchmill.components.doctor.case import Case
 
 CLASSES = 5
 

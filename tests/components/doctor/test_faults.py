@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from components.doctor.examine import examine
 from tests.components.doctor.cases import case
 from tests.components.doctor.faulty import FAULTS, Fault
+from torchmill.components.doctor.examine import examine
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

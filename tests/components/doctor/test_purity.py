@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.doctor.examine import examine
-from components.doctor.snapshot import left_as_it_was
 from tests.components.doctor.cases import case
 from tests.components.doctor.faulty import CNN, FAULTS, MLP
 from tests.components.doctor.sound import SOUND
+from torchmill.components.doctor.examine import examine
+from torchmill.components.doctor.snapshot import left_as_it_was
 
 
 def fingerprint(network: nn.Module) -> dict[str, object]:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from components.doctor.examine import examine
 from tests.components.doctor.cases import case
 from tests.components.doctor.sound import SOUND, Sound
+from torchmill.components.doctor.examine import examine
 
 
 @pytest.mark.parametrize("sound", SOUND, ids=lambda sound: sound.name)

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torchvision
 
-from components.doctor.examine import examine
-from components.doctor.verdict import Report
-from components.models.simple_cnn import SimpleCNN
 from tests.components.doctor.cases import case
+from torchmill.components.doctor.examine import examine
+from torchmill.components.doctor.verdict import Report
+from torchmill.components.models.simple_cnn import SimpleCNN
 
 SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit": 224, "alexnet": 96, "squeezenet": 96}
 

@@ -1,6 +1,6 @@
 import json
 
-from components.doctor.verdict import Report, Verdict
+from torchmill.components.doctor.verdict import Report, Verdict
 
 GOOD = Verdict("shared", "pass", "", "0 shared", "")
 SO_SO = Verdict("wasteful", "warn", "conv", "1 bias", "bias=False")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from components.evaluation.calibration import (
+from torchmill.components.evaluation.calibration import (
     BINS,
     confidences,
     expected_calibration_error,

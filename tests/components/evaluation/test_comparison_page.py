@@ -2,11 +2,11 @@ import dataclasses
 
 import numpy as np
 
-from components.comparison import Recorded
-from components.evaluation.comparison_page import differing, row, write_comparison
-from components.evaluation.paired import Difference, pair
-from components.evaluation.predictions import Predictions
 from tests.components.evaluation.test_page import NASTY, read
+from torchmill.components.comparison import Recorded
+from torchmill.components.evaluation.comparison_page import differing, row, write_comparison
+from torchmill.components.evaluation.paired import Difference, pair
+from torchmill.components.evaluation.predictions import Predictions
 
 TRUTH = np.arange(300) % 3
 

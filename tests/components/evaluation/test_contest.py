@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.config import PromoteConfig
-from components.data.batches import read_test
-from components.data.columns import Column, Columns
-from components.data.fetch import COLUMNS
-from components.evaluation.contest import contest
-from components.refs import DataRef
 from tests.onnx_files import bag_of_letters, linear
 from tests.toy import toy_data, toy_numbers, toy_tokens
+from torchmill.components.config import PromoteConfig
+from torchmill.components.data.batches import read_test
+from torchmill.components.data.columns import Column, Columns
+from torchmill.components.data.fetch import COLUMNS
+from torchmill.components.evaluation.contest import contest
+from torchmill.components.refs import DataRef
 
 CONFIG = PromoteConfig(margin=0.02)
 

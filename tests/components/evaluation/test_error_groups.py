@@ -1,10 +1,10 @@
 import numpy as np
 import torch
 
-from components.data.batches import Samples, read_test
-from components.evaluation.error_groups import error_groups, thirds
-from components.evaluation.intervals import wilson_interval
 from tests.toy import toy_data, toy_tokens
+from torchmill.components.data.batches import Samples, read_test
+from torchmill.components.evaluation.error_groups import error_groups, thirds
+from torchmill.components.evaluation.intervals import wilson_interval
 
 
 def test_dark_images_that_are_wrong_stand_out_and_others_do_not(tmp_path):

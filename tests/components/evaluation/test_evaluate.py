@@ -21,15 +21,15 @@ from sklearn.metrics import (
 )
 from torch import nn
 
-from components.config import RunConfig
-from components.data.batches import Samples, read_test, read_training
-from components.errors import UserError
-from components.evaluation.evaluate import evaluate, of_targets
-from components.evaluation.intervals import wilson_interval
-from components.evaluation.predictions import Predictions, predict
-from components.raw_model import RawModel, standardized
-from components.refs import DataRef
 from tests.toy import made, toy_numbers, toy_tokens
+from torchmill.components.config import RunConfig
+from torchmill.components.data.batches import Samples, read_test, read_training
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.evaluate import evaluate, of_targets
+from torchmill.components.evaluation.intervals import wilson_interval
+from torchmill.components.evaluation.predictions import Predictions, predict
+from torchmill.components.raw_model import RawModel, standardized
+from torchmill.components.refs import DataRef
 
 CPU = torch.device("cpu")
 

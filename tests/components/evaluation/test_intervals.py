@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from components.evaluation.calibration import calibration_error_interval, reliability
-from components.evaluation.intervals import (
+from torchmill.components.evaluation.calibration import calibration_error_interval, reliability
+from torchmill.components.evaluation.intervals import (
     MANY,
     Interval,
     bootstrap_intervals,
@@ -14,14 +14,14 @@ from components.evaluation.intervals import (
     share_interval,
     wilson_interval,
 )
-from components.evaluation.metrics import (
+from torchmill.components.evaluation.metrics import (
     confusion_matrix,
     label_intervals,
     macro_intervals,
     mean_r2_interval,
     target_intervals,
 )
-from components.evaluation.ranking import rank
+from torchmill.components.evaluation.ranking import rank
 
 # Test sets that are drawn. A coverage of 95 % that is estimated from 500 is off by 1 % (one deviation), so that what is
 # asked for, 93 to 97 %, is asked for at two of them; the sets are the same each time.

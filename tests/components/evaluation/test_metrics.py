@@ -3,8 +3,8 @@ import pytest
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import precision_recall_fscore_support
 
-from components.evaluation.intervals import wilson_interval
-from components.evaluation.metrics import class_scores, confusion_matrix
+from torchmill.components.evaluation.intervals import wilson_interval
+from torchmill.components.evaluation.metrics import class_scores, confusion_matrix
 
 
 @pytest.mark.parametrize(

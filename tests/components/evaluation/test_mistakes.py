@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from components.data.batches import read_test
-from components.data.encoding import read_encoding
-from components.evaluation.mistakes import draw_mistakes, percent, tell, worst_mistakes
 from tests.toy import toy_data, toy_numbers, toy_tokens
+from torchmill.components.data.batches import read_test
+from torchmill.components.data.encoding import read_encoding
+from torchmill.components.evaluation.mistakes import draw_mistakes, percent, tell, worst_mistakes
 
 
 def test_the_surest_wrong_answers_come_first(tmp_path):

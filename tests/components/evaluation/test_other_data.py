@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from components.data.batches import read_test
-from components.data.columns import Column, Columns
-from components.data.fetch import COLUMNS
-from components.errors import UserError
-from components.evaluation.evaluate import evaluate
-from components.evaluation.headline import headline
-from components.evaluation.other_data import as_trained, evaluate_onnx, read_as_trained
-from components.export.to_onnx import to_onnx
 from tests.toy import made, toy_data, toy_numbers, toy_tokens
+from torchmill.components.data.batches import read_test
+from torchmill.components.data.columns import Column, Columns
+from torchmill.components.data.fetch import COLUMNS
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.evaluation.headline import headline
+from torchmill.components.evaluation.other_data import as_trained, evaluate_onnx, read_as_trained
+from torchmill.components.export.to_onnx import to_onnx
 
 CPU = torch.device("cpu")
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from components.config import RunConfig
-from components.data.batches import read_test
-from components.evaluation.charts import Bar, Point, Series, bars, lines
-from components.evaluation.evaluate import evaluate
-from components.evaluation.page import Record, write_page
-from components.export.parity import BatchComparison, Judgement, Parity
-from components.export.smaller import Smaller
-from components.refs import (
+from tests.toy import made, toy_numbers, toy_tokens
+from torchmill.components.config import RunConfig
+from torchmill.components.data.batches import read_test
+from torchmill.components.evaluation.charts import Bar, Point, Series, bars, lines
+from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.evaluation.page import Record, write_page
+from torchmill.components.export.parity import BatchComparison, Judgement, Parity
+from torchmill.components.export.smaller import Smaller
+from torchmill.components.refs import (
     DataRef,
     EvaluationRef,
     ExportRef,
@@ -27,7 +28,6 @@ from components.refs import (
     RunRef,
     StepRef,
 )
-from tests.toy import made, toy_numbers, toy_tokens
 
 NASTY = '<script>alert("x")</script> & "quotes"'
 VOID = {"meta", "br", "img"}

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from components.errors import UserError
-from components.evaluation.paired import Difference, difference_interval, mcnemar, pair
-from components.evaluation.predictions import Predictions
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.paired import Difference, difference_interval, mcnemar, pair
+from torchmill.components.evaluation.predictions import Predictions
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 4, 500)

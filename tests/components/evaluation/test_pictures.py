@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from components.errors import UserError
-from components.evaluation.metrics import ClassScore
-from components.evaluation.pictures import draw_confusion, draw_curves, draw_labels, draw_targets
-from components.training.progress import EpochResult
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.metrics import ClassScore
+from torchmill.components.evaluation.pictures import draw_confusion, draw_curves, draw_labels, draw_targets
+from torchmill.components.training.progress import EpochResult
 
 EPOCH = EpochResult(
     epoch=1,

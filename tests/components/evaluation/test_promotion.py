@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from components.evaluation.promotion import compare, judge, sample_scores, tango_upper
+from torchmill.components.evaluation.promotion import compare, judge, sample_scores, tango_upper
 
 MARGIN, CONFIDENCE = 0.01, 0.95
 

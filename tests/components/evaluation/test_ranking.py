@@ -3,7 +3,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from components.evaluation.ranking import rank
+from torchmill.components.evaluation.ranking import rank
 
 
 def drawn(classes: int, samples: int = 400) -> tuple[np.ndarray, np.ndarray]:

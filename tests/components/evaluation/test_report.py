@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from components.config import RunConfig, TrainConfig
-from components.evaluation.report import write_report
-from components.refs import (
+from torchmill.components.config import RunConfig, TrainConfig
+from torchmill.components.evaluation.report import write_report
+from torchmill.components.refs import (
     DataRef,
     EvaluationRef,
     ExportRef,

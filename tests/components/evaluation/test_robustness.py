@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from components.data.batches import Samples
-from components.evaluation.robustness import CHANGES, changed, some
+from torchmill.components.data.batches import Samples
+from torchmill.components.evaluation.robustness import CHANGES, changed, some
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from components.data.batches import read_test
-from components.data.columns import Column, Columns
-from components.data.encoding import read_encoding
-from components.data.fetch import COLUMNS
-from components.evaluation import saliency
-from components.evaluation.evaluate import evaluate
-from components.evaluation.mistakes import worst_mistakes
-from components.raw_model import RawModel
 from tests.toy import made, toy_numbers, toy_tokens
+from torchmill.components.data.batches import read_test
+from torchmill.components.data.columns import Column, Columns
+from torchmill.components.data.encoding import read_encoding
+from torchmill.components.data.fetch import COLUMNS
+from torchmill.components.evaluation import saliency
+from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.evaluation.mistakes import worst_mistakes
+from torchmill.components.raw_model import RawModel
 
 CPU = torch.device("cpu")
 

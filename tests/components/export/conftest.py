@@ -6,8 +6,8 @@ import onnx
 import pytest
 from torch import nn
 
-from components.export.to_onnx import to_onnx
-from components.refs import DataRef
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.refs import DataRef
 
 METADATA = {"network": "simple_cnn", "test_accuracy": "0.987654"}
 

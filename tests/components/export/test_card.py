@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from components.config import ExportConfig
-from components.data.batches import read_test
-from components.data.columns import Column, Columns
-from components.data.fetch import COLUMNS
-from components.evaluation.evaluate import evaluate
-from components.export.card import write_card
-from components.export.export import export
-from components.raw_model import RawModel
-from components.refs import NetworkRef
 from tests.components.training.small_training import CPU
 from tests.toy import toy_numbers
+from torchmill.components.config import ExportConfig
+from torchmill.components.data.batches import read_test
+from torchmill.components.data.columns import Column, Columns
+from torchmill.components.data.fetch import COLUMNS
+from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.export.card import write_card
+from torchmill.components.export.export import export
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import NetworkRef
 
 
 def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_test, tmp_path):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from components.config import ExportConfig
-from components.errors import UserError
-from components.export.export import EXAMPLES, ParityError, export
-from components.onnx_session import open_session
-from components.refs import FileRef
 from tests.components.export.test_to_onnx import Branching
+from torchmill.components.config import ExportConfig
+from torchmill.components.errors import UserError
+from torchmill.components.export.export import EXAMPLES, ParityError, export
+from torchmill.components.onnx_session import open_session
+from torchmill.components.refs import FileRef
 
 CONFIG = ExportConfig(batch_sizes=(1, 2, 7, 256))
 EXAMPLE = ("pixels", "logits", "probabilities", "labels")

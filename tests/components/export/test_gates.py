@@ -11,13 +11,13 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from components.config import ExportConfig
-from components.data.batches import read_test
-from components.export import export as exporting
-from components.export.export import ParityError, export
-from components.export.to_onnx import to_onnx
-from components.refs import DataRef
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
+from torchmill.components.config import ExportConfig
+from torchmill.components.data.batches import read_test
+from torchmill.components.export import export as exporting
+from torchmill.components.export.export import ParityError, export
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.refs import DataRef
 
 CONFIG = ExportConfig(batch_sizes=(1, 7, 256))
 

@@ -10,17 +10,17 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from components.config import ExportConfig
-from components.data.batches import read_test, read_training
-from components.data.fetch import fetch, read_vocabulary
-from components.export.export import EXAMPLES, export
-from components.export.parity import compare
-from components.export.to_onnx import to_onnx
-from components.onnx_session import open_session
-from components.prediction.predict import predict
-from components.raw_model import RawModel, standardized
-from components.refs import DataRef
 from tests.toy import made, toy_numbers, toy_tokens
+from torchmill.components.config import ExportConfig
+from torchmill.components.data.batches import read_test, read_training
+from torchmill.components.data.fetch import fetch, read_vocabulary
+from torchmill.components.export.export import EXAMPLES, export
+from torchmill.components.export.parity import compare
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.onnx_session import open_session
+from torchmill.components.prediction.predict import predict
+from torchmill.components.raw_model import RawModel, standardized
+from torchmill.components.refs import DataRef
 
 SCALES = (1e-4, 1.0, 1e5)
 CONFIG = ExportConfig(batch_sizes=(1, 7, 64))

@@ -10,14 +10,14 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from components.config import ExportConfig
-from components.data.batches import Samples
-from components.errors import UserError
-from components.export.parity import Parity, compare, predict_double, run
-from components.export.to_onnx import to_onnx
-from components.onnx_session import open_session
-from components.raw_model import RawModel
 from tests.toy import toy_data
+from torchmill.components.config import ExportConfig
+from torchmill.components.data.batches import Samples
+from torchmill.components.errors import UserError
+from torchmill.components.export.parity import Parity, compare, predict_double, run
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel
 
 SIZES, TOLERANCE = ExportConfig().batch_sizes, ExportConfig().tolerance
 FEW = (1, 256)

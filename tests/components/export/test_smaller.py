@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from components.config import ExportConfig
-from components.data.batches import Samples, read_sample
-from components.export import smaller
-from components.export.export import ParityError, export
-from components.export.parity import run
-from components.export.smaller import make_smaller
-from components.onnx_session import open_session
+from torchmill.components.config import ExportConfig
+from torchmill.components.data.batches import Samples, read_sample
+from torchmill.components.export import smaller
+from torchmill.components.export.export import ParityError, export
+from torchmill.components.export.parity import run
+from torchmill.components.export.smaller import make_smaller
+from torchmill.components.onnx_session import open_session
 
 CONFIG = ExportConfig(batch_sizes=(64,), int8="on")
 

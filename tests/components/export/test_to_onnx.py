@@ -11,13 +11,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from components.errors import UserError
-from components.export.bundle import plain, preparation
-from components.export.to_onnx import to_onnx
-from components.onnx_session import open_session
-from components.raw_model import RawModel
 from tests.components.export.conftest import METADATA
 from tests.toy import toy_data
+from torchmill.components.errors import UserError
+from torchmill.components.export.bundle import plain, preparation
+from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -157,7 +157,7 @@ def test_colours_and_other_sizes_are_exported(tmp_path):
 @pytest.mark.slow
 def test_another_process_gives_the_same_bytes(tmp_path):
     code = (
-        "import sys, torch; from pathlib import Path; from components.export.to_onnx import to_onnx;"
+        "import sys, torch; from pathlib import Path; from torchmill.components.export.to_onnx import to_onnx;"
         "from tests.toy import toy_data; folder = Path(sys.argv[1]); torch.manual_seed(0);"
         "network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(),"
         "torch.nn.Linear(72, 10)); data = toy_data(folder, size=8, train=20, test=2);"

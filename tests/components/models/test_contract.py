@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.config import ExportConfig, TrainConfig, model_names
-from components.data.batches import Samples, read_test, read_training
-from components.export.export import export
-from components.initialize import find, restore, save_weights
-from components.onnx_session import open_session
-from components.raw_model import RawModel, standardized
-from components.refs import PADDING, DataRef, NetworkRef
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
-from components.training.losses import make_loss
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, written
+from torchmill.components.config import ExportConfig, TrainConfig, model_names
+from torchmill.components.data.batches import Samples, read_test, read_training
+from torchmill.components.export.export import export
+from torchmill.components.initialize import find, restore, save_weights
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel, standardized
+from torchmill.components.refs import PADDING, DataRef, NetworkRef
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
+from torchmill.components.training.losses import make_loss
 
 ASKED = {"images": {"in_channels", "image_size", "image_width"}, "tokens": {"vocab_size"}, "numbers": {"in_features"}}
 """What a constructor asks for that takes a kind of data; one of these is enough."""
@@ -85,7 +85,7 @@ of_tokens = cases("letters")
 @every_network
 def test_it_says_what_it_is_and_takes_data_of_some_kind(name):
     assert find(name).__doc__
-    assert __import__(f"components.models.{name}", fromlist=["_"]).__doc__
+    assert __import__(f"torchmill.components.models.{name}", fromlist=["_"]).__doc__
     assert kinds(name)
 
 

@@ -1,7 +1,7 @@
 import torch
 from torch.autograd import gradcheck
 
-from components.models.custom_backward import CustomBackward, SwishFunction
+from torchmill.components.models.custom_backward import CustomBackward, SwishFunction
 
 
 def test_its_backward_is_the_derivative_of_its_forward():

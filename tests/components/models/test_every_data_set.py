@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from components.config import ExportConfig, TrainConfig, dataset_names, model_names
-from components.data.batches import read_sample, read_test
-from components.data.fetch import fetch, read_vocabulary
-from components.export.export import export
-from components.initialize import restore, save_weights
-from components.onnx_session import open_session
-from components.raw_model import RawModel, standardized
-from components.refs import DataRef, NetworkRef
-from components.training.losses import make_loss
 from tests.components.models.test_contract import kinds
 from tests.toy import made, toy_data, with_different_answers
+from torchmill.components.config import ExportConfig, TrainConfig, dataset_names, model_names
+from torchmill.components.data.batches import read_sample, read_test
+from torchmill.components.data.fetch import fetch, read_vocabulary
+from torchmill.components.export.export import export
+from torchmill.components.initialize import restore, save_weights
+from torchmill.components.onnx_session import open_session
+from torchmill.components.raw_model import RawModel, standardized
+from torchmill.components.refs import DataRef, NetworkRef
+from torchmill.components.training.losses import make_loss
 
 TESTED = 200
 """Test samples that an export is compared on; whole runs compare all of them."""

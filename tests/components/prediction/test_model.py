@@ -8,9 +8,9 @@ import onnx
 import psutil
 import pytest
 
-from components.errors import UserError
-from components.prediction.model import open_model
 from tests.onnx_files import bag_of_letters, linear
+from torchmill.components.errors import UserError
+from torchmill.components.prediction.model import open_model
 
 EYE = np.eye(16, 3)
 

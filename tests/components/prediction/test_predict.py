@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from components.errors import UserError
-from components.prediction import predict as predicting
-from components.prediction.predict import predict
 from tests.onnx_files import bag_of_letters, linear
+from torchmill.components.errors import UserError
+from torchmill.components.prediction import predict as predicting
+from torchmill.components.prediction.predict import predict
 
 
 def halves(path: Path, **more) -> Path:
@@ -210,7 +210,8 @@ def test_a_process_that_is_killed_leaves_no_half_row_and_the_next_one_goes_on(tm
     model = halves(tmp_path / "model.onnx")
     expected = predict(model, [tmp_path / "in"], tmp_path / "whole.csv")
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom components.prediction import predict as p\np.PART = 50\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from torchmill.components.prediction import predict as p\np.PART = 50\n"
         "before = p._answers\n"
         "def slow(*a):\n    time.sleep(0.05)\n    return before(*a)\n"
         "p._answers = slow\n"
@@ -267,6 +268,8 @@ def test_a_mistake_is_told_before_anything_is_written(tmp_path: Path):
 
 
 def test_it_imports_neither_torch_nor_mlflow():
-    code = "import sys, components.prediction.predict; print(*{'torch', 'mlflow', 'prefect'} & set(sys.modules))"
+    code = (
+        "import sys, torchmill.components.prediction.predict\nprint(*{'torch', 'mlflow', 'prefect'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("", 0)

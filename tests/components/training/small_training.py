@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.config import TrainConfig
-from components.data.batches import Samples, read_training
-from components.refs import DataRef
-from components.training.checkpoint import Checkpoints
-from components.training.fit import fit
-from components.training.progress import EpochResult, StepProgress
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples, read_training
+from torchmill.components.refs import DataRef
+from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.fit import fit
+from torchmill.components.training.progress import EpochResult, StepProgress
 
 CPU = torch.device("cpu")
 STEPS = 15

@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_model
 from torch.nn.functional import cross_entropy
 
-from components.config import TrainConfig
-from components.data.batches import read_training
-from components.raw_model import RawModel
-from components.training.fit import batch_orders
-from components.training.optimizers import make_optimizer
-from components.training.randomness import seed_all
-from components.training.schedules import make_schedule
-from components.training.state import validate
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, state, train
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import read_training
+from torchmill.components.raw_model import RawModel
+from torchmill.components.training.fit import batch_orders
+from torchmill.components.training.optimizers import make_optimizer
+from torchmill.components.training.randomness import seed_all
+from torchmill.components.training.schedules import make_schedule
+from torchmill.components.training.state import validate
 
 
 def weights_after_each_step(data, epochs: int, **settings) -> list[dict[str, torch.Tensor]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.errors import UserError
-from components.training.checkpoint import Checkpoints
+from torchmill.components.errors import UserError
+from torchmill.components.training.checkpoint import Checkpoints
 
 
 class Bomb:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from components.raw_model import RawModel
-from components.training.diagnosis import first_not_finite
-from components.training.fit import NotFinite
 from tests.components.training.small_training import STEPS, Plain, Small, make, newest, stop_after, train
+from torchmill.components.raw_model import RawModel
+from torchmill.components.training.diagnosis import first_not_finite
+from torchmill.components.training.fit import NotFinite
 
 
 class Breaking(nn.Module):

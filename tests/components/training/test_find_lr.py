@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from components.config import TrainConfig, load
-from components.data.batches import read_training
-from components.errors import UserError
-from components.training import find_lr as module
-from components.training.find_lr import HIGHEST, LOWEST, find_lr, kept_lr
 from tests.components.training.small_training import CPU, Plain, Small, make, senseless, state, train
+from torchmill.components.config import TrainConfig, load
+from torchmill.components.data.batches import read_training
+from torchmill.components.errors import UserError
+from torchmill.components.training import find_lr as module
+from torchmill.components.training.find_lr import HIGHEST, LOWEST, find_lr, kept_lr
 
 
 def found(network, data, splits=None, seed=0, **config):

@@ -9,19 +9,19 @@ from safetensors.torch import load_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from components.config import TrainConfig
-from components.data.augment import Augmentation
-from components.data.batches import Samples, read_training
-from components.errors import UserError
-from components.initialize import restore
-from components.raw_model import RawModel
-from components.refs import FileRef, NetworkRef
-from components.training.checkpoint import KEPT, Checkpoints
-from components.training.fit import batch_orders, fit, wants_channels_last
-from components.training.progress import EpochResult
-from components.training.state import validate
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, senseless, state, train
 from tests.toy import made, toy_data
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.augment import Augmentation
+from torchmill.components.data.batches import Samples, read_training
+from torchmill.components.errors import UserError
+from torchmill.components.initialize import restore
+from torchmill.components.raw_model import RawModel
+from torchmill.components.refs import FileRef, NetworkRef
+from torchmill.components.training.checkpoint import KEPT, Checkpoints
+from torchmill.components.training.fit import batch_orders, fit, wants_channels_last
+from torchmill.components.training.progress import EpochResult
+from torchmill.components.training.state import validate
 
 
 class Viewing(Small):

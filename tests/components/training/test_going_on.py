@@ -13,8 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from components.training.fit import Stopped
-from components.training.progress import EpochResult
 from tests.components.training.small_training import (
     STEPS,
     Plain,
@@ -27,6 +25,8 @@ from tests.components.training.small_training import (
     train,
 )
 from tests.toy import made, toy_data, toy_numbers, toy_tokens
+from torchmill.components.training.fit import Stopped
+from torchmill.components.training.progress import EpochResult
 
 
 class Throwing(Small):

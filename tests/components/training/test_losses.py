@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from components.config import TrainConfig
-from components.data.batches import Samples, read_training
-from components.errors import UserError
-from components.refs import DataRef
-from components.training.losses import LOSSES, Objective, loss_name, make_loss, plain_loss, score_sum
 from tests.components.training.small_training import Plain, make, train
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import Samples, read_training
+from torchmill.components.errors import UserError
+from torchmill.components.refs import DataRef
+from torchmill.components.training.losses import LOSSES, Objective, loss_name, make_loss, plain_loss, score_sum
 
 CLASSES = 4
 COUNTS = (40, 30, 20, 10)

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from components.errors import UserError
-from components.training.fit import Stopped
-from components.training.progress import EpochResult
-from components.training.state import is_out_of_memory
 from tests.components.training.small_training import Plain, make, newest, state, stop_after, train
+from torchmill.components.errors import UserError
+from torchmill.components.training.fit import Stopped
+from torchmill.components.training.progress import EpochResult
+from torchmill.components.training.state import is_out_of_memory
 
 REFUSALS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),

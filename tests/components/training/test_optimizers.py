@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from components import config as configuration
-from components.config import TrainConfig
-from components.errors import UserError
-from components.training.optimizers import as_matrix, clip_gradients, make_optimizer
-from components.training.schedules import PlateauLR, make_schedule
+from torchmill.components import config as configuration
+from torchmill.components.config import TrainConfig
+from torchmill.components.errors import UserError
+from torchmill.components.training.optimizers import as_matrix, clip_gradients, make_optimizer
+from torchmill.components.training.schedules import PlateauLR, make_schedule
 
 CPU = torch.device("cpu")
 OPTIMIZERS = typing.get_args(configuration.Optimizer)

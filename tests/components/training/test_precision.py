@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from components.config import TrainConfig
-from components.data.batches import read_training
-from components.raw_model import RawModel
-from components.training.losses import make_loss
-from components.training.precision import Arithmetic, resolve_precision
-from components.training.state import Training
 from tests.components.training.small_training import CPU, Plain, Small, make, train
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import read_training
+from torchmill.components.raw_model import RawModel
+from torchmill.components.training.losses import make_loss
+from torchmill.components.training.precision import Arithmetic, resolve_precision
+from torchmill.components.training.state import Training
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

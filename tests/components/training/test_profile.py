@@ -2,8 +2,8 @@
 
 import json
 
-from components.training.profile import STEPS, profiled
 from tests.components.training.small_training import CPU, Small, make, state, train
+from torchmill.components.training.profile import STEPS, profiled
 
 
 def test_some_steps_are_recorded_as_a_trace_and_as_a_table(toy, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.training.randomness import random_states, seed_all, set_random_states
+from torchmill.components.training.randomness import random_states, seed_all, set_random_states
 
 CPU = torch.device("cpu")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.config import TrainConfig
-from components.data.batches import read_training
-from components.refs import DataRef
-from components.training import trials
-from components.training.compilation import CompilationFailed
-from components.training.fit import Stopped
-from components.training.trials import EPOCH_STEPS, SMALLEST_BATCH, Pace, Trials
 from tests.components.training.small_training import CPU, Plain, Small, make, newest, train
+from torchmill.components.config import TrainConfig
+from torchmill.components.data.batches import read_training
+from torchmill.components.refs import DataRef
+from torchmill.components.training import trials
+from torchmill.components.training.compilation import CompilationFailed
+from torchmill.components.training.fit import Stopped
+from torchmill.components.training.trials import EPOCH_STEPS, SMALLEST_BATCH, Pace, Trials
 
 
 def of(toy: DataRef, folder: Path) -> Trials:

@@ -2,8 +2,7 @@
 
 import torch
 
-from components.errors import UserError
-from components.processors import processors as processors
+from torchmill.components.errors import UserError
 
 
 def available() -> list[str]:

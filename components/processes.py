@@ -1,0 +1,54 @@
+"""Start Python processes, and count the processors that they may use. Imports no torch."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def python_command(*arguments: str) -> list[str]:
+    """Return a command for this Python that doesn't look for modules in the current folder.
+
+    With ``-m`` alone, a file ``uvicorn.py`` or ``select.py`` in the user's folder would be imported for the library.
+
+    Example:
+        >>> python_command("-m", "torchmill")[1:]
+        ['-P', '-m', 'torchmill']
+    """
+    return [sys.executable, "-P", *arguments]
+
+
+def start_python(
+    *arguments: str, environment: Mapping[str, str] | None = None, inherit_safe_path: bool = True, **options: Any
+) -> "subprocess.Popen[bytes]":
+    """Start this Python in the background, with nothing to read, and without the current folder on its path.
+
+    Args:
+        environment: the process's whole environment; None for this process's.
+        inherit_safe_path: have the Pythons that it starts leave out the current folder as well.
+        options: of ``subprocess.Popen``.
+    """
+    variables = dict(os.environ if environment is None else environment)
+    if inherit_safe_path:
+        variables["PYTHONSAFEPATH"] = "1"
+    options.setdefault("stdin", subprocess.DEVNULL)
+    process: Any = subprocess.Popen(python_command(*arguments), env=variables, **options)
+    return process
+
+
+def run_python(*arguments: str, **options: Any) -> int:
+    """Start this Python, wait for its end and return its exit code; options as of ``start_python``."""
+    return start_python(*arguments, **options).wait()
+
+
+def processors() -> int:
+    """Return how many processors this process may use: what its affinity and its control group leave it."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:  # cgroup v2: "max 100000" or "150000 100000", microseconds of processor time per period
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, math.ceil(int(quota) / int(period))))
