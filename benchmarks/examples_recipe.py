@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from torchmill.components.places import data_cache
+from torchmill.components.runs.folders import data_cache
 
 GOAL, EPOCHS = 0.99, 14
 

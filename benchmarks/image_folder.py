@@ -22,11 +22,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Claim, in_turn
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import read_training
 from torchmill.components.data.fetch import fetch
+from torchmill.components.data.samples import read_training
 from torchmill.components.processes import processors
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 
 SPLITS = {"train": 10_000, "val": 200, "test": 200}

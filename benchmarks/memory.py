@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.measure import Claim, in_turn
 from benchmarks.throughput import BATCH, DATA, bare_epochs, network
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.samples import Samples
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 
 IMAGES, ROUNDS = 60_000, 3

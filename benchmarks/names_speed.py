@@ -17,17 +17,18 @@ import torch
 from torch import nn
 
 from benchmarks.measure import Claim, in_turn
-from torchmill.components.config import InitializeConfig, ModelConfig, TrainConfig
-from torchmill.components.data.batches import Samples, read_training
 from torchmill.components.data.fetch import fetch
+from torchmill.components.data.samples import Samples, read_training
 from torchmill.components.errors import UserError
-from torchmill.components.initialize import initialize
-from torchmill.components.places import data_cache
+from torchmill.components.initialization.build import initialize
+from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.processes import processors
 from torchmill.components.refs import DataRef
+from torchmill.components.runs.folders import data_cache
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
-from torchmill.components.training.trials import Trials
+from torchmill.components.training.tuning.autotune import Autotune
 
 NAMES, OF_TUTORIAL, ROUNDS = 12_800, 300, 5
 SMALL = {"hidden": 128, "layers": 1, "embedding": 64, "bidirectional": False, "cell": "rnn"}
@@ -65,7 +66,7 @@ def measure() -> list[Claim]:
 def ours(data: DataRef, training: Samples, validation: Samples, arguments: dict[str, object]) -> float:
     network, _ = initialize(ModelConfig(name="rnn", args=arguments), InitializeConfig(), data, 0)
     with tempfile.TemporaryDirectory() as place:
-        trials = Trials(Path(place), network, training, data, 0)
+        trials = Autotune(Path(place), network, training, data, 0)
         batch_size = trials.batch_size(TrainConfig(batch_size=None), torch.device("cpu"))
         checkpoints, best = Checkpoints(Path(place) / "checkpoints", 30), Path(place) / "best.safetensors"
         config = TrainConfig(epochs=1, batch_size=batch_size)

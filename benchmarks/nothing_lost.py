@@ -26,16 +26,18 @@ from torch.nn.functional import cross_entropy
 from benchmarks.measure import Claim, in_turn
 from benchmarks.throughput import BATCH, DATA, bare_epochs, images, network
 from benchmarks.whole_run import seconds
-from torchmill.components import ingredients, tracking
-from torchmill.components.config import DataConfig, TrainConfig
-from torchmill.components.data.batches import Samples
-from torchmill.components.places import Runs
+from torchmill.components import tracking
+from torchmill.components.data.config import DataConfig
+from torchmill.components.data.samples import Samples
 from torchmill.components.processes import processors
 from torchmill.components.refs import RunRef
-from torchmill.components.results import Results
+from torchmill.components.runs import fingerprint as ingredients
+from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.step_cache import Results
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
-from torchmill.flows.prefect_server import answers, free_port
+from torchmill.flows.services.processes import answers, free_port
 
 # As many as MNIST has, of which a tenth is for validation.
 EPOCHS, ROUNDS, IMAGES, VALIDATION = 2, 5, 54_000, 6_000
@@ -147,7 +149,7 @@ def repeated(folder: Path) -> tuple[list[float], list[float]]:
     environment = os.environ | {"TORCHMILL_DATA": f"{folder}/data", "MLFLOW_DISABLE_TELEMETRY": "true"}
     again, first = [], []
     for turn in range(4):
-        command = [sys.executable, "-m", "torchmill.flows.cli", "train", "--runs", f"{folder}/turn-{turn}"]
+        command = [sys.executable, "-m", "torchmill.flows.cli.main", "train", "--runs", f"{folder}/turn-{turn}"]
         pair = seconds(command, environment, settle=4), seconds(command, environment)
         print(f"{'warm-up' if turn == 0 else f'round {turn}'}  first {pair[0]:.1f}, again {pair[1]:.2f}", flush=True)
         if turn:  # the first one of all also prepares the data

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from benchmarks.measure import Claim, in_turn
 from benchmarks.whole_run import seconds, torchmill, up
-from torchmill.flows.prefect_server import free_port
-from torchmill.flows.up import Service
+from torchmill.flows.services.processes import free_port
+from torchmill.flows.services.up import Service
 
 ROUNDS = 3
 ROOT = Path(__file__).parent.parent

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from benchmarks.measure import Claim, in_turn
-from torchmill.components.config import InitializeConfig, ModelConfig
 from torchmill.components.export.to_onnx import to_onnx
-from torchmill.components.initialize import initialize
+from torchmill.components.initialization.build import initialize
+from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.prediction.predict import predict
 from torchmill.components.processes import processors
 from torchmill.components.refs import DataRef

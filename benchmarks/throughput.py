@@ -28,12 +28,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Subset
 
 from benchmarks.measure import Claim, in_turn
-from torchmill.components.config import InitializeConfig, ModelConfig, TrainConfig
-from torchmill.components.data.batches import Samples
-from torchmill.components.initialize import initialize
+from torchmill.components.data.samples import Samples
+from torchmill.components.initialization.build import initialize
+from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.processes import processors
 from torchmill.components.refs import DataRef
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 
 IMAGES, BATCH, ROUNDS = 12_800, 64, 9

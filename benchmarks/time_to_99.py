@@ -21,7 +21,7 @@ from benchmarks.measure import Claim
 from benchmarks.whole_run import up
 from torchmill.components.data.fetch import fetch
 from torchmill.components.errors import UserError
-from torchmill.components.places import data_cache
+from torchmill.components.runs.folders import data_cache
 
 GOAL = 0.99
 RECIPE = Path(__file__).parents[1] / "recipes" / "mnist-fast.yaml"
@@ -66,7 +66,7 @@ def torchmill(runs: Path, seed: int) -> tuple[float, float]:
     command = [
         sys.executable,
         "-m",
-        "torchmill.flows.cli",
+        "torchmill",
         "train",
         "--config",
         str(RECIPE),

@@ -12,12 +12,14 @@ import torch
 
 from benchmarks.measure import Claim, in_turn
 from benchmarks.throughput import DATA
-from torchmill.components.config import InitializeConfig, ModelConfig, TrainConfig
-from torchmill.components.initialize import initialize, save_weights
+from torchmill.components.initialization.build import initialize
+from torchmill.components.initialization.config import InitializeConfig, ModelConfig
+from torchmill.components.initialization.weights import save_weights
 from torchmill.components.processes import processors
 from torchmill.components.refs import DataRef, NetworkRef
-from torchmill.components.training.job import Job, train
-from torchmill.components.training.processes import train_apart
+from torchmill.components.training.config import TrainConfig
+from torchmill.components.training.distributed.job import Job, train
+from torchmill.components.training.distributed.supervise import train_in_subprocess
 from torchmill.components.training.progress import EpochResult
 
 IMAGES, ROUNDS = 25_600, 3
@@ -41,7 +43,7 @@ def measure() -> list[Claim]:
                 torch.set_num_threads(threads)
 
         def together() -> float:
-            return told("together", list(train_apart(job(data, folder), 2)))
+            return told("together", list(train_in_subprocess(job(data, folder), 2)))
 
         def told(which: str, epochs: list[EpochResult]) -> float:
             losses[which] = [epoch.train_loss for epoch in epochs]

@@ -62,13 +62,13 @@ NOTE = (
 
 
 def torchmill(runs: Path) -> list[str]:
-    return [sys.executable, "-m", "torchmill.flows.cli", "train", "--fresh", "--json", "--runs", str(runs)]
+    return [sys.executable, "-m", "torchmill", "train", "--fresh", "--json", "--runs", str(runs)]
 
 
 @contextlib.contextmanager
 def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
     """Have `torchmill up` run."""
-    command = [sys.executable, "-m", "torchmill.flows.cli", "up", "--runs", str(runs)]
+    command = [sys.executable, "-m", "torchmill", "up", "--runs", str(runs)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     if not any(line.startswith("Ctrl-C") for line in iter(process.stdout.readline, "")):

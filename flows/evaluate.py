@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from torchmill.components.config import DataConfig
+from torchmill.components.data.config import DataConfig
 from torchmill.components.refs import EvaluationRef
-from torchmill.flows import steps
-from torchmill.flows.story import story
+from torchmill.flows.recorded import recorded_config, score_again, score_onnx
+from torchmill.flows.step import flow
 
 
-@story(name="evaluate", description=__doc__)
+@flow(name="evaluate", description=__doc__)
 def evaluate(subject: str, data: DataConfig | None = None) -> EvaluationRef:
     """Take a run's weights, or an ONNX model, and score them on a test split.
 
@@ -20,6 +20,6 @@ def evaluate(subject: str, data: DataConfig | None = None) -> EvaluationRef:
         UserError: there is no such run or file, or the data doesn't fit.
     """
     if subject.endswith(".onnx"):
-        return steps.score_onnx(Path(subject), data)
-    recipe = steps.recipe_of(subject)
-    return steps.score_again(subject, recipe, data)
+        return score_onnx(Path(subject), data)
+    recipe = recorded_config(subject)
+    return score_again(subject, recipe, data)

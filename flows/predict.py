@@ -1,12 +1,12 @@
-"""The story of using a model: answer what lies in a folder, a table or a text, and write a row for each."""
+"""The flow of using a model: answer what lies in a folder, a table or a text, and write a row for each."""
 
 from pathlib import Path
 
 from torchmill.flows import prediction
-from torchmill.flows.story import log_to_prefect, story
+from torchmill.flows.step import flow, log_to_prefect
 
 
-@story(name="predict", description=__doc__)
+@flow(name="predict", description=__doc__)
 def predict(model: str, inputs: list[str], output: str, probabilities: bool = True) -> str:
     """Answer all inputs, write a row for each, and note whether they are like the training data.
 

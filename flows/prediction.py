@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torchmill.components import tracking
 from torchmill.components.errors import UserError
-from torchmill.components.places import Runs
 from torchmill.components.prediction.predict import Predictions, predict
-from torchmill.components.registry import ModelVersion, find
+from torchmill.components.runs.folders import Runs
+from torchmill.components.tracking.champions import ModelVersion, find
 
 logger = logging.getLogger("torchmill")
 

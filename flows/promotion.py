@@ -3,14 +3,14 @@
 import logging
 
 from torchmill.components import tracking
-from torchmill.components.config import PromoteConfig
 from torchmill.components.errors import UserError
-from torchmill.components.evaluation.promotion import Verdict
-from torchmill.components.places import Runs, data_cache
-from torchmill.components.recipe import read_recipe
+from torchmill.components.evaluation.comparison.noninferiority import Verdict
+from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.refs import DataRef, ExportRef, PromotionRef, RunRef
-from torchmill.components.registry import CHALLENGER, CHAMPION, ModelVersion, find
-from torchmill.components.tracking import Standing
+from torchmill.components.runs.folders import Runs, data_cache
+from torchmill.components.runs.snapshot import read_snapshot
+from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelVersion, find
+from torchmill.components.tracking.run import Standing
 
 logger = logging.getLogger("torchmill")
 
@@ -40,7 +40,7 @@ def decide(
             tracking.log_tags(run, tags)
             return verdict, champion
         crowned = verdict.outcome == "promoted"
-        match tracking.promote(run, version, name, champion=champion, crown=crowned, tags=tags):
+        match tracking.promote(run, version, name, champion=champion, move=crowned, tags=tags):
             case "done":
                 return verdict, version if crowned else champion
             case "pending":
@@ -51,7 +51,7 @@ def decide(
 
 
 def _beside(standing: Standing, version: str, config: PromoteConfig, model: ExportRef, data: DataRef) -> Verdict:
-    from torchmill.components.evaluation.contest import contest, gates_of
+    from torchmill.components.evaluation.comparison.champion import compare_with_champion, gates_of
 
     champion = standing.champion
     if champion is None:
@@ -63,7 +63,7 @@ def _beside(standing: Standing, version: str, config: PromoteConfig, model: Expo
     if champion.tags.get("onnx.sha256") == model.onnx.sha256:
         return Verdict("kept", "it is the very same model as the champion")
     assert standing.file
-    verdict = contest(model.onnx.path, standing.file, data, config, gates_of(model.report.path))
+    verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates_of(model.report.path))
     return _told_of_data(verdict, champion, data.sha256)
 
 
@@ -123,7 +123,7 @@ def promote(runs: Runs, name: str, number: str | None, force: bool) -> int:
             tracking.tag_version(runs, version, tags)
             print(told(name, version.version, verdict, expected))
             return 1
-        if tracking.crown(runs, version, expected, "by hand" if force else "promoted", tags):
+        if tracking.set_champion(runs, version, expected, "by hand" if force else "promoted", tags):
             print(told(name, version.version, verdict, version.version))
             if champion:
                 print(f"Back to version {champion.version}: torchmill rollback {name}")
@@ -148,12 +148,12 @@ def _meant(versions: list[ModelVersion], name: str, number: str | None) -> Model
 def _compared(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verdict:
     """Compare by the test data that the version's run had, as it is now."""
     from torchmill.components.data.fetch import arguments, fetch
-    from torchmill.components.evaluation.contest import contest
+    from torchmill.components.evaluation.comparison.champion import compare_with_champion
 
-    recorded = tracking.recorded(runs, version.run_id)
+    recorded = tracking.find_run(runs, version.run_id)
     folder = runs.work / "recipes" / recorded.run_id
-    tracking.fetch_recipe(runs, recorded, folder)
-    config = read_recipe(folder)
+    tracking.fetch_snapshot(runs, recorded, folder)
+    config = read_snapshot(folder)
     data = fetch(config.data.name, data_cache(), args=arguments(config.data))
     if data.sha256 != version.tags.get("data.sha256"):
         raise UserError(
@@ -161,7 +161,7 @@ def _compared(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verd
             "Train again; or, if you know that it is better: --force.",
         )
     challenging, held = (tracking.onnx_file(runs, one) for one in (version, champion))
-    return _told_of_data(contest(challenging, held, data, config.promote), champion, data.sha256)
+    return _told_of_data(compare_with_champion(challenging, held, data, config.promote), champion, data.sha256)
 
 
 def roll_back(runs: Runs, name: str) -> int:

@@ -1,12 +1,12 @@
 """`torchmill reproduce`: run a recorded run again from what was recorded, and say what is equal."""
 
 from torchmill.components.refs import Reproduction
-from torchmill.flows import steps
-from torchmill.flows.story import story
+from torchmill.flows.recorded import compare, recorded_config
+from torchmill.flows.step import flow
 from torchmill.flows.train import train
 
 
-@story(name="reproduce", description=__doc__)
+@flow(name="reproduce", description=__doc__)
 def reproduce(run: str) -> Reproduction:
     """Take configuration, seed and source from the record of a run, run it anew, and compare.
 
@@ -16,6 +16,6 @@ def reproduce(run: str) -> Reproduction:
     Raises:
         UserError: there is no such run, or what it was made from is not recorded.
     """
-    recipe = steps.recipe_of(run)
+    recipe = recorded_config(run)
     again = train(recipe, fresh=True, publish=False)
-    return steps.compare(run, again)
+    return compare(run, again)

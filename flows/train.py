@@ -1,12 +1,13 @@
-"""The main story: from data to an ONNX model that is proven to give the network's answers."""
+"""The main flow: from data to an ONNX model that is proven to give the network's answers."""
 
 from torchmill.components.config import RunConfig
 from torchmill.components.refs import TrainResult
 from torchmill.flows import steps
-from torchmill.flows.story import flow_run_name, story
+from torchmill.flows.run import claim, conclude, tracked
+from torchmill.flows.step import flow, flow_run_name
 
 
-@story(name="train", flow_run_name=flow_run_name, description=__doc__)
+@flow(name="train", flow_run_name=flow_run_name, description=__doc__)
 def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = True) -> TrainResult:
     """Fetch data, build and initialise a network, train, evaluate and export it; MLflow records it all.
 
@@ -19,11 +20,11 @@ def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = 
     Raises:
         UserError: something that the user can mend is wrong; says what, where and how.
     """
-    claim = steps.claim(config, fresh)
-    if claim.result:
-        return claim.result
+    claimed = claim(config, fresh)
+    if claimed.result:
+        return claimed.result
     asked = (config.data.validation_fraction, config.seed, config.data.leakage_limit, config.data.allow_leakage)
-    with steps.tracked(claim) as run:
+    with tracked(claimed) as run:
         data = steps.fetch(config.data, run)
         steps.inspect(data, *asked, run)
         network = steps.initialize(config.model, config.initialize, config.seed, data, run)
@@ -35,4 +36,4 @@ def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = 
         version = steps.register(config.registered_name, model, scores, data, run) if publish else None
         rated = version and config.promote.mode == "auto"
         promoted = steps.promote(config.promote, config.registered_name, version, model, data, run) if rated else None
-        return steps.conclude(config, trained, scores, model, data, version, promoted, run)
+        return conclude(config, trained, scores, model, data, version, promoted, run)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from torchmill.components import config
-from torchmill.flows import cli
+from torchmill.flows.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchmill.components.config import InitializeConfig, ModelConfig
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.encoding.vocabulary import SPECIAL, Vocabulary
 from torchmill.components.data.fetch import VOCABULARY, channel_statistics
-from torchmill.components.data.vocabulary import SPECIAL, Vocabulary
+from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.predictions import predict
-from torchmill.components.initialize import initialize
-from torchmill.components.raw_model import RawModel
+from torchmill.components.initialization.build import initialize
+from torchmill.components.initialization.config import InitializeConfig, ModelConfig
+from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.refs import DataRef, Task
 
 
@@ -146,7 +146,7 @@ def made(name: str, data: DataRef, scheme: str = "xavier_normal", seed: int = 0,
 @torch.no_grad()
 def with_different_answers(network: nn.Module, test: Samples, data: DataRef) -> nn.Module:
     """Have an untrained network give all answers: each output's mean is taken from its bias."""
-    model = RawModel.of(network, data, in_units=False).train()
+    model = StandardizedModel.of(network, data, in_units=False).train()
     some, _ = test.take(torch.arange(min(40, len(test))))
     for _ in range(30):  # statistics of batch norm
         model(some)

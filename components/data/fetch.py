@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from torchmill.components import files, source_code
-from torchmill.components.config import DataConfig, dataset_place, load_parameters, modules_in, source_file
+from torchmill.components import files
 from torchmill.components.data import disk
-from torchmill.components.data.columns import Columns
+from torchmill.components.data.config import DataConfig, dataset_place, load_parameters
+from torchmill.components.data.encoding.columns import Columns
+from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.data.origins import origins_file, write_origins
 from torchmill.components.data.splits import Split, Splits
-from torchmill.components.data.vocabulary import Vocabulary
 from torchmill.components.errors import ConfigError, UserError, nearest
 from torchmill.components.refs import DataRef, FileRef, Kind
+from torchmill.components.section import modules_in
+from torchmill.components.user_code import source_code
+from torchmill.components.user_code.reference import source_file
 
 logger = logging.getLogger("torchmill")
 
@@ -149,7 +152,7 @@ def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) ->
     """Give what ``CLASSES`` and ``SOURCE`` may be looked up in, and what loads the data set."""
     kind, path = dataset_place(name)
     if _is_own(name, datasets):
-        from torchmill.components.data.own import load_own
+        from torchmill.components.data.formats.user_function import load_own
 
         return None, lambda: load_own(kind, path, args)
     module = _import(kind, datasets / f"{kind}.py")

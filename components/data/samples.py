@@ -1,174 +1,180 @@
-"""A sheet of samples of a data set: pictures of each class, texts, or how numbers are spread."""
+"""Read a prepared data set's splits."""
 
-import importlib.util
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import psutil
+import torch
+from torch import Tensor
 
-from torchmill.components import files
-from torchmill.components.data.fetch import read_columns
-from torchmill.components.data.vocabulary import Vocabulary
-from torchmill.components.refs import DataRef
+from torchmill.components.data.splits import stratified_split
+from torchmill.components.refs import PADDING, DataRef
 
-CLASSES, EACH, FEATURES = 10, 8, 16
-CELL, GAP, TITLE = 72, 6, 130
-"""Pixels."""
-INK, RED = "#222222", "#c62828"
-COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
-TEXT_SHOWN = 100
-NAME_SHOWN = 16
+IN_MEMORY = 0.25  # of the memory that is free: larger arrays stay on disk, mapped into memory
+ON_CARD = 0.5  # of a card's memory that is free: larger arrays stay with the processor, whence batches are sent
 
 
-def draw(
-    data: DataRef,
-    inputs: np.ndarray,
-    labels: np.ndarray,
-    rows: np.ndarray,
-    suspects: Sequence[int],
-    vocabulary: Vocabulary | None,
-    folder: Path,
-) -> None:
-    """Write ``samples.png`` into the folder, and ``samples.txt`` of texts.
+@dataclass(frozen=True)
+class Samples:
+    """A split: raw inputs and labels, on one device. What is too large for it is read, or sent, where it is taken."""
 
-    Args:
-        rows: of the training split in the training file.
-        suspects: rows whose labels are doubtful; drawn below the others of their class, in a red frame.
+    inputs: Tensor
+    """uint8 pixels (N, C, H, W), int32 token ids (N, L), float32 numbers (N, F, …)."""
+    labels: Tensor
+    """int64 classes (N,), float32 labels or targets (N, K)."""
+    lengths: Tensor | None = None
+    """Of the sequences, on the processor."""
+    rows: Tensor | None = None
+    """Which of the inputs are meant, where they are elsewhere than the labels: on disk, or with the processor."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Samples":
+        labels = self.labels.to(device)
+        if self.rows is not None:
+            return Samples(self.inputs, labels, self.lengths, self.rows)
+        if device.type == "cuda" and self.inputs.nbytes > ON_CARD * torch.cuda.mem_get_info(device)[0]:
+            return Samples(self.inputs, labels, self.lengths, torch.arange(len(self)))
+        return Samples(self.inputs.to(device), labels, self.lengths)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Give some samples on the device of the labels, sequences as long as the longest of them.
+
+        Args:
+            indices: on the processor.
+        """
+        device = self.labels.device
+        chosen = indices.to(device)
+        if self.rows is None:
+            inputs = self.inputs[chosen]
+        else:
+            inputs = self.inputs[self.rows[indices]]
+            if device.type == "cuda":
+                inputs = inputs.pin_memory()  # from which it is sent while the card computes
+            inputs = inputs.to(device, non_blocking=device.type == "cuda")
+        if self.lengths is not None:
+            inputs = inputs[:, : int(self.lengths[indices].max())]
+        return inputs, self.labels[chosen]
+
+    def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As ``take`` for each of the batches; what is elsewhere is read while the one before it is computed with."""
+        if self.rows is None:
+            yield from map(self.take, batches)
+            return
+        with ThreadPoolExecutor(1, "batches") as reader:
+            coming: Future[tuple[Tensor, Tensor]] | None = None
+            for batch in batches:
+                ready, coming = coming, reader.submit(self.take, batch)
+                if ready:
+                    yield ready.result()
+            if coming:
+                yield coming.result()
+
+    def part(self, indices: Tensor) -> "Samples":
+        """Give some samples as a split of their own; indices are on the processor."""
+        lengths = None if self.lengths is None else self.lengths[indices]
+        labels = self.labels[indices.to(self.labels.device)]
+        if self.rows is not None:
+            return Samples(self.inputs, labels, lengths, self.rows[indices])
+        return Samples(self.inputs[indices.to(self.inputs.device)], labels, lengths)
+
+    def first(self, count: int) -> "Samples":
+        """Give the first samples alone."""
+        inputs, labels = self.take(torch.arange(min(count, len(self))))
+        return Samples(inputs, labels, None if self.lengths is None else self.lengths[:count])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """In their order, the last one may be smaller."""
+        return self._in_order(lambda values: values.split(size))
+
+    def parts(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """In their order, in so many parts, which differ by one sample at most."""
+        return self._in_order(lambda values: values.tensor_split(count))
+
+    def _in_order(self, split: Callable[[Tensor], Iterable[Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.rows is None and self.lengths is None:
+            return zip(split(self.inputs), split(self.labels), strict=True)
+        return map(self.take, split(torch.arange(len(self))))
+
+
+def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Give the training and the validation split; the test split is not opened.
+
+    The data set's own validation split, or a part of the training file. Targets of a regression are standardised.
     """
-    groups = _groups(data, labels, rows)
-    match data.kind:
-        case "images":
-            sheet = _pictures(data, inputs, labels, groups, suspects)
-        case "tokens":
-            assert vocabulary
-            lines = _texts(inputs, groups, vocabulary)
-            files.write_text(folder / "samples.txt", "\n".join(lines) + "\n")
-            sheet = _page(lines)
-        case _:
-            columns = read_columns(data)
-            sheet = _histograms(inputs, groups, columns.features if columns else ())
-    files.write_atomically(folder / "samples.png", lambda partial: sheet.save(partial, "PNG"))
+    inputs, labels = _read(data, "train")
+    if data.validation_size:
+        return _samples(data, inputs, labels), _samples(data, *_read(data, "validation"))
+    training, validation = stratified_split(labels, validation_fraction, seed)
+    return _samples(data, inputs, labels, training), _samples(data, inputs, labels, validation)
 
 
-Groups = list[tuple[str, int, np.ndarray]]
-"""Name, number and rows of each class."""
+def read_validation(data: DataRef, validation_fraction: float, seed: int) -> Samples:
+    """Give the validation split alone, the same as ``read_training`` does."""
+    if data.validation_size:
+        return _samples(data, *_read(data, "validation"))
+    inputs, labels = _read(data, "train")
+    return _samples(data, inputs, labels, stratified_split(labels, validation_fraction, seed)[1])
 
 
-def _groups(data: DataRef, labels: np.ndarray, rows: np.ndarray) -> Groups:
-    if data.task == "regression":
-        return [("all", -1, rows)]
-    held = labels[rows]
-    chosen = [(name, number) for number, name in enumerate(data.classes[:CLASSES])]
-    return [(name, number, rows[held == number if held.ndim == 1 else held[:, number] == 1]) for name, number in chosen]
+def training_sizes(data: DataRef, validation_fraction: float, seed: int) -> tuple[int, int]:
+    """Samples of the training and of the validation split."""
+    if data.validation_size:
+        return data.train_size, data.validation_size
+    training, validation = stratified_split(np.load(data.folder / "train_labels.npy"), validation_fraction, seed)
+    return len(training), len(validation)
 
 
-def _spread(rows: np.ndarray, count: int) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)] if len(rows) else rows
+def read_sample(data: DataRef, count: int, seed: int) -> Samples:
+    """Give some samples of the training file, targets standardised."""
+    inputs, labels = _read(data, "train")
+    rng = np.random.default_rng(seed)
+    indices = np.sort(rng.permutation(len(labels))[:count])
+    return _samples(data, np.asarray(inputs[indices]), labels[indices])
 
 
-def _pictures(
-    data: DataRef, inputs: np.ndarray, labels: np.ndarray, groups: Groups, suspects: Sequence[int]
-) -> Image.Image:
-    lines = []
-    for name, number, rows in groups:
-        lines.append((name, number, INK, _spread(rows, EACH).tolist()))
-        if data.task == "classification" and (doubtful := [row for row in suspects if labels[row] == number][:EACH]):
-            lines.append((f"{name}?", number, RED, doubtful))
-    legend = 24 * any(color == RED for _, _, color, _ in lines)
-    height = len(lines) * (CELL + GAP) + GAP
-    sheet = Image.new("RGB", (TITLE + EACH * (CELL + GAP) + GAP, height + legend), "white")
-    pen, font = ImageDraw.Draw(sheet), typeface(15)
-    if legend:
-        pen.text((GAP, height), "In red: doubtful, for their neighbours have another label.", fill=RED, font=font)
-    for line, (name, number, color, rows) in enumerate(lines):
-        top = GAP + line * (CELL + GAP)
-        shown = shortened(name, 15) if is_legible(name, font) else f"class {number}" + "?" * (color == RED)
-        pen.text((GAP, top + CELL // 2 - 9), shown, fill=color, font=font)
-        for column, row in enumerate(rows):
-            left = TITLE + column * (CELL + GAP)
-            sheet.paste(picture(np.asarray(inputs[row])), (left, top))
-            if color == RED:
-                pen.rectangle((left - 2, top - 2, left + CELL + 1, top + CELL + 1), outline=RED, width=2)
-    return sheet
+def read_test(data: DataRef) -> Samples:
+    """Give the test split, targets in their own units: for evaluation and for the comparison of an export alone."""
+    return _samples(data, *_read(data, "test"), standardize=False)
 
 
-def picture(image_CHW: np.ndarray, side: int = CELL) -> Image.Image:
-    """Give an image uint8 (C, H, W) as an RGB picture whose longer side has so many pixels."""
-    plain = image_CHW[0] if image_CHW.shape[0] != 3 else image_CHW.transpose(1, 2, 0)
-    drawn = Image.fromarray(np.ascontiguousarray(plain)).convert("RGB")
-    how = Image.Resampling.NEAREST if max(drawn.size) < side else Image.Resampling.BILINEAR
-    scale = side / max(drawn.size)
-    size = (max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale)))
-    return drawn.resize(size, how)
+def _read(data: DataRef, split: Literal["train", "validation", "test"]) -> tuple[np.ndarray, np.ndarray]:
+    path = data.folder / f"{split}_inputs.npy"
+    large = path.stat().st_size > IN_MEMORY * psutil.virtual_memory().available
+    # Copy on write, though nobody writes: torch complains of memory that is read-only.
+    return np.load(path, mmap_mode="c" if large else None), np.load(data.folder / f"{split}_labels.npy")
 
 
-def _texts(inputs: np.ndarray, groups: Groups, vocabulary: Vocabulary) -> list[str]:
-    lines = []
-    for name, _, rows in groups:
-        lines += [
-            name,
-            *(f"    {shortened(vocabulary.decode(inputs[row].tolist()), TEXT_SHOWN)}" for row in _spread(rows, EACH)),
-        ]
-    return lines
+def _samples(
+    data: DataRef, inputs: np.ndarray, labels: np.ndarray, indices: np.ndarray | None = None, standardize: bool = True
+) -> Samples:
+    if indices is not None:
+        labels = labels[indices]
+    if data.task != "classification":
+        labels = labels.astype(np.float32)
+    if data.task == "regression" and standardize:
+        spread = np.array([value or 1.0 for value in data.target_std])
+        labels = ((labels - np.array(data.target_mean)) / spread).astype(np.float32)
+    rows = None
+    if isinstance(inputs, np.memmap):
+        rows = torch.from_numpy(np.arange(len(labels)) if indices is None else indices)
+    elif indices is not None:
+        inputs = inputs[indices]
+    lengths = None
+    if data.kind == "tokens":
+        # What is mapped from disk is read in parts: all of it at once is what the memory does not take.
+        parts = [inputs] if rows is None else (inputs[part.numpy()] for part in rows.split(65_536))
+        lengths = torch.from_numpy(np.concatenate([sequence_lengths(part) for part in parts]))
+    return Samples(torch.from_numpy(inputs), torch.from_numpy(labels), lengths, rows)
 
 
-def _page(lines: Sequence[str]) -> Image.Image:
-    font = typeface(13)
-    if not all(is_legible(line, font) for line in lines):
-        lines = ["Letters in boxes are not in the font of this picture; samples.txt has them.", *lines]
-    sheet = Image.new("RGB", (860, 17 * len(lines) + 2 * GAP), "white")
-    pen = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        pen.text((GAP, GAP + 17 * number), line, fill=INK, font=font)
-    return sheet
-
-
-def _histograms(inputs: np.ndarray, groups: Groups, names: Sequence[str]) -> Image.Image:
-    """One for each of the first features, a line for each class."""
-    flat = inputs.reshape(len(inputs), -1)
-    features = min(FEATURES, flat.shape[1])
-    wide, high, columns, bins = 210, 150, 4, 24
-    sheet = Image.new("RGB", (columns * wide, -(-features // columns) * high), "white")
-    pen, font = ImageDraw.Draw(sheet), typeface(11)
-    for feature in range(features):
-        left, top = feature % columns * wide, feature // columns * high
-        values = [np.asarray(flat[_spread(rows, 20_000), feature]) for _, _, rows in groups]
-        held = np.concatenate(values)
-        low, up = (float(held.min()), float(held.max())) if len(held) else (0.0, 1.0)
-        name = shortened(names[feature], NAME_SHOWN) if names else ""
-        name = name if name and is_legible(name, font) else f"feature {feature}"
-        pen.text((left + 10, top + 2), f"{name}: {low:.3g} to {up:.3g}", fill=INK, font=font)
-        pen.line((left + 10, top + high - 10, left + wide - 10, top + high - 10), fill="#999999")
-        for number, part in enumerate(values):
-            counts = np.histogram(part, bins, (low, up if up > low else low + 1))[0] / max(1, len(part))
-            heights = counts / max(counts.max(), 1e-9) * (high - 35)
-            points = [
-                (left + 10 + (wide - 20) * (at + 0.5) / bins, top + high - 10 - float(tall))
-                for at, tall in enumerate(heights)
-            ]
-            pen.line(points, fill=COLORS[number % len(COLORS)], width=2)
-    return sheet
-
-
-def shortened(text: str, most: int) -> str:
-    """Give a text on one line, cut off where it is longer."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def is_legible(text: str, font: Any) -> bool:
-    """Tell whether the font has all letters; it draws the same box for each that it has not."""
-    box = bytes(font.getmask("\U0010ffff"))
-    return all(letter.isascii() or bytes(font.getmask(letter)) != box for letter in set(text))
-
-
-def typeface(size: int) -> Any:
-    """DejaVu, which matplotlib brings and which has Greek and Cyrillic; found without importing that."""
-    spec = importlib.util.find_spec("matplotlib")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        file = Path(place) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if file.is_file():
-            return ImageFont.truetype(str(file), size)
-    return ImageFont.load_default(size)
+def sequence_lengths(tokens: np.ndarray) -> np.ndarray:
+    """Lengths of sequences that are filled up at their end; int64, at least 1."""
+    if not tokens.shape[1]:
+        return np.ones(len(tokens), np.int64)
+    filled = tokens[:, ::-1] != PADDING
+    return np.where(filled.any(1), tokens.shape[1] - filled.argmax(1), 1)

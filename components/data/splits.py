@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torchmill.components.data.columns import Columns
-from torchmill.components.data.vocabulary import Vocabulary
+from torchmill.components.data.encoding.columns import Columns
+from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.refs import Task
 
 

@@ -5,22 +5,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
-from torchmill.components.doctor import (
+from torchmill.components.doctor.check_input import CheckInput
+from torchmill.components.doctor.checks import (
     activations,
-    batch,
-    custom,
-    export,
     forward,
     gradients,
+    parameters,
     portability,
-    repetition,
     structure,
     tokens,
 )
-from torchmill.components.doctor import training as learning
-from torchmill.components.doctor.case import Case
+from torchmill.components.doctor.checks import batch_independence as batch
+from torchmill.components.doctor.checks import custom_autograd as custom
+from torchmill.components.doctor.checks import determinism as repetition
+from torchmill.components.doctor.checks import exportable as export
+from torchmill.components.doctor.checks import overfit as learning
+from torchmill.components.doctor.probe import Probe
 from torchmill.components.doctor.snapshot import left_as_it_was
-from torchmill.components.doctor.subject import Subject
 from torchmill.components.doctor.trace import Raised
 from torchmill.components.doctor.verdict import Report, Verdict
 
@@ -29,7 +30,7 @@ class Check(NamedTuple):
     """One check: the name its verdicts bear, and the checks without whose success it can say nothing."""
 
     name: str
-    run: Callable[[Subject], Iterator[Verdict]]
+    run: Callable[[Probe], Iterator[Verdict]]
     passed: str
     """What is said where it finds nothing."""
     needs: tuple[str, ...] = ("forward",)
@@ -39,10 +40,10 @@ class Check(NamedTuple):
 CHECKS = (
     Check("registered", structure.registered, "0 layers and parameters outside of the network's own", ()),
     Check("backward_method", structure.backward_methods, "0 modules with a method backward", ()),
-    Check("frozen", structure.frozen, "", ()),
+    Check("frozen", parameters.frozen, "", ()),
     Check("shared", structure.shared, "0 parameters under two names", ()),
-    Check("settings", structure.settings, "dropout and normalisation have usual settings", ()),
-    Check("optimizer", structure.optimized, "", ("frozen",)),
+    Check("settings", parameters.settings, "dropout and normalisation have usual settings", ()),
+    Check("optimizer", parameters.optimized, "", ("frozen",)),
     Check("forward", forward.outputs, "one output per target, in training and in evaluation mode", ()),
     Check("side_effects", repetition.side_effects, "forward changes 0 numbers of its batch, no weight and no mode"),
     Check("seeds", repetition.seeds, "forward sets 0 seeds"),
@@ -70,12 +71,12 @@ CHECKS = (
     Check("gradient_size", gradients.magnitudes, "", ("forward", "frozen", "backward", "reached")),
     Check(
         "constant_weights",
-        structure.constant_weights,
+        parameters.constant_weights,
         "0 layers with equal weights",
         ("forward", "backward"),
     ),
     Check("constant_output", forward.constant_output, "", ("forward", "finite", "dead_activation")),
-    Check("wasteful", structure.wasteful, "0 layers are wasted"),
+    Check("wasteful", parameters.wasteful, "0 layers are wasted"),
     Check(
         "custom_function", custom.custom_functions, "0 functions with a backward of their own", ("forward", "backward")
     ),
@@ -85,7 +86,7 @@ CHECKS = (
 )
 
 
-def examine(case: Case, level: Literal["quick", "full"] = "quick") -> Report:
+def examine(case: CheckInput, level: Literal["quick", "full"] = "quick") -> Report:
     """Look at a network with a batch, before hours are spent on it.
 
     ``quick`` takes a few forwards and backwards; ``full`` also trains it on a few samples, exports it and runs it in
@@ -96,7 +97,7 @@ def examine(case: Case, level: Literal["quick", "full"] = "quick") -> Report:
     left_out: list[str] = []
     with left_as_it_was(case.network) as snapshot, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the user's code; what matters becomes a verdict
-        subject = Subject(case, snapshot)
+        probe = Probe(case, snapshot)
         silent: set[str] = set()  # failed, or left out since another one failed
         for check in CHECKS:
             if check.full and level != "full":
@@ -105,18 +106,18 @@ def examine(case: Case, level: Literal["quick", "full"] = "quick") -> Report:
                 left_out.append(check.name)
                 silent.add(check.name)
                 continue
-            found = _run(check, subject)
+            found = _run(check, probe)
             verdicts += found
             if any(verdict.verdict == "fail" for verdict in found):
                 silent.add(check.name)
     return Report(verdicts, time.monotonic() - start, left_out)
 
 
-def _run(check: Check, subject: Subject) -> list[Verdict]:
-    subject.snapshot.restore()
+def _run(check: Check, probe: Probe) -> list[Verdict]:
+    probe.snapshot.restore()
     found: list[Verdict] = []
     try:
-        found.extend(check.run(subject))
+        found.extend(check.run(probe))
     except Raised as raised:  # in a circumstance of this check alone
         found.append(
             Verdict(check.name, "fail", raised.layer, f"1 {raised.doing} raises {raised.words}", "Mend what it names.")

@@ -12,12 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.data.batches import Samples
-from torchmill.components.data.encoding import Encoding, read_encoding
-from torchmill.components.evaluation import calibration, robustness, saliency
-from torchmill.components.evaluation.error_groups import error_groups
-from torchmill.components.evaluation.intervals import Interval, mean_interval, share_interval, wilson_interval
-from torchmill.components.evaluation.metrics import (
+from torchmill.components.data.encoding.encoding import Encoding, read_encoding
+from torchmill.components.data.samples import Samples
+from torchmill.components.evaluation.analysis import robustness, saliency
+from torchmill.components.evaluation.analysis.error_slices import error_slices
+from torchmill.components.evaluation.analysis.mistakes import Mistake, draw_mistakes, tell, worst_mistakes
+from torchmill.components.evaluation.plots import draw_calibration, draw_confusion, draw_labels, draw_targets
+from torchmill.components.evaluation.predictions import Answer, Predictions, predict
+from torchmill.components.files import write_text
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.metrics import calibration
+from torchmill.components.metrics.intervals import Interval, mean_interval, share_interval, wilson_interval
+from torchmill.components.metrics.ranking import Ranking, rank
+from torchmill.components.metrics.scores import (
     ClassScore,
     class_scores,
     confusion_matrix,
@@ -29,12 +36,6 @@ from torchmill.components.evaluation.metrics import (
     target_scores,
     top_accuracies,
 )
-from torchmill.components.evaluation.mistakes import Mistake, draw_mistakes, tell, worst_mistakes
-from torchmill.components.evaluation.pictures import draw_calibration, draw_confusion, draw_labels, draw_targets
-from torchmill.components.evaluation.predictions import Answer, Predictions, predict
-from torchmill.components.evaluation.ranking import Ranking, rank
-from torchmill.components.files import write_text
-from torchmill.components.raw_model import RawModel
 from torchmill.components.refs import DataRef, EvaluationRef, FileRef, Task
 from torchmill.components.training.losses import plain_loss, plain_losses
 
@@ -81,7 +82,7 @@ def evaluate(
     Args:
         validation: samples by which the temperature of a classification is fitted; none leaves it at 1.
     """
-    model = RawModel.of(network, data).to(device).eval()
+    model = StandardizedModel.of(network, data).to(device).eval()
 
     def answer(samples: Samples) -> Tensor:
         return predict(model, samples.to(device), batch_size)
@@ -98,7 +99,7 @@ def judge(
     data: DataRef,
     folder: Path,
     temperature: float = 1.0,
-    model: RawModel | None = None,
+    model: StandardizedModel | None = None,
     encoding: Encoding | None = None,
 ) -> EvaluationRef:
     """Score whatever answers to raw inputs, as ``evaluate`` does; saliency is for a network in torch alone.
@@ -364,11 +365,11 @@ def _groups(outputs: np.ndarray, test: Samples, data: DataRef) -> dict[str, Any]
         return {}
     truth = test.labels.numpy()
     wrong = outputs.argmax(1) != truth if truth.ndim == 1 else ((outputs > 0) != (truth > 0.5)).any(1)
-    return {"error_groups": [dataclasses.asdict(group) for group in error_groups(wrong, test, data)]}
+    return {"error_slices": [dataclasses.asdict(group) for group in error_slices(wrong, test, data)]}
 
 
 def _explained(
-    model: RawModel,
+    model: StandardizedModel,
     test: Samples,
     data: DataRef,
     outputs: np.ndarray,

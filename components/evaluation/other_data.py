@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchmill.components.data.batches import Samples, read_test
-from torchmill.components.data.columns import Columns
-from torchmill.components.data.encoding import Encoding, read_encoding, translation
-from torchmill.components.data.vocabulary import UNKNOWN, Vocabulary
+from torchmill.components.data.encoding.columns import Columns
+from torchmill.components.data.encoding.encoding import Encoding, read_encoding, translation
+from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary
+from torchmill.components.data.samples import Samples, read_test
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.evaluate import judge
 from torchmill.components.refs import PADDING, DataRef, EvaluationRef
@@ -92,7 +92,7 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
         UserError: it cannot be run, or does not fit the data.
     """
     from torchmill.components.export import parity
-    from torchmill.components.prediction.model import open_model
+    from torchmill.components.onnx_model.model import open_model
 
     model = open_model(file)
     session, described = model.session, model.metadata

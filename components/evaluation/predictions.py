@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_atomically
 

@@ -10,18 +10,19 @@ import onnx
 import torch
 from torch import nn
 
-from torchmill.components.config import ExportConfig
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
-from torchmill.components.export.bisection import first_difference
-from torchmill.components.export.bundle import INPUTS
+from torchmill.components.export.config import ExportConfig
+from torchmill.components.export.first_divergence import first_divergence
 from torchmill.components.export.gates import Candidate, gates
-from torchmill.components.export.parity import answers, as_taken, compare, run
-from torchmill.components.export.smaller import Bits, make_smaller
+from torchmill.components.export.parity import compare
+from torchmill.components.export.pre_and_post import INPUTS
+from torchmill.components.export.quantize import Bits, quantize
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.files import write_atomically, write_text
-from torchmill.components.onnx_session import open_session
-from torchmill.components.raw_model import RawModel
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_model.run import answers, as_taken, run
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, ExportRef, FileRef
 
 logger = logging.getLogger("torchmill")
@@ -57,7 +58,7 @@ def export(
         earlier.unlink(missing_ok=True)
     to_onnx(network, data, metadata, candidate, temperature)
     parity = compare(candidate, network, data, test, config.batch_sizes, config.tolerance)
-    model, proto = RawModel.of(network.cpu(), data).eval(), onnx.load(candidate)
+    model, proto = StandardizedModel.of(network.cpu(), data).eval(), onnx.load(candidate)
     if parity.passed:
         looked = gates(Candidate(proto, model, data, test, parity.judge, temperature))
         told = [asdict(gate) for gate in looked]
@@ -67,7 +68,7 @@ def export(
             raise ParityError(f"The ONNX model is not to be published: {'; '.join(failed)}.", _where(folder))
     else:
         where = parting(proto, model, test)
-        write_text(folder / "parity.json", parity.as_json(first_difference=where))
+        write_text(folder / "parity.json", parity.as_json(first_divergence=where))
         raise ParityError(
             f"The ONNX model differs from the network: {'; '.join(parity.complaints)}."
             + f" They part {where}." * bool(where),
@@ -78,7 +79,7 @@ def export(
     for bits, how in wanted.items():
         if how == "off" or calibration is None:
             continue
-        small = make_smaller(bits, candidate, data, calibration, test, config.budget, folder / SMALLER[bits])
+        small = quantize(bits, candidate, data, calibration, test, config.budget, folder / SMALLER[bits])
         made[bits] = small.as_plain()
         logger.info("%s  %s: %s", bits, "accepted" if small.accepted else "fp32 stays", small.reason)
         if how == "on" and not small.accepted:
@@ -104,11 +105,11 @@ def export(
     )
 
 
-def parting(proto: onnx.ModelProto, model: RawModel, test: Samples) -> str:
+def parting(proto: onnx.ModelProto, model: StandardizedModel, test: Samples) -> str:
     """Say where a model and its network part; nothing where the model doesn't run at all."""
     inputs, _ = test.first(2).take(torch.arange(min(2, len(test))))
     try:
-        return first_difference(proto, model, as_taken(inputs))
+        return first_divergence(proto, model, as_taken(inputs))
     except Exception:  # onnxruntime's errors have no base of their own, and the comparison has told of them
         return ""
 

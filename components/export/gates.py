@@ -10,11 +10,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from torchmill.components.data.batches import Samples
-from torchmill.components.export.bundle import INPUTS, OUTPUTS, PREPARED
-from torchmill.components.export.parity import Judgement, answers, as_taken, predict_double
-from torchmill.components.onnx_session import open_session
-from torchmill.components.raw_model import RawModel
+from torchmill.components.data.samples import Samples
+from torchmill.components.export.parity import Judgement, predict_double
+from torchmill.components.export.pre_and_post import INPUTS, OUTPUTS, PREPARED
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_model.run import answers, as_taken
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Candidate:
     """An ONNX model that is to be published, and all that it is held against."""
 
     proto: onnx.ModelProto
-    model: RawModel
+    model: StandardizedModel
     """The network it came from, in evaluation mode, on the processor."""
     data: DataRef
     test: Samples

@@ -12,21 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
-from torchmill.components.evaluation.metrics import target_scores
-from torchmill.components.evaluation.paired import difference_interval, mcnemar
+from torchmill.components.evaluation.comparison.paired import difference_interval, mcnemar
 from torchmill.components.evaluation.predictions import predict
-from torchmill.components.onnx_session import open_session
-from torchmill.components.raw_model import RawModel
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.metrics.scores import target_scores
+from torchmill.components.onnx_model.run import run
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, Task
 
 if TYPE_CHECKING:
     import onnxruntime
 
 JUDGE_BATCH = 64  # torch's convolutions in float64 are twice as fast as at 256: more stays in the cache
+
 SOME = 1000
 """Test samples that are compared at all batch sizes but the largest."""
+
 COARSEST = 0.01  # of the largest logit: an allowed difference beyond that would let anything pass
 
 
@@ -162,7 +165,7 @@ def compare(
     Answers may differ only where the allowed difference may turn the judge's own: its two best logits are so near.
     A network whose own rounding is so coarse that nothing can be told is refused, too.
     """
-    model = RawModel.of(network.cpu(), data).eval()
+    model = StandardizedModel.of(network.cpu(), data).eval()
     # Targets are compared in their deviations: their own units may differ by orders of magnitude.
     units = np.array([value or 1.0 for value in data.target_std] or [1.0])
     single = predict(model, test, JUDGE_BATCH).double().numpy() / units
@@ -235,7 +238,7 @@ def _compare_at(
     return BatchComparison(size, worst, 1 - float(other.mean()), judge.score(outputs), len(test)), outputs
 
 
-def predict_double(model: RawModel, split: Samples) -> np.ndarray:
+def predict_double(model: StandardizedModel, split: Samples) -> np.ndarray:
     """Give the outputs computed in float64."""
     # Where a network keeps float32 constants of its own, this raises a dtype error, told in words.
     try:
@@ -252,24 +255,3 @@ def predict_double(model: RawModel, split: Samples) -> np.ndarray:
 def _double_batches(model: nn.Module, split: Samples):
     for inputs, _ in split.batches(JUDGE_BATCH):
         yield model(inputs.double() if inputs.is_floating_point() else inputs)
-
-
-def answers(
-    session: "onnxruntime.InferenceSession", names: Sequence[str] | None, **given: np.ndarray
-) -> list[np.ndarray]:
-    """Give a model's outputs by name, or all of them, to inputs by name."""
-    return [np.asarray(value) for value in session.run(names, given)]
-
-
-def as_taken(inputs: Tensor) -> np.ndarray:
-    """Give raw inputs as an ONNX model takes them: token ids are int64 there."""
-    return (inputs.long() if inputs.dtype == torch.int32 else inputs).numpy()
-
-
-def run(
-    session: "onnxruntime.InferenceSession", samples: Samples, batch_size: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Give the inputs as the model takes them, batch by batch, and the outputs of all samples."""
-    (takes,) = session.get_inputs()
-    batches = [as_taken(inputs) for inputs, _ in samples.batches(batch_size)]
-    return batches, np.concatenate([session.run(None, {takes.name: batch})[0] for batch in batches])

@@ -16,9 +16,9 @@ from torch import nn
 
 from torchmill.components.data.fetch import VOCABULARY, read_columns
 from torchmill.components.errors import UserError
-from torchmill.components.export.bundle import INPUTS, OPSET, OUTPUTS, put_around
+from torchmill.components.export.pre_and_post import INPUTS, OPSET, OUTPUTS, add_pre_and_postprocessing
 from torchmill.components.files import write_atomically
-from torchmill.components.raw_model import RawModel, blank
+from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.refs import DataRef
 
 NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
@@ -48,9 +48,9 @@ def to_onnx(
         UserError: torch cannot export the network, or the checker refuses the result.
     """
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)
-    model = RawModel.of(network, data).eval()
+    model = StandardizedModel.of(network, data).eval()
     proto = _export(model, data)
-    proto = put_around(proto, data, temperature)
+    proto = add_pre_and_postprocessing(proto, data, temperature)
     strip_traces(proto)
     for key, value in {**describe(data, temperature), **metadata}.items():
         proto.metadata_props.add(key=key, value=value)
@@ -113,7 +113,7 @@ def example(data: DataRef) -> tuple[torch.Tensor, tuple[dict[int, str], ...]]:
     return inputs.to(torch.uint8) if data.kind == "images" else inputs, ({0: "batch"},)
 
 
-def _export(model: RawModel, data: DataRef) -> onnx.ModelProto:
+def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
     inputs, dynamic = example(data)
     quiet = logging.getLogger("torch")
     level = quiet.level

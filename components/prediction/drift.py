@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.vocabulary import UNKNOWN
-from torchmill.components.prediction.model import OnnxModel
+from torchmill.components.data.encoding.vocabulary import UNKNOWN
+from torchmill.components.onnx_model.model import OnnxModel
 from torchmill.components.refs import PADDING
 
 BINS = 10

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data import pictures
-from torchmill.components.data.columns import Columns
-from torchmill.components.data.folders import QUIET
-from torchmill.components.data.labels import in_order
-from torchmill.components.data.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_table
-from torchmill.components.data.texts import decoded
+from torchmill.components.data.encoding.columns import Columns
+from torchmill.components.data.formats import image_files as pictures
+from torchmill.components.data.formats.class_folders import QUIET
+from torchmill.components.data.formats.labels import in_order
+from torchmill.components.data.formats.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_table
+from torchmill.components.data.formats.texts import decoded
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.prediction.model import OnnxModel
+from torchmill.components.onnx_model.model import OnnxModel
 
 MAX_PIXELS = 64_000_000
 """Larger images are not decoded."""

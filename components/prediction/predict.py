@@ -18,9 +18,9 @@ import numpy as np
 from torchmill.components.data.progress import counted
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.files import locked, write_atomically, write_text
+from torchmill.components.onnx_model.model import OnnxModel, open_model
 from torchmill.components.prediction import drift
 from torchmill.components.prediction.inputs import Inputs, Unreadable, gather, largest_batch
-from torchmill.components.prediction.model import OnnxModel, open_model
 from torchmill.components.processes import processors
 from torchmill.components.refs import FileRef
 

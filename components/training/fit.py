@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.config import USUAL_BATCH_SIZE, TrainConfig
-from torchmill.components.data.augment import Augmentation
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.augmentation.augment import Augmentation
+from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
-from torchmill.components.initialize import save_weights
-from torchmill.components.raw_model import RawModel, blank
+from torchmill.components.initialization.standardized_model import StandardizedModel, blank
+from torchmill.components.initialization.weights import save_weights
 from torchmill.components.refs import DataRef
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import USUAL_BATCH_SIZE, TrainConfig
+from torchmill.components.training.distributed.process_group import ALONE, ProcessGroup
 from torchmill.components.training.losses import make_loss
 from torchmill.components.training.progress import EpochResult, StepProgress
-from torchmill.components.training.randomness import seed_all
+from torchmill.components.training.rng import seed_all
 from torchmill.components.training.state import Training
-from torchmill.components.training.team import ALONE, Team
 
 # How often the progress is told, seconds: telling it makes the processor wait for the device.
 PROGRESS_SECONDS = 0.25
@@ -51,7 +51,7 @@ def fit(
     resume_from: dict[str, Any] | None = None,
     on_progress: Callable[[StepProgress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
-    team: Team = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> Iterator[EpochResult]:
     """Train ``network`` in place and yield after each epoch; at the end its best weights are in it and in ``best``.
 
@@ -63,8 +63,8 @@ def fit(
         resume_from: a checkpoint, which is used up; the epochs that it has behind it are yielded first.
         should_stop: asked after each step.
         config: with nothing left open that trials settle.
-        team: processes that train together, each calling this with its own device. A batch is that of all of them;
-            the first alone writes checkpoints and weights, and tells the progress.
+        process_group: processes that train together, each calling this with its own device. A batch is that of all of
+            them; the first alone writes checkpoints and weights, and tells the progress.
 
     Raises:
         NotFinite: the loss is no longer a number; says from where. The last good checkpoint is kept.
@@ -76,11 +76,11 @@ def fit(
     augment = Augmentation(config, data, seed)
     objective = make_loss(config, data, training).to(device)
     training, validation = training.to(device), validation.to(device)
-    least = 2 * team.size
+    least = 2 * process_group.size
     batch_size = known_batch_size(config)
     steps = len(batch_orders(len(training), batch_size, seed, epoch=1, least=least))
-    state = Training(model, objective, data.task, config, device, steps * config.epochs, team)
-    seed_all((seed + 1_000_003 * team.rank) % 2**32)  # dropout and whatever else the network draws
+    state = Training(model, objective, data.task, config, device, steps * config.epochs, process_group)
+    seed_all((seed + 1_000_003 * process_group.rank) % 2**32)  # dropout and whatever else the network draws
     if resume_from:
         state.restore(resume_from)
         yield from state.history
@@ -96,17 +96,19 @@ def fit(
         batches = batch_orders(len(training), batch_size, seed, epoch, least, training.lengths)
         state.train_mode()
         left = batches[state.batch :]
-        for batch, (inputs, labels) in zip(left, training.ahead(map(team.share, left)), strict=True):
-            inputs, labels = augment(inputs, labels, epoch, state.batch * team.size + team.rank, team.share(batch))
-            loss = state.step(inputs, labels, len(inputs) * team.size / len(batch))
+        for batch, (inputs, labels) in zip(left, training.ahead(map(process_group.share, left)), strict=True):
+            inputs, labels = augment(
+                inputs, labels, epoch, state.batch * process_group.size + process_group.rank, process_group.share(batch)
+            )
+            loss = state.step(inputs, labels, len(inputs) * process_group.size / len(batch))
             if careful and not math.isfinite(loss.item()):
                 raise _not_finite("loss", loss.item(), state.epoch, state.batch + 1, state.reason(inputs))
             state.update(loss, len(inputs))
 
-            if state.batch % team.agrees_every:
+            if state.batch % process_group.agrees_every:
                 continue
             due, tell = checkpoints.is_due(), time.perf_counter() - told > PROGRESS_SECONDS
-            stop, due, tell = team.agree(should_stop(), due, tell)
+            stop, due, tell = process_group.agree(should_stop(), due, tell)
             if not (stop or due or tell):
                 continue
             if not state.is_finite():
@@ -127,12 +129,12 @@ def fit(
             if careful:
                 raise _not_finite("validation loss or a weight", math.nan, state.epoch, state.batch, _broken(network))
             careful = True
-            team.wait()
+            process_group.wait()
             state.restore(_last_good(checkpoints))
             continue
 
         result = state.end_epoch(validation_loss, validation_score)
-        stop, due = team.agree(should_stop(), checkpoints.is_due(at_end_of_epoch=True))
+        stop, due = process_group.agree(should_stop(), checkpoints.is_due(at_end_of_epoch=True))
         if state.is_over or stop or due:
             state.keep(checkpoints, at_all_costs=state.is_over)
         if result.epoch > yielded:  # not again, where the steps since a checkpoint were taken twice
@@ -141,7 +143,7 @@ def fit(
         if stop and not state.is_over:
             raise Stopped
     state.give_best(network)
-    if team.leads:
+    if process_group.is_main:
         save_weights(network, best)
 
 
@@ -175,7 +177,7 @@ def batch_orders(
     return [mixed[number] for number in torch.randperm(len(mixed), generator=rng).tolist()]
 
 
-def as_trained(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> RawModel:
+def as_trained(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> StandardizedModel:
     """Put a network on its device, in its memory format, behind the standardisation of its data; itself, no copy.
 
     One that is to be split among processes stays on the processor: the device may not take the whole of it.
@@ -183,7 +185,7 @@ def as_trained(network: nn.Module, config: TrainConfig, device: torch.device, da
     channels_last = wants_channels_last(network, config, device, data)
     if channels_last:
         network.to(memory_format=torch.channels_last)
-    model = RawModel.of(network, data, channels_last=channels_last, in_units=False)
+    model = StandardizedModel.of(network, data, channels_last=channels_last, in_units=False)
     return model if config.shard == "on" else model.to(device)
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.initialize import find, outputs_of
+from torchmill.components.initialization.build import find, outputs_of
 from torchmill.components.refs import DataRef, Task
-from torchmill.components.user_code import first_hand
+from torchmill.components.training.config import TrainConfig
+from torchmill.components.user_code.importing import first_hand
 
 LOSSES: dict[Task, tuple[str, ...]] = {
     "classification": ("cross_entropy", "focal"),

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, device, nn
 from torch.optim import SGD, Adadelta, Adam, AdamW, Optimizer, RMSprop
 
-from torchmill.components.config import TrainConfig
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.patterns import matching
+from torchmill.components.initialization.name_patterns import matching
+from torchmill.components.training.config import TrainConfig
 
 # Kinds of device for which torch fuses an update into one kernel; elsewhere it loops over the parameters.
 FUSED_ON = ("cpu", "cuda", "mps", "xpu")

@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from torchmill.components.config import SCHEDULES, TrainConfig
+from torchmill.components.training.config import SCHEDULES, TrainConfig
 
 MOMENTUM_SWING = 0.05
 """By which a one-cycle lessens momentum at its peak and raises it at its ends (Smith & Topin 2018: 0.85 to 0.95)."""

@@ -8,23 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
-from torchmill.components.initialize import outputs_of
-from torchmill.components.raw_model import RawModel
+from torchmill.components.initialization.build import outputs_of
+from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.refs import MEASURES, Task
-from torchmill.components.training.average import Average, set_buffer
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.compilation import Compiled
-from torchmill.components.training.diagnosis import first_not_finite
+from torchmill.components.training.config import TrainConfig
+from torchmill.components.training.distributed.process_group import ALONE, ProcessGroup
+from torchmill.components.training.ema import Ema, set_buffer
 from torchmill.components.training.losses import Objective, score_sum
+from torchmill.components.training.nonfinite import first_not_finite
 from torchmill.components.training.optimizers import clip_gradients, last_layer, make_optimizer
 from torchmill.components.training.precision import Arithmetic
 from torchmill.components.training.progress import EpochResult, StepProgress
-from torchmill.components.training.randomness import random_states, set_random_states
+from torchmill.components.training.rng import random_states, set_random_states
 from torchmill.components.training.schedules import PlateauLR, make_schedule
-from torchmill.components.training.team import ALONE, Team
 
 logger = logging.getLogger("torchmill")
 
@@ -36,18 +36,18 @@ class Training:
 
     def __init__(
         self,
-        model: RawModel,
+        model: StandardizedModel,
         objective: Objective,
         task: Task,
         config: TrainConfig,
         device: torch.device,
         steps: int,
-        team: Team = ALONE,
+        process_group: ProcessGroup = ALONE,
     ):
         self.model, self.objective, self.task = model, objective, task
-        self.config, self.device, self.team = config, device, team
-        self.ema = Average(model, config.ema) if config.ema else None
-        self.parallel: Any = model if config.shard == "on" else team.parallel(model)
+        self.config, self.device, self.process_group = config, device, process_group
+        self.ema = Ema(model, config.ema) if config.ema else None
+        self.parallel: Any = model if config.shard == "on" else process_group.parallel(model)
         if config.shard == "on":
             for split in (model, self.ema.model) if self.ema else (model,):
                 self.sharding.shard(split, device)
@@ -73,7 +73,7 @@ class Training:
     @property
     def sharding(self) -> Any:
         """What splits networks among processes; imported only then, for it takes a while."""
-        from torchmill.components.training import sharding
+        from torchmill.components.training.distributed import fsdp as sharding
 
         return sharding
 
@@ -84,7 +84,7 @@ class Training:
         self.seen, self.seconds = 0, 0.0
 
     @property
-    def judged(self) -> RawModel:
+    def judged(self) -> StandardizedModel:
         """What is validated and kept: the network, or its moving average."""
         return self.ema.model if self.ema else self.model
 
@@ -113,9 +113,10 @@ class Training:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.team.size > 1:  # the others wait for gradients that do not come
+                if self.process_group.size > 1:  # the others wait for gradients that do not come
                     raise UserError(
-                        f"The memory of process {self.team.rank} does not take its {len(labels)} samples of a batch.",
+                        f"The memory of process {self.process_group.rank} does not take its "
+                        f"{len(labels)} samples of a batch.",
                         "Take a smaller --train.batch_size, more processes, or --train.shard on, which splits the "
                         "network among them.",
                     ) from error
@@ -163,16 +164,16 @@ class Training:
         return -(-samples // self.micro_batch) if self.micro_batch else 1
 
     def validate(self, split: Samples) -> tuple[float, float]:
-        """Give mean loss and score of what is kept; of a team, each process looks at its share."""
-        if self.team.size == 1:
+        """Give mean loss and score of what is kept; of a group, each process looks at its share."""
+        if self.process_group.size == 1:
             return self._validate(split, len(split))
-        self.team.take_over(self.judged.network.buffers())
-        if self.config.shard == "on" and len(split) < self.team.size:
-            raise UserError(f"{len(split)} samples for validation are too few for {self.team.size} processes.")
-        mine = split.part(self.team.share(torch.arange(len(split))))
-        most = -(-len(split) // self.team.size)
+        self.process_group.broadcast(self.judged.network.buffers())
+        if self.config.shard == "on" and len(split) < self.process_group.size:
+            raise UserError(f"{len(split)} samples for validation are too few for {self.process_group.size} processes.")
+        mine = split.part(self.process_group.share(torch.arange(len(split))))
+        most = -(-len(split) // self.process_group.size)
         loss, score = self._validate(mine, most) if len(mine) else (0.0, 0.0)
-        loss, score = (total / len(split) for total in self.team.sums([loss * len(mine), score * len(mine)]))
+        loss, score = (total / len(split) for total in self.process_group.sums([loss * len(mine), score * len(mine)]))
         return loss, score
 
     def _validate(self, split: Samples, most: int) -> tuple[float, float]:
@@ -216,8 +217,8 @@ class Training:
         self.total_loss.add_(loss, alpha=samples)
 
     def totals(self) -> tuple[int, float, float]:
-        """Samples seen in this epoch, by all of the team, their mean loss and score."""
-        loss, score, seen = self.team.sums([self.total_loss.item(), self.total_score.item(), self.seen])
+        """Samples seen in this epoch, by all of the group, their mean loss and score."""
+        loss, score, seen = self.process_group.sums([self.total_loss.item(), self.total_score.item(), self.seen])
         return int(seen), loss / seen, score / seen
 
     def progress(self) -> StepProgress:
@@ -230,7 +231,7 @@ class Training:
         if self.config.shard == "on":
             weights = [self.sharding.local(weight) for weight in weights]
         sums = torch.stack([self.total_loss, *(weight.sum(dtype=torch.float32) for weight in weights)])
-        (broken,) = self.team.any_of([not torch.isfinite(sums).all()])
+        (broken,) = self.process_group.any_of([not torch.isfinite(sums).all()])
         return not broken
 
     def end_epoch(self, validation_loss: float, validation_score: float) -> EpochResult:
@@ -276,9 +277,9 @@ class Training:
             return first_not_finite(self.model, inputs.tensor_split(self.parts(len(inputs))))
 
     def keep(self, checkpoints: Checkpoints, at_all_costs: bool = False) -> None:
-        """Have the leader of the team write a checkpoint; otherwise it may be left out where the disk is full."""
+        """Have the main process write a checkpoint; it may be left out where the disk is full."""
         content = self.as_dict()
-        if self.team.leads:
+        if self.process_group.is_main:
             (checkpoints.save if at_all_costs else checkpoints.try_to_save)(content)
 
     PLAIN = (
@@ -286,7 +287,7 @@ class Training:
         *("micro_batch", "validation_batch", "lr"),
     )
     OWN = ("total_loss", "total_score", "seen")
-    """What each process of a team has for itself, as its chance."""
+    """What each process of a group has for itself, as its chance."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the state as tensors and plain values."""
@@ -301,18 +302,18 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "scaler": self.arithmetic.scaler.state_dict(),
             "ema": self.ema.as_dict() if self.ema else None,
-            "own": self.team.gathered(
+            "own": self.process_group.gathered(
                 {name: getattr(self, name) for name in self.OWN} | {"random": random_states(self.device)}
             ),
         }
-        return self.sharding.whole(state, keep=self.team.leads) if self.config.shard == "on" else state
+        return self.sharding.whole(state, keep=self.process_group.is_main) if self.config.shard == "on" else state
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Go back, or on, to a state that ``as_dict`` gave."""
         if self.config.shard == "on":
             state = self.sharding.split_state(state, self.model.network, self.optimizer)
-        own = state["own"][self.team.rank]
+        own = state["own"][self.process_group.rank]
         for name, value in [*((name, state[name]) for name in self.PLAIN), *((name, own[name]) for name in self.OWN)]:
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
         self.history = [EpochResult(**result) for result in state["history"]]

@@ -6,6 +6,6 @@ import sys
 if not sys.flags.safe_path:
     del sys.path[0]
 
-from torchmill.flows.cli import main
+from torchmill.flows.cli.main import main
 
 main()

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from tests.toy import made, toy_data
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import Samples, read_test, read_training
+from torchmill.components.data.samples import Samples, read_test, read_training
 from torchmill.components.refs import DataRef
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 
 # The networks are small: threads that wait for each other on a busy machine cost more than they give.

@@ -8,17 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from torchmill.components import config as configuration
-from torchmill.components.config import (
-    DataConfig,
-    RunConfig,
-    check_reference,
-    fields,
-    load,
-    load_parameters,
-    parse,
-    sections,
-)
+from torchmill.components.config import RunConfig, fields, load, parse, sections
+from torchmill.components.data.config import DataConfig, dataset_names, load_parameters
 from torchmill.components.errors import ConfigError
+from torchmill.components.initialization.config import model_names
+from torchmill.components.user_code.reference import check_reference
 
 FIELDS = fields()
 
@@ -273,14 +267,10 @@ def test_a_model_is_registered_under_data_and_class_unless_told_otherwise(tmp_pa
 
 def test_everything_that_can_be_named_is_found_by_its_file():
     folder = Path(configuration.__file__).parent
-    assert (
-        {"simple_cnn"}
-        <= set(configuration.model_names())
-        == {file.stem for file in (folder / "models").glob("[a-z]*.py")}
-    )
-    for name in configuration.model_names():
+    assert {"simple_cnn"} <= set(model_names()) == {file.stem for file in (folder / "models").glob("[a-z]*.py")}
+    for name in model_names():
         assert parse({"model": name}).model.name == name
-    for name in configuration.dataset_names():
+    for name in dataset_names():
         takes_path = "path" in load_parameters(folder / "data" / "datasets" / f"{name}.py")
         whole = f"{name}:some/where" if takes_path else name
         assert parse({"data": whole}).data.name == whole
@@ -355,7 +345,7 @@ def test_a_package_that_fails_when_imported_is_told_in_a_line(tmp_path, monkeypa
         "torchmill.components.config",
         "torchmill.components.refs",
         "torchmill.components.errors",
-        "torchmill.components.places",
+        "torchmill.components.runs.folders",
     ],
 )
 def test_configuration_and_references_import_nothing_heavy(module):

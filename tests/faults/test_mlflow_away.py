@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.flows.conftest import Place
-from torchmill.flows.prefect_server import answers, free_port
+from torchmill.flows.services.processes import answers, free_port
 
 pytestmark = pytest.mark.services
 

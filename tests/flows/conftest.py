@@ -16,8 +16,8 @@ import pytest
 
 from tests.started_processes import kill
 from torchmill.components.files import write_text
-from torchmill.components.places import Runs
-from torchmill.flows.standby import Standby
+from torchmill.components.runs.folders import Runs
+from torchmill.flows.services.prewarm.server import Standby
 
 Started = Callable[..., subprocess.Popen[str]]
 TORCHMILL = (sys.executable, "-m", "torchmill")
@@ -140,8 +140,8 @@ def databases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A folder of runs with the databases of MLflow and Prefect and nothing in them: to make them takes 15 s."""
     place = make_place(tmp_path_factory.mktemp("databases"), data)
     done = place.python(
-        "from torchmill.components import tracking\nfrom torchmill.components.places import Runs\n"
-        "from torchmill.flows import prefect_server\n"
+        "from torchmill.components import tracking\nfrom torchmill.components.runs.folders import Runs\n"
+        "from torchmill.flows.services import prefect_server\n"
         "runs = Runs.here().ready()\n"
         "with prefect_server.at_hand(runs) as server:\n    tracking.create_database(runs)\n    server.wait()\n"
     )
@@ -171,7 +171,8 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, data: Path, databases:
     """A Prefect server that runs share: each has one started for it otherwise, which takes 7 s of a processor."""
     place = make_used_place(tmp_path_factory.mktemp("prefect"), data, databases)
     code = (
-        "import sys\nfrom torchmill.components.places import Runs\nfrom torchmill.flows import prefect_server\n"
+        "import sys\nfrom torchmill.components.runs.folders import Runs\n"
+        "from torchmill.flows.services import prefect_server\n"
         "with prefect_server.at_hand(Runs.here().ready()) as server:\n"
         "    server.wait()\n    print(server.api, flush=True)\n    sys.stdin.read()\n"
     )

@@ -74,7 +74,7 @@ def test_nothing_is_done_again_where_nothing_changed_and_no_run_is_added(place: 
 def test_a_cached_result_is_told_without_importing_torch_prefect_or_mlflow(place: Place):
     code = f"""
 import os, sys
-from torchmill.flows import cli
+from torchmill.flows.cli import main as cli
 os.environ["OMP_DISPLAY_ENV"] = "false"  # so that it runs by itself
 try:
     cli.run({["train", *SETTINGS]!r})

@@ -6,8 +6,8 @@ same as training images (B. Barz, J. Denzler: ciFAIR, arXiv:1902.00423). Licence
 
 from pathlib import Path
 
-from torchmill.components.data import cifar
-from torchmill.components.data.published import PublishedFile
+from torchmill.components.data.downloads.published_file import PublishedFile
+from torchmill.components.data.formats import cifar
 from torchmill.components.data.splits import Splits
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

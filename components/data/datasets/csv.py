@@ -11,12 +11,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from torchmill.components.data.columns import Column, Columns
-from torchmill.components.data.labels import Labels, read_labels
+from torchmill.components.data.encoding.columns import Column, Columns
+from torchmill.components.data.encoding.vocabulary import Level
+from torchmill.components.data.formats.labels import Labels, read_labels
+from torchmill.components.data.formats.tables import USUAL_LABELS, USUAL_TEXTS, Table, number_of, read_table
+from torchmill.components.data.formats.texts import Texts, complete, encode_splits
 from torchmill.components.data.splits import Split, Splits, cut
-from torchmill.components.data.tables import USUAL_LABELS, USUAL_TEXTS, Table, number_of, read_table
-from torchmill.components.data.texts import Texts, complete, encode_splits
-from torchmill.components.data.vocabulary import Level
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.refs import Task
 

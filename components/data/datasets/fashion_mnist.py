@@ -5,7 +5,7 @@ H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, arXiv:1708.07747. Licence: MIT, Z
 
 from pathlib import Path
 
-from torchmill.components.data import idx
+from torchmill.components.data.formats import idx
 from torchmill.components.data.splits import Splits
 
 CLASSES = (

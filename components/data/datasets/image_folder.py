@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from torchmill.components.data import pictures
-from torchmill.components.data.folders import Tree, origin, read_tree
-from torchmill.components.data.pictures import Header
+from torchmill.components.data.formats import image_files as pictures
+from torchmill.components.data.formats.class_folders import Tree, origin, read_tree
+from torchmill.components.data.formats.image_files import Header
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError
 

@@ -6,7 +6,7 @@ ROIS-DS Center for Open Data in the Humanities (CODH), doi:10.20676/00000341. Li
 
 from pathlib import Path
 
-from torchmill.components.data import idx
+from torchmill.components.data.formats import idx
 from torchmill.components.data.splits import Splits
 
 # One hiragana per row of the syllabary, in Latin letters: the fonts that plots come with have no kana.

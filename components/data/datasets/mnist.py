@@ -6,7 +6,7 @@ by its authors; commonly passed on under CC BY-SA 3.0.
 
 from pathlib import Path
 
-from torchmill.components.data import idx
+from torchmill.components.data.formats import idx
 from torchmill.components.data.splits import Splits
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")

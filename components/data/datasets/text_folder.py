@@ -7,11 +7,11 @@ with a text in each line. Licence: yours.
 import logging
 from pathlib import Path
 
-from torchmill.components.data.folders import SPLIT_NAMES, origin, read_tree
-from torchmill.components.data.labels import in_order, named
+from torchmill.components.data.encoding.vocabulary import Level
+from torchmill.components.data.formats.class_folders import SPLIT_NAMES, origin, read_tree
+from torchmill.components.data.formats.labels import in_order, named
+from torchmill.components.data.formats.texts import Texts, complete, decoded, encode_splits
 from torchmill.components.data.splits import Splits
-from torchmill.components.data.texts import Texts, complete, decoded, encode_splits
-from torchmill.components.data.vocabulary import Level
 from torchmill.components.errors import UserError
 
 logger = logging.getLogger("torchmill")

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from torchmill.components.data.fetch import fetch, prepared
-from torchmill.components.data.inspect import inspect, leakage_error
+from torchmill.components.data.inspection.findings import leakage_error
+from torchmill.components.data.inspection.inspect import inspect
 from torchmill.components.data.origins import origins_file, read_origins, write_origins
 from torchmill.components.refs import DataRef
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from torchmill.components.data.published import PublishedFile
+from torchmill.components.data.downloads.published_file import PublishedFile
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchmill.components.doctor.case import Case
+from torchmill.components.doctor.check_input import CheckInput
 
 CLASSES = 5
 
@@ -27,7 +27,7 @@ TASKS = {"cross_entropy": "classification", "bce": "multilabel", "mse": "regress
 
 def case(
     network: nn.Module, inputs: str | Tensor = "features", loss: str = "cross_entropy", samples: int = 16, **more
-) -> Case:
+) -> CheckInput:
     """A case with inputs of a kind, or given ones: features (N, 12), images (N, 3, 16, 16), tokens (N, 9) below 30."""
     rng = torch.Generator().manual_seed(0)
     outputs = more.pop("num_outputs", CLASSES)
@@ -51,4 +51,4 @@ def case(
         case _:
             targets = torch.randn(samples, outputs, generator=rng)
     settings = {"make_optimizer": lambda network: torch.optim.SGD(network.parameters(), 0.1)} | more
-    return Case(network, batch, targets, LOSSES[loss], loss, TASKS[loss], outputs, **settings)
+    return CheckInput(network, batch, targets, LOSSES[loss], loss, TASKS[loss], outputs, **settings)

@@ -23,12 +23,12 @@ from torch import nn
 
 from tests.toy import made, toy_numbers, toy_tokens
 from torchmill.components.config import RunConfig
-from torchmill.components.data.batches import Samples, read_test, read_training
+from torchmill.components.data.samples import Samples, read_test, read_training
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.evaluate import evaluate, of_targets
-from torchmill.components.evaluation.intervals import wilson_interval
 from torchmill.components.evaluation.predictions import Predictions, predict
-from torchmill.components.raw_model import RawModel, standardized
+from torchmill.components.initialization.standardized_model import StandardizedModel, standardized
+from torchmill.components.metrics.intervals import wilson_interval
 from torchmill.components.refs import DataRef
 
 CPU = torch.device("cpu")
@@ -186,7 +186,7 @@ def test_the_interval_of_a_score_is_where_the_scores_of_other_samples_lie(tmp_pa
     data = toy_numbers(tmp_path, task="regression", test=3000)
     network = linear(data)
     whole = read_test(data)
-    outputs, held = predict(RawModel.of(network, data).eval(), whole, 256), 0
+    outputs, held = predict(StandardizedModel.of(network, data).eval(), whole, 256), 0
     truth = of_targets(outputs, whole.labels, data).score
     for some, labels in zip(outputs.split(100), whole.labels.split(100), strict=True):
         found = of_targets(some, labels, data)
@@ -219,7 +219,7 @@ def test_top_answers_calibration_and_ranking_are_told(unsure, toy, toy_test, tmp
     _, validation = read_training(toy, 0.2, 0)
     ref = evaluate(unsure, toy_test, toy, CPU, 64, tmp_path, validation)
     report = json.loads(ref.report.path.read_text())
-    logits = predict(RawModel.of(unsure, toy).eval(), toy_test, 64).numpy()
+    logits = predict(StandardizedModel.of(unsure, toy).eval(), toy_test, 64).numpy()
     truth = toy_test.labels.numpy()
 
     for k in (2, 3, 5):
@@ -238,7 +238,7 @@ def test_top_answers_calibration_and_ranking_are_told(unsure, toy, toy_test, tmp
         assert low < (ref.loss if name == "loss" else ref.others[name]) < high, name
     recall = report["classes"]["bar 0"]
     assert recall["recall_95"][0] <= recall["recall"] <= recall["recall_95"][1]
-    assert {group["by"] for group in report["error_groups"]} >= {"class", "brightness"}
+    assert {group["by"] for group in report["error_slices"]} >= {"class", "brightness"}
     assert report["robustness"]["changes"][0]["score"] == ref.score  # of all 203, as they are
     wrong = int((logits.argmax(1) != truth).sum())
     assert len(report["mistakes"]) == min(24, wrong)

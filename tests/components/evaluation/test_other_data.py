@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from tests.toy import made, toy_data, toy_numbers, toy_tokens
-from torchmill.components.data.batches import read_test
-from torchmill.components.data.columns import Column, Columns
+from torchmill.components.data.encoding.columns import Column, Columns
 from torchmill.components.data.fetch import COLUMNS
+from torchmill.components.data.samples import read_test
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.evaluate import evaluate
-from torchmill.components.evaluation.headline import headline
 from torchmill.components.evaluation.other_data import as_trained, evaluate_onnx, read_as_trained
+from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.export.to_onnx import to_onnx
 
 CPU = torch.device("cpu")
@@ -124,7 +124,7 @@ def test_an_onnx_model_has_the_scores_of_its_network(trained, toy, toy_test, tmp
 
 def test_the_headline_has_an_interval_beside_each_share(trained, toy, toy_test, tmp_path):
     ref = evaluate(trained, toy_test, toy, CPU, 64, tmp_path)
-    rows = {row.name: row for row in headline(json.loads(ref.report.path.read_text()), "classification")}
+    rows = {row.name: row for row in summary(json.loads(ref.report.path.read_text()), "classification")}
     assert rows["accuracy"].value == f"{ref.score:.2%}"
     assert rows["accuracy"].interval == f"{ref.score_low:.2%} to {ref.score_high:.2%}"
     assert all(rows[name].interval for name in ("top-2 accuracy", "balanced accuracy", "macro F1"))
@@ -134,5 +134,5 @@ def test_the_headline_has_an_interval_beside_each_share(trained, toy, toy_test, 
 def test_every_task_has_its_headline(tmp_path, task, name):
     data = toy_numbers(tmp_path, task=task, outputs=1 if task == "regression" else 3)
     ref = evaluate(made("mlp", data), read_test(data), data, CPU, 64, tmp_path)
-    rows = {row.name: row for row in headline(json.loads(ref.report.path.read_text()), task)}
+    rows = {row.name: row for row in summary(json.loads(ref.report.path.read_text()), task)}
     assert rows[name].interval and np.isfinite(ref.score)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from tests.components.export.test_to_onnx import Branching
-from torchmill.components.config import ExportConfig
 from torchmill.components.errors import UserError
+from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import EXAMPLES, ParityError, export
-from torchmill.components.onnx_session import open_session
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import FileRef
 
 CONFIG = ExportConfig(batch_sizes=(1, 2, 7, 256))

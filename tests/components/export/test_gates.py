@@ -12,9 +12,9 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
-from torchmill.components.config import ExportConfig
-from torchmill.components.data.batches import read_test
+from torchmill.components.data.samples import read_test
 from torchmill.components.export import export as exporting
+from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import ParityError, export
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.refs import DataRef

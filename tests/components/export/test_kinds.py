@@ -11,15 +11,15 @@ from onnx import numpy_helper
 from torch import nn
 
 from tests.toy import made, toy_numbers, toy_tokens
-from torchmill.components.config import ExportConfig
-from torchmill.components.data.batches import read_test, read_training
 from torchmill.components.data.fetch import fetch, read_vocabulary
+from torchmill.components.data.samples import read_test, read_training
+from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import EXAMPLES, export
 from torchmill.components.export.parity import compare
 from torchmill.components.export.to_onnx import to_onnx
-from torchmill.components.onnx_session import open_session
+from torchmill.components.initialization.standardized_model import StandardizedModel, standardized
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.prediction.predict import predict
-from torchmill.components.raw_model import RawModel, standardized
 from torchmill.components.refs import DataRef
 
 SCALES = (1e-4, 1.0, 1e5)
@@ -75,7 +75,7 @@ def test_tokens_are_taken_in_any_batch_and_of_any_length(letters, name, tmp_path
     (taken,), (given, *_) = session.get_inputs(), session.get_outputs()
     assert (taken.name, taken.type, taken.shape) == ("tokens", "tensor(int64)", ["batch", "length"])
     assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["batch", 3])
-    model, rng = RawModel.of(network, letters).eval(), np.random.default_rng(0)
+    model, rng = StandardizedModel.of(network, letters).eval(), np.random.default_rng(0)
     for samples, length in ((1, 1), (1, 12), (2, 1), (3, 7), (33, 12), (5, 2)):
         tokens = rng.integers(1, letters.vocabulary_size, (samples, length))
         tokens[0, length // 2 + 1 :] = 0
@@ -123,7 +123,7 @@ def test_a_table_is_answered_by_the_names_of_its_columns(tmp_path):
     predict(tmp_path / "model.onnx", [tmp_path / "new.csv"], tmp_path / "out.csv")
     ones = [[age, *(color == one for one in sorted(colors)), size] for age, color, size in rows]
     with torch.no_grad():
-        expected = RawModel.of(network, data).eval()(torch.tensor(ones, dtype=torch.float32)).softmax(1)
+        expected = StandardizedModel.of(network, data).eval()(torch.tensor(ones, dtype=torch.float32)).softmax(1)
     with (tmp_path / "out.csv").open(newline="") as file:
         given = [[float(row[f"probability of {label}"]) for label in data.classes] for row in csv.DictReader(file)]
     assert np.array(given) == pytest.approx(expected.numpy(), abs=1e-5)

@@ -11,13 +11,14 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from tests.toy import toy_data
-from torchmill.components.config import ExportConfig
-from torchmill.components.data.batches import Samples
+from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
-from torchmill.components.export.parity import Parity, compare, predict_double, run
+from torchmill.components.export.config import ExportConfig
+from torchmill.components.export.parity import Parity, compare, predict_double
 from torchmill.components.export.to_onnx import to_onnx
-from torchmill.components.onnx_session import open_session
-from torchmill.components.raw_model import RawModel
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_model.run import run
+from torchmill.components.onnx_model.session import open_session
 
 SIZES, TOLERANCE = ExportConfig().batch_sizes, ExportConfig().tolerance
 FEW = (1, 256)
@@ -70,7 +71,7 @@ def test_a_sound_model_passes_at_every_batch_size(exported, toy, toy_test):
 def test_what_is_measured_is_what_numpy_measures(exported, toy, toy_test):
     parity = compare(exported.path, exported.network, toy, toy_test, (64,), TOLERANCE)
     logits = run(open_session(exported.path), toy_test, 203)[1]
-    double = predict_double(RawModel.of(exported.network, toy).eval(), toy_test)
+    double = predict_double(StandardizedModel.of(exported.network, toy).eval(), toy_test)
     assert double.dtype == np.float64
     assert parity.max_abs_diff == pytest.approx(np.abs(logits - double).max(), rel=0.5)
     assert parity.largest_logit == np.abs(double).max()
@@ -233,11 +234,11 @@ def test_a_network_with_constants_of_its_own_precision_is_told_in_words(toy, toy
             return self.out(x.flatten(1) @ self.table)
 
     with pytest.raises(UserError, match=r"Stubborn cannot be run in float64.*register_buffer"):
-        predict_double(RawModel.of(Stubborn(), toy), toy_test)
+        predict_double(StandardizedModel.of(Stubborn(), toy), toy_test)
 
 
 def test_the_network_itself_stays_in_its_precision(exported, toy, toy_test):
-    predict_double(RawModel.of(exported.network, toy), toy_test)
+    predict_double(StandardizedModel.of(exported.network, toy), toy_test)
     assert {parameter.dtype for parameter in exported.network.parameters()} == {torch.float32}
 
 

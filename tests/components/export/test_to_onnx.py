@@ -14,10 +14,10 @@ from torch import nn
 from tests.components.export.conftest import METADATA
 from tests.toy import toy_data
 from torchmill.components.errors import UserError
-from torchmill.components.export.bundle import plain, preparation
+from torchmill.components.export.pre_and_post import plain, preparation
 from torchmill.components.export.to_onnx import to_onnx
-from torchmill.components.onnx_session import open_session
-from torchmill.components.raw_model import RawModel
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_model.session import open_session
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -43,7 +43,7 @@ def test_the_model_takes_raw_pixels_in_any_batch_and_gives_logits(exported, toy,
         ("probabilities", "tensor(float)", ["batch", 10]),
         ("labels", "tensor(string)", ["batch"]),
     ]
-    model = RawModel.of(exported.network, toy).eval()
+    model = StandardizedModel.of(exported.network, toy).eval()
     for size in (1, 2, 5, 203):
         pixels = toy_test.inputs[:size]
         with torch.no_grad():

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, written
-from torchmill.components.config import ExportConfig, TrainConfig, model_names
-from torchmill.components.data.batches import Samples, read_test, read_training
+from torchmill.components.data.samples import Samples, read_test, read_training
+from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import export
-from torchmill.components.initialize import find, restore, save_weights
-from torchmill.components.onnx_session import open_session
-from torchmill.components.raw_model import RawModel, standardized
+from torchmill.components.initialization.build import find
+from torchmill.components.initialization.config import model_names
+from torchmill.components.initialization.standardized_model import StandardizedModel, standardized
+from torchmill.components.initialization.weights import restore, save_weights
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import PADDING, DataRef, NetworkRef
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 from torchmill.components.training.losses import make_loss
 
@@ -183,10 +186,12 @@ def learns_and_is_exported(case: Case, tmp_path) -> None:
     ref = export(network, case.data, case.test, ExportConfig(batch_sizes=(1, 7, 64)), {}, tmp_path)
     assert ref.agreement == 1
     if case.data.kind == "tokens":
-        equal_at_any_length(RawModel.of(network, case.data).eval(), tmp_path / "model.onnx", case.data.shape[0])
+        equal_at_any_length(
+            StandardizedModel.of(network, case.data).eval(), tmp_path / "model.onnx", case.data.shape[0]
+        )
 
 
-def equal_at_any_length(model: RawModel, onnx_file, longest: int) -> None:
+def equal_at_any_length(model: StandardizedModel, onnx_file, longest: int) -> None:
     session = open_session(onnx_file)
     rng = np.random.default_rng(0)
     for length in (1, 2, longest - 1, longest):

@@ -11,14 +11,17 @@ from PIL import Image
 
 from tests.components.models.test_contract import kinds
 from tests.toy import made, toy_data, with_different_answers
-from torchmill.components.config import ExportConfig, TrainConfig, dataset_names, model_names
-from torchmill.components.data.batches import read_sample, read_test
+from torchmill.components.data.config import dataset_names
 from torchmill.components.data.fetch import fetch, read_vocabulary
+from torchmill.components.data.samples import read_sample, read_test
+from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import export
-from torchmill.components.initialize import restore, save_weights
-from torchmill.components.onnx_session import open_session
-from torchmill.components.raw_model import RawModel, standardized
+from torchmill.components.initialization.config import model_names
+from torchmill.components.initialization.standardized_model import StandardizedModel, standardized
+from torchmill.components.initialization.weights import restore, save_weights
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, NetworkRef
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.losses import make_loss
 
 TESTED = 200
@@ -159,14 +162,14 @@ def test_a_network_takes_it_gets_gradients_is_seeded_comes_back_and_is_exported_
     exported = export(back, replace_size(data, len(test)), test, config, {}, tmp_path)
     assert exported.agreement == 1
     if data.kind == "tokens":
-        equal_at_other_lengths(RawModel.of(back, data).eval(), exported.onnx.path, data)
+        equal_at_other_lengths(StandardizedModel.of(back, data).eval(), exported.onnx.path, data)
 
 
 def replace_size(data: DataRef, tested: int) -> DataRef:
     return data.model_copy(update={"test_size": tested})
 
 
-def equal_at_other_lengths(model: RawModel, file: Path, data: DataRef) -> None:
+def equal_at_other_lengths(model: StandardizedModel, file: Path, data: DataRef) -> None:
     session = open_session(file)
     tokens = len(read_vocabulary(data).tokens)
     rng = np.random.default_rng(0)

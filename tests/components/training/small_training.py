@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import Samples, read_training
+from torchmill.components.data.samples import Samples, read_training
 from torchmill.components.refs import DataRef
 from torchmill.components.training.checkpoint import Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 from torchmill.components.training.progress import EpochResult, StepProgress
 

@@ -11,14 +11,14 @@ from torch.nn.functional import cross_entropy
 
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, senseless, state, train
 from tests.toy import made, toy_data
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.augment import Augmentation
-from torchmill.components.data.batches import Samples, read_training
+from torchmill.components.data.augmentation.augment import Augmentation
+from torchmill.components.data.samples import Samples, read_training
 from torchmill.components.errors import UserError
-from torchmill.components.initialize import restore
-from torchmill.components.raw_model import RawModel
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.initialization.weights import restore
 from torchmill.components.refs import FileRef, NetworkRef
 from torchmill.components.training.checkpoint import KEPT, Checkpoints
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import batch_orders, fit, wants_channels_last
 from torchmill.components.training.progress import EpochResult
 from torchmill.components.training.state import validate
@@ -47,7 +47,10 @@ def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_
     network.register_forward_pre_hook(lambda layer, inputs: seen[layer.training].append(inputs[0]))
     list(train(network, toy, tmp_path, seed=5, epochs=2, augment="shift"))
     training, validation = read_training(toy, 0.2, 0)
-    model, augment = RawModel.of(nn.Identity(), toy), Augmentation(TrainConfig(augment=("shift",)), toy, seed=5)
+    model, augment = (
+        StandardizedModel.of(nn.Identity(), toy),
+        Augmentation(TrainConfig(augment=("shift",)), toy, seed=5),
+    )
     expected = [
         model(augment(*training.take(batch), epoch, number, batch)[0])
         for epoch in (1, 2)
@@ -137,7 +140,7 @@ def test_training_stops_out_of_patience_and_the_best_weights_are_those_of_the_le
     kept = make(seed=1)
     load_model(kept, tmp_path / "best.safetensors")
     assert state(kept) == state(network) == states[best] != states[-1]
-    loss, accuracy = validate(RawModel.of(kept, toy), cross_entropy, "classification", splits[1])
+    loss, accuracy = validate(StandardizedModel.of(kept, toy), cross_entropy, "classification", splits[1])
     # In another memory format the sums round otherwise.
     assert loss == pytest.approx(min(losses), rel=1e-5) and accuracy == epochs[best].validation_score
 
@@ -284,7 +287,7 @@ def test_every_parameter_that_wants_a_gradient_moves_and_no_other(toy, tmp_path)
 
 def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
     _, validation = read_training(toy, 0.2, 0)
-    model = RawModel.of(make(), toy).train()
+    model = StandardizedModel.of(make(), toy).train()
     judged = (model, cross_entropy, "classification", validation)
     got = validate(*judged, parts=3)
     assert not model.training and validate(*judged) == pytest.approx(got)

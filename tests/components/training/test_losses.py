@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from tests.components.training.small_training import Plain, make, train
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import Samples, read_training
+from torchmill.components.data.samples import Samples, read_training
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.losses import LOSSES, Objective, loss_name, make_loss, plain_loss, score_sum
 
 CLASSES = 4

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from torchmill.components import config as configuration
-from torchmill.components.config import TrainConfig
 from torchmill.components.errors import UserError
+from torchmill.components.training import config as training_config
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.optimizers import as_matrix, clip_gradients, make_optimizer
 from torchmill.components.training.schedules import PlateauLR, make_schedule
 
 CPU = torch.device("cpu")
-OPTIMIZERS = typing.get_args(configuration.Optimizer)
-SCHEDULES = typing.get_args(configuration.Schedule)
+OPTIMIZERS = typing.get_args(training_config.Optimizer)
+SCHEDULES = typing.get_args(training_config.Schedule)
 
 
 class Course:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.components.training.small_training import CPU, Plain, Small, make, train
-from torchmill.components.config import TrainConfig
-from torchmill.components.data.batches import read_training
-from torchmill.components.raw_model import RawModel
+from torchmill.components.data.samples import read_training
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.losses import make_loss
 from torchmill.components.training.precision import Arithmetic, resolve_precision
 from torchmill.components.training.state import Training
@@ -50,7 +50,7 @@ def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halved(toy):
     data = toy
     training, _ = read_training(data, 0.2, 0)
     config = TrainConfig(precision="fp16", optimizer="sgd")
-    model = RawModel.of(network, data, in_units=False)
+    model = StandardizedModel.of(network, data, in_units=False)
     state = Training(model, make_loss(config, data, training), data.task, config, CPU, 10)
     inputs, labels = training.take(torch.arange(32))
     before = [weight.clone() for weight in network.parameters()]

@@ -1,0 +1,102 @@
+"""Settings of the data, and the data sets that can be named. Imports no torch."""
+
+import ast
+import re
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from torchmill.components.errors import nearest
+from torchmill.components.section import NOT_IN_KEY, JsonObject, Named, modules_in
+from torchmill.components.user_code.reference import check_reference
+
+AUGMENTATIONS = {
+    "shift": (2, 0, 1000, "pixels, each way"),
+    "flip": (0.5, 0, 1, "probability"),
+    "flip_vertical": (0.5, 0, 1, "probability"),
+    "flip_alternate": (1, 1, 1, "always 1: every image, each other epoch"),
+    "crop": (0.5, 0.01, 1, "smallest share of the area that is kept, grown to the full size"),
+    "rotate": (15, 0, 180, "degrees, each way"),
+    "affine": (0.1, 0, 0.9, "share of the size that it moves and grows by; turns and shears by 90 degrees times it"),
+    "color": (0.3, 0, 1, "change of brightness and contrast, and of saturation in colour images"),
+    "blur": (1.0, 0.1, 100, "largest deviation, pixels"),
+    "erase": (0.25, 0, 1, "probability"),
+    "autocontrast": (0.5, 0, 1, "probability"),
+    "trivial": (31, 2, 100, "bins of magnitude"),
+    "rand": (9, 0, 30, "magnitude of 0 to 30"),
+}
+"""Names with their usual strength, its lowest and highest value, and what it means."""
+
+
+def dataset_names() -> list[str]:
+    """Data sets that can be named: the files in ``components/data/datasets``."""
+    return modules_in(Path(__file__).parent / "datasets")
+
+
+def dataset_place(name: str) -> tuple[str, str]:
+    """Split the name of a data set into its kind and what comes after the colon.
+
+    ``mnist`` is ("mnist", ""), ``image_folder:a/b`` is ("image_folder", "a/b"), and ``own.py:function`` is
+    ("own.py", "function").
+    """
+    kind, colon, path = name.partition(":")
+    if not colon or kind in dataset_names():
+        return kind, path
+    kind, _, function = name.rpartition(":")
+    return kind, function
+
+
+def load_parameters(file: Path) -> dict[str, bool]:
+    """What the ``load`` of a data set takes, and whether it may be left out; without importing it."""
+    tree = ast.parse(file.read_bytes())
+    load = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "load"), None)
+    if load is None:
+        return {}
+    names = [argument.arg for argument in load.args.args]
+    optional = dict(zip(reversed(names), reversed(load.args.defaults), strict=False))
+    keywords = zip(load.args.kwonlyargs, load.args.kw_defaults, strict=True)
+    return {name: name in optional for name in names} | {word.arg: default is not None for word, default in keywords}
+
+
+class DataConfig(Named):
+    name: str = "digits"
+    """Data set: a name that `torchmill datasets` lists, with its path after a colon where it takes one, or your own
+    file.py:function."""
+    args: JsonObject = Field(default_factory=dict)
+    """Arguments for the data set as JSON; `torchmill datasets` shows them."""
+    validation_fraction: float = Field(0.1, gt=0, lt=0.9)
+    """Share of the training data kept for validation, the same in each class; for data that has no validation split
+    of its own."""
+    leakage_limit: float = Field(0.01, ge=0, le=1, json_schema_extra=NOT_IN_KEY)
+    """Share of test samples that may be found among the training samples, equal or nearly so. More stops the run."""
+    allow_leakage: bool = Field(False, json_schema_extra=NOT_IN_KEY)
+    """Train even if there is more leakage than that."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        kind, path = dataset_place(name)
+        known = dataset_names()
+        if kind in known:
+            takes_path = "path" in load_parameters(Path(__file__).parent / "datasets" / f"{kind}.py")
+            if takes_path and not path:
+                raise ValueError(f"'{kind}' needs a path: {kind}:PATH")
+            if path and not takes_path:
+                raise ValueError(f"'{kind}' takes no path; write {kind} alone")
+        elif path:
+            near = nearest(kind, known)
+            if near.startswith("Did") and not kind.endswith(".py") and "/" not in kind:
+                raise ValueError(f"unknown data set '{kind}'. {near}")
+            check_reference(name, "function")
+        else:
+            raise ValueError(f"unknown data set '{name}'. {nearest(name, known)} Your own: file.py:function")
+        return name
+
+    @property
+    def title(self) -> str:
+        """The name without what is only its place."""
+        kind, path = dataset_place(self.name)
+        if not path:
+            return kind
+        last = path if kind not in dataset_names() else f"{kind}-{Path(path).expanduser().absolute().stem}"
+        return re.sub(r"[^\w.-]+", "-", last)

@@ -1,0 +1,337 @@
+"""Downloads: mirrors in order, on from the byte where it stopped, checked, under its name only when whole."""
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import re
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+from torchmill.components import files
+from torchmill.components.data import disk
+from torchmill.components.data.downloads.http import Wire, in_short, request_for, without_password
+from torchmill.components.data.downloads.published_file import PublishedFile, flaw
+from torchmill.components.data.progress import Report, shown
+from torchmill.components.errors import ConfigError, Unreachable, UserError
+
+logger = logging.getLogger("torchmill")
+
+MIRROR_VARIABLE = "TORCHMILL_MIRROR"
+
+ATTEMPTS = 4
+"""How often in a row a mirror may fail without getting any further."""
+PATIENCE_SECONDS = 20.0
+"""With nothing from anybody for so long, the mirrors that are left get one attempt each."""
+PROGRESS_BYTES = 64 * 1024
+"""Less than this is no progress: a server that gives a byte per connection would keep us for ever."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 8.0
+
+CHUNK_BYTES = 16 * 1024
+WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+def download(
+    file: PublishedFile,
+    destination: Path,
+    mirrors: Sequence[str],
+    *,
+    show: Callable[[str], AbstractContextManager[Report]] = shown,
+    wire: Wire | None = None,
+) -> None:
+    """Have ``file`` at ``destination``, whole and checked; at once if it is there already.
+
+    ``mirrors`` are addresses of folders that hold the file. Those in ``TORCHMILL_MIRROR`` come
+    before them. What has arrived lies beside the destination as ``NAME.part`` and is gone on
+    with, in this process or a later one.
+
+    Raises:
+        ConfigError: ``TORCHMILL_MIRROR`` is none.
+        Unreachable: no mirror answered, or not to the end.
+        UserError: no mirror has it, what they have is something else, or the disk will not take it.
+    """
+    if flaw(destination, file) is None:
+        return
+    urls = [f"{mirror}{file.path}" for mirror in own_mirrors(os.environ.get(MIRROR_VARIABLE, ""))]
+    urls += [f"{mirror.rstrip('/')}/{file.name}" for mirror in mirrors]
+    refusals: list[tuple[str, _Refusal]] = []
+    disk.make_folder(destination.parent)
+    with disk.locked(destination.with_name(f"{destination.name}.lock"), file.path):
+        if flaw(destination, file) is None:
+            return
+        with show(file.path) as report:
+            attempt = _Download(file, destination, report, wire or Wire())
+            for url in urls:
+                try:
+                    attempt.take_from(url)
+                    return
+                except _Refusal as refusal:
+                    refusals.append((url, refusal))
+                    if url != urls[-1]:
+                        logger.info("%s: %s; trying the next mirror", without_password(url), refusal)
+    raise _nobody_had_it(file, refusals)
+
+
+def own_mirrors(setting: str) -> list[str]:
+    """Read ``TORCHMILL_MIRROR``, addresses separated by commas; each is returned with a slash at its end.
+
+    Raises:
+        ConfigError: one of them is not ``file:///folder``, ``http://…`` or ``https://…``.
+    """
+    mirrors = [text.strip().rstrip("/") + "/" for text in setting.split(",") if text.strip()]
+    for mirror in mirrors:
+        try:
+            parts = urllib.parse.urlsplit(mirror)
+            right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            right = right or (parts.scheme == "file" and parts.netloc in ("", "localhost"))
+        except ValueError:
+            right = False
+        if not right:
+            raise ConfigError(
+                f"{MIRROR_VARIABLE} is not the address of a mirror: {without_password(mirror)!r}.",
+                "Give file:///folder (three slashes), http://… or https://…, several separated by commas.",
+            )
+    return mirrors
+
+
+class _Fault(Exception):
+    """Something that may go better in a moment."""
+
+    def __init__(self, reason: str, pause_seconds: float = 0.0):
+        super().__init__(reason)
+        self.pause_seconds = pause_seconds
+
+
+class _Refusal(Exception):
+    """This mirror is done with."""
+
+    temporary = False
+    wrong_contents = False
+
+
+class _Silence(_Refusal):
+    temporary = True
+
+
+class _WrongContents(_Refusal):
+    wrong_contents = True
+
+
+class _Part:
+    """What has arrived so far, and beside it where that came from."""
+
+    def __init__(self, destination: Path, wire: Wire):
+        self.path = destination.with_name(f"{destination.name}.part")
+        self.origin_path = destination.with_name(f"{destination.name}.part.json")
+        self.wire = wire
+
+    def size(self) -> int:
+        with contextlib.suppress(OSError):
+            return self.path.stat().st_size
+        return 0
+
+    def origin(self, url: str) -> dict[str, Any]:
+        """What is known of the part if it came from ``url``, else nothing."""
+        try:
+            origin = json.loads(self.origin_path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        mine = isinstance(origin, dict) and origin.get("url") == without_password(url)
+        return origin if mine and self.size() else {}
+
+    def discard(self) -> None:
+        with disk.writing(self.path.parent):
+            self.path.unlink(missing_ok=True)
+            self.origin_path.unlink(missing_ok=True)
+
+    def begin(self, url: str, headers: Any, total_bytes: int | None) -> IO[bytes]:
+        # In this order, for whoever is killed here: bytes never stand beside the origin of other ones.
+        self.discard()
+        origin = {
+            "url": without_password(url),
+            "etag": headers.get("ETag", ""),
+            "last_modified": headers.get("Last-Modified", ""),
+            "total_bytes": total_bytes,
+        }
+        with disk.writing(self.path.parent, total_bytes):
+            with self.wire.open_file(self.origin_path, "wb") as file:
+                file.write(json.dumps(origin).encode())
+            return self.wire.open_file(self.path, "wb")
+
+    def go_on(self) -> IO[bytes]:
+        with disk.writing(self.path.parent):
+            return self.wire.open_file(self.path, "ab")
+
+    def publish(self, destination: Path) -> None:
+        with disk.writing(destination.parent):
+            files.publish(self.path, destination)
+            self.origin_path.unlink(missing_ok=True)
+
+
+class _Download:
+    """One file on its way, from one mirror after the other."""
+
+    def __init__(self, file: PublishedFile, destination: Path, report: Report, wire: Wire):
+        self.file, self.destination, self.report, self.wire = file, destination, report, wire
+        self.part = _Part(destination, wire)
+        self.last_progress = wire.clock()
+
+    def take_from(self, url: str) -> None:
+        """Get the file from this address and put it in its place.
+
+        Raises:
+            _Refusal: this mirror does not give it.
+        """
+        if self.part.size() and self.part.size() == self.part.origin(url).get("total_bytes"):
+            # Killed after the last byte and before the new name.
+            if flaw(self.part.path, self.file) is None:
+                return self.part.publish(self.destination)
+            self.part.discard()
+        doubtful = self._transfer_patiently(url)
+        wrong = flaw(self.part.path, self.file)
+        if wrong and doubtful:
+            self.part.discard()
+            self._transfer_patiently(url)
+            wrong = flaw(self.part.path, self.file)
+        if wrong:
+            self.part.discard()
+            raise _WrongContents(wrong)
+        self.part.publish(self.destination)
+
+    def _transfer_patiently(self, url: str) -> bool:
+        """Try until all bytes are there; return what ``_transfer`` does."""
+        failures, farthest = 0, 0
+        while True:
+            try:
+                return self._transfer(url)
+            except _Fault as fault:
+                reached = self.part.size() if self.part.origin(url) else 0
+                if reached >= farthest + PROGRESS_BYTES:
+                    failures, farthest = 0, reached
+                    self.last_progress = self.wire.clock()
+                failures += 1
+                if failures >= ATTEMPTS or self.wire.clock() - self.last_progress > PATIENCE_SECONDS:
+                    raise _Silence(str(fault)) from fault
+                # "Full jitter": a thousand clients that fail together do not come back together.
+                longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
+                pause = max(self.wire.chance() * longest, fault.pause_seconds)
+                logger.debug("%s: %s; again in %.1f s", without_password(url), fault, pause)
+                self.wire.sleep(pause)
+
+    def _transfer(self, url: str) -> bool:
+        """Ask once, from where the part ends.
+
+        Returns:
+            Whether a flaw may be the transfer's: the halves may be of different files where a server
+            does not keep to the rules of ranges, and an end that was not announced may be no end.
+        """
+        origin = self.part.origin(url)
+        validator = _validator(origin)
+        held = self.part.size() if validator else 0
+        request = request_for(url)
+        if held:
+            request.add_header("Range", f"bytes={held}-")
+            request.add_header("If-Range", validator)
+        with self._ask(request) as answer:
+            status = getattr(answer, "status", None) or 200  # file:// has none
+            if status == 416 and held:
+                if flaw(self.part.path, self.file) is None:
+                    return True
+                self.part.discard()
+                raise _Fault("the part of an earlier download no longer fits")
+            if status == 206 and held and not _continues(answer.headers, origin, held):
+                self.part.discard()
+                raise _Fault("the file on the server has changed")
+            if status not in (200, 206) or (status == 206 and not held):
+                raise _Refusal(f"HTTP {status}")
+            begun = held if status == 206 else 0
+            length = answer.headers.get("Content-Length", "")
+            total = begun + int(length) if length.isdigit() else None
+            if total and total > self.file.limit_bytes:
+                raise _WrongContents(f"has {total:,} bytes, more than the file can have")
+            part = self.part.go_on() if begun else self.part.begin(url, answer.headers, total)
+            self._copy(answer, part, begun, total, without_password(url))
+        return begun > 0 or total is None
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        try:
+            return self.wire.open_url(request)
+        except urllib.error.HTTPError as error:
+            if error.code == 416:
+                return error
+            with error:
+                wait = error.headers.get("Retry-After", "") if error.headers else ""
+            if error.code in WORTH_ANOTHER_TRY:
+                pause = min(float(wait), LONGEST_PAUSE_SECONDS) if wait.isdigit() else 0.0
+                raise _Fault(f"HTTP {error.code}", pause) from error
+            raise _Refusal(f"HTTP {error.code}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if isinstance(reason, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+                raise _Refusal("no such file") from error
+            hopeless = (PermissionError, ssl.SSLCertVerificationError, http.client.InvalidURL, ValueError)
+            if isinstance(reason, hopeless):
+                raise _Refusal(in_short(reason)) from error
+            raise _Fault(in_short(reason)) from error
+
+    def _copy(self, answer: IO[bytes], part: IO[bytes], done: int, total: int | None, source: str) -> None:
+        folder = self.part.path.parent
+        self.report(done, total, source)
+        try:
+            while True:
+                try:
+                    chunk = answer.read(CHUNK_BYTES)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _Fault(f"broke off after {done:,} bytes ({in_short(error)})") from error
+                if not chunk:
+                    break
+                done += len(chunk)
+                if done > self.file.limit_bytes:
+                    raise _WrongContents(f"sends more than the {self.file.limit_bytes:,} bytes the file can have")
+                with disk.writing(folder, (total or self.file.limit_bytes) - done + len(chunk)):
+                    part.write(chunk)
+                self.report(done, total, source)
+        finally:
+            # Closing writes what is buffered, so a full disk can show itself here.
+            with disk.writing(folder, (total or self.file.limit_bytes) - done):
+                part.close()
+        # http.client does not mind a body that is shorter than was said.
+        if total is not None and done < total:
+            raise _Fault(f"broke off after {done:,} of {total:,} bytes")
+
+
+def _validator(origin: dict[str, Any]) -> str:
+    """What to name in If-Range; empty if the server gave nothing by which to know the file again."""
+    etag = str(origin.get("etag") or "")
+    # A weak tag promises the same meaning, not the same bytes (RFC 9110, 13.1.5).
+    return etag if etag.startswith('"') else str(origin.get("last_modified") or "")
+
+
+def _continues(headers: Any, origin: dict[str, Any], held: int) -> bool:
+    """Whether a 206 gives just the bytes after those we hold, of the same file."""
+    span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
+    if not span or int(span[1]) != held:
+        return False
+    same_size = "*" in (span[2], str(origin.get("total_bytes") or "*")) or int(span[2]) == origin["total_bytes"]
+    tag, date = headers.get("ETag"), headers.get("Last-Modified")
+    same_tag = not tag or not origin.get("etag") or tag == origin["etag"]
+    same_date = not date or not origin.get("last_modified") or date == origin["last_modified"]
+    return same_size and same_tag and same_date
+
+
+def _nobody_had_it(file: PublishedFile, refusals: Sequence[tuple[str, _Refusal]]) -> UserError:
+    tried = "".join(f"\n  {without_password(url)}: {refusal}." for url, refusal in refusals)
+    own = f"set {MIRROR_VARIABLE} to a folder (file:///…) or a server (https://…) that has {file.path}"
+    if any(refusal.wrong_contents for _, refusal in refusals):
+        return UserError(f"Nobody gave the {file.path} that was published.{tried}", f"{own[0].upper()}{own[1:]}.")
+    if any(refusal.temporary for _, refusal in refusals):
+        return Unreachable(f"Could not download {file.path}.{tried}", f"Check the network, or {own}.")
+    return UserError(f"No mirror has {file.path}.{tried}", f"{own[0].upper()}{own[1:]}.")

@@ -1,0 +1,113 @@
+"""Look at a prepared data set before a run is spent on it: balance, copies, leaks between splits, doubtful labels."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchmill.components import files
+from torchmill.components.data.fetch import read_vocabulary
+from torchmill.components.data.inspection import contact_sheet as samples
+from torchmill.components.data.inspection.duplicates import SplitPart, find_copies, with_origins
+from torchmill.components.data.inspection.findings import MOST_TOLD, Findings
+from torchmill.components.data.splits import stratified_split
+from torchmill.components.refs import DataRef
+
+
+def inspect(data: DataRef, validation_fraction: float, seed: int, folder: Path) -> Findings:
+    """Look at all splits; writes ``inspection.json``, ``samples.png`` and, of texts, ``samples.txt`` into ``folder``.
+
+    Deterministic but for the seconds, which the file leaves out.
+    """
+    began = time.monotonic()
+    splits = _read(data, validation_fraction, seed)
+    vocabulary = None
+    if data.kind == "tokens":
+        vocabulary = read_vocabulary(data)
+    found = {
+        **_balance(data, splits),
+        **_features(data, splits["train"]),
+        **with_origins(data.folder, splits, find_copies(data, splits, vocabulary)),
+    }
+    findings = Findings(
+        kind=data.kind,
+        task=data.task,
+        shape=data.shape,
+        classes=data.classes,
+        sizes={split: len(part) for split, part in splits.items()},
+        seconds=time.monotonic() - began,
+        **found,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    told = dataclasses.asdict(findings)
+    del told["seconds"]
+    told |= {name: [one._asdict() for one in getattr(findings, name)] for name in ("leaks", "suspects")}
+    files.write_text(folder / "inspection.json", json.dumps(told, indent=1, ensure_ascii=False))
+    train = splits["train"]
+    marked = [one.row for one in findings.suspects]
+    samples.draw(data, train.inputs, train.labels, train.rows, marked, vocabulary, folder)
+    return dataclasses.replace(findings, seconds=time.monotonic() - began)
+
+
+def _read(data: DataRef, validation_fraction: float, seed: int) -> dict[str, SplitPart]:
+    def opened(split: str) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.load(data.folder / f"{split}_labels.npy")
+        return np.load(data.folder / f"{split}_inputs.npy", mmap_mode="r"), labels
+
+    def whole(split: str) -> SplitPart:
+        inputs, labels = opened(split)
+        return SplitPart(split, inputs, labels, np.arange(len(labels)))
+
+    if data.validation_size:
+        return {split: whole(split) for split in ("train", "validation", "test")}
+    inputs, labels = opened("train")
+    training, validation = stratified_split(labels, validation_fraction, seed)
+    cut = {"train": training, "validation": validation}
+    return {**{split: SplitPart("train", inputs, labels, rows) for split, rows in cut.items()}, "test": whole("test")}
+
+
+def _balance(data: DataRef, splits: dict[str, SplitPart]) -> dict[str, Any]:
+    if data.task == "regression":
+        return {"counts": {}, "majority_share": 0.0, "imbalance": 0.0}
+    counts = {}
+    for split, part in splits.items():
+        labels = part.labels[part.rows]
+        number = np.bincount(labels, minlength=len(data.classes)) if labels.ndim == 1 else labels.sum(0, np.int64)
+        counts[split] = dict(zip(data.classes, number.tolist(), strict=True))
+    held = [count for count in counts["train"].values() if count]
+    largest, smallest = max(held, default=0), min(held, default=0)
+    share = largest / max(1, len(splits["train"])) if data.task == "classification" else 0.0
+    return {"counts": counts, "majority_share": share, "imbalance": largest / smallest if smallest else 0.0}
+
+
+def _features(data: DataRef, train: SplitPart) -> dict[str, Any]:
+    """Features that tell nothing, or the same as another one."""
+    if data.kind == "tokens":
+        return {"constant_features": (), "constant_count": 0, "equal_features": ()}
+    size = int(np.prod(data.shape))
+    first = np.asarray(train.inputs[train.rows[0]])
+    constant = np.ones(first.shape, bool)
+    hashes = [hashlib.blake2b(digest_size=16) for _ in range(size if data.kind == "numbers" and size <= 4096 else 0)]
+    for start in range(0, len(train.inputs), 4096):
+        # The whole training file: what validation alone varies in is no constant.
+        block = np.asarray(train.inputs[start : start + 4096])
+        constant &= (block.max(0) == first) & (block.min(0) == first)
+        columns = np.ascontiguousarray(block.reshape(len(block), -1).T) if hashes else ()
+        for column, hashed in zip(columns, hashes, strict=bool(hashes)):
+            hashed.update(column)
+    where = np.flatnonzero(constant).tolist()
+    seen: dict[bytes, int] = {}
+    equal = []
+    for number, hashed in enumerate(hashes):
+        earlier = seen.setdefault(hashed.digest(), number)
+        if earlier != number and not constant.ravel()[number]:
+            equal.append((earlier, number))
+    return {
+        "constant_features": tuple(where[:MOST_TOLD]),
+        "constant_count": len(where),
+        "equal_features": tuple(equal[:MOST_TOLD]),
+    }

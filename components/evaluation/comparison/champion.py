@@ -1,0 +1,50 @@
+"""Let two ONNX models answer one test split, and judge between them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from torchmill.components.data.encoding.encoding import Encoding, read_encoding, translation
+from torchmill.components.data.samples import Samples, read_test
+from torchmill.components.evaluation.comparison.noninferiority import Verdict, compare, judge, sample_scores
+from torchmill.components.evaluation.config import PromoteConfig
+from torchmill.components.onnx_model.model import OnnxModel, open_model
+from torchmill.components.refs import DataRef
+
+BATCH = 256
+
+
+def compare_with_champion(
+    challenger: Path, champion: Path, data: DataRef, config: PromoteConfig, gates: Mapping[str, bool] = {}
+) -> Verdict:
+    """Judge whether a challenger may take the champion's place, both asked about the test split as it is now.
+
+    Args:
+        challenger: its ONNX file.
+        champion: likewise. It may have been trained on other data; then it has no advantage here but its skill.
+        gates: what the challenger had to pass by itself.
+
+    Raises:
+        UserError: a file cannot be used.
+    """
+    ours, theirs = open_model(challenger), open_model(champion)
+    if unlike := theirs.unlike(data):
+        return Verdict("kept", f"the champion {unlike}, so that they cannot be compared")
+    test = read_test(data)
+    encoding = read_encoding(data)
+    given = [answers(model, test, encoding) for model in (theirs, ours)]
+    scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in given]
+    return judge(compare(*scores, config.confidence), gates, config.margin, data.measure)
+
+
+def answers(model: OnnxModel, test: Samples, encoding: Encoding | None) -> np.ndarray:
+    """Give the logits or values of a whole split, float32, (N, K), whose inputs have that encoding."""
+    translated = translation(encoding, model.encoding)
+    return np.concatenate([model.outputs(translated(inputs.numpy())) for inputs, _ in test.batches(BATCH)])
+
+
+def gates_of(parity_report: Path) -> dict[str, bool]:
+    """What an export had to pass, by the comparison that was written down."""
+    return {"the comparison of the export with its network": bool(json.loads(parity_report.read_text())["passed"])}

@@ -1,0 +1,89 @@
+"""A run in words: one page of Markdown for people."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torchmill.components.config import RunConfig
+from torchmill.components.files import write_text
+from torchmill.components.refs import (
+    PLAIN_LOSSES,
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FitRef,
+    PromotionRef,
+    RunRef,
+    StepRef,
+    shown,
+)
+from torchmill.components.training.config import TrainConfig
+
+
+def write_report(
+    config: RunConfig,
+    trained: FitRef,
+    scores: EvaluationRef,
+    model: ExportRef,
+    data: DataRef,
+    version: str | None,
+    promoted: PromotionRef | None,
+    steps: Mapping[str, StepRef],
+    run: RunRef,
+) -> Path:
+    """Write ``report.md`` into the run's folder."""
+    evaluation = json.loads(scores.report.path.read_text(encoding="utf-8"))
+    parity = json.loads(model.report.path.read_text(encoding="utf-8"))
+    measure = "R²" if data.measure == "r2" else data.measure.replace("_", " ")
+    early = ", stopped early" if trained.stopped_early else ""
+    told = {"ran": "{:.1f} s", "resumed": "{:.1f} s since it was resumed", "cached": "done before"}
+    seconds = ", ".join(f"{name} {told[step.state].format(step.seconds)}" for name, step in steps.items())
+    registered = f"{config.registered_name} version {version}" if version else "not registered"
+    rows = {
+        "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.samples_per_second:,.0f} samples/s",
+        "Best epoch": f"{trained.best_epoch}: validation {measure} {shown(data.measure, trained.validation_score)}, "
+        f"{_trained_by(config.train, data)} {trained.validation_loss:.4f}",
+        f"Test {PLAIN_LOSSES[data.task]}": f"{scores.loss:.4f}",
+        "ONNX model": f"{registered}; {model.agreement:.2%} of the answers agree, "
+        f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
+        f"{measure.capitalize()} of the ONNX model": f"{shown(data.measure, parity['onnx_score'])} in onnxruntime, "
+        f"{shown(data.measure, parity['torch_score'])} in torch",
+        **({"Promotion": f"{promoted.outcome}: {promoted.reason}"} if promoted else {}),
+        "Data": f"{data.name}, sha256 {data.sha256[:16]}…",
+        "Time": seconds,
+    }
+    low, high = (shown(data.measure, value) for value in (scores.score_low, scores.score_high))
+    lines = [
+        f"# {run.name}",
+        "",
+        f"**Test {measure} {shown(data.measure, scores.score)}** (95 % interval {low} to {high}, {scores.samples:,} "
+        f"samples). {config.model.name} on {data.name}, {trained.network.parameters:,} parameters.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {title} | {text} |" for title, text in rows.items()),
+        "",
+    ]
+    if "classes" in evaluation:
+        lines += ["| class | precision | recall | F1 | samples |", "|---|---:|---:|---:|---:|"]
+        lines += [
+            f"| {name} | {score['precision']:.2%} | {score['recall']:.2%} | {score['f1']:.2%} | {score['support']:,} |"
+            for name, score in evaluation["classes"].items()
+        ]
+    else:
+        lines += ["| target | mean absolute error | root mean squared error | R² |", "|---|---:|---:|---:|"]
+        lines += [
+            f"| {name} | {score['mae']:.4g} | {score['rmse']:.4g} | {score['r2']:.4f} |"
+            for name, score in evaluation["targets"].items()
+        ]
+    report = run.folder / "report.md"
+    write_text(report, "\n".join(lines) + "\n")
+    return report
+
+
+def _trained_by(config: TrainConfig, data: DataRef) -> str:
+    """The loss of training and validation by name, which is another than the test's where it has arguments."""
+    own = config.loss not in ("auto", "cross_entropy", "bce", "mse")
+    arguments = ", ".join(f"{name} {value}" for name, value in config.loss_args.items())
+    name = f"loss {config.loss}" if own else PLAIN_LOSSES[data.task]
+    return f"{name} ({arguments})" if arguments else name

@@ -1,0 +1,342 @@
+"""A run as one self-contained HTML page: nothing is loaded from anywhere, on a phone it is readable, too."""
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from torchmill.components.config import RunConfig
+from torchmill.components.evaluation.report import charts
+from torchmill.components.evaluation.report.charts import Bar, Point, Series
+from torchmill.components.evaluation.report.summary import summary
+from torchmill.components.files import write_text
+from torchmill.components.refs import (
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FileRef,
+    FitRef,
+    PromotionRef,
+    RunRef,
+    StepRef,
+    shown,
+)
+
+LARGEST_PICTURE = 900_000
+"""Bytes; larger ones are left out, so that the page stays below 5 MB."""
+MOST_CLASSES = 60
+MOST_ROWS, MOST_LABELS = 100, 6
+"""In charts with a line for each: the lowest ones are shown."""
+MOST_TOLD = 5
+"""Groups of samples in the summary."""
+MOST_CELLS = 20
+"""Classes whose confusion is a table; beyond that it is the picture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """All that is known of a run that has come to its end."""
+
+    config: RunConfig
+    trained: FitRef
+    scores: EvaluationRef
+    model: ExportRef | None
+    """None where it was not published."""
+    data: DataRef
+    version: str | None
+    """Of the registered model."""
+    promotion: PromotionRef | None
+    steps: Mapping[str, StepRef]
+    run: RunRef
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    """Metrics by name: epochs and values."""
+    inspection: FileRef | None = None
+    """Findings on the data, as JSON, with the sheet of samples beside it."""
+    check: FileRef | None = None
+    """The doctor's verdicts, as JSON."""
+    failure: str = ""
+    """Why the run ended without a model."""
+
+
+def write_page(record: Record) -> Path:
+    """Write ``report.html`` into the run's folder."""
+    path = record.run.folder / "report.html"
+    write_text(path, render("report.html.j2", **_contents(record)))
+    return path
+
+
+def render(template: str, **contents: Any) -> str:
+    """Fill a template of this folder in. What comes from users, as names of classes, is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**contents)
+
+
+def _contents(record: Record) -> dict[str, Any]:
+    data, scores = record.data, record.scores
+    evaluation = _read(scores.report.path) or {}
+    inspection, check = (_read(held.path) if held else None for held in (record.inspection, record.check))
+    parity = _read(record.model.report.path if record.model else record.run.folder / "parity.json")
+    samples = record.inspection.path.parent / "samples.png" if record.inspection else None
+    pictures = {one.path.name: inlined(one.path) for one in (scores.picture, *scores.pictures)}
+    return {
+        "record": record,
+        "config": record.config,
+        "name": record.run.name,
+        "measure": "R²" if data.measure == "r2" else data.measure.replace("_", " "),
+        "score": shown(data.measure, scores.score),
+        "interval": [shown(data.measure, end) for end in (scores.score_low, scores.score_high)],
+        "evaluation": evaluation,
+        "rows": summary(evaluation, data.task),
+        "to_look_at": to_look_at(record, evaluation, inspection, check),
+        "curves": _curves(record),
+        "classes": _classes(evaluation, data),
+        "class_rows": _class_rows(evaluation),
+        "calibration": _calibration(evaluation),
+        "ranking": _ranking(evaluation),
+        "residuals": _residuals(evaluation),
+        "robustness": _robustness(evaluation),
+        "groups": _groups(evaluation),
+        "confusion": _confusion(evaluation, data),
+        "attributions": [_attribution(text) for text in evaluation.get("saliency", {}).get("texts", [])],
+        "pictures": pictures,
+        "samples": inlined(samples) if samples else None,
+        "inspection": inspection,
+        "check": check,
+        "parity": parity,
+        "settings": _settings(record.config),
+        "seconds": sum(step.seconds for step in record.steps.values()) or 1.0,
+        "percent": lambda share: f"{share:.2%}",
+        "points": lambda share: f"{100 * share:+.2f}",
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def inlined(path: Path) -> str | None:
+    """Give a picture as an address that holds it; None where there is none, or it is too large for a page."""
+    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
+        return None
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def to_look_at(
+    record: Record, evaluation: Mapping[str, Any], inspection: Mapping[str, Any] | None, check: Mapping[str, Any] | None
+) -> list[str]:
+    """Say in a few sentences what of a run deserves a look."""
+    told = _worse_groups(evaluation)
+    changes = evaluation.get("robustness", {}).get("changes", [])
+    if changes:
+        plain, *others = changes
+        worst = min(others, key=lambda one: one["score"])
+        if worst["score_95"][1] < plain["score_95"][0]:
+            measure = record.data.measure
+            before, after = shown(measure, plain["score"]), shown(measure, worst["score"])
+            told.append(f"Changed images ({worst['images']}) bring the score from {before} to {after}.")
+    if calibration := evaluation.get("calibration"):
+        temperature, before, after = calibration["temperature"], calibration["before"], calibration["after"]
+        sure = "too sure of itself" if temperature > 1 else "less sure than it may be"
+        if abs(temperature - 1) > 0.1 and after["loss"] < before["loss"]:
+            told.append(
+                f"The network is {sure}. With its logits divided by {temperature:.2f}, probabilities miss by "
+                f"{after['ece']:.1%} on average instead of {before['ece']:.1%}."
+            )
+    if inspection and (suspects := len(inspection.get("suspects", []))):
+        told.append(f"{inspection.get('suspect_count', suspects)} labels of the training data are doubtful.")
+    if inspection and inspection.get("leakage"):
+        told.append(f"{inspection['leakage']:.2%} of the test samples are also in training or validation.")
+    warned = [one for one in (check or {}).get("verdicts", []) if one["verdict"] != "pass"]
+    told += [f"The doctor on {one['check'].replace('_', ' ')}: {one['evidence']} {one['remedy']}" for one in warned]
+    if record.trained.best_epoch == record.trained.epochs and not record.trained.stopped_early:
+        told.append("The last epoch was the best: more of them may give more.")
+    return told
+
+
+def _worse_groups(evaluation: Mapping[str, Any]) -> list[str]:
+    """Name the groups of samples that are wrong more often than the others."""
+    groups = evaluation.get("error_slices", [])
+    told = []
+    for by in dict.fromkeys(group["by"] for group in groups):
+        held = [group for group in groups if group["by"] == by]
+        mean = sum(group["errors"] for group in held) / max(1, sum(group["samples"] for group in held))
+        worse = sorted((group for group in held if group["stands_out"] and group["rate"] > mean), key=_rate)
+        if worse:
+            named = ", ".join(f"{group['name']} ({group['rate']:.1%})" for group in worse[:MOST_TOLD])
+            more = f" and {len(worse) - MOST_TOLD} more" if len(worse) > MOST_TOLD else ""
+            told.append(f"Wrong more often than chance explains, by {by}: {named}{more}; of all samples {mean:.1%}.")
+    return told
+
+
+def _rate(group: Mapping[str, Any]) -> float:
+    return -group["rate"]
+
+
+def _curves(record: Record) -> list[Markup]:
+    drawn = []
+    for measure in ("loss", record.data.measure):
+        series = [
+            Series(split, [Point(*pair) for pair in record.curves.get(f"{split}_{measure}", [])], colour)
+            for split, colour in (("train", "quiet"), ("validation", "a"))
+        ]
+        drawn.append(charts.lines(series, "epoch", measure.replace("_", " "), marked=record.trained.best_epoch))
+    return drawn
+
+
+def _classes(evaluation: Mapping[str, Any], data: DataRef) -> Markup | None:
+    rows = [
+        Bar(
+            name,
+            one["recall"],
+            *one["recall_95"],
+            f"{one['recall']:.1%} of {one['support']:,}",
+            one["recall_95"][1] < evaluation[data.measure],
+        )
+        for name, one in evaluation.get("classes", {}).items()
+        if one["recall_95"]
+    ]
+    rows = sorted(rows, key=lambda row: row.value)[:MOST_CLASSES] if len(rows) > MOST_CLASSES else rows
+    return charts.bars(rows) if rows else None
+
+
+def _class_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A table of the classes or labels, its heading first: of many the ones of the least F1."""
+    held = sorted(evaluation.get("classes", {}).items(), key=lambda one: one[1]["f1"])
+    if not held:
+        return []
+
+    def told(one: Mapping[str, Any], name: str) -> str:
+        ends = one[f"{name}_95"]
+        return f"{one[name]:.1%} ({ends[0]:.1%} to {ends[1]:.1%})" if ends else "–"
+
+    more = {"ece": "calibration error"} if "ece" in held[0][1] else {}
+    rows = [("", "samples", "precision (95 %)", "recall (95 %)", "F1", *more.values())]
+    for name, one in held[:MOST_ROWS]:
+        plain = (f"{one[key]:.1%}" for key in ("f1", *more))
+        rows.append((name, f"{one['support']:,}", told(one, "precision"), told(one, "recall"), *plain))
+    return rows
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> list[Markup]:
+    if "calibration" not in evaluation:
+        labels = _calibrated_labels(evaluation)
+        return [_reliability(one["reliability"], "probability of yes", f"share of {name}", "a") for name, one in labels]
+    found = evaluation["calibration"]
+    drawn = []
+    for when, name, colour in (("before", "as it is", "quiet"), ("after", "with the temperature", "a")):
+        drawn.append(_reliability(found[when]["bins"], "confidence", f"share that is right, {name}", colour))
+        if found["temperature"] == 1:
+            break
+    return drawn
+
+
+def _calibrated_labels(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Those of several labels that say the least how sure they are."""
+    held = [(name, one) for name, one in evaluation.get("classes", {}).items() if one.get("reliability")]
+    return sorted(held, key=lambda one: -one[1]["ece"])[:MOST_LABELS]
+
+
+def _reliability(bins: Sequence[Mapping[str, Any]], x_title: str, y_title: str, colour: str) -> Markup:
+    points = [Point(one["confidence"], one["accuracy"], *one["accuracy_95"]) for one in bins]
+    series = [Series("", points, colour, joined=False)]
+    return charts.lines(series, x_title, y_title, x_range=(0, 1), y_range=(0, 1), diagonal=True)
+
+
+def _ranking(evaluation: Mapping[str, Any]) -> list[Markup]:
+    found = evaluation.get("ranking")
+    if not found:
+        return []
+    share = [number / 100 for number in range(101)]
+    drawn = []
+    for key, x, y in (
+        ("true_positive_rate", "false positive rate", "true positive rate"),
+        ("precision", "recall", "precision"),
+    ):
+        curve = Series("", [Point(a, b) for a, b in zip(share, found[key], strict=True)], "a")
+        drawn.append(
+            charts.lines([curve], x, y, x_range=(0, 1), y_range=(0, 1.02), diagonal=key == "true_positive_rate")
+        )
+    return drawn
+
+
+def _residuals(evaluation: Mapping[str, Any]) -> list[Markup]:
+    drawn = []
+    for name, target in list(evaluation.get("targets", {}).items())[:6]:
+        held = zip(target["residuals"]["truth"], target["residuals"]["answer"], strict=True)
+        points = [Point(answer, answer - truth) for truth, answer in held]
+        drawn.append(charts.lines([Series("", points, "a", joined=False)], "answer", f"{name}: answer minus truth"))
+    return drawn
+
+
+def _robustness(evaluation: Mapping[str, Any]) -> Markup | None:
+    if not (found := evaluation.get("robustness")):
+        return None
+    (plain, *_) = found["changes"]
+    rows = [
+        Bar(
+            one["images"],
+            one["score"],
+            *one["score_95"],
+            f"{one['score']:.1%}",
+            one["score_95"][1] < plain["score_95"][0],
+        )
+        for one in found["changes"]
+    ]
+    return charts.bars(rows, plain["score"])
+
+
+def _groups(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    drawn = []
+    groups = evaluation.get("error_slices", [])
+    for by in dict.fromkeys(group["by"] for group in groups if group["by"] != "class"):
+        rows = [
+            Bar(
+                one["name"],
+                one["rate"],
+                *one["rate_95"],
+                f"{one['rate']:.1%}, {one['errors']:,} of {one['samples']:,}",
+                one["stands_out"],
+            )
+            for one in groups
+            if one["by"] == by
+        ]
+        drawn.append((by, charts.bars(rows)))
+    return drawn
+
+
+def _confusion(evaluation: Mapping[str, Any], data: DataRef) -> list[dict[str, Any]] | None:
+    if "confusion" not in evaluation or len(data.classes) > MOST_CELLS:
+        return None
+    rows = []
+    for number, (name, counts) in enumerate(zip(data.classes, evaluation["confusion"]["counts"], strict=True)):
+        most = max(1, sum(counts))
+        cells = [
+            {"count": count, "right": at == number, "shade": round(count / most, 3)} for at, count in enumerate(counts)
+        ]
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def _attribution(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Tokens with how strongly each is coloured, from -1 to 1."""
+    strongest = max(map(abs, text["attributions"]), default=0) or 1
+    pairs = zip(text["tokens"], text["attributions"], strict=True)
+    return {**text, "coloured": [(token, round(value / strongest, 3)) for token, value in pairs]}
+
+
+def _settings(config: RunConfig) -> list[tuple[str, str, bool]]:
+    """All settings by name: the value, and whether it is another than the default."""
+    defaults = RunConfig().flat()
+    return [(name, value, defaults.get(name) != value) for name, value in config.flat().items()]

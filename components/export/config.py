@@ -1,0 +1,30 @@
+"""Settings of the ONNX export. Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from torchmill.components.section import NOT_IN_KEY, Section, none_from_text, switch_from_bool
+
+
+class ExportConfig(Section):
+    tolerance: float = Field(1e-5, gt=0, le=1)
+    """Largest difference of ONNX logits from float64 torch, relative to the largest logit (at least 1)."""
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1, 2, 7, 256), min_length=1)
+    """Batch sizes at which the whole test split is compared."""
+    int8: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "off"
+    """Also write model.int8.onnx, calibrated on training data: auto keeps it if it is faster and within the budget,
+    by a measurement; on fails otherwise."""
+    fp16: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "off"
+    """Also write model.fp16.onnx, for GPUs; it is measured where onnxruntime has one."""
+    budget: float = Field(0.005, ge=0, le=1)
+    """Accuracy that a smaller model may lose at most: upper end of the paired loss's 95 % interval."""
+    register_as: Annotated[str | None, BeforeValidator(none_from_text)] = Field(
+        None, pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", json_schema_extra=NOT_IN_KEY
+    )
+    """Name in the model registry; none makes it from data and network."""
+
+    @field_validator("batch_sizes", mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return [part.strip() for part in value.strip("[]()").split(",")] if isinstance(value, str) else value

@@ -1,0 +1,85 @@
+"""Settings of the network and its first weights, and the networks that can be named. Imports no torch."""
+
+import ast
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from torchmill.components.errors import nearest
+from torchmill.components.section import JsonObject, Named, Names, modules_in, none_from_text
+from torchmill.components.user_code.reference import check_reference, source_file
+
+Scheme = Literal[
+    "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "lsuv", "none"
+]
+
+RULE_SCHEMES = (*(name for name in get_args(Scheme) if name != "lsuv"), "whitening", "dirac")
+"""Schemes that a rule may name."""
+
+Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
+
+TORCHVISION = "torchvision"
+"""``torchvision:NAME`` is a network of that library."""
+
+
+def model_names() -> list[str]:
+    """Networks that can be named: the files in ``components/models``."""
+    return modules_in(Path(__file__).parents[1] / "models")
+
+
+class ModelConfig(Named):
+    name: str = "simple_cnn"
+    """Network: a name that `torchmill models` lists, torchvision:NAME, file.py:Class or package.module:Class."""
+    args: JsonObject = Field(default_factory=dict)
+    """Arguments for its constructor as JSON. num_classes, in_channels, image_size, image_height, image_width,
+    vocab_size, padding_index, max_length and in_features come from the data where the constructor asks for them."""
+    weights: Annotated[str | None, BeforeValidator(none_from_text)] = None
+    """Pretrained weights: a file (.safetensors, or .pth with a state dict), or for torchvision's networks a name as
+    DEFAULT. What does not fit, as the last layer, begins anew."""
+    freeze: Names = ()
+    """Parameters that stay as they are, by pattern: 'features.*,layer1.*'; backbone is all but the last layer."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        place, colon, _ = name.rpartition(":")
+        if place == TORCHVISION:
+            return name  # which of them there are, only importing it tells
+        if colon:
+            check_reference(name)
+        elif name.endswith(".py"):
+            raise ValueError(f"'{name}' names no class. {_classes_in(name)}")
+        elif name not in model_names():
+            known = [*model_names(), "torchvision:NAME"]
+            raise ValueError(f"unknown network '{name}'. {nearest(name, known)} Your own: file.py:Class")
+        return name
+
+
+class InitializeConfig(Named):
+    name: Scheme = "xavier_normal"
+    """How the weights begin: a scheme over linear and convolution layers, with zero biases; lsuv scales orthogonal
+    ones by what a batch of the data makes of them; none leaves all as the class made them."""
+    rules: JsonObject = Field(default_factory=dict)
+    """Schemes of their own by pattern of layer names, over any layer's matrices: {"fc.*": "orthogonal"}; the last
+    one that fits counts. Of convolutions also dirac, which hand their inputs on, and whitening, which do away with what
+    neighbouring pixels have in common."""
+    gain: Gain = "scheme"
+    """The non-linearity that weights are scaled for; scheme: the one that the scheme was made for."""
+    bias: Annotated[float | None, BeforeValidator(none_from_text)] = 0.0
+    """Biases of the layers that are filled; none leaves them as the class made them."""
+
+    @field_validator("rules")
+    @classmethod
+    def _known_rules(cls, rules: dict[str, Any]) -> dict[str, Any]:
+        for pattern, scheme in rules.items():
+            if scheme not in RULE_SCHEMES:
+                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), RULE_SCHEMES)}")
+        return rules
+
+
+def _classes_in(place: str) -> str:
+    """What may follow a file's name after a colon."""
+    tree = ast.parse(source_file(place).read_bytes(), filename=place)
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return f"Write {' or '.join(f'{place}:{name}' for name in names[:4]) or f'{place}:Class'}."

@@ -1,0 +1,52 @@
+"""Weights of a network as a safetensors file."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from torchmill.components.errors import UserError
+from torchmill.components.files import write_atomically
+from torchmill.components.initialization.build import build, try_on
+from torchmill.components.refs import DataRef, FileRef, NetworkRef
+
+
+def save_weights(network: nn.Module, path: Path) -> FileRef:
+    """Write the weights as safetensors, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    def write(partial: Path) -> None:
+        try:
+            save_model(network, str(partial))
+        except SafetensorError as error:  # "I/O error: No space left on device (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else error) from error
+
+    write_atomically(path, write)
+    return FileRef.of(path)
+
+
+def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
+    """Build a network again and give it weights, on the CPU.
+
+    Raises:
+        UserError: the file is not what it was, or doesn't fit the network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    if not weights.path.is_file() or FileRef.of(weights.path) != weights:
+        raise UserError(f"{weights.path} is gone or changed since it was written.", "Run the training again.")
+    with torch.random.fork_rng(devices=[]):
+        rebuilt = build(network.reference, network.arguments, data)
+        try_on(rebuilt, network.reference, data)  # gives lazy layers their shapes
+    for name in network.frozen:
+        rebuilt.get_parameter(name).requires_grad_(False)
+    try:
+        load_model(rebuilt, str(weights.path))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{weights.path} does not fit {network.reference}: {' '.join(str(error).split())}") from None
+    return rebuilt

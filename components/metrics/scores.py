@@ -1,0 +1,169 @@
+"""What answers are worth, counted: precision, recall and F1 of classes and labels, errors of targets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchmill.components.metrics.intervals import Interval, bootstrap_intervals, wilson_interval
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class or label against the rest. A ratio without cases is 0, as scikit-learn's zero_division=0 has it."""
+
+    precision: float
+    """Share of the answers with this class that are right."""
+    recall: float
+    """Share of this class's samples that are found."""
+    f1: float
+    """Harmonic mean of both."""
+    support: int
+    """Samples of this class."""
+    answered: int
+    """Answers with this class."""
+
+
+def confusion_matrix(truth: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
+    """Count samples by true class (rows) and answer (columns): int64, (classes, classes)."""
+    return np.bincount(truth * classes + answers, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_scores(confusion: np.ndarray) -> list[ClassScore]:
+    """Give precision, recall and F1 of each class."""
+    found = np.diag(confusion).astype(float)
+    return _scores(found, confusion.sum(0), confusion.sum(1))
+
+
+def macro_intervals(confusion: np.ndarray) -> dict[str, tuple[float, Interval]]:
+    """Give macro F1 and balanced accuracy of a confusion matrix, each with its 95 % interval by the bootstrap.
+
+    Balanced accuracy is the mean recall of the classes that have samples. Where no answer is wrong, resamples are all
+    alike: the interval is Wilson's then, of as many samples as an accuracy would need to be as unsure as that mean.
+    """
+    classes, cells = len(confusion), np.argwhere(confusion > 0)
+    rows, columns = cells.T
+    found = np.zeros((len(cells), 3 * classes))  # per class: right ones, samples, answers
+    at = np.arange(len(cells))
+    found[at[rows == columns], rows[rows == columns]] = 1
+    found[at, classes + rows] = 1
+    found[at, 2 * classes + columns] = 1
+
+    def macro(sums: np.ndarray) -> np.ndarray:
+        right, support, answered = (sums[..., start : start + classes] for start in (0, classes, 2 * classes))
+        f1 = 2 * right / np.maximum(support + answered, 1)
+        recall = right / np.maximum(support, 1)
+        return np.stack([f1.mean(-1), recall.sum(-1) / np.maximum((support > 0).sum(-1), 1)], -1)
+
+    counts = confusion[rows, columns]
+    values = macro(counts @ found)
+    if (rows == columns).all():
+        support = counts[counts > 0]
+        unsure_as = len(support) ** 2 / float((1 / support).sum())
+        ends = [wilson_interval(unsure_as, unsure_as)] * 2
+    else:
+        ends = [(float(low), float(high)) for low, high in bootstrap_intervals(found, macro, counts)]
+    return dict(zip(("macro_f1", "balanced_accuracy"), zip(map(float, values), ends, strict=True), strict=True))
+
+
+def top_accuracies(outputs: np.ndarray, truth: np.ndarray) -> dict[int, int]:
+    """Count the samples whose class is among the 2, 3, 5 highest outputs, as far as there are more classes than that.
+
+    Args:
+        outputs: (N, K); of equal ones the class that comes first is the higher.
+    """
+    own = outputs[np.arange(len(truth)), truth][:, None]
+    earlier = np.arange(outputs.shape[1]) < truth[:, None]
+    rank = ((outputs > own) | ((outputs == own) & earlier)).sum(1)
+    return {k: int((rank < k).sum()) for k in (2, 3, 5) if k < outputs.shape[1]}
+
+
+def label_scores(truth: np.ndarray, answers: np.ndarray) -> list[ClassScore]:
+    """Give precision, recall and F1 of each label from yes and no, bool, (N, K)."""
+    return _scores((truth & answers).sum(0).astype(float), answers.sum(0), truth.sum(0))
+
+
+def label_intervals(truth: np.ndarray, answers: np.ndarray) -> dict[str, tuple[float, Interval]]:
+    """Give F1 over all labels (micro) and the mean of theirs (macro), each with its 95 % interval by the bootstrap.
+
+    Args:
+        truth, answers: bool, (N, K).
+    """
+    labels = truth.shape[1]
+    features = np.concatenate([truth & answers, truth, answers], 1).astype(np.float64)
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        both, support, answered = (sums[..., start : start + labels] for start in (0, labels, 2 * labels))
+        micro = 2 * both.sum(-1) / np.maximum(support.sum(-1) + answered.sum(-1), 1)
+        return np.stack([micro, (2 * both / np.maximum(support + answered, 1)).mean(-1)], -1)
+
+    ends = [(float(low), float(high)) for low, high in bootstrap_intervals(features, f1)]
+    return dict(zip(("micro_f1", "macro_f1"), zip(map(float, f1(features.sum(0))), ends, strict=True), strict=True))
+
+
+def _scores(found: np.ndarray, answered: np.ndarray, support: np.ndarray) -> list[ClassScore]:
+    precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
+    recall = np.divide(found, support, out=np.zeros_like(found), where=support > 0)
+    both = precision + recall
+    f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(found), where=both > 0)
+    rows = zip(precision, recall, f1, support, answered, strict=True)
+    return [ClassScore(float(p), float(r), float(f), int(n), int(a)) for p, r, f, n, a in rows]
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    """One target of a regression, in its own unit."""
+
+    mae: float
+    """Mean absolute error."""
+    rmse: float
+    """Root of the mean squared error."""
+    r2: float
+    """Share of the test split's variance that is explained; 0 where there is none to explain."""
+
+
+def target_intervals(truth: np.ndarray, answers: np.ndarray) -> list[dict[str, Interval]]:
+    """Give the 95 % intervals of each target's errors, by resampling samples; both (N, K)."""
+    found = []
+    for true, given in zip(truth.T.astype(np.float64), answers.T.astype(np.float64), strict=True):
+        true_centred, error = true - true.mean(), given - true  # centred, lest the variance be lost in rounding
+        features = np.stack([np.abs(error), error**2, true_centred, true_centred**2, np.ones_like(true)], 1)
+        ends = bootstrap_intervals(features, _errors)
+        found.append({name: (float(low), float(high)) for name, (low, high) in zip(ERRORS, ends, strict=True)})
+    return found
+
+
+ERRORS = ("mae", "rmse", "r2")
+
+
+def _errors(sums: np.ndarray) -> np.ndarray:
+    absolute, square, true, true_square, samples = np.moveaxis(sums, -1, 0)
+    variance = true_square - true**2 / samples
+    some = variance > 1e-12 * np.maximum(true_square, 1e-300)
+    r2 = np.where(some, 1 - square / np.where(some, variance, 1), 0.0)
+    return np.stack([absolute / samples, np.sqrt(square / samples), r2], -1)
+
+
+def mean_r2_interval(truth: np.ndarray, answers: np.ndarray) -> Interval:
+    """Give the 95 % interval of the mean R² over targets, by resampling samples; both (N, K)."""
+    true = truth.astype(np.float64) - truth.mean(0)
+    squares, targets = (answers.astype(np.float64) - truth) ** 2, truth.shape[1]
+    scale = np.where(true.std(0) > 0, true.std(0), 1.0)
+    features = np.concatenate([squares / scale**2, true / scale, (true / scale) ** 2, np.ones((len(true), 1))], 1)
+
+    def mean(sums: np.ndarray) -> np.ndarray:
+        square, first, second = (sums[..., start : start + targets] for start in (0, targets, 2 * targets))
+        variance = second - first**2 / sums[..., -1:]
+        some = variance > 1e-12
+        return np.where(some, 1 - square / np.where(some, variance, 1), 0.0).mean(-1, keepdims=True)
+
+    ((low, high),) = bootstrap_intervals(features, mean)
+    return float(low), float(high)
+
+
+def target_scores(truth: np.ndarray, answers: np.ndarray) -> list[TargetScore]:
+    """Give the errors of each target; both (N, K)."""
+    errors = answers.astype(np.float64) - truth
+    variance = truth.astype(np.float64).var(0)
+    squares = (errors**2).mean(0)
+    r2 = np.where(variance > 0, 1 - squares / np.where(variance > 0, variance, 1), 0.0)
+    return [TargetScore(*map(float, row)) for row in zip(np.abs(errors).mean(0), np.sqrt(squares), r2, strict=True)]

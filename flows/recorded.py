@@ -1,0 +1,92 @@
+"""RecordedRun runs, run or scored again."""
+
+import logging
+from pathlib import Path
+
+from torchmill.components import tracking
+from torchmill.components.config import RunConfig
+from torchmill.components.data.config import DataConfig
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.config import EvaluateConfig
+from torchmill.components.refs import DataRef, EvaluationRef, FileRef, NetworkRef, Reproduction, TrainResult
+from torchmill.components.runs.folders import Runs, data_cache
+from torchmill.components.runs.reproduction import comparisons
+from torchmill.components.runs.snapshot import read_snapshot
+from torchmill.flows.step import log_to_prefect
+
+logger = logging.getLogger("torchmill")
+
+
+def recorded_config(run: str) -> RunConfig:
+    """Give the configuration of a recorded run, with the source of its network as it was recorded."""
+    log_to_prefect()
+    runs = Runs.here().ready()
+    recorded = tracking.find_run(runs, run)
+    folder = runs.work / "recipes" / recorded.run_id
+    tracking.fetch_snapshot(runs, recorded, folder)
+    config = read_snapshot(folder)
+    logger.info("run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name)
+    return config.model_copy(update={"name": f"{recorded.name} again"})
+
+
+def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> EvaluationRef:
+    """Score the weights of a recorded run on its own data set's test split, or on another one's."""
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.data.samples import read_validation
+    from torchmill.components.evaluation.evaluate import evaluate
+    from torchmill.components.evaluation.other_data import as_trained, read_as_trained
+    from torchmill.components.initialization.weights import restore
+    from torchmill.components.training.device import resolve
+
+    runs = Runs.here()
+    recorded = tracking.find_run(runs, run)
+    trained = fetch(recipe.data.name, data_cache(), args=arguments(recipe.data))
+    data = fetch(other.name, data_cache(), args=arguments(other)) if other else trained
+    fitting = as_trained(data, trained)
+    folder = evaluation_folder(runs, recorded.run_id, data)
+    weights = FileRef.of(tracking.fetch_file(runs, recorded, "weights/best.safetensors", folder))
+    network = NetworkRef(reference=recipe.model.name, arguments=recipe.model.args, weights=weights, parameters=0)
+    validation = read_validation(trained, recipe.data.validation_fraction, recipe.seed)
+    scores = evaluate(
+        restore(network, weights, trained),
+        read_as_trained(data, trained),
+        fitting,
+        resolve(recipe.device),
+        recipe.evaluate.batch_size,
+        folder,
+        validation,
+    )
+    logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
+    return scores
+
+
+def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:
+    """Score an ONNX model on a data set's test split."""
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.evaluation.other_data import evaluate_onnx
+
+    log_to_prefect()
+    if not model.is_file():
+        raise UserError(f"There is no file {model}.")
+    if config is None:
+        raise UserError(f"On which data is {model.name} to be evaluated?", "Say --data NAME.")
+    data = fetch(config.name, data_cache(), args=arguments(config))
+    folder = evaluation_folder(Runs.here().ready(), FileRef.of(model).sha256, data)
+    scores = evaluate_onnx(model, data, folder, EvaluateConfig().batch_size)
+    logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
+    return scores
+
+
+def evaluation_folder(runs: Runs, subject: str, data: DataRef) -> Path:
+    """The place of an evaluation that belongs to no run."""
+    folder = runs.work / "evaluations" / f"{subject[:12]}-{data.sha256[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def compare(run: str, again: TrainResult) -> Reproduction:
+    """Put what MLflow has of a run beside what it has of its reproduction."""
+    runs = Runs.here()
+    first, second = tracking.find_run(runs, run), tracking.find_run(runs, again.run_id)
+    tracking.tag(runs, second.run_id, {"torchmill.reproduces": first.run_id})
+    return Reproduction(recorded=first.run_id, again=second.run_id, comparisons=comparisons(first, second))

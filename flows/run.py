@@ -1,0 +1,196 @@
+"""A run of the train flow: claim, open, resume and conclude it."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Generator
+from pathlib import Path
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
+
+from torchmill.components import tracking
+from torchmill.components.config import RunConfig
+from torchmill.components.refs import (
+    DataRef,
+    EvaluationRef,
+    ExportRef,
+    FitRef,
+    PromotionRef,
+    PublishedRef,
+    RunRef,
+    TrainResult,
+)
+from torchmill.components.runs import claim as claims
+from torchmill.components.runs.claim import Claim
+from torchmill.components.runs.fingerprint import of_run
+from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.snapshot import write_snapshot
+from torchmill.components.runs.step_cache import Results
+from torchmill.components.training.distributed.launch import started_ahead
+from torchmill.flows.services import crashed_runs as interrupted
+from torchmill.flows.services import prefect_server
+from torchmill.flows.step import log_to_prefect
+
+logger = logging.getLogger("torchmill")
+
+
+def claim(config: RunConfig, fresh: bool) -> Claim:
+    """Take hold of the run that this is: a new one, an interrupted one that goes on, or one that is done already."""
+    log_to_prefect()
+    runs = Runs.here().ready()
+    api, own = str(PREFECT_API_URL.value()), prefect_server.keeps_its_own_history(runs)
+    with contextlib.ExitStack() as held:
+        held.enter_context(interrupted.under_watch(runs, str(flow_run.id), "" if own else api))
+        for line in interrupted.close(runs, api if own else ""):
+            logger.info("%s", line)
+        name = flow_run.name
+        new = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[-8:]}"
+        claimed = claims.claim(runs, of_run(config, tracking.destination(runs)), config, new, name, fresh)
+        if claimed.result:
+            tracking.cool_down()
+            logger.info("nothing changed since run %s: its result stands", claimed.manifest.name)
+        else:
+            claimed.held.enter_context(held.pop_all())
+        return claimed
+
+
+@contextlib.contextmanager
+def tracked(claimed: Claim) -> Generator[RunRef]:
+    """Open the run in MLflow, link it with the flow run, and close it with how it ended, whatever happens."""
+    runs, config, name, folder = Runs.here(), claimed.manifest.config, claimed.manifest.name, claimed.folder
+    if claimed.is_resumed:
+        logger.info("resuming run %s", name)
+        rename_flow_run(name)
+    with claimed.held:
+        run = tracking.open_run(
+            runs,
+            folder,
+            experiment=config.data.title,
+            name=name,
+            params=config.flat(),
+            tags={"prefect.flow_run": flow_run_url(), **tracking.circumstances()},
+            ui=prefect_server.ui_address(runs, "mlflow"),
+            fresh=claimed.manifest.fresh,
+        )
+        logger.info("%s  %s on %s  (seed %d)", name, config.model.name, config.data.name, config.seed)
+        status: tracking.Status = "FAILED"
+        try:
+            for file, place in write_snapshot(config, folder).items():
+                tracking.log_files(run, [file], place)
+            with started_ahead(config.train):
+                yield run
+            if not tracking.settle(run):
+                logger.warning(
+                    "MLflow does not answer. What it has not got is kept in %s; the next run or `torchmill repair` "
+                    "sends it.",
+                    folder,
+                )
+            status = "FINISHED"
+        except Exception as error:
+            tracking.log_error(run, error)
+            tracking.log_files(run, write_page(config, run, str(error)))
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM, a cancellation in the Prefect UI
+            status = "KILLED"
+            raise
+        finally:
+            tracking.end_run(run, status)
+        claimed.publish()
+
+
+def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
+    """Write the page of a run that was evaluated, also where it fails behind that, as by an export that differs."""
+    from torchmill.components.evaluation.report.page import Record, write_page
+
+    done, results = tracking.steps(run), Results(Runs.here())
+    held = {step: kept[0] for step, ref in done.items() if (kept := results.find(step, ref.key))}
+    if not {"fetch", "fit", "evaluate"} <= held.keys():
+        return []
+    record = Record(
+        config=config,
+        trained=held["fit"],
+        scores=held["evaluate"],
+        model=held.get("export"),
+        data=held["fetch"],
+        version=held.get("register"),
+        promotion=held.get("promote"),
+        steps=done,
+        run=run,
+        curves=tracking.metrics(run),
+        inspection=held["inspect"].report if "inspect" in held else None,
+        check=held["check"].report if "check" in held else None,
+        failure=failure,
+    )
+    return [write_page(record)]
+
+
+def rename_flow_run(name: str) -> None:
+    """Give the flow run the name of the run that it goes on with."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), name=name)
+
+
+def flow_run_url() -> str:
+    """The page of the flow run in the Prefect UI."""
+    return f"{prefect_server.prefect_ui(Runs.here())}/runs/flow-run/{flow_run.id}"
+
+
+def conclude(
+    config: RunConfig,
+    trained: FitRef,
+    scores: EvaluationRef,
+    model: ExportRef,
+    data: DataRef,
+    version: str | None,
+    promoted: PromotionRef | None,
+    run: RunRef,
+) -> TrainResult:
+    """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
+    from torchmill.components.evaluation.report.markdown import write_report
+    from torchmill.components.export.model_card import write_card
+    from torchmill.components.runs.snapshot import git
+
+    done = tracking.steps(run)
+    report = write_report(config, trained, scores, model, data, version, promoted, done, run)
+    flow_url = flow_run_url()
+    text = report.read_text(encoding="utf-8")
+    tracking.log_tags(run, {"mlflow.note.content": f"{text}\n[Flow run in Prefect]({flow_url})"})
+    made_by = {"Run": f"{run.name} ({run.run_id})", "Commit": (git("rev-parse", "HEAD") or "").strip()}
+    card = write_card(run.folder, trained.network, data, scores, model, made_by)
+    tracking.log_files(run, [card], "onnx")
+    tracking.log_files(run, [report, *write_page(config, run)])
+    create_markdown_artifact(
+        f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words"
+    )
+    result = TrainResult(
+        run_id=run.run_id,
+        status="FINISHED",
+        name=run.name,
+        folder=run.folder,
+        mlflow_url=run.url,
+        prefect_url=flow_url,
+        steps=done,
+        data=data,
+        metrics={
+            **scores.metrics(),
+            f"validation_{trained.measure}": trained.validation_score,
+            "samples_per_second": trained.samples_per_second,
+        },
+        weights=trained.weights,
+        onnx=PublishedRef(
+            path=model.onnx.path,
+            sha256=model.onnx.sha256,
+            max_abs_diff=model.max_abs_diff,
+            agreement=model.agreement,
+            model=config.registered_name,
+            version=version,
+        ),
+        report=report,
+        promotion=promoted,
+    )
+    claims.keep(Runs.here(), result)
+    return result

@@ -1,0 +1,130 @@
+"""A challenger that is truly worse is promoted no more often than is stated; equal and better ones mostly are."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from torchmill.components.evaluation.comparison.noninferiority import compare, judge, sample_scores, tango_upper
+
+MARGIN, CONFIDENCE = 0.01, 0.95
+
+
+def answers(rng: np.random.Generator, samples: int, n10: float, n01: float) -> tuple[np.ndarray, np.ndarray]:
+    """Right and wrong answers of a champion and a challenger: shares that one alone gets right, the rest alike."""
+    drawn = rng.random(samples)
+    champion = (drawn < n10) | (drawn > 0.2)
+    challenger = ((drawn >= n10) & (drawn < n10 + n01)) | (drawn > 0.2)
+    return champion, challenger
+
+
+def promoted(seed: int, runs: int, samples: int, n10: float, n01: float) -> tuple[int, int]:
+    """How many challengers are promoted, and how many are found not inferior, whatever their score."""
+    rng = np.random.default_rng(seed)
+    count = sure = 0
+    for _ in range(runs):
+        comparison = compare(*answers(rng, samples, n10, n01), CONFIDENCE)
+        sure += comparison.advantage_high < MARGIN
+        count += judge(comparison, {"parity": True}, MARGIN, "accuracy").outcome == "promoted"
+    return count, sure
+
+
+def most(runs: int) -> int:
+    """So many errors are not exceeded, but in one of a thousand series, if their rate is the stated one."""
+    return int(binom.ppf(0.999, runs, 1 - CONFIDENCE))
+
+
+def test_a_hundred_challengers_that_are_worse_by_twice_the_margin_are_nearly_all_refused():
+    count, sure = promoted(seed=0, runs=100, samples=2000, n10=0.04, n01=0.02)
+    assert count <= sure <= most(100) == 13
+
+
+@pytest.mark.parametrize(("samples", "n10", "n01"), [(2000, 0.02, 0.01), (2000, 0.055, 0.045), (500, 0.03, 0.02)])
+def test_worse_by_just_the_margin_is_found_not_inferior_at_most_at_the_stated_rate(samples, n10, n01):
+    """Where the rate is the highest; the rule that the score must not be lower only lowers it further."""
+    count, sure = promoted(seed=1, runs=1000, samples=samples, n10=n10, n01=n01)
+    assert sure <= most(1000) == 73
+    assert count <= sure
+
+
+def test_the_bound_would_be_broken_by_a_rule_that_looks_at_the_point_alone():
+    rng = np.random.default_rng(1)
+    compared = [compare(*answers(rng, 2000, 0.02, 0.01), CONFIDENCE) for _ in range(300)]
+    assert sum(one.advantage < MARGIN for one in compared) > most(300)
+
+
+def test_equal_challengers_are_promoted_in_half_of_the_cases_and_better_ones_nearly_always():
+    equal, sure = promoted(seed=2, runs=300, samples=4000, n10=0.01, n01=0.01)
+    assert equal > 150 and sure > 280  # half of them have the lower score by chance
+    assert promoted(seed=3, runs=100, samples=2000, n10=0.01, n01=0.02)[0] > 95
+
+
+def test_few_samples_prove_nothing_even_where_all_answers_agree():
+    right = np.ones(100, bool)
+    few = judge(compare(right, right, CONFIDENCE), {}, 0.005, "accuracy")
+    assert few.outcome == "kept" and "is not 95% sure" in few.reason and "100 samples" in few.reason
+    many = np.ones(1000, bool)
+    assert judge(compare(many, many, CONFIDENCE), {}, 0.005, "accuracy").outcome == "promoted"
+
+
+def test_a_gate_that_was_not_passed_keeps_the_best_one_back():
+    right, wrong = np.ones(1000, bool), np.zeros(1000, bool)
+    comparison = compare(wrong, right, CONFIDENCE)
+    assert judge(comparison, {"parity": True}, MARGIN, "accuracy").outcome == "promoted"
+    refused = judge(comparison, {"parity": False}, MARGIN, "accuracy")
+    assert refused.outcome == "kept" and "it failed: parity" in refused.reason
+
+
+def test_the_interval_is_the_one_that_tango_gives():
+    # No discordant pair: the score interval ends at z²/(n + z²), in closed form.
+    z2 = 1.6448536269514722**2
+    assert tango_upper(0, 0, 355, 0.95) == pytest.approx(z2 / (355 + z2), rel=1e-9)
+    # Otherwise it is where the score test rejects: symmetric, wider for more confidence, above the point.
+    assert tango_upper(3, 12, 1000, 0.95) > -0.009
+    assert tango_upper(12, 3, 1000, 0.99) > tango_upper(12, 3, 1000, 0.95) > 0.009
+    assert tango_upper(50, 0, 50, 0.95) == pytest.approx(1)
+    with pytest.raises(ValueError, match="no discordant pairs"):
+        tango_upper(3, 3, 5, 0.95)
+
+
+def test_numbers_are_compared_by_a_bootstrap_that_is_always_the_same():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(2000, 1))
+    good, worse = truth + 0.1 * rng.normal(size=truth.shape), truth + 0.3 * rng.normal(size=truth.shape)
+    scores = [sample_scores("regression", outputs, truth) for outputs in (good, worse)]
+    first, again = (compare(*scores, CONFIDENCE) for _ in range(2))
+    assert first == again and first.n01 is None and first.p_value < 0.01
+    assert judge(first, {}, MARGIN, "r2").outcome == "kept"
+    assert judge(compare(*reversed(scores), CONFIDENCE), {}, MARGIN, "r2").outcome == "promoted"
+
+
+def test_worse_numbers_are_promoted_at_most_at_the_stated_rate():
+    """Of the bootstrap, over 100 challengers that are worse by just the margin."""
+    rng, sure = np.random.default_rng(4), 0
+    for _ in range(100):
+        champion = rng.normal(0.9, 0.1, 300)
+        challenger = champion - rng.normal(MARGIN, 0.05, 300)
+        sure += compare(champion, challenger, CONFIDENCE).advantage_high < MARGIN
+    assert sure <= most(100)
+
+
+def test_scores_have_the_measure_as_their_mean():
+    logits = np.array([[2.0, 1], [0, 1], [3, 1]])
+    assert sample_scores("classification", logits, np.array([0, 0, 0])).tolist() == [True, False, True]
+    labels = np.array([[1, 0], [0, 1], [0, 0]])
+    assert sample_scores("multilabel", logits - 0.5, labels).tolist() == [0.5, 1, 0]
+    targets = np.array([[1.0], [2], [3]])
+    assert sample_scores("regression", targets, targets).mean() == 1
+    assert sample_scores("regression", np.full((3, 1), 2.0), targets).mean() == pytest.approx(0)
+    assert sample_scores("regression", targets, np.ones((3, 1))).tolist() == [0, 0, 0]  # nothing to explain
+
+
+def test_all_numbers_are_in_the_tags_and_in_the_json():
+    rng = np.random.default_rng(0)
+    verdict = judge(compare(*answers(rng, 2000, 0.01, 0.03), CONFIDENCE), {}, MARGIN, "accuracy")
+    tags = verdict.tags()
+    numbers = ("n01", "n10", "p_value", "advantage", "advantage_high", "margin", "confidence", "samples")
+    assert {f"promotion.{name}" for name in numbers} <= set(tags)
+    assert tags["promotion.outcome"] == "promoted" and float(tags["promotion.advantage"]) < 0
+    assert json.loads(verdict.as_json(model="m"))["comparison"]["n01"] == int(tags["promotion.n01"])

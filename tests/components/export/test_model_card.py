@@ -1,0 +1,55 @@
+"""What is said to those who deploy a model is what was found."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.components.training.small_training import CPU
+from tests.toy import toy_numbers
+from torchmill.components.data.encoding.columns import Column, Columns
+from torchmill.components.data.fetch import COLUMNS
+from torchmill.components.data.samples import read_test
+from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.export.config import ExportConfig
+from torchmill.components.export.export import export
+from torchmill.components.export.model_card import write_card
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.refs import NetworkRef
+
+
+def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_test, tmp_path):
+    for name in ("earlier", "now"):
+        (tmp_path / name).mkdir()
+    scores = evaluate(trained, toy_test, toy, CPU, 64, tmp_path / "earlier")
+    model = export(trained, toy, toy_test, ExportConfig(batch_sizes=(64,)), {}, tmp_path / "earlier")
+    network = NetworkRef(reference="simple_cnn", arguments={}, weights=model.onnx, parameters=421_642)
+    card = write_card(tmp_path / "now", network, toy, scores, model, {"Run": "calm-otter (0123)", "Commit": ""})
+    assert card == tmp_path / "now" / "MODEL_CARD.md"
+    text = card.read_text()
+    for told in ("# simple_cnn on toy", "421,642 parameters", "calm-otter (0123)", "- power: ", model.onnx.sha256):
+        assert told in text
+    assert "Commit" not in text and "| Column |" not in text and f"{scores.score:.2%}" in text
+
+
+def test_the_code_for_a_table_on_a_card_runs(tmp_path, monkeypatch, capsys):
+    data = toy_numbers(tmp_path, features=4)
+    columns = Columns((Column("size"), Column("color", ("blue", "red")), Column("age")))
+    (data.folder / COLUMNS).write_text(columns.as_json())
+    network = nn.Linear(4, 3)
+    with torch.no_grad():
+        network.weight.normal_(std=3)
+    test = read_test(data)
+    scores = evaluate(network, test, data, CPU, 64, tmp_path)
+    model = export(network, data, test, ExportConfig(batch_sizes=(64,)), {}, tmp_path)
+    told = NetworkRef(reference="mine.py:Net", arguments={}, weights=model.onnx, parameters=15)
+    text = write_card(tmp_path, told, data, scores, model, {}).read_text()
+    assert "| color | blue, red |\n| age | a number |" in text
+    monkeypatch.chdir(tmp_path)
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    answers = np.array(json.loads(re.findall(r"array\((\[\[.*?\]\])", capsys.readouterr().out, re.DOTALL)[0]))
+    expected = StandardizedModel.of(network, data)(torch.tensor([[0.0, 1, 0, 0]]))
+    assert answers == pytest.approx(expected.detach().numpy(), rel=1e-3)

@@ -1,0 +1,79 @@
+"""Fewer bits are taken where they lose next to nothing, and not otherwise."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from torchmill.components.data.samples import Samples, read_sample
+from torchmill.components.export import quantize as smaller
+from torchmill.components.export.config import ExportConfig
+from torchmill.components.export.export import ParityError, export
+from torchmill.components.export.quantize import quantize
+from torchmill.components.onnx_model.run import run
+from torchmill.components.onnx_model.session import open_session
+
+CONFIG = ExportConfig(batch_sizes=(64,), int8="on")
+
+
+@pytest.fixture
+def faster(monkeypatch):
+    """What a clock says is for whole networks, on machines that do nothing else."""
+    monkeypatch.setattr(smaller, "_times_as_fast", lambda *_: 1.5)
+
+
+def test_it_is_smaller_and_answers_alike(exported, toy, toy_test, tmp_path, faster):
+    found = quantize("int8", exported.path, toy, read_sample(toy, 64, 0), toy_test, 0.05, tmp_path / "small.onnx")
+    assert found.accepted and found.speed == (1.5, 1.5), found.reason
+    assert found.bytes == (tmp_path / "small.onnx").stat().st_size < 0.5 * exported.path.stat().st_size
+    plain, small = (
+        run(open_session(path), toy_test, 50)[1].argmax(1) for path in (exported.path, tmp_path / "small.onnx")
+    )
+    assert (plain == small).mean() > 0.95
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 57, 3), dtype=np.uint8)
+    outputs = open_session(tmp_path / "small.onnx").run(None, {"pixels": pixels})
+    assert [one.shape for one in outputs] == [(2, 10), (2, 10), (2,)]  # still takes whatever a deployer has
+
+
+def test_a_calibration_on_what_is_no_data_is_refused(exported, toy, toy_test, tmp_path, faster):
+    black = Samples(torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32, dtype=torch.int64))
+    found = quantize("int8", exported.path, toy, black, toy_test, 0.005, tmp_path / "small.onnx")
+    assert not found.accepted and "allowed is up to 0.50%" in found.reason
+    assert found.loss_high is not None and found.loss_high > 0.005
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_one_that_is_not_faster_is_refused(exported, toy, toy_test, tmp_path, monkeypatch):
+    monkeypatch.setattr(smaller, "_times_as_fast", lambda *_: 0.9)
+    found = quantize("int8", exported.path, toy, read_sample(toy, 64, 0), toy_test, 0.05, tmp_path / "small.onnx")
+    assert not found.accepted and "0.90 times as fast at batch size 1" in found.reason
+
+
+def test_asked_for_it_is_there_or_the_export_fails(trained, toy, toy_test, tmp_path, faster):
+    wide = CONFIG.model_copy(update={"budget": 0.1})
+    ref = export(trained, toy, toy_test, wide, {}, tmp_path, calibration=read_sample(toy, 64, 0))
+    assert [one.path.name for one in ref.smaller] == ["model.int8.onnx"]
+    assert json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]["accepted"] is True
+    none = CONFIG.model_copy(update={"budget": 0.0})
+    with pytest.raises(ParityError, match="There is no int8 model: it loses"):
+        export(trained, toy, toy_test, none, {}, tmp_path, calibration=read_sample(toy, 64, 0))
+    assert not (tmp_path / "model.onnx").exists() and not (tmp_path / "model.int8.onnx").exists()
+    kept = export(
+        *(trained, toy, toy_test, none.model_copy(update={"int8": "auto"}), {}, tmp_path),
+        calibration=read_sample(toy, 64, 0),
+    )
+    assert not kept.smaller and (tmp_path / "model.onnx").exists()
+    assert json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]["accepted"] is False
+
+
+def test_half_of_the_bits_answer_alike(exported, toy, toy_test, tmp_path):
+    found = quantize("fp16", exported.path, toy, toy_test, toy_test, 0.05, tmp_path / "small.onnx")
+    assert found.accepted and "only a GPU tells" in found.reason, found.reason
+    assert found.bytes and found.bytes < 0.6 * exported.path.stat().st_size
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 57, 3), dtype=np.uint8)
+    plain, small = (
+        open_session(path).run(None, {"pixels": pixels}) for path in (exported.path, tmp_path / "small.onnx")
+    )
+    assert small[0].dtype == np.float32 and 0 < np.abs(small[0] - plain[0]).max() < 0.05
+    assert list(small[2]) == list(plain[2])

@@ -1,0 +1,443 @@
+import inspect
+import re
+import sys
+import typing
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.toy import made, toy_data, written
+from torchmill.components.errors import UserError
+from torchmill.components.initialization import config as initialization_config
+from torchmill.components.initialization.build import initialize, try_on
+from torchmill.components.initialization.config import InitializeConfig, ModelConfig, model_names
+from torchmill.components.initialization.schemes import SCHEMES, fill
+from torchmill.components.initialization.weights import restore, save_weights
+from torchmill.components.models.simple_cnn import SimpleCNN
+from torchmill.components.refs import FileRef, NetworkRef
+
+ALL_SCHEMES = typing.get_args(initialization_config.Scheme)
+LINEAR = """
+class Own(nn.Module):
+    def __init__(self, num_classes, in_channels, image_size, width=8):
+        super().__init__()
+        self.hidden = nn.Linear(in_channels * image_size**2, width)
+        self.out = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.out(self.hidden(x.flatten(1)).relu())
+"""
+
+
+def weights(network: nn.Module) -> list[torch.Tensor]:
+    return [tensor.detach().clone() for tensor in network.state_dict().values()]
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    """To the last bit."""
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+def reference_to(reference: str, network: nn.Module, weights: FileRef, **arguments: object) -> NetworkRef:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return NetworkRef(reference=reference, arguments=arguments, weights=weights, parameters=count)
+
+
+def refusal(reference: str, data, **arguments: object) -> str:
+    with pytest.raises(UserError) as raised:
+        made(reference, data, **arguments)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_the_reference_network_has_421_642_parameters(toy):
+    network = made("simple_cnn", toy)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 421_642
+
+
+def fans(weight: torch.Tensor) -> tuple[int, int]:
+    """Inputs and outputs of one unit: channels times the places of the kernel."""
+    places = weight[0, 0].numel()
+    return weight.shape[1] * places, weight.shape[0] * places
+
+
+# Variance by the scheme's paper, and the largest weight it can give (None: any).
+FORMULAS = {
+    "xavier_normal": lambda i, o: (2 / (i + o), None),
+    "xavier_uniform": lambda i, o: (2 / (i + o), (6 / (i + o)) ** 0.5),
+    "kaiming_normal": lambda i, o: (2 / i, None),
+    "kaiming_uniform": lambda i, o: (2 / i, (6 / i) ** 0.5),
+    # Normal of deviation 0.02 cut at two deviations: 1 - 4 pdf(2) / (cdf(2) - cdf(-2)) of the variance is left.
+    "trunc_normal": lambda i, o: (0.02**2 * 0.7737, 0.04),
+}
+
+
+@pytest.mark.parametrize("scheme", FORMULAS)
+def test_weights_have_the_variance_of_the_formula_and_biases_are_zero(toy, scheme):
+    network = made("simple_cnn", toy, scheme)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 4
+    for layer in layers:
+        variance, largest = FORMULAS[scheme](*fans(layer.weight))
+        count = layer.weight.numel()
+        # The variance of n normal samples has a relative deviation of sqrt(2 / n); four of these.
+        assert layer.weight.var().item() == pytest.approx(variance, rel=4 * (2 / count) ** 0.5)
+        assert abs(layer.weight.mean().item()) < 4 * (variance / count) ** 0.5
+        assert largest is None or layer.weight.abs().max().item() <= largest * 1.0001
+        assert not layer.bias.any()
+
+
+def test_orthogonal_weights_are_orthogonal(toy):
+    network = made("simple_cnn", toy, "orthogonal")
+    for weight in (network.conv2.weight.flatten(1), network.fc1.weight, network.fc2.weight):
+        torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), atol=1e-5, rtol=0)
+
+
+def test_every_scheme_that_can_be_named_is_there_and_a_test_knows_its_formula():
+    assert set(ALL_SCHEMES) == {*SCHEMES, "lsuv", "none"} == {*FORMULAS, "orthogonal", "lsuv", "none"}
+
+
+@pytest.mark.parametrize("scheme", ALL_SCHEMES)
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(toy, scheme):
+    first, again, other = (made("simple_cnn", toy, scheme, seed) for seed in (5, 5, 6))
+    assert same(first, again)
+    assert not torch.equal(first.fc1.weight, other.fc1.weight)
+
+
+@pytest.mark.parametrize("scheme", ["xavier_normal", "none"])
+def test_the_global_random_state_is_left_alone_and_does_not_matter(toy, scheme):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = made("simple_cnn", toy, scheme)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert same(first, made("simple_cnn", toy, scheme))
+
+
+def test_none_leaves_what_the_class_made(toy, own):
+    reference = own(LINEAR)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        expected = [nn.Linear(784, 8), nn.Linear(8, 10)]
+    network = made(reference, toy, "none", 7)
+    assert torch.equal(network.hidden.weight, expected[0].weight)
+    assert torch.equal(network.out.bias, expected[1].bias)
+
+
+def test_a_scheme_leaves_norm_layers_and_embeddings_to_themselves():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Embedding(5, 4), nn.Linear(4, 2))
+    embedding = network[3].weight.clone()
+    fill(network, InitializeConfig(name="kaiming_normal"), 0, torch.empty(0))
+    for norm in network[1:3]:
+        assert torch.equal(norm.weight, torch.ones(4)) and torch.equal(norm.bias, torch.zeros(4))
+    assert torch.equal(network[3].weight, embedding)
+
+
+def test_layers_without_a_bias_are_filled():
+    network = nn.Linear(3, 3, bias=False)
+    before = network.weight.clone()
+    fill(network, InitializeConfig(name="xavier_uniform"), 0, torch.empty(0))
+    assert not torch.equal(network.weight, before)
+
+
+def test_ones_own_class_is_found_with_the_modules_beside_it(toy, own, tmp_path):
+    (tmp_path / "toy_layers_beside.py").write_text("from torch import nn\n\nclass Wide(nn.Linear):\n    pass\n")
+    reference = own(
+        "from toy_layers_beside import Wide\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.only = Wide(784, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.only(x.flatten(1))\n"
+    )
+    network = made(reference, toy)
+    assert type(network.only).__name__ == "Wide"
+
+
+def test_a_class_is_found_by_its_module(toy):
+    network = made("torchmill.components.models.simple_cnn:SimpleCNN", toy, seed=3)
+    assert same(network, made("simple_cnn", toy, seed=3))
+
+
+def test_a_function_can_make_the_network(toy, own):
+    reference = own(LINEAR + "\ndef make(num_classes):\n    return Own(num_classes, 1, 28, width=3)\n", "make")
+    assert made(reference, toy).hidden.out_features == 3
+
+
+def test_what_the_data_knows_is_filled_in_and_what_is_asked_for_wins(tmp_path, own):
+    data = toy_data(tmp_path, classes=3, channels=2, size=12, train=6, test=3)
+    network = made(own(LINEAR), data, width=5)
+    assert network.hidden.weight.shape == (5, 2 * 12 * 12)
+    assert network.out.weight.shape == (3, 5)
+    assert "gives shape (2, 7) for 2 samples; expected (2, 3)" in refusal(own(LINEAR), data, num_classes=7)
+
+
+def test_an_unknown_argument_is_answered_with_the_right_one(toy, own):
+    assert "takes no argument 'widht'. Did you mean width?" in refusal(own(LINEAR), toy, widht=3)
+    assert "It takes none." in refusal(own("def make():\n    return nn.Linear(1, 1)", "make"), toy, width=3)
+
+
+def test_arguments_of_any_name_are_given_to_those_who_take_any(toy, own):
+    reference = own(LINEAR + "\ndef make(**options):\n    return Own(10, 1, 28, **options)\n", "make")
+    assert made(reference, toy, "none", width=4).hidden.out_features == 4
+
+
+def test_who_takes_arguments_of_any_name_is_told_that_they_get_none_of_the_datas(toy, own):
+    text = "def make(**known):\n    return nn.Linear(known['in_channels'], known['num_classes'])"
+    told = refusal(own(text, "make"), toy)
+    assert "KeyError: 'in_channels'" in told
+    assert "What the data knows (num_classes, in_channels, image_size" in told and "name what it needs" in told
+
+
+def test_a_module_that_is_missing_is_told_with_the_environment(toy, own):
+    for text in ("import not_there.at_all", "def Own(): import not_there.at_all"):
+        assert f"Install what brings 'not_there' into the environment {sys.prefix}" in refusal(own(text), toy)
+
+
+def test_a_network_for_square_images_is_told_what_to_do_about_others(tmp_path, own):
+    images = np.zeros((6, 1, 20, 12), np.uint8)
+    splits = {split: (images, np.arange(6) % 2) for split in ("train", "test")}
+    data = written(tmp_path, splits, shape=(1, 20, 12), classes=("a", "b"), mean=(0.5,), std=(0.3,))
+    told = refusal(own(LINEAR), data)
+    assert "fails on images of shape (2, 1, 20, 12)" in told
+    assert "Have it ask for image_height and image_width" in told and '{"image_size": 12}' in told
+    wide = LINEAR.replace("image_size,", "image_height, image_width,").replace(
+        "image_size**2", "image_height * image_width"
+    )
+    assert made(own(wide), data).hidden.in_features == 240
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import torch_that_is_not_there", "ModuleNotFoundError: No module named 'torch_that_is_not_there'"),
+        ("x = 1\nx.nothing\nclass Own: pass", "AttributeError: 'int' object has no attribute 'nothing'"),
+        ("def broken(:", "SyntaxError"),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),  # as argparse at the head of a script does
+    ],
+)
+def test_a_file_that_does_not_import_is_told_with_line_and_error(toy, own, text, said):
+    answer = refusal(own(text), toy)
+    line = 4 + ("\n" in text)
+    assert "does not import" in answer and said in answer and f"(own_network.py line {line})" in answer
+
+
+def test_a_constructor_that_fails_is_told_with_line_and_arguments(toy, own):
+    text = "class Own(nn.Module):\n    def __init__(self, num_classes):\n        raise RuntimeError('no\\nluck')"
+    answer = refusal(own(text), toy)
+    assert "(num_classes=10) fails: RuntimeError: no luck (own_network.py line 6)" in answer
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class Own: pass", "is a class but not a torch.nn.Module. Derive it"),
+        ("Own = 3", "is a int, neither a class nor a function"),
+        ("def Own(): pass", "makes a NoneType, not a torch.nn.Module"),
+        ("class Other(nn.Module): pass\nif 0: Own = 1", "has no 'Own'."),
+        ("class Own(nn.Module): pass", "has no parameters to train. Are its layers kept in a plain list?"),
+    ],
+)
+def test_what_is_no_network_is_refused(toy, own, text, said):
+    assert said in refusal(own(text), toy)
+
+
+def test_an_output_of_the_wrong_width_is_told_with_both(toy, own):
+    answer = refusal(own("def Own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 7))"), toy)
+    assert "gives shape (2, 7) for 2 samples; expected (2, 10), a logit for each class of toy." in answer
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("nn.Linear(8, 1), nn.Flatten(0)", "gives shape (2,) for 2 samples; expected (2, 1).* Don't squeeze it"),
+        ("nn.Linear(8, 1), nn.Unflatten(1, (1, 1))", "gives shape (2, 1, 1).* Pool over all other dimensions"),
+    ],
+)
+def test_an_output_of_the_wrong_shape_is_told_with_what_to_do(toy, own, ending, said):
+    one = toy.model_copy(update={"task": "regression", "classes": ("price",)})
+    answer = refusal(own(f"def Own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), {ending})"), one)
+    assert re.search(re.escape(said).replace(re.escape(".*"), ".*"), answer), answer
+
+
+def test_what_is_changed_in_place_is_told_with_its_line(toy, own):
+    text = LINEAR.replace(
+        "return self.out(self.hidden(x.flatten(1)).relu())",
+        "h = self.hidden(x.flatten(1))\n        h = torch.sigmoid(h)\n        h += 1\n        return self.out(h)",
+    )
+    answer = refusal(own("import torch" + text), toy)
+    assert "fails in backward: a value that is needed there was changed in place" in answer
+    assert re.search(r"after own_network.py line \d+ had made it", answer) and "h = h + 1" in answer
+
+
+@pytest.mark.parametrize("result", ["(x, x)", "None", "{'logits': x}"])
+def test_an_output_that_is_no_tensor_is_refused(toy, own, result):
+    text = (
+        "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.l = nn.Linear(784, 10)\n    def forward(self, x):\n        return {result}"
+    )
+    assert "expected a tensor of shape (2, 10)" in refusal(own(text), toy)
+
+
+def test_images_that_do_not_fit_are_told_with_the_layer_and_the_shapes(toy, own):
+    text = (
+        "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())\n        self.head = nn.Linear(99, 10)\n"
+        "    def forward(self, x):\n        return self.head(self.body(x))"
+    )
+    answer = refusal(own(text), toy)
+    assert "in its layer head: Linear(in_features=99" in answer and "(own_network.py line 10)" in answer
+    assert "fails on images of shape (2, 1, 28, 28)" in answer
+    assert "toy has images of (channels, height, width) = (1, 28, 28)" in answer
+    colours = toy.model_copy(update={"shape": (3, 28, 28)})
+    answer = refusal(own(text, file="other.py"), colours)
+    assert "in its layer body.0: Conv2d(1," in answer and "Take in_channels in the constructor" in answer
+
+
+def test_a_network_that_only_fails_when_trained_is_refused(toy, own):
+    text = LINEAR.replace("return self.out", "assert not self.training\n        return self.out")
+    assert "fails on images of shape (2, 1, 28, 28): AssertionError" in refusal(own(text), toy)
+
+
+def test_trying_a_network_leaves_no_trace(toy):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(2704, 10))
+    network[1].eval()  # frozen by its owner
+    network[2].train()
+    before = weights(network)
+    try_on(network, "own", toy)
+    assert all(torch.equal(a, b) for a, b in zip(weights(network), before, strict=True))
+    assert [layer.training for layer in network] == [True, False, True, True, True]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules())
+
+
+def test_lazy_layers_get_their_shapes_before_their_weights(toy, own, tmp_path):
+    reference = own("def Own():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))")
+    network = made(reference, toy)
+    assert network[1].weight.shape == (10, 784)
+    assert network[1].weight.var().item() == pytest.approx(2 / 794, rel=0.1)
+    ref = save_weights(network, tmp_path / "w.safetensors")
+    assert same(network, restore(reference_to(reference, network, ref), ref, toy))
+
+
+def test_weights_come_back_to_the_last_bit(toy, tmp_path):
+    network = made("simple_cnn", toy, "kaiming_uniform").to(memory_format=torch.channels_last)
+    ref = save_weights(network, tmp_path / "w.safetensors")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    restored = restore(reference_to("simple_cnn", network, ref), ref, toy)
+    assert same(network, restored)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert save_weights(restored, tmp_path / "again.safetensors").sha256 == ref.sha256
+
+
+def test_buffers_come_back_too(toy, own, tmp_path):
+    reference = own(
+        "def Own():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(2704, 10))"
+    )
+    network = made(reference, toy)
+    network(torch.rand(8, 1, 28, 28))
+    ref = save_weights(network, tmp_path / "w.safetensors")
+    assert same(network, restore(reference_to(reference, network, ref), ref, toy))
+
+
+def test_tied_weights_come_back_tied(toy, own, tmp_path):
+    text = (
+        "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(784, 784), nn.Linear(784, 784)\n        self.b.weight = self.a.weight\n"
+        "        self.out = nn.Linear(784, 10)\n"
+        "    def forward(self, x):\n        return self.out(self.b(self.a(x.flatten(1))))"
+    )
+    reference = own(text)
+    network = made(reference, toy)
+    ref = save_weights(network, tmp_path / "w.safetensors")
+    restored = restore(reference_to(reference, network, ref), ref, toy)
+    assert same(network, restored) and restored.a.weight is restored.b.weight
+
+
+def test_a_changed_or_missing_file_of_weights_is_refused(toy, tmp_path):
+    network = SimpleCNN()
+    path = tmp_path / "w.safetensors"
+    ref = save_weights(network, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"gone or changed since it was written. Run the training again"):
+        restore(reference_to("simple_cnn", network, ref), ref, toy)
+    path.unlink()
+    with pytest.raises(UserError, match="gone or changed"):
+        restore(reference_to("simple_cnn", network, ref), ref, toy)
+
+
+def test_weights_of_another_network_are_refused(toy, own, tmp_path):
+    ref = save_weights(SimpleCNN(), tmp_path / "w.safetensors")
+    reference = own(LINEAR)
+    with pytest.raises(UserError, match="does not fit"):
+        restore(reference_to(reference, SimpleCNN(), ref), ref, toy)
+    (tmp_path / "w.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="does not fit"):
+        nonsense = FileRef.of(tmp_path / "w.safetensors")
+        restore(reference_to("simple_cnn", SimpleCNN(), nonsense), nonsense, toy)
+
+
+def test_a_disk_that_takes_no_more_is_told_in_words(tmp_path, small_disk):
+    save_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
+    before = (tmp_path / "w.safetensors").read_bytes()
+    with small_disk(100_000), pytest.raises(UserError, match=r"Cannot write .*w.safetensors: File too large"):
+        save_weights(SimpleCNN(), tmp_path / "w.safetensors")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"w.safetensors": before}
+
+
+def test_every_built_in_network_is_the_class_that_its_file_is_named_after():
+    for name in model_names():
+        module = __import__(f"torchmill.components.models.{name}", fromlist=["_"])
+        classes = [
+            key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
+        ]
+        assert name.replace("_", "") in [key.lower() for key in classes]
+
+
+def test_weights_come_back_where_gradients_are_turned_off(toy, tmp_path):
+    network = made("simple_cnn", toy)
+    ref = save_weights(network, tmp_path / "w.safetensors")
+    with torch.inference_mode(False), torch.no_grad():
+        assert same(network, restore(reference_to("simple_cnn", network, ref), ref, toy))
+
+
+@pytest.fixture
+def of_another_shape(toy, tmp_path) -> ModelConfig:
+    """Pretrained weights whose first convolution and last layer do not fit."""
+    state = made("simple_cnn", toy).state_dict()
+    state["conv1.weight"], state["fc2.weight"], state["fc2.bias"] = torch.ones(9), torch.ones(7, 128), torch.ones(7)
+    torch.save(state, tmp_path / "weights.pth")
+    return ModelConfig(weights=str(tmp_path / "weights.pth"))
+
+
+def trained_ones(network: nn.Module) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def test_what_begins_anew_is_trained_though_the_backbone_is_frozen(toy, tmp_path, of_another_shape, caplog):
+    caplog.set_level("INFO", "torchmill")
+    model = of_another_shape.model_copy(update={"freeze": ("backbone",)})
+    network, _ = initialize(model, InitializeConfig(), toy, 0)
+    assert trained_ones(network) == {"conv1.weight", "fc2.weight", "fc2.bias"}
+    assert "backbone leaves out conv1.weight: begun anew" in caplog.text
+    frozen = tuple(name for name, parameter in network.named_parameters() if not parameter.requires_grad)
+    first = reference_to("simple_cnn", network, save_weights(network, tmp_path / "first.safetensors"))
+    again = restore(first.model_copy(update={"freeze": model.freeze, "frozen": frozen}), first.weights, toy)
+    assert trained_ones(again) == trained_ones(network)
+
+
+def test_what_begins_anew_is_not_frozen_by_a_pattern_either(toy, of_another_shape):
+    model = of_another_shape.model_copy(update={"freeze": ("conv*",)})
+    with pytest.raises(UserError, match=r"'conv\*' fits conv1.weight, which the pretrained weights do not"):
+        initialize(model, InitializeConfig(), toy, 0)
+
+
+@pytest.mark.parametrize(("scheme", "warned"), [("xavier_normal", True), ("none", False)])
+def test_who_freezes_without_pretrained_weights_is_told_what_it_freezes(toy, caplog, scheme, warned):
+    initialize(ModelConfig(freeze=("backbone",)), InitializeConfig(name=scheme), toy, 0)
+    assert ("first weights by xavier_normal" in caplog.text) == warned

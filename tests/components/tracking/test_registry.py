@@ -1,0 +1,177 @@
+"""The champion of a registered model: one, whoever is killed and whoever comes at once."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from torchmill.components.tracking.champions import Champions
+
+pytestmark = pytest.mark.services
+
+# A process that imports MLflow once and forks for each try; itself it never opens a database.
+SCRIPT = """
+import json, os, sys
+import mlflow
+from torchmill.components import tracking
+from pathlib import Path
+from torchmill.components.runs.folders import Runs
+
+runs = None
+MOVES = ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias")
+
+def forked(work):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    return child
+
+def ended(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def dying_at(moment):
+    calls = 0
+    def counted(method):
+        def call(*arguments, **named):
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os._exit(9)
+            return method(*arguments, **named)
+        return call
+    for name in MOVES:
+        setattr(mlflow.MlflowClient, name, counted(getattr(mlflow.MlflowClient, name)))
+
+def set_champion(version, expected, moment=0):
+    def work():
+        if moment:
+            dying_at(moment)
+        with tracking._client(runs) as client:
+            return 0 if tracking._crown(client, runs, "toy", version, expected, "promoted") else 3
+    return work
+
+def roll_back():
+    now, was = tracking.roll_back(runs, "toy")
+    return int(now)
+
+def make():
+    tracking.create_database(runs.ready())
+    with tracking._client(runs) as client:
+        client.create_registered_model("toy")
+        for number in range(4):
+            client.create_model_version("toy", source=(runs.artifacts / str(number)).as_uri())
+    return 0
+
+for line in sys.stdin:
+    what = json.loads(line)
+    runs = Runs(Path(what["runs"]))
+    match what["do"]:
+        case "make":
+            codes = [ended(forked(make))]
+        case "set_champion":
+            codes = [ended(forked(set_champion(*move))) for move in what["moves"]]
+        case "at once":
+            children = [forked(set_champion(version, what["expected"])) for version in what["versions"]]
+            codes = [ended(child) for child in children]
+        case "roll back":
+            codes = [ended(forked(roll_back)) for _ in range(what["times"])]
+    print(json.dumps(codes), flush=True)
+"""
+
+
+class Registry:
+    def __init__(self, folder: Path, forks: subprocess.Popen[str]):
+        self.runs = folder / "mlruns"
+        self.forks = forks
+
+    def ask(self, **what) -> list[int]:
+        """Exit codes of what is done, each in a process of its own."""
+        assert self.forks.stdin and self.forks.stdout
+        self.forks.stdin.write(json.dumps({"runs": str(self.runs), **what}) + "\n")
+        self.forks.stdin.flush()
+        return json.loads(self.forks.stdout.readline())
+
+    def read(self, query: str) -> list[tuple]:
+        with closing(sqlite3.connect(self.runs / "mlflow.db")) as connection:
+            return connection.execute(query).fetchall()
+
+    @property
+    def champions(self) -> list[int]:
+        return [version for (version,) in self.read("SELECT version FROM registered_model_aliases")]
+
+    @property
+    def history(self) -> Champions:
+        ((text,),) = self.read("SELECT value FROM registered_model_tags WHERE key = 'torchmill.champions'")
+        return Champions.read(text)
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[subprocess.Popen[str]]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=inherited, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, forks: subprocess.Popen[str]) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    assert Registry(folder, forks).ask(do="make") == [0]
+    return folder
+
+
+@pytest.fixture
+def registry(made: Path, tmp_path: Path, forks: subprocess.Popen[str]) -> Registry:
+    shutil.copytree(made / "mlruns", tmp_path / "mlruns")
+    return Registry(tmp_path, forks)
+
+
+def test_a_kill_at_any_moment_leaves_one_champion_and_the_next_one_mends_the_history(registry: Registry):
+    assert registry.ask(do="set_champion", moves=[["1", None, 0]]) == [0]
+    for moment, after in ((1, 1), (2, 1), (3, 2)):  # before the history, the alias, and the history again
+        assert registry.ask(do="set_champion", moves=[["2", "1", moment]]) == [9]
+        assert registry.champions == [after], moment
+    # What was begun and died is not in the history once somebody has looked; what happened is.
+    assert registry.ask(do="set_champion", moves=[["3", "2", 0]]) == [0]
+    assert registry.champions == [3]
+    assert [one.version for one in registry.history.reigns] == ["1", "2", "3"]
+    assert not any(one.intended for one in registry.history.reigns)
+
+
+def test_of_two_at_once_one_becomes_champion_and_the_other_is_told(registry: Registry):
+    assert registry.ask(do="set_champion", moves=[["1", None, 0]]) == [0]
+    assert sorted(registry.ask(do="at once", versions=["2", "3", "4"], expected="1")) == [0, 3, 3]
+    (champion,) = registry.champions
+    assert champion in (2, 3, 4)
+    assert [one.version for one in registry.history.reigns] == ["1", str(champion)]
+
+
+def test_whoever_compared_with_a_former_champion_moves_nothing(registry: Registry):
+    assert registry.ask(do="set_champion", moves=[["1", None, 0], ["2", "1", 0], ["3", "1", 0], ["2", "1", 0]]) == [
+        0,
+        0,
+        3,
+        0,
+    ]
+    assert registry.champions == [2]
+
+
+def test_a_rollback_leads_to_the_former_champion_and_another_one_back(registry: Registry):
+    registry.ask(do="set_champion", moves=[["1", None, 0], ["2", "1", 0], ["3", "2", 0]])
+    assert registry.ask(do="roll back", times=3) == [2, 3, 2]
+    assert registry.champions == [2]
+    assert [one.version for one in registry.history.reigns] == ["1", "2", "3", "2", "3", "2"]

@@ -1,0 +1,414 @@
+"""Several processes that train together give what one would have given, whatever happens to them."""
+
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.components.training.small_training import CPU
+from tests.toy import made, toy_data
+from torchmill.components.errors import UserError
+from torchmill.components.initialization.weights import save_weights
+from torchmill.components.refs import DataRef, NetworkRef
+from torchmill.components.training.config import TrainConfig
+from torchmill.components.training.distributed.fsdp import blocks
+from torchmill.components.training.distributed.job import Job, train
+from torchmill.components.training.distributed.launch import RESTARTS, started_ahead
+from torchmill.components.training.distributed.supervise import join, processes_for, train_in_subprocess
+from torchmill.components.training.fit import Stopped
+from torchmill.components.training.progress import EpochResult
+
+pytestmark = pytest.mark.services
+
+
+DOUBLE = """
+from torch import nn
+
+class Double(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Linear(784, 24), nn.Linear(24, 10)
+        self.double()
+
+    def forward(self, x):
+        return self.out(self.body(x.flatten(1).double()).relu())
+"""
+ROUNDING = 1e-9
+"""Largest difference between weights in float64 that were summed in another order. In float32 it grows to anything:
+a step of rmsprop divides by what it has rounded."""
+
+LOSS_ROUNDING = 1e-6
+"""Relative difference of losses, which are averaged over samples in float32."""
+
+
+def job(data: DataRef, folder: Path, **config: object) -> Job:
+    """A training whose network draws no random numbers and computes in float64."""
+    folder.mkdir()
+    (folder / "double.py").write_text(DOUBLE)
+    reference = f"{folder}/double.py:Double"
+    weights = save_weights(made(reference, data), folder / "initial.safetensors")
+    settings = {
+        "batch_size": 50,
+        "epochs": 2,
+        "lr": 3e-3,
+        "processes": 2,
+        **config,
+    }  # 480 samples: the last batch is 30
+    return Job(
+        network=NetworkRef(reference=reference, arguments={}, weights=weights, parameters=1),
+        data=data,
+        config=TrainConfig.model_validate(settings),
+        validation_fraction=0.2,
+        device="cpu",
+        seed=0,
+        checkpoints=folder / "checkpoints",
+        best=folder / "best.safetensors",
+    )
+
+
+def job_of(reference: str, data: DataRef, folder: Path, **config: object) -> Job:
+    """As ``job``, of another network."""
+    weights = save_weights(made(reference, data), folder / "of_another.safetensors")
+    network = NetworkRef(reference=reference, arguments={}, weights=weights, parameters=1)
+    return job(data, folder / "job", **config).model_copy(update={"network": network})
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return load_file(job.best)
+
+
+def largest_difference(one: Job, other: Job) -> float:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def test_two_give_the_weights_and_the_losses_that_one_gives(toy, tmp_path):
+    alone, together = (job(toy, tmp_path / name, clip="norm:1", ema=0.9) for name in ("alone", "together"))
+    expected = list(train(alone, None))
+    given = list(train_in_subprocess(together, 2))
+    assert largest_difference(alone, together) < ROUNDING
+    for one, other in zip(expected, given, strict=True):
+        assert (one.train_loss, one.validation_loss) == pytest.approx(
+            (other.train_loss, other.validation_loss), rel=LOSS_ROUNDING
+        )
+        assert (one.train_score, one.validation_score) == (other.train_score, other.validation_score)
+
+
+SPLIT = """
+from torch import nn
+
+class Split(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(784, 32)
+        self.body = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32, bias=False), nn.BatchNorm1d(32))
+        self.out = nn.Linear(32, 10)
+        self.double()
+
+    def forward(self, x):
+        if self.training and len(x) > 2:
+            for layer in (self.body[0], self.body[2]):
+                assert layer.weight.to_local().shape == (16, 32)  # half of it, until it is computed
+        return self.out(self.body(self.embed(x.flatten(1).double())))
+"""
+
+
+def split_job(data: DataRef, folder: Path, **config: object) -> Job:
+    """Of a network that fails where it is whole, which trains with whatever a split one bears."""
+    folder.mkdir()
+    (folder / "split.py").write_text(SPLIT)
+    return job_of(f"{folder}/split.py:Split", data, folder, **{"shard": "on", "clip": "norm:1", "ema": 0.9, **config})
+
+
+def whole_network(job: Job) -> Job:
+    """The same, of a network that doesn't mind to be whole."""
+    path = Path(job.network.reference.rpartition(":")[0])
+    path.write_text(path.read_text().replace("if self.training", "if False"))
+    return job.model_copy(update={"config": job.config.model_copy(update={"shard": "off"})})
+
+
+@pytest.mark.parametrize(
+    "clip", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "norm:1")), "agc:0.1"]
+)
+@pytest.mark.parametrize(
+    "optimizer", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "rmsprop", "adadelta")), "adamw"]
+)
+def test_each_holds_its_part_of_a_network_that_is_split_and_what_comes_of_it_is_the_same(
+    tmp_path, optimizer: str, clip: str
+):
+    data = toy_data(tmp_path, train=2565)  # 513 for validation: the shares of two go through different numbers of 256
+    plain = {"optimizer": optimizer, "lr": 1.0 if optimizer == "adadelta" else 3e-3, "clip": clip}
+    split, whole = (split_job(data, tmp_path / name, **plain) for name in ("split", "whole"))
+    given = list(train_in_subprocess(split, 2))
+    expected = list(train_in_subprocess(whole_network(whole), 2))
+    assert largest_difference(split, whole) < ROUNDING
+    for one, other in zip(expected, given, strict=True):
+        assert (one.train_loss, one.validation_loss) == pytest.approx(
+            (other.train_loss, other.validation_loss), rel=LOSS_ROUNDING
+        )
+
+
+@pytest.mark.slow
+def test_a_split_training_goes_on_to_the_same_last_bit_and_its_checkpoints_are_whole(toy, tmp_path):
+    whole, stopped = (split_job(toy, tmp_path / name, epochs=30) for name in ("whole", "stopped"))
+    expected = list(train_in_subprocess(whole, 2))
+    asked = threading.Event()
+    with pytest.raises(Stopped):
+        after_epochs(train_in_subprocess(stopped, 2, should_stop=asked.is_set), 2, asked.set)
+    shutil.copytree(stopped.checkpoints, tmp_path / "kept")
+    given = list(train_in_subprocess(stopped, 2))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert stopped.best.read_bytes() == whole.best.read_bytes()
+    unsplit = whole_network(stopped).model_copy(
+        update={"checkpoints": tmp_path / "kept", "best": tmp_path / "unsplit.safetensors"}
+    )
+    assert len(list(train_in_subprocess(unsplit, 2))) == 30
+    assert largest_difference(unsplit, whole) < ROUNDING
+
+
+@pytest.mark.slow
+def test_where_a_split_network_becomes_infinite_is_told_without_a_layer(toy, tmp_path):
+    asked = split_job(toy, tmp_path / "job", clip="none", lr=1000, optimizer="sgd", schedule="constant", epochs=50)
+    with pytest.raises(UserError, match=r"became (inf|nan) in epoch 1, step \d+: the network is split"):
+        list(train_in_subprocess(asked, 2))
+
+
+def test_blocks_are_large_layers_called_by_themselves():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out = nn.Embedding(8, 16), nn.Linear(16, 8, bias=False)
+            self.out.weight = self.embed.weight
+            self.layers = nn.ModuleList([nn.Sequential(nn.Linear(16, 16), nn.ReLU()), nn.LayerNorm(16), self.embed])
+
+    tied = Tied()
+    assert blocks(tied) == [tied.layers[0], tied.layers[1]]
+
+
+def workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            words = process.cmdline()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if "torchmill.components.training.distributed.worker" in words and "torch.distributed.run" not in words:
+            found.append(process)
+    return found
+
+
+def after_epochs(epochs: Iterator[EpochResult], count: int, act: Callable[[], object]) -> list[EpochResult]:
+    seen = []
+    for epoch in epochs:
+        seen.append(epoch)
+        if len(seen) == count:
+            act()
+    return seen
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
+    whole, broken = (
+        job(toy, tmp_path / name, epochs=20, checkpoint_seconds=0, augment="shift") for name in ("whole", "broken")
+    )
+    expected = list(train_in_subprocess(whole, 2))
+    killed = []
+
+    def kill() -> None:
+        victim = workers()[-1]
+        killed.append(victim.pid)
+        victim.kill()
+
+    given = after_epochs(train_in_subprocess(broken, 2), 2, kill)
+    assert killed and [epoch.epoch for epoch in given] == list(range(1, 21))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert broken.best.read_bytes() == whole.best.read_bytes()
+
+
+DYING = """
+import os
+from torch import nn
+
+class Dying(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(784, 10)
+
+    def forward(self, x):
+        if self.training and os.environ.get("RANK") == "1" and len(x) > 2:
+            os.kill(os.getpid(), 9)
+        return self.out(x.flatten(1))
+"""
+
+
+@pytest.mark.slow
+def test_one_that_dies_again_and_again_is_told(toy, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    asked = job_of(f"{tmp_path}/dying.py:Dying", toy, tmp_path)
+    with pytest.raises(UserError, match=f"Of 2 training processes one died, {RESTARTS + 1} times: .*-9"):
+        list(train_in_subprocess(asked, 2))
+    assert not workers()
+
+
+@pytest.mark.slow
+def test_what_the_user_is_to_mend_is_told_once_in_words(toy, tmp_path):
+    with pytest.raises(UserError, match=r"The loss became (inf|nan) in epoch 1, step \d+: .*Try a smaller --train.lr"):
+        list(
+            train_in_subprocess(job(toy, tmp_path / "job", lr=1000, optimizer="sgd", schedule="constant", epochs=50), 2)
+        )
+    assert not workers()
+
+
+@pytest.mark.slow
+def test_stopped_it_leaves_behind_a_checkpoint_and_goes_on_to_the_same_last_bit(toy, tmp_path):
+    whole, stopped = (job(toy, tmp_path / name, epochs=40) for name in ("whole", "stopped"))
+    expected = list(train_in_subprocess(whole, 2))
+    asked = threading.Event()
+    with pytest.raises(Stopped):
+        after_epochs(train_in_subprocess(stopped, 2, should_stop=asked.is_set), 2, asked.set)
+    state = stopped.kept().newest()
+    assert state and 1 < state["epoch"] < 40 and not workers()
+    given = list(train_in_subprocess(stopped, 2))
+    assert [epoch.epoch for epoch in given] == list(range(1, 41))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert stopped.best.read_bytes() == whole.best.read_bytes()
+
+
+@pytest.mark.slow
+def test_nobody_is_left_when_whoever_asked_for_it_is_killed(toy, tmp_path):
+    asked = job(toy, tmp_path / "job", epochs=100_000)
+    (tmp_path / "job.json").write_text(asked.model_dump_json())
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom torchmill.components.training.distributed.job import Job\n"
+        "from torchmill.components.training.distributed.supervise import train_in_subprocess\n"
+        f"job = Job.model_validate_json(Path({str(tmp_path / 'job.json')!r}).read_bytes())\n"
+        "for epoch in train_in_subprocess(job, 2):\n    print('epoch', flush=True)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout and parent.stdout.readline() == "epoch\n"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) >= 3
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    _, left = psutil.wait_procs(family, timeout=20)
+    assert not left
+
+
+ALONE = """
+import os
+from torch import nn
+
+class Alone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(784, 10)
+
+    def forward(self, x):
+        if self.training and len(x) == 50:
+            END
+        return self.out(x.flatten(1))
+"""
+
+
+def ended(toy: DataRef, folder: Path, how: str) -> Job:
+    """A training that ends as its network says."""
+    (folder / "alone.py").write_text(ALONE.replace("END", how))
+    return job_of(f"{folder}/alone.py:Alone", toy, folder, processes=1, checkpoint_seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("os.kill(os.getpid(), 9)", "ended by SIGKILL, as the system does where the memory does not suffice"),
+        ("os.kill(os.getpid(), 11)", "ended by SIGSEGV, a crash in native code"),
+        ("os._exit(7)", "ended by itself, with exit code 7"),
+    ],
+)
+def test_one_that_crashes_ends_the_step_and_not_whoever_waits_for_it(toy, tmp_path, how: str, words: str):
+    with pytest.raises(UserError, match=f"{words}.* goes on from the last checkpoint"):
+        list(train_in_subprocess(ended(toy, tmp_path, how)))
+    assert not workers()
+
+
+def test_what_the_network_raises_comes_with_the_place_where_it_was(toy, tmp_path):
+    with pytest.raises(RuntimeError, match=r"ValueError: no such thing \(alone.py line 12\)") as raised:
+        list(train_in_subprocess(ended(toy, tmp_path, "raise ValueError('no such thing')")))
+    (note,) = raised.value.__notes__
+    assert "alone.py" in note and "ValueError: no such thing" in note
+
+
+def test_a_process_of_its_own_gives_the_same_bytes_as_ours(toy, tmp_path):
+    here, apart = (job(toy, tmp_path / name, processes=1, augment="shift") for name in ("here", "apart"))
+    expected = list(train(here, None))
+    with started_ahead(apart.config):
+        given = list(train_in_subprocess(apart))
+    assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
+    assert apart.best.read_bytes() == here.best.read_bytes()
+
+
+def test_it_finds_modules_where_we_do(toy, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text(ALONE.replace("END", "pass"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "components").mkdir()  # is not ours
+    (tmp_path / "elsewhere" / "components" / "__init__.py").touch()
+    asked = job_of("only_here:Alone", toy, tmp_path, processes=1)
+    assert len(list(train_in_subprocess(asked))) == 2
+
+
+@pytest.mark.slow
+def test_two_machines_give_what_two_processes_give(toy, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    together = job(toy, tmp_path / "together", clip="norm:1")
+    machines = job(toy, tmp_path / "machines", clip="norm:1", processes=1, machines=2, rendezvous=meeting)
+    expected = list(train_in_subprocess(together, 2))
+    others: list[threading.Thread] = []
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            place = record.getMessage().partition("torchmill join ")[2]
+            if place:
+                others.append(threading.Thread(target=join, args=(Path(place),)))
+                others[0].start()
+
+    logger = logging.getLogger("torchmill")
+    before, handler = logger.level, Told()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        given = list(train_in_subprocess(machines, 1))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    others[0].join(30)
+    assert not others[0].is_alive()
+    expected_losses = [epoch.train_loss for epoch in expected]
+    assert [epoch.train_loss for epoch in given] == pytest.approx(expected_losses, rel=LOSS_ROUNDING)
+    assert largest_difference(machines, together) < ROUNDING  # they have other numbers of threads
+
+
+def test_joining_what_is_no_training_is_refused_in_words(tmp_path):
+    with pytest.raises(UserError, match="is no training that waits for machines"):
+        join(tmp_path)
+
+
+def test_how_many_train():
+    assert processes_for(TrainConfig(), CPU) == processes_for(TrainConfig(processes="auto"), CPU) == 1
+    assert processes_for(TrainConfig(processes=3), CPU) == 3
+    with pytest.raises(UserError, match="batch_size 7 leaves less than 2 samples for each of 4 processes"):
+        processes_for(TrainConfig(processes=4, batch_size=7), CPU)
