@@ -9,8 +9,8 @@ from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.refs import DataRef, ExportRef, PromotionRef, RunRef
 from torchmill.components.runs.folders import Runs, data_cache
 from torchmill.components.runs.snapshot import read_snapshot
-from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelVersion, find
-from torchmill.components.tracking.run import Standing
+from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelVersion, find_version
+from torchmill.components.tracking.model_requests import Standing
 
 logger = logging.getLogger("torchmill")
 
@@ -133,7 +133,7 @@ def promote(runs: Runs, name: str, number: str | None, force: bool) -> int:
 
 def _meant(versions: list[ModelVersion], name: str, number: str | None) -> ModelVersion:
     if number is not None:
-        return find(versions, f"{name}@{number}")
+        return find_version(versions, f"{name}@{number}")
     held = [one for one in versions if one.name == name]
     challengers = [one for one in held if CHALLENGER in one.aliases]
     if held and not challengers:
@@ -142,7 +142,7 @@ def _meant(versions: list[ModelVersion], name: str, number: str | None) -> Model
             return champion[0]
         known = ", ".join(one.version for one in held)
         raise UserError(f"{name} has no challenger.", f"Say which version: {known}.")
-    return challengers[0] if challengers else find(versions, name)
+    return challengers[0] if challengers else find_version(versions, name)
 
 
 def _compared(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verdict:

@@ -88,5 +88,5 @@ def compare(run: str, again: TrainResult) -> Reproduction:
     """Put what MLflow has of a run beside what it has of its reproduction."""
     runs = Runs.here()
     first, second = tracking.find_run(runs, run), tracking.find_run(runs, again.run_id)
-    tracking.tag(runs, second.run_id, {"torchmill.reproduces": first.run_id})
+    tracking.tag_run(runs, second.run_id, {"torchmill.reproduces": first.run_id})
     return Reproduction(recorded=first.run_id, again=second.run_id, comparisons=comparisons(first, second))

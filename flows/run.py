@@ -72,7 +72,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
             experiment=config.data.title,
             name=name,
             params=config.flat(),
-            tags={"prefect.flow_run": flow_run_url(), **tracking.circumstances()},
+            tags={"prefect.flow_run": flow_run_url(), **tracking.environment_tags()},
             ui=prefect_server.ui_address(runs, "mlflow"),
             fresh=claimed.manifest.fresh,
         )
@@ -83,7 +83,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
                 tracking.log_files(run, [file], place)
             with started_ahead(config.train):
                 yield run
-            if not tracking.settle(run):
+            if not tracking.flush(run):
                 logger.warning(
                     "MLflow does not answer. What it has not got is kept in %s; the next run or `torchmill repair` "
                     "sends it.",
@@ -106,7 +106,7 @@ def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
     """Write the page of a run that was evaluated, also where it fails behind that, as by an export that differs."""
     from torchmill.components.evaluation.report.page import Record, write_page
 
-    done, results = tracking.steps(run), Results(Runs.here())
+    done, results = tracking.recorded_steps(run), Results(Runs.here())
     held = {step: kept[0] for step, ref in done.items() if (kept := results.find(step, ref.key))}
     if not {"fetch", "fit", "evaluate"} <= held.keys():
         return []
@@ -120,7 +120,7 @@ def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
         promotion=held.get("promote"),
         steps=done,
         run=run,
-        curves=tracking.metrics(run),
+        curves=tracking.recorded_metrics(run),
         inspection=held["inspect"].report if "inspect" in held else None,
         check=held["check"].report if "check" in held else None,
         failure=failure,
@@ -154,7 +154,7 @@ def conclude(
     from torchmill.components.export.model_card import write_card
     from torchmill.components.runs.snapshot import git
 
-    done = tracking.steps(run)
+    done = tracking.recorded_steps(run)
     report = write_report(config, trained, scores, model, data, version, promoted, done, run)
     flow_url = flow_run_url()
     text = report.read_text(encoding="utf-8")

@@ -97,7 +97,7 @@ def step(*, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], C
                 started = time.perf_counter()
                 tracking.begin_step(run, name)
                 # A fresh run, too, goes on from what it has done itself.
-                may_be_there = (once and not run.fresh) or name in tracking.steps(run)
+                may_be_there = (once and not run.fresh) or name in tracking.recorded_steps(run)
                 if may_be_there and (found := results.find(name, decided.key)):
                     result, entry = found
                     if entry.run != run.folder.name:

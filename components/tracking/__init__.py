@@ -1,29 +1,37 @@
 """Record runs in MLflow: the only room that imports it.
 
-A run's process appends to a journal on disk; a second process, the recorder, reads the journal and tells MLflow. So
-nothing waits for MLflow while a network trains, and a run whose process is killed is still closed.
+A run's process appends to a journal on disk, which a second process, the recorder, delivers to MLflow. So training
+never waits for MLflow, and the recorder closes a run whose process was killed.
 """
 
-from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find
-from torchmill.components.tracking.environment import circumstances
+from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find_version
+from torchmill.components.tracking.client import destination, silence_mlflow
+from torchmill.components.tracking.database import (
+    check_database,
+    create_database,
+    former_addresses,
+    map_tables,
+    relocate,
+)
+from torchmill.components.tracking.environment import environment_tags
 from torchmill.components.tracking.journal import Status
-from torchmill.components.tracking.recorded import (
-    attach,
+from torchmill.components.tracking.model_requests import Standing, promote, register, standing
+from torchmill.components.tracking.recorded_runs import (
+    attach_file,
     close_run,
     fetch_file,
     fetch_snapshot,
     find_run,
-    said_to_run,
-    tag,
+    running_runs,
+    tag_run,
 )
-from torchmill.components.tracking.recorder import NEEDED, be_recorder, deliver_rest, undelivered
+from torchmill.components.tracking.recorder import RECORDER_IMPORTS, deliver_pending, pending_runs, run_recorder
+from torchmill.components.tracking.recorder_process import adopt_recorder, cool_down, warm_up
 from torchmill.components.tracking.registry import onnx_file, roll_back, set_champion, tag_version, versions
-from torchmill.components.tracking.run import (
-    Standing,
+from torchmill.components.tracking.run_log import (
     begin_step,
-    cool_down,
-    destination,
     end_run,
+    flush,
     log_dataset,
     log_error,
     log_files,
@@ -31,52 +39,38 @@ from torchmill.components.tracking.run import (
     log_params,
     log_step,
     log_tags,
-    metrics,
     open_run,
-    promote,
-    register,
+    recorded_metrics,
+    recorded_steps,
     replay,
-    settle,
-    standing,
-    steps,
-    take,
-    warm_up,
 )
-from torchmill.components.tracking.store import (
-    be_silent,
-    check_database,
-    create_database,
-    map_tables,
-    moved_from,
-    relocate,
-    ui_command,
-    ui_environment,
-)
+from torchmill.components.tracking.ui import ui_command, ui_environment
 
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
-    "NEEDED",
+    "RECORDER_IMPORTS",
     "Champions",
     "ModelVersion",
     "Standing",
     "Status",
-    "attach",
-    "be_recorder",
-    "be_silent",
+    "adopt_recorder",
+    "attach_file",
     "begin_step",
     "check_database",
-    "circumstances",
     "close_run",
     "cool_down",
     "create_database",
-    "deliver_rest",
+    "deliver_pending",
     "destination",
     "end_run",
+    "environment_tags",
     "fetch_file",
     "fetch_snapshot",
-    "find",
     "find_run",
+    "find_version",
+    "flush",
+    "former_addresses",
     "log_dataset",
     "log_error",
     "log_files",
@@ -85,26 +79,25 @@ __all__ = [
     "log_step",
     "log_tags",
     "map_tables",
-    "metrics",
-    "moved_from",
     "onnx_file",
     "open_run",
+    "pending_runs",
     "promote",
+    "recorded_metrics",
+    "recorded_steps",
     "register",
     "relocate",
     "replay",
     "roll_back",
-    "said_to_run",
+    "run_recorder",
+    "running_runs",
     "set_champion",
-    "settle",
+    "silence_mlflow",
     "standing",
-    "steps",
-    "tag",
+    "tag_run",
     "tag_version",
-    "take",
     "ui_command",
     "ui_environment",
-    "undelivered",
     "versions",
     "warm_up",
 ]

@@ -1,10 +1,10 @@
-"""`python -m torchmill.components.tracking`: the recorder, which reads from stdin which journal to follow."""
+"""`python -m torchmill.components.tracking`: the recorder. Stdin names the journal to follow."""
 
 import sys
 
+from torchmill.components.tracking.client import silence_mlflow
 from torchmill.components.tracking.recorder import record
-from torchmill.components.tracking.store import be_silent
 
-be_silent()
+silence_mlflow()
 with open(sys.stdin.fileno(), "rb", closefd=False) as orders:
     record(orders)

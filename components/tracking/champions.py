@@ -1,34 +1,79 @@
-"""Model versions, which of them is champion, and which were: what is said of them, without asking MLflow."""
+"""Model versions, the references that name them, and the history of a model's champions. Imports no MLflow."""
 
 import json
 import re
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.tracking.journal import timestamp
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-"""Aliases: the version that is to be used, and the one that was registered last."""
+"""Aliases in the registry: the version to use, and the version that was registered last."""
 
-REMEMBERED = 40
-"""Champions at most in a history, the latest: MLflow takes 5,000 characters."""
+MAX_REIGNS = 40
+"""Number of reigns that a history keeps: MLflow's tags take 5,000 characters."""
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered model in one of its versions."""
+    """One version of a registered model."""
 
     name: str
     version: str
     run_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
-    place: str = ""
-    """Address of the folder with its files, where it is known."""
+    folder_uri: str = ""
+    """Address of the folder with the version's files; empty if it was not looked up."""
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}"
+
+
+def find_version(versions: Sequence[ModelVersion], reference: str) -> ModelVersion:
+    """Return the version that a reference names.
+
+    Args:
+        versions: all registered versions.
+        reference: NAME@ALIAS, NAME@NUMBER or NAME/NUMBER. NAME alone is its champion; ``champion`` or ``challenger``
+            alone is enough if a single model has one.
+
+    Raises:
+        UserError: no such model, version or alias exists; or several models have a champion.
+
+    Example:
+        >>> str(find_version(versions, "digits-cnn@champion"))
+        'digits-cnn version 7'
+    """
+    name, _, label = reference.replace("/", "@", 1).partition("@")
+    names = sorted({version.name for version in versions})
+    if not label and name in (CHAMPION, CHALLENGER) and name not in names:
+        return _only_version_with(name, versions)
+    candidates = [version for version in versions if version.name == name]
+    if not candidates:
+        remedy = nearest(name, names) or "`torchmill train` registers one."
+        raise UserError(f"There is no registered model '{name}'.", remedy)
+    label = label or CHAMPION
+    for version in candidates:
+        if label in (version.version, *version.aliases):
+            return version
+    labels = [
+        *(version.version for version in candidates),
+        *(alias for version in candidates for alias in version.aliases),
+    ]
+    subject = f"version {label}" if re.fullmatch(r"\d+", label) else label
+    raise UserError(f"{name} has no {subject}.", f"It has: {', '.join(labels)}.")
+
+
+def _only_version_with(alias: str, versions: Sequence[ModelVersion]) -> ModelVersion:
+    holders = [version for version in versions if alias in version.aliases]
+    if not holders:
+        raise UserError(f"There is no {alias}: no model is registered so.", "`torchmill models` lists them.")
+    if len(holders) > 1:
+        choices = " or ".join(f"{version.name}@{alias}" for version in holders[:5])
+        raise UserError(f"There are {len(holders)} models with a {alias}.", f"Say which: {choices}.")
+    return holders[0]
 
 
 @dataclass(frozen=True)
@@ -39,82 +84,52 @@ class Reign:
     time: str
     why: str
     intended: bool = False
-    """It is to become champion; whether it did, the alias tells."""
+    """True before the alias is set; whether the move succeeded, the alias says."""
 
 
 @dataclass(frozen=True)
 class Champions:
-    """Who was champion, one after the other; kept as a tag of the registered model.
+    """The champions of a model, in order. A tag of the registered model stores them.
 
-    A move is written down as intended, then the alias is set, then it is written down as done: whoever is killed in
-    between leaves one champion, and the next one who comes sees whether the alias was set.
+    A move takes three writes: the intended reign, the alias, the reign as done. A kill in between leaves one champion,
+    and the next reader compares the intention with the alias.
     """
 
     reigns: tuple[Reign, ...] = ()
 
     @classmethod
-    def read(cls, text: str | None) -> "Champions":
-        """Read the tag; one that is damaged or was written by somebody else is as good as none."""
+    def from_json(cls, text: str | None) -> "Champions":
+        """Parse the tag; a missing or damaged one is an empty history."""
         try:
-            return cls(tuple(Reign(**one) for one in json.loads(text or "[]")))
+            return cls(tuple(Reign(**reign) for reign in json.loads(text or "[]")))
         except (ValueError, TypeError):
             return cls()
 
-    def text(self) -> str:
-        told = [{key: value for key, value in vars(one).items() if value is not False} for one in self.reigns]
-        return json.dumps(told[-REMEMBERED:], separators=(",", ":"))
+    def as_json(self) -> str:
+        """Return the tag's text, with the latest reigns."""
+        reigns = [{name: value for name, value in vars(reign).items() if value is not False} for reign in self.reigns]
+        return json.dumps(reigns[-MAX_REIGNS:], separators=(",", ":"))
 
-    def settled(self, champion: str | None) -> "Champions":
-        """Make it agree with the alias: what was intended happened or did not; others may have set the alias, too."""
+    def reconciled(self, champion: str | None) -> "Champions":
+        """Return the history that agrees with the alias, whether a move was cut off or the alias was set by hand."""
         reigns = self.reigns
         if reigns and reigns[-1].intended:
-            happened = reigns[-1].version == champion
-            reigns = (*reigns[:-1], replace(reigns[-1], intended=False)) if happened else reigns[:-1]
+            has_moved = reigns[-1].version == champion
+            reigns = (*reigns[:-1], replace(reigns[-1], intended=False)) if has_moved else reigns[:-1]
         if champion and (not reigns or reigns[-1].version != champion):
-            reigns = (*reigns, Reign(champion, _now(), "set by hand"))
+            reigns = (*reigns, Reign(champion, timestamp(), "set by hand"))
         return Champions(reigns)
 
-    def intending(self, version: str, why: str) -> "Champions":
-        return Champions((*self.reigns, Reign(version, _now(), why, intended=True)))
+    def with_intention(self, version: str, why: str) -> "Champions":
+        """Return the history with a reign that is about to begin."""
+        return Champions((*self.reigns, Reign(version, timestamp(), why, intended=True)))
 
-    def before(self, champion: str | None, there: Collection[str]) -> str | None:
-        """The version that was champion before this one, of those that are still there."""
-        return next(
-            (one.version for one in reversed(self.reigns) if one.version != champion and one.version in there), None
-        )
+    def predecessor(self, champion: str | None, existing: Collection[str]) -> str | None:
+        """Return the latest champion but this one whose version still exists."""
+        for reign in reversed(self.reigns):
+            if reign.version != champion and reign.version in existing:
+                return reign.version
+        return None
 
     def __contains__(self, version: object) -> bool:
-        return any(one.version == version and not one.intended for one in self.reigns)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-def find(versions: Sequence[ModelVersion], reference: str) -> ModelVersion:
-    """Find what NAME, NAME@champion, NAME@7, NAME/7 or champion alone mean; NAME alone is its champion.
-
-    Raises:
-        UserError: there is no such model, version or alias; or there are several champions, of different models.
-    """
-    name, _, which = reference.replace("/", "@", 1).partition("@")
-    names = sorted({one.name for one in versions})
-    if not which and name in (CHAMPION, CHALLENGER) and name not in names:
-        found = [one for one in versions if name in one.aliases]
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise UserError(f"There is no {name}: no model is registered so.", "`torchmill models` lists them.")
-        several = " or ".join(f"{one.name}@{name}" for one in found[:5])
-        raise UserError(f"There are {len(found)} models with a {name}.", f"Say which: {several}.")
-    held = [one for one in versions if one.name == name]
-    if not held:
-        remedy = nearest(name, names) or "`torchmill train` registers one."
-        raise UserError(f"There is no registered model '{name}'.", remedy)
-    which = which or CHAMPION
-    for one in held:
-        if which in (one.version, *one.aliases):
-            return one
-    known = [*(one.version for one in held), *(alias for one in held for alias in one.aliases)]
-    what = f"version {which}" if re.fullmatch(r"\d+", which) else which
-    raise UserError(f"{name} has no {what}.", f"It has: {', '.join(known)}.")
+        return any(reign.version == version and not reign.intended for reign in self.reigns)

@@ -1,4 +1,4 @@
-"""Tags that describe where a run ran: versions, machine, git."""
+"""Tags that say where a run ran: library versions, machine, git commit."""
 
 import os
 import platform
@@ -9,19 +9,20 @@ from pathlib import Path
 from torchmill.components.runs.fingerprint import our_source
 from torchmill.components.runs.snapshot import git
 
+LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "onnxscript", "mlflow", "prefect")
 
-def circumstances() -> dict[str, str]:
-    """What, besides the configuration, decides or explains a result: versions, machine, git commit."""
-    libraries = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "onnxscript", "mlflow", "prefect")
-    tags = {f"version.{name}": metadata.version(name) for name in libraries}
+
+def environment_tags() -> dict[str, str]:
+    """Return tags for everything but the configuration that decides or explains a result."""
+    tags = {f"version.{name}": metadata.version(name) for name in LIBRARIES}
     tags |= {
         "version.torchmill": metadata.version("torchmill"),
         "version.python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "mlflow.source.name": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500],
         "mlflow.source.type": "LOCAL",
+        "torchmill.source": our_source(),
     }
-    tags["torchmill.source"] = our_source()
     commit = git("rev-parse", "HEAD")
     if commit:
         tags["mlflow.source.git.commit"] = commit.strip()

@@ -1,4 +1,4 @@
-"""A run's journal: what it has to record, one JSON object a line, in order."""
+"""A run's journal: one JSON record per line, in the order in which things happened."""
 
 import contextlib
 import json
@@ -16,21 +16,29 @@ logger = logging.getLogger("torchmill")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 ERROR_TAG = "error"
+"""Tag with the reason why a run failed."""
 
 
 class Journal:
-    """What a run has to tell, a line of JSON each, in the order in which it happened."""
+    """The file ``journal.jsonl`` in a run's folder. Processes may append to it at the same time.
+
+    Example:
+        >>> journal = Journal(folder)
+        >>> journal.append({"kind": "tags", "tags": {"team": "vision"}})
+        >>> journal.records()
+        [{'kind': 'tags', 'tags': {'team': 'vision'}}]
+    """
 
     def __init__(self, folder: Path):
         self.path = folder / "journal.jsonl"
         self._unwritten = b""
         with contextlib.suppress(FileNotFoundError):
             text = self.path.read_bytes()
-            if not text.endswith(b"\n"):  # a write that was cut off: what follows must not be glued to it
+            if not text.endswith(b"\n"):  # a kill cut off the last line: the next record needs a line to itself
                 os.truncate(self.path, text.rfind(b"\n") + 1)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record; on a full disk it is kept in memory, and written with the next one that finds room."""
+        """Write a record. If the disk is full, keep it in memory and write it together with the next one."""
         self._unwritten += json.dumps(record, allow_nan=False, default=str).encode() + b"\n"
         try:
             self._write()
@@ -41,16 +49,16 @@ class Journal:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             while self._unwritten:
-                written = os.write(descriptor, self._unwritten)  # less, where the disk fills meanwhile
-                self._unwritten = self._unwritten[written:]
+                size = os.write(descriptor, self._unwritten)  # a disk that fills up takes a part
+                self._unwritten = self._unwritten[size:]
         finally:
             os.close(descriptor)
 
     def sync(self) -> None:
-        """See to it that all is on the disk.
+        """Write the records that wait in memory, and fsync the file.
 
         Raises:
-            UserError: it doesn't take it.
+            UserError: the disk is full or read-only.
         """
         try:
             self._write()
@@ -60,25 +68,32 @@ class Journal:
             raise UserError(f"Cannot write {self.path}: {error.strerror}.", "Is the disk full or read-only?") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """Give all that is written."""
-        return read_lines(self.path)
+        """Return the records in the file."""
+        return read_json_lines(self.path)
 
 
-def now_ms() -> int:
-    return int(time.time() * 1000)
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a file; none if the file is missing."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
-def read_delivered(folder: Path) -> str:
-    """How far the recorder has come; empty before it has sent anything."""
+def read_progress(folder: Path) -> str:
+    """Return how far the recorder has come, as JSON; empty before it has sent anything."""
     try:
         return (folder / "sent.json").read_text()
     except FileNotFoundError:
         return ""
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+def now_ms() -> int:
+    """Return the milliseconds since 1970, MLflow's unit of time."""
+    return int(time.time() * 1000)
+
+
+def timestamp() -> str:
+    """Return the local time with its offset, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

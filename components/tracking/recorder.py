@@ -14,97 +14,102 @@ from pathlib import Path
 from torchmill.components.files import locked
 from torchmill.components.runs.claim import is_alive
 from torchmill.components.runs.folders import Runs
-from torchmill.components.tracking.journal import read_delivered
-from torchmill.components.tracking.session import Session, explain
-from torchmill.components.tracking.store import be_silent
+from torchmill.components.tracking.client import silence_mlflow
+from torchmill.components.tracking.delivery import Delivery
+from torchmill.components.tracking.journal import read_progress
 
-LINGER_SECONDS = 60.0  # so long the recorder tries on when the run's process has gone
+LINGER_SECONDS = 60.0
+"""Longest time that the recorder keeps trying after the run's process has gone."""
 
-NEEDED = ("mlflow", "mlflow.onnx", "mlflow.pyfunc")
-"""What the recorder imports."""
+RECORDER_IMPORTS = ("mlflow", "mlflow.onnx", "mlflow.pyfunc")
+"""Heavy modules that the recorder needs."""
+
+
+def run_recorder(orders: BufferedReader) -> int:
+    """Run the recorder in a process that was forked for it; return the exit code."""
+    warnings.simplefilter("ignore")
+    silence_mlflow()
+    with Path(os.devnull).open("wb") as devnull:
+        os.dup2(devnull.fileno(), sys.stdout.fileno())
+    record(orders)
+    return 0
 
 
 def record(orders: BufferedReader) -> None:
-    """Be the recorder: read which journal to follow from ``orders``, and follow it to its end or its writer's."""
-    gc.disable()  # a fifth of the time that the imports take
-    for name in NEEDED:  # here, while the run's process imports torch
+    """Follow a journal to its end, or until its writer has died.
+
+    Args:
+        orders: a pipe from the run's process, with one line that names the journal. It closes with that process.
+    """
+    gc.disable()  # collecting garbage takes a fifth of the imports' time
+    for name in RECORDER_IMPORTS:  # now, while the run's process imports torch
         importlib.import_module(name)
     gc.enable()
     order = orders.readline()
     if not order:
-        return  # the run ended before it began
+        return  # the process ended before it opened a run
     journal, runs = (Path(json.loads(order)[key]) for key in ("journal", "runs"))
     log = journal.with_name("recorder.log").open("a", encoding="utf-8")
     os.dup2(log.fileno(), sys.stderr.fileno())
-    with locked(journal.with_name("recorder.lock")):  # the one before, of a process that was killed, may not be done
-        session = Session(journal, Runs(runs))
+    with locked(journal.with_name("recorder.lock")):  # the recorder of a killed process may still be at work
+        delivery = Delivery(journal, Runs(runs))
         try:
-            _follow(session, orders)
-        except Exception as error:  # whatever MLflow, its database or the disk says is told to the run's process
-            message, remedy, unreachable = explain(error, session)
-            session.receipt("refused", message=message, remedy=remedy, unreachable=unreachable)
+            _follow(delivery, orders)
+        except Exception as error:  # the run's process shows it, whether MLflow, its database or the disk raised it
+            reason = delivery.explain(error)
+            delivery.receipt("refused", message=reason.message, remedy=reason.remedy, unreachable=reason.is_unreachable)
             raise
-    deliver_rest(Runs(runs))
+    deliver_pending(Runs(runs))
 
 
-def _follow(session: Session, orders: BufferedReader) -> None:
-    writer_lives = True
-    while writer_lives and not (session.ended and session.is_delivered()):
+def _follow(delivery: Delivery, orders: BufferedReader) -> None:
+    is_writer_alive = True
+    while is_writer_alive and not (delivery.ended and delivery.is_complete):
         ready, _, _ = select.select([orders], [], [], 0.05)
-        writer_lives = not ready or bool(orders.read1())
-        session.read()
-        session.deliver()
+        is_writer_alive = not ready or bool(orders.read1())
+        delivery.read()
+        delivery.deliver()
     deadline = time.monotonic() + LINGER_SECONDS
-    while not session.is_delivered() and time.monotonic() < deadline:
-        session.flushed = 0.0  # no gathering any more
-        session.deliver()
+    while not delivery.is_complete and time.monotonic() < deadline:
+        delivery.deliver(gather=False)
         time.sleep(0.05)
-    if session.is_delivered() and not session.ended:
-        session.close_as_killed()
+    if delivery.is_complete and not delivery.ended:
+        delivery.close_as_killed()
 
 
-def undelivered(runs: Runs) -> list[Path]:
-    """Folders of runs that no process is at work on, and of which MLflow does not know all, or not how they ended."""
-    found = []
+def pending_runs(runs: Runs) -> list[Path]:
+    """Return the folders of dead or ended runs whose records, or whose end, MLflow lacks."""
+    folders = []
     for journal in sorted(runs.work.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime):
-        sent = json.loads(read_delivered(journal.parent) or '{"to": 0, "status": ""}')
-        behind = sent["to"] < journal.stat().st_size or not sent["status"]
-        if behind and not is_alive(journal.parent):
-            found.append(journal.parent)
-    return found
+        progress = json.loads(read_progress(journal.parent) or '{"to": 0, "status": ""}')
+        is_behind = progress["to"] < journal.stat().st_size or not progress["status"]
+        if is_behind and not is_alive(journal.parent):
+            folders.append(journal.parent)
+    return folders
 
 
-def deliver_rest(runs: Runs) -> dict[Path, str]:
-    """Send MLflow what runs that are over could not send; gives per folder how the run stands, or why it can't be sent.
+def deliver_pending(runs: Runs) -> dict[Path, str]:
+    """Deliver the journals of ``pending_runs``; set a run to KILLED if its process died without ending it.
 
-    A run whose process died without a word is closed as KILLED.
+    Returns:
+        By folder, the run's status, or why it can't be delivered.
     """
-    told: dict[Path, str] = {}
-    for folder in undelivered(runs):
-        with locked(folder / "recorder.lock", wait=False) as free:
+    outcomes: dict[Path, str] = {}
+    for folder in pending_runs(runs):
+        with locked(folder / "recorder.lock", wait=False) as is_free:
             if is_alive(folder):
-                continue  # it goes on
-            if not free:
-                told[folder] = "another process is sending it"
-                continue
-            session = Session(folder / "journal.jsonl", runs)
-            try:
-                session.read()
-                session.flushed = 0.0
-                session.deliver()
-                if session.is_delivered() and not session.ended:
-                    session.close_as_killed()
-                told[folder] = session.sent["status"] if session.is_delivered() else "MLflow does not answer"
-            except Exception as error:  # one run's trouble is not the others'
-                told[folder] = explain(error, session)[0]
-    return told
+                continue  # it was resumed meanwhile
+            outcomes[folder] = _deliver_all(folder, runs) if is_free else "another process is sending it"
+    return outcomes
 
 
-def be_recorder(orders: BufferedReader) -> int:
-    """Be the recorder in a process that was forked for it."""
-    warnings.simplefilter("ignore")
-    be_silent()
-    with Path(os.devnull).open("wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
-    record(orders)
-    return 0
+def _deliver_all(folder: Path, runs: Runs) -> str:
+    delivery = Delivery(folder / "journal.jsonl", runs)
+    try:
+        delivery.read()
+        delivery.deliver(gather=False)
+        if delivery.is_complete and not delivery.ended:
+            delivery.close_as_killed()
+    except Exception as error:  # the trouble of one run must not stop the others
+        return delivery.explain(error).message
+    return delivery.sent["status"] if delivery.is_complete else "MLflow does not answer"

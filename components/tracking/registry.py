@@ -1,10 +1,8 @@
-"""The model registry in MLflow: versions, the champion, rollback."""
+"""MLflow's model registry: its versions, their files, the champion and rollback."""
 
 import contextlib
 import os
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,37 +11,41 @@ from urllib.parse import unquote
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked
 from torchmill.components.runs.folders import Runs
-from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find
-from torchmill.components.tracking.store import check_database, open_client, relocate
+from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find_version
+from torchmill.components.tracking.client import open_client, server_address
+from torchmill.components.tracking.database import check_database, relocate
 
 CHAMPIONS_TAG = "torchmill.champions"
+"""Tag of a registered model with the history of its champions."""
+
+ROLLBACK_ATTEMPTS = 10
 
 
 def versions(runs: Runs) -> list[ModelVersion]:
-    """All versions of all registered models, by name and number.
+    """Return all versions of all registered models, by name and number.
 
-    From the folder's own SQLite file without MLflow, which takes seconds to import.
+    The SQLite file is read without MLflow, which takes seconds to import.
 
     Raises:
         UserError: MLflow doesn't answer.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        found = _local_versions(runs)
+    if not server_address():
+        rows = _read_database(runs)
     else:
         with open_client(runs) as client:
-            found = [
-                read_version(client, model.name, str(one.version), model.aliases)
+            rows = [
+                read_version(client, model.name, str(version.version), model.aliases)
                 for model in _all_pages(client.search_registered_models)
-                for one in client.search_model_versions(f"name = '{model.name}'")
+                for version in client.search_model_versions(f"name = '{model.name}'")
             ]
-    return sorted(found, key=lambda one: (one.name, int(one.version)))
+    return sorted(rows, key=lambda version: (version.name, int(version.version)))
 
 
-def _local_versions(runs: Runs) -> list[ModelVersion]:
+def _read_database(runs: Runs) -> list[ModelVersion]:
     if not runs.database.exists():
         return []
     check_database(runs)
-    relocate(runs)  # otherwise files would be looked for where the folder was
+    relocate(runs)  # the addresses that follow must be the present ones
     tags: dict[tuple[str, int], dict[str, str]] = {}
     aliases: dict[tuple[str, int], list[str]] = {}
     with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
@@ -57,14 +59,14 @@ def _local_versions(runs: Runs) -> list[ModelVersion]:
         ).fetchall()
     return [
         ModelVersion(
-            name,
-            str(number),
-            run_id or "",
-            tags.get((name, number), {}),
-            tuple(sorted(aliases.get((name, number), []))),
-            place or "",
+            name=name,
+            version=str(number),
+            run_id=run_id or "",
+            tags=tags.get((name, number), {}),
+            aliases=tuple(sorted(aliases.get((name, number), []))),
+            folder_uri=location or "",
         )
-        for name, number, run_id, place in rows
+        for name, number, run_id, location in rows
     ]
 
 
@@ -79,31 +81,31 @@ def _all_pages(search: Callable[..., Any]) -> Generator[Any]:
 
 
 def read_version(client: Any, name: str, version: str, aliases: Mapping[str, Any] = {}) -> ModelVersion:
-    held = client.get_model_version(name, version)
-    place = str(client.get_model_version_download_uri(name, version))
-    own = tuple(sorted(alias for alias, number in aliases.items() if str(number) == version))
-    return ModelVersion(name, version, held.run_id or "", dict(held.tags), own, place)
+    """Return a version from the registry.
+
+    Args:
+        aliases: the model's aliases and the version that each names.
+    """
+    row = client.get_model_version(name, version)
+    folder_uri = str(client.get_model_version_download_uri(name, version))
+    names = tuple(sorted(alias for alias, number in aliases.items() if str(number) == version))
+    return ModelVersion(name, version, row.run_id or "", dict(row.tags), names, folder_uri)
 
 
 def onnx_file(runs: Runs, version: ModelVersion) -> Path:
-    """Have the ONNX file of a version on this machine.
+    """Return the path of a version's ONNX file, downloaded if it is not on this machine.
 
     Raises:
-        UserError: MLflow doesn't give it, or there is none.
+        UserError: MLflow doesn't send it, or the version has none.
     """
-    if local := _local_folder(version):
-        return _onnx_in(local, version)
+    if folder := _local_folder(version):
+        return _onnx_in(folder, version)
     with open_client(runs) as client:
         return download_onnx(client, version, runs.work / "models" / version.name / version.version)
 
 
-def _local_folder(version: ModelVersion) -> Path | None:
-    folder = Path(unquote(version.place.removeprefix("file://")))
-    return folder if version.place.startswith("file://") and folder.is_dir() else None
-
-
 def download_onnx(client: Any, version: ModelVersion, folder: Path) -> Path:
-    """Copy a version's files into a folder, unless they are on this machine anyway."""
+    """Return the path of a version's ONNX file, downloaded into a folder if it is not on this machine."""
     if local := _local_folder(version):
         return _onnx_in(local, version)
     if not folder.is_dir():
@@ -111,10 +113,15 @@ def download_onnx(client: Any, version: ModelVersion, folder: Path) -> Path:
 
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         partial.mkdir(parents=True, exist_ok=True)
-        download_artifacts(artifact_uri=version.place, dst_path=str(partial), tracking_uri=client.tracking_uri)
-        with contextlib.suppress(OSError):  # somebody else was quicker
+        download_artifacts(artifact_uri=version.folder_uri, dst_path=str(partial), tracking_uri=client.tracking_uri)
+        with contextlib.suppress(OSError):  # another process was faster
             partial.rename(folder)
     return _onnx_in(folder, version)
+
+
+def _local_folder(version: ModelVersion) -> Path | None:
+    folder = Path(unquote(version.folder_uri.removeprefix("file://")))
+    return folder if version.folder_uri.startswith("file://") and folder.is_dir() else None
 
 
 def _onnx_in(folder: Path, version: ModelVersion) -> Path:
@@ -124,75 +131,6 @@ def _onnx_in(folder: Path, version: ModelVersion) -> Path:
     return files[0]
 
 
-def within(work: Callable[[], Path], until: float) -> Path:
-    """Do work that may hang in a thread that is left to itself then.
-
-    Raises:
-        UserError: it isn't done by then.
-    """
-    done: list[Path | Exception] = []
-
-    def do() -> None:
-        try:
-            done.append(work())
-        except Exception as error:
-            done.append(error)
-
-    thread = threading.Thread(target=do, daemon=True)
-    thread.start()
-    thread.join(max(0.0, until - time.time()))
-    if not done:
-        raise UserError("MLflow did not answer in time.")
-    if isinstance(done[0], Exception):
-        raise done[0]
-    return done[0]
-
-
-def set_challenger(client: Any, name: str, version: str) -> None:
-    """Let a version that was just registered be the challenger."""
-    if str(client.get_registered_model(name).aliases.get(CHAMPION)) != version:
-        client.set_registered_model_alias(name, CHALLENGER, version)
-
-
-def read_champions(client: Any, name: str) -> tuple[Champions, str | None]:
-    """Give who was champion of a model, and who is."""
-    model = client.get_registered_model(name)
-    held = model.aliases.get(CHAMPION)
-    champion = None if held is None else str(held)
-    return Champions.read(model.tags.get(CHAMPIONS_TAG)).settled(champion), champion
-
-
-def move_champion(client: Any, runs: Runs, name: str, version: str, expected: str | None, why: str) -> bool:
-    """Make a version champion if the champion is still the one that is expected; gives whether it is champion now."""
-    with locked(runs.work / "promotion.lock"):
-        champions, champion = read_champions(client, name)
-        if champion not in (expected, version):
-            return False
-        if champion != version:
-            champions = champions.intending(version, why)
-            client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.text())
-            client.set_registered_model_alias(name, CHAMPION, version)
-        client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.settled(version).text())
-        if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
-    return True
-
-
-def set_champion(runs: Runs, version: ModelVersion, expected: str | None, why: str, tags: Mapping[str, str]) -> bool:
-    """Make a version champion if ``expected`` is still the champion, and write ``tags`` onto it and its run.
-
-    Gives False, and changes nothing, where another is champion by now.
-
-    Raises:
-        UserError: MLflow doesn't answer, or says no.
-    """
-    with open_client(runs) as client:
-        moved = move_champion(client, runs, version.name, version.version, expected, why)
-        if moved:
-            _tag_version(client, version, tags)
-        return moved
-
-
 def tag_version(runs: Runs, version: ModelVersion, tags: Mapping[str, str]) -> None:
     """Write tags onto a version and its run.
 
@@ -200,32 +138,79 @@ def tag_version(runs: Runs, version: ModelVersion, tags: Mapping[str, str]) -> N
         UserError: MLflow doesn't answer, or says no.
     """
     with open_client(runs) as client:
-        _tag_version(client, version, tags)
+        _write_tags(client, version, tags)
 
 
-def _tag_version(client: Any, version: ModelVersion, tags: Mapping[str, str]) -> None:
+def _write_tags(client: Any, version: ModelVersion, tags: Mapping[str, str]) -> None:
     for key, value in tags.items():
         client.set_model_version_tag(version.name, version.version, key, value)
         if version.run_id:
             client.set_tag(version.run_id, key, value)
 
 
-def roll_back(runs: Runs, name: str) -> tuple[str, str]:
-    """Make the version champion that was it before; gives that, and the one that was champion until now.
+def set_challenger(client: Any, name: str, version: str) -> None:
+    """Make a version that was just registered the challenger, unless it is champion."""
+    if str(client.get_registered_model(name).aliases.get(CHAMPION)) != version:
+        client.set_registered_model_alias(name, CHALLENGER, version)
+
+
+def set_champion(runs: Runs, version: ModelVersion, expected: str | None, why: str, tags: Mapping[str, str]) -> bool:
+    """Make a version champion if ``expected`` is still the champion, and write ``tags`` onto it and its run.
+
+    Returns:
+        False if another version is champion by now; nothing was changed.
 
     Raises:
-        UserError: there is no such model, or no champion before this one; MLflow doesn't answer.
+        UserError: MLflow doesn't answer, or says no.
     """
-    known = [one for one in versions(runs) if one.name == name]
-    if not known:
-        find(versions(runs), name)
     with open_client(runs) as client:
-        for _ in range(10):
+        has_moved = move_champion(client, runs, version.name, version.version, expected, why)
+        if has_moved:
+            _write_tags(client, version, tags)
+        return has_moved
+
+
+def move_champion(client: Any, runs: Runs, name: str, version: str, expected: str | None, why: str) -> bool:
+    """Make a version champion if ``expected`` is still the champion; return whether the version is champion now."""
+    with locked(runs.work / "promotion.lock"):
+        champions, champion = read_champions(client, name)
+        if champion not in (expected, version):
+            return False
+        if champion != version:
+            champions = champions.with_intention(version, why)
+            client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.as_json())
+            client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.reconciled(version).as_json())
+        if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+    return True
+
+
+def read_champions(client: Any, name: str) -> tuple[Champions, str | None]:
+    """Return a model's former champions, and the version that is champion now."""
+    model = client.get_registered_model(name)
+    alias = model.aliases.get(CHAMPION)
+    champion = None if alias is None else str(alias)
+    return Champions.from_json(model.tags.get(CHAMPIONS_TAG)).reconciled(champion), champion
+
+
+def roll_back(runs: Runs, name: str) -> tuple[str, str]:
+    """Make the previous champion champion again; return its version and the version that it replaces.
+
+    Raises:
+        UserError: there is no such model, or no champion before the present one; MLflow doesn't answer.
+    """
+    registered = versions(runs)
+    numbers = {version.version for version in registered if version.name == name}
+    if not numbers:
+        find_version(registered, name)
+    with open_client(runs) as client:
+        for _ in range(ROLLBACK_ATTEMPTS):
             champions, champion = read_champions(client, name)
-            former = champions.before(champion, {one.version for one in known})
+            former = champions.predecessor(champion, numbers)
             if champion is None or former is None:
-                told = "no champion" if champion is None else f"no champion before version {champion}"
-                raise UserError(f"{name} has {told}: there is nothing to go back to.", f"torchmill promote {name}")
+                lack = "no champion" if champion is None else f"no champion before version {champion}"
+                raise UserError(f"{name} has {lack}: there is nothing to go back to.", f"torchmill promote {name}")
             if move_champion(client, runs, name, former, champion, f"rolled back from version {champion}"):
                 client.set_model_version_tag(name, champion, "promotion.outcome", "rolled back")
                 return former, champion

@@ -33,16 +33,16 @@ def repair(runs: Runs, dry_run: bool) -> int:
 
 
 def _addresses(runs: Runs, dry_run: bool) -> Iterator[str]:
-    for former in tracking.moved_from(runs) if dry_run else tracking.relocate(runs):
+    for former in tracking.former_addresses(runs) if dry_run else tracking.relocate(runs):
         yield f"addresses of artifacts: from {former.removeprefix('file://')} to {runs.folder}"
 
 
 def _kept(runs: Runs, dry_run: bool) -> Iterator[str]:
     if dry_run:
-        for folder in tracking.undelivered(runs):
+        for folder in tracking.pending_runs(runs):
             yield f"run {_name(folder)}: MLflow is to be told what it has not got, and how it ended"
     else:
-        for folder, outcome in tracking.deliver_rest(runs).items():
+        for folder, outcome in tracking.deliver_pending(runs).items():
             yield (
                 f"run {_name(folder)}: {outcome}, and MLflow has all of it"
                 if outcome.isupper()
@@ -52,8 +52,8 @@ def _kept(runs: Runs, dry_run: bool) -> Iterator[str]:
 
 def _running(runs: Runs, dry_run: bool) -> Iterator[str]:
     """Runs that MLflow calls running, and that no journal here accounts for."""
-    accounted = {folder.name for folder in tracking.undelivered(runs)}
-    for run in tracking.said_to_run(runs):
+    accounted = {folder.name for folder in tracking.pending_runs(runs)}
+    for run in tracking.running_runs(runs):
         if run.folder is None:
             yield f"run {run.name} ({run.run_id}) says RUNNING; Torchmill did not start it: left alone"
         elif run.host != platform.node():

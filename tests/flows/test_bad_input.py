@@ -57,7 +57,7 @@ def test_a_damaged_mlflow_database_is_told_at_once_and_left_as_it_is(place: Plac
     database = place.runs / "mlflow.db"
     if rubbish is None:  # a real one with a hole in it
         from torchmill.components.runs.folders import Runs
-        from torchmill.components.tracking.store import create_database
+        from torchmill.components.tracking.database import create_database
 
         create_database(Runs(place.runs).ready())
         whole = bytearray(database.read_bytes())

@@ -189,7 +189,7 @@ def import_all() -> None:
     from torchmill.flows.cli import main as cli
 
     cli.quiet_prefect()
-    tracking.be_silent()
+    tracking.silence_mlflow()
     for package in ("torchmill.components", "torchmill.flows"):
         folder = importlib.import_module(package).__path__
         for module in pkgutil.walk_packages(folder, f"{package}."):
@@ -197,7 +197,7 @@ def import_all() -> None:
     from torchmill.components.evaluation import evaluate
     from torchmill.components.export import to_onnx
 
-    for name in (*evaluate.NEEDED, *to_onnx.NEEDED, *tracking.NEEDED):
+    for name in (*evaluate.NEEDED, *to_onnx.NEEDED, *tracking.RECORDER_IMPORTS):
         importlib.import_module(name)
     tracking.map_tables()
 
@@ -299,7 +299,7 @@ def _spare_processes() -> None:
 
     training = ForkedProcess(worker.wait_for_orders)
     launch.spare = training
-    tracking.take(ForkedProcess(tracking.be_recorder, (training,)))
+    tracking.adopt_recorder(ForkedProcess(tracking.run_recorder, (training,)))
 
 
 @dataclass

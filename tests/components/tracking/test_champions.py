@@ -1,9 +1,9 @@
-"""Names of model versions, and the history of champions."""
+"""References to model versions, and the history of champions."""
 
 import pytest
 
 from torchmill.components.errors import UserError
-from torchmill.components.tracking.champions import REMEMBERED, Champions, ModelVersion, find
+from torchmill.components.tracking.champions import MAX_REIGNS, Champions, ModelVersion, find_version
 
 VERSIONS = [
     ModelVersion("digits-cnn", "1", "a", aliases=("champion",)),
@@ -23,8 +23,8 @@ VERSIONS = [
         ("digits-cnn/2", "2"),
     ],
 )
-def test_a_version_is_found_by_alias_or_number(reference, version):
-    assert find(VERSIONS, reference).version == version
+def test_a_reference_names_a_version_by_alias_or_number(reference, version):
+    assert find_version(VERSIONS, reference).version == version
 
 
 @pytest.mark.parametrize(
@@ -36,46 +36,46 @@ def test_a_version_is_found_by_alias_or_number(reference, version):
         ("digits-cnn@best", "has no best"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(reference, words):
+def test_an_unknown_version_is_an_error_that_lists_the_known_ones(reference, words):
     with pytest.raises(UserError, match=words):
-        find(VERSIONS, reference)
+        find_version(VERSIONS, reference)
 
 
-def test_a_champion_of_several_models_is_to_be_named():
+def test_champion_alone_is_ambiguous_with_several_models():
     both = [*VERSIONS, ModelVersion("names", "2", "d", aliases=("champion",))]
     with pytest.raises(UserError, match="Say which: digits-cnn@champion or names@champion"):
-        find(both, "champion")
+        find_version(both, "champion")
     with pytest.raises(UserError, match="no model is registered"):
-        find([], "champion")
+        find_version([], "champion")
 
 
-def reign(*moves: str) -> Champions:
+def history(*moves: str) -> Champions:
     champions = Champions()
     for version in moves:
-        champions = champions.intending(version, "promoted").settled(version)
+        champions = champions.with_intention(version, "promoted").reconciled(version)
     return champions
 
 
-def test_the_former_champion_is_found_and_a_rollback_of_a_rollback_leads_back():
-    assert reign("1", "2").before("2", {"1", "2"}) == "1"
-    assert reign("1", "2", "1").before("1", {"1", "2"}) == "2"
-    assert reign("1", "2", "3").before("3", {"1", "3"}) == "1"  # 2 was deleted
-    assert reign("1").before("1", {"1"}) is None and Champions().before(None, {"1"}) is None
+def test_the_predecessor_exists_and_a_second_rollback_undoes_the_first():
+    assert history("1", "2").predecessor("2", {"1", "2"}) == "1"
+    assert history("1", "2", "1").predecessor("1", {"1", "2"}) == "2"
+    assert history("1", "2", "3").predecessor("3", {"1", "3"}) == "1"  # 2 was deleted
+    assert history("1").predecessor("1", {"1"}) is None and Champions().predecessor(None, {"1"}) is None
 
 
-def test_a_move_that_did_not_happen_is_forgotten_and_one_that_did_is_kept():
-    half = reign("1").intending("2", "promoted")
-    assert "2" not in half
-    assert [one.version for one in half.settled("1").reigns] == ["1"]
-    assert [one.version for one in half.settled("2").reigns] == ["1", "2"]
-    by_hand = reign("1", "2").settled("1")
-    assert [(one.version, one.why) for one in by_hand.reigns[-1:]] == [("1", "set by hand")]
+def test_an_interrupted_move_counts_if_the_alias_was_set():
+    interrupted = history("1").with_intention("2", "promoted")
+    assert "2" not in interrupted
+    assert [reign.version for reign in interrupted.reconciled("1").reigns] == ["1"]
+    assert [reign.version for reign in interrupted.reconciled("2").reigns] == ["1", "2"]
+    by_hand = history("1", "2").reconciled("1")
+    assert [(reign.version, reign.why) for reign in by_hand.reigns[-1:]] == [("1", "set by hand")]
 
 
-def test_a_history_survives_being_written_and_stays_short():
-    champions = reign("1", "2").intending("3", "promoted")
-    assert Champions.read(champions.text()) == champions
-    many = reign(*map(str, range(1000, 1500)))
-    assert len(many.text()) < 5000 and len(Champions.read(many.text()).reigns) == REMEMBERED
-    for rubbish in (None, "", "{", "[1]", '[{"version": 1}]'):
-        assert Champions.read(rubbish).reigns == ()
+def test_a_history_survives_a_round_trip_and_stays_short():
+    champions = history("1", "2").with_intention("3", "promoted")
+    assert Champions.from_json(champions.as_json()) == champions
+    many = history(*map(str, range(1000, 1500)))
+    assert len(many.as_json()) < 5000 and len(Champions.from_json(many.as_json()).reigns) == MAX_REIGNS
+    for damaged in (None, "", "{", "[1]", '[{"version": 1}]'):
+        assert Champions.from_json(damaged).reigns == ()

@@ -1,4 +1,4 @@
-"""The champion of a registered model: one, whoever is killed and whoever comes at once."""
+"""A registered model has one champion, whichever process is killed and however many move it at once."""
 
 import json
 import os
@@ -16,11 +16,13 @@ from torchmill.components.tracking.champions import Champions
 
 pytestmark = pytest.mark.services
 
-# A process that imports MLflow once and forks for each try; itself it never opens a database.
+# A process that imports MLflow once and forks for each attempt. It never opens a database itself.
 SCRIPT = """
 import json, os, sys
 import mlflow
 from torchmill.components import tracking
+from torchmill.components.tracking.client import open_client
+from torchmill.components.tracking.registry import move_champion
 from pathlib import Path
 from torchmill.components.runs.folders import Runs
 
@@ -57,8 +59,8 @@ def set_champion(version, expected, moment=0):
     def work():
         if moment:
             dying_at(moment)
-        with tracking._client(runs) as client:
-            return 0 if tracking._crown(client, runs, "toy", version, expected, "promoted") else 3
+        with open_client(runs) as client:
+            return 0 if move_champion(client, runs, "toy", version, expected, "promoted") else 3
     return work
 
 def roll_back():
@@ -67,25 +69,25 @@ def roll_back():
 
 def make():
     tracking.create_database(runs.ready())
-    with tracking._client(runs) as client:
+    with open_client(runs) as client:
         client.create_registered_model("toy")
         for number in range(4):
             client.create_model_version("toy", source=(runs.artifacts / str(number)).as_uri())
     return 0
 
 for line in sys.stdin:
-    what = json.loads(line)
-    runs = Runs(Path(what["runs"]))
-    match what["do"]:
+    order = json.loads(line)
+    runs = Runs(Path(order["runs"]))
+    match order["do"]:
         case "make":
             codes = [ended(forked(make))]
         case "set_champion":
-            codes = [ended(forked(set_champion(*move))) for move in what["moves"]]
+            codes = [ended(forked(set_champion(*move))) for move in order["moves"]]
         case "at once":
-            children = [forked(set_champion(version, what["expected"])) for version in what["versions"]]
+            children = [forked(set_champion(version, order["expected"])) for version in order["versions"]]
             codes = [ended(child) for child in children]
         case "roll back":
-            codes = [ended(forked(roll_back)) for _ in range(what["times"])]
+            codes = [ended(forked(roll_back)) for _ in range(order["times"])]
     print(json.dumps(codes), flush=True)
 """
 
@@ -95,10 +97,10 @@ class Registry:
         self.runs = folder / "mlruns"
         self.forks = forks
 
-    def ask(self, **what) -> list[int]:
-        """Exit codes of what is done, each in a process of its own."""
+    def ask(self, **order) -> list[int]:
+        """Run an order's attempts, each in a forked process, and return their exit codes."""
         assert self.forks.stdin and self.forks.stdout
-        self.forks.stdin.write(json.dumps({"runs": str(self.runs), **what}) + "\n")
+        self.forks.stdin.write(json.dumps({"runs": str(self.runs), **order}) + "\n")
         self.forks.stdin.flush()
         return json.loads(self.forks.stdout.readline())
 
@@ -113,7 +115,7 @@ class Registry:
     @property
     def history(self) -> Champions:
         ((text,),) = self.read("SELECT value FROM registered_model_tags WHERE key = 'torchmill.champions'")
-        return Champions.read(text)
+        return Champions.from_json(text)
 
 
 @pytest.fixture(scope="module")
@@ -128,39 +130,39 @@ def forks() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, forks: subprocess.Popen[str]) -> Path:
-    folder = tmp_path_factory.mktemp("made")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory, forks: subprocess.Popen[str]) -> Path:
+    folder = tmp_path_factory.mktemp("registry")
     assert Registry(folder, forks).ask(do="make") == [0]
     return folder
 
 
 @pytest.fixture
-def registry(made: Path, tmp_path: Path, forks: subprocess.Popen[str]) -> Registry:
-    shutil.copytree(made / "mlruns", tmp_path / "mlruns")
+def registry(empty_registry: Path, tmp_path: Path, forks: subprocess.Popen[str]) -> Registry:
+    shutil.copytree(empty_registry / "mlruns", tmp_path / "mlruns")
     return Registry(tmp_path, forks)
 
 
-def test_a_kill_at_any_moment_leaves_one_champion_and_the_next_one_mends_the_history(registry: Registry):
+def test_a_kill_at_any_moment_leaves_one_champion_and_the_next_move_repairs_the_history(registry: Registry):
     assert registry.ask(do="set_champion", moves=[["1", None, 0]]) == [0]
     for moment, after in ((1, 1), (2, 1), (3, 2)):  # before the history, the alias, and the history again
         assert registry.ask(do="set_champion", moves=[["2", "1", moment]]) == [9]
         assert registry.champions == [after], moment
-    # What was begun and died is not in the history once somebody has looked; what happened is.
+    # The next move drops the attempts that died before the alias was set, and keeps the others.
     assert registry.ask(do="set_champion", moves=[["3", "2", 0]]) == [0]
     assert registry.champions == [3]
-    assert [one.version for one in registry.history.reigns] == ["1", "2", "3"]
-    assert not any(one.intended for one in registry.history.reigns)
+    assert [reign.version for reign in registry.history.reigns] == ["1", "2", "3"]
+    assert not any(reign.intended for reign in registry.history.reigns)
 
 
-def test_of_two_at_once_one_becomes_champion_and_the_other_is_told(registry: Registry):
+def test_of_several_concurrent_moves_one_succeeds_and_the_others_are_refused(registry: Registry):
     assert registry.ask(do="set_champion", moves=[["1", None, 0]]) == [0]
     assert sorted(registry.ask(do="at once", versions=["2", "3", "4"], expected="1")) == [0, 3, 3]
     (champion,) = registry.champions
     assert champion in (2, 3, 4)
-    assert [one.version for one in registry.history.reigns] == ["1", str(champion)]
+    assert [reign.version for reign in registry.history.reigns] == ["1", str(champion)]
 
 
-def test_whoever_compared_with_a_former_champion_moves_nothing(registry: Registry):
+def test_a_move_that_expects_a_former_champion_is_refused(registry: Registry):
     assert registry.ask(do="set_champion", moves=[["1", None, 0], ["2", "1", 0], ["3", "1", 0], ["2", "1", 0]]) == [
         0,
         0,
@@ -170,8 +172,8 @@ def test_whoever_compared_with_a_former_champion_moves_nothing(registry: Registr
     assert registry.champions == [2]
 
 
-def test_a_rollback_leads_to_the_former_champion_and_another_one_back(registry: Registry):
+def test_a_rollback_restores_the_former_champion_and_a_second_one_undoes_it(registry: Registry):
     registry.ask(do="set_champion", moves=[["1", None, 0], ["2", "1", 0], ["3", "2", 0]])
     assert registry.ask(do="roll back", times=3) == [2, 3, 2]
     assert registry.champions == [2]
-    assert [one.version for one in registry.history.reigns] == ["1", "2", "3", "2", "3", "2"]
+    assert [reign.version for reign in registry.history.reigns] == ["1", "2", "3", "2", "3", "2"]

@@ -1,0 +1,160 @@
+"""Runs that MLflow has recorded: find one, fetch its files, tag it, close one that died."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.reproduction import RecordedRun
+from torchmill.components.tracking.client import call_until, open_client
+
+logger = logging.getLogger("torchmill")
+
+SHORTEST_ID_PREFIX = 6
+"""Characters of a run's id that are enough to name it."""
+
+
+def find_run(runs: Runs, reference: str) -> RecordedRun:
+    """Return a run with its metrics.
+
+    Args:
+        reference: the run's id, the first six characters of it or more, or its name; ``last`` is the latest run that
+            has trained weights.
+
+    Raises:
+        UserError: no run fits, or several do; or MLflow doesn't answer.
+    """
+    with open_client(runs) as client:
+        run = _match(reference, _all_runs(client))
+        metrics = {
+            key: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
+            for key in sorted(run.data.metrics)
+        }
+    return RecordedRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.params, metrics)
+
+
+def _all_runs(client: Any) -> list[Any]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, max_results=50_000) if experiments else []
+
+
+def _match(reference: str, runs: list[Any]) -> Any:
+    is_prefix = len(reference) >= SHORTEST_ID_PREFIX
+    matches = [run for run in runs if run.info.run_id == reference] or [
+        run for run in runs if run.info.run_name == reference or (is_prefix and run.info.run_id.startswith(reference))
+    ]
+    if reference == "last" and not matches:
+        trained = [run for run in runs if "weights.sha256" in run.data.tags]
+        if not trained:
+            raise UserError("There is no run yet.", "`torchmill train` makes one.")
+        return max(trained, key=lambda run: run.info.start_time)
+    if not matches:
+        raise UserError(f"There is no run '{reference}'.", nearest(reference, [run.info.run_name for run in runs]))
+    if len(matches) > 1:
+        ids = ", ".join(run.info.run_id for run in matches[:5])
+        raise UserError(f"There are {len(matches)} runs called '{reference}'.", f"Give the id: {ids}.")
+    return matches[0]
+
+
+@dataclass(frozen=True)
+class RunningRun:
+    """A run whose status in MLflow is RUNNING."""
+
+    run_id: str
+    name: str
+    folder: Path | None
+    """Folder of the run on the host that runs it; None if something else than Torchmill began the run."""
+    host: str
+    heartbeat: str
+    """Time of the recorder's last sign of life."""
+
+
+def running_runs(runs: Runs) -> list[RunningRun]:
+    """Return the runs whose status in MLflow is RUNNING.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    with open_client(runs) as client:
+        return [
+            run for experiment in client.search_experiments() for run in _running_in(client, experiment.experiment_id)
+        ]
+
+
+def _running_in(client: Any, experiment_id: str) -> Iterator[RunningRun]:
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs([experiment_id], "attributes.status = 'RUNNING'", page_token=token or None)
+        for run in page:
+            tags = run.data.tags
+            folder = Path(tags["torchmill.folder"]) if "torchmill.folder" in tags else None
+            host, heartbeat = tags.get("torchmill.host", ""), tags.get("torchmill.heartbeat", "")
+            yield RunningRun(run.info.run_id, run.info.run_name, folder, host, heartbeat)
+        token = page.token or None
+
+
+def close_run(runs: Runs, run_id: str) -> None:
+    """Set a run to KILLED, because its process is gone."""
+    with open_client(runs) as client:
+        client.set_terminated(run_id, "KILLED")
+
+
+def tag_run(runs: Runs, run_id: str, tags: Mapping[str, str]) -> None:
+    """Write tags onto a run that has ended.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    with open_client(runs) as client:
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+
+def fetch_file(runs: Runs, run: RecordedRun, name: str, folder: Path) -> Path:
+    """Copy an artifact, for example ``weights/best.safetensors``, into a folder and return its path there.
+
+    Raises:
+        UserError: the run has no such artifact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_client(runs) as client:
+        parent = name.rpartition("/")[0]
+        if name not in {item.path for item in client.list_artifacts(run.run_id, parent or None)}:
+            raise UserError(f"Run {run.name} has no {name} among its artifacts.", "Did it come to its end?")
+        return Path(client.download_artifacts(run.run_id, name, str(folder)))
+
+
+def fetch_snapshot(runs: Runs, run: RecordedRun, folder: Path) -> None:
+    """Copy a run's snapshot, ``config.yaml`` and ``code/``, from its artifacts into a folder.
+
+    Raises:
+        UserError: the run has no snapshot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_client(runs) as client:
+        artifacts = {item.path for item in client.list_artifacts(run.run_id)}
+        for name in ("config.yaml", "code"):
+            if name in artifacts:
+                client.download_artifacts(run.run_id, name, str(folder))
+    if "config.yaml" not in artifacts:
+        raise UserError(f"Run {run.name} has no config.yaml among its artifacts: nobody knows what it was made from.")
+
+
+def attach_file(runs: Runs, run_id: str, file: Path, folder: str, timeout_seconds: float) -> bool:
+    """Store a file among the artifacts of a run that has ended; return False if that fails or takes too long."""
+
+    def store() -> Path:
+        with open_client(runs) as client:
+            client.log_artifact(run_id, str(file), folder)
+        return file
+
+    try:
+        call_until(time.time() + timeout_seconds, store)
+    except Exception as error:  # nothing depends on the file
+        logger.debug("%s was not stored: %s", file, error)
+        return False
+    return True

@@ -1,0 +1,23 @@
+"""The MLflow server over the SQLite file of the runs, with its UI."""
+
+import os
+
+from torchmill.components.processes import python_command
+from torchmill.components.runs.folders import Runs
+from torchmill.components.tracking.client import NO_TELEMETRY
+from torchmill.components.tracking.database import database_uri
+
+
+def ui_command(runs: Runs, port: int) -> list[str]:
+    """Return the command that starts the server on a port of this machine."""
+    return [
+        *python_command("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", database_uri(runs), "--artifacts-destination", str(runs.artifacts)),
+    ]
+
+
+def ui_environment() -> dict[str, str]:
+    """Return the server's environment."""
+    # Jobs evaluate language models: they start eight processes and take 700 MB that nothing here uses.
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **NO_TELEMETRY}
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | settings
