@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -14,6 +14,7 @@ from torchmill.components.errors import ConfigError, nearest
 from torchmill.components.evaluation.config import EvaluateConfig, PromoteConfig
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
+from torchmill.components.options import Listed, OneOf
 from torchmill.components.section import NOT_IN_KEY, Section, none_from_text
 from torchmill.components.training.config import TrainConfig
 
@@ -65,7 +66,13 @@ def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, 
             found |= fields(field.annotation, f"{prefix}{name}.")
         else:
             default = field.get_default(call_default_factory=True)
-            found[prefix + name] = (field.annotation, " ".join((field.description or "").split()), default)
+            annotation, text = field.annotation, " ".join((field.description or "").split())
+            match next((item for item in field.metadata if isinstance(item, Listed)), None):
+                case OneOf() as choice:
+                    annotation = Literal.__getitem__(tuple(choice.names()))
+                case Listed() as listed:
+                    text = f"{text} {listed}"
+            found[prefix + name] = (annotation, text, default)
     return found
 
 

@@ -1,18 +1,15 @@
 """What the sections of a configuration have in common: how values are read from text and from YAML."""
 
 import json
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationInfo, model_validator
 
+from torchmill.components.options import Option
+
 NOT_IN_KEY: dict[str, JsonValue] = {"decides": False}
 """Marks a setting that does not decide what comes out of its section's step."""
-
-
-def modules_in(folder: Path) -> list[str]:
-    """Names of the modules in a folder, without importing them."""
-    return sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
 
 
 def _json_object(value: object, info: ValidationInfo) -> object:
@@ -57,6 +54,10 @@ class Section(BaseModel):
     """A part of the configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def options(self) -> Iterable[Option]:
+        """Return the options that the settings name: their code is part of the fingerprint."""
+        return ()
 
 
 class Named(Section):

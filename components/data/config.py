@@ -1,13 +1,13 @@
 """Settings of the data, and the data sets that can be named. Imports no torch."""
 
-import ast
 import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from torchmill.components.errors import nearest
-from torchmill.components.section import NOT_IN_KEY, JsonObject, Named, modules_in
+from torchmill.components.options import Room
+from torchmill.components.section import NOT_IN_KEY, JsonObject, Named
 from torchmill.components.user_code.reference import check_reference
 
 AUGMENTATIONS = {
@@ -28,9 +28,12 @@ AUGMENTATIONS = {
 """Names with their usual strength, its lowest and highest value, and what it means."""
 
 
+DATASETS = Room(Path(__file__).parent / "datasets")
+
+
 def dataset_names() -> list[str]:
-    """Data sets that can be named: the files in ``components/data/datasets``."""
-    return modules_in(Path(__file__).parent / "datasets")
+    """Return the names of the data sets that are found by their files."""
+    return DATASETS.names()
 
 
 def dataset_place(name: str) -> tuple[str, str]:
@@ -44,18 +47,6 @@ def dataset_place(name: str) -> tuple[str, str]:
         return kind, path
     kind, _, function = name.rpartition(":")
     return kind, function
-
-
-def load_parameters(file: Path) -> dict[str, bool]:
-    """What the ``load`` of a data set takes, and whether it may be left out; without importing it."""
-    tree = ast.parse(file.read_bytes())
-    load = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "load"), None)
-    if load is None:
-        return {}
-    names = [argument.arg for argument in load.args.args]
-    optional = dict(zip(reversed(names), reversed(load.args.defaults), strict=False))
-    keywords = zip(load.args.kwonlyargs, load.args.kw_defaults, strict=True)
-    return {name: name in optional for name in names} | {word.arg: default is not None for word, default in keywords}
 
 
 class DataConfig(Named):
@@ -78,7 +69,7 @@ class DataConfig(Named):
         kind, path = dataset_place(name)
         known = dataset_names()
         if kind in known:
-            takes_path = "path" in load_parameters(Path(__file__).parent / "datasets" / f"{kind}.py")
+            takes_path = "path" in DATASETS[kind].source.functions["load"]
             if takes_path and not path:
                 raise ValueError(f"'{kind}' needs a path: {kind}:PATH")
             if path and not takes_path:

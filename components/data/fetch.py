@@ -1,15 +1,12 @@
 """Data sets by name: found by file name, fetched, decoded once into arrays that are mapped into memory."""
 
 import hashlib
-import importlib.util
 import inspect
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,14 +14,14 @@ from pydantic import ValidationError
 
 from torchmill.components import files
 from torchmill.components.data import disk
-from torchmill.components.data.config import DataConfig, dataset_place, load_parameters
+from torchmill.components.data.config import DataConfig, dataset_place
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.data.origins import origins_file, write_origins
 from torchmill.components.data.splits import Split, Splits
 from torchmill.components.errors import ConfigError, UserError, nearest
+from torchmill.components.options import Room
 from torchmill.components.refs import DataRef, FileRef, Kind
-from torchmill.components.section import modules_in
 from torchmill.components.user_code import source_code
 from torchmill.components.user_code.reference import source_file
 
@@ -43,7 +40,7 @@ ORIGINS = frozenset(origins_file(Path(), split).name for split in SPLITS)
 
 def names(datasets: Path = DATASETS) -> list[str]:
     """List the data sets: one file each, not imported."""
-    return modules_in(datasets)
+    return Room(datasets).names()
 
 
 def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
     known = {"validation_fraction": config.validation_fraction}
     if path and kind not in names(datasets):  # the user's own function: looked at when it is imported
         return dict(config.args)
-    asked = set(load_parameters(datasets / f"{kind}.py")) - {"downloads", "path"}
+    asked = set(Room(datasets)[kind].source.functions["load"]) - {"downloads", "path"}
     for name in config.args:
         if name not in asked:
             raise ConfigError(f"{kind} takes no argument '{name}'.", nearest(name, asked) or "It takes none.")
@@ -155,7 +152,7 @@ def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) ->
         from torchmill.components.data.formats.user_function import load_own
 
         return None, lambda: load_own(kind, path, args)
-    module = _import(kind, datasets / f"{kind}.py")
+    module = Room(datasets).load(kind)
     given = dict(args)
     takes = inspect.signature(module.load).parameters
     if "downloads" in takes:
@@ -296,22 +293,6 @@ def channel_statistics(images_NCHW: np.ndarray) -> tuple[tuple[float, ...], tupl
         means.append(total / (255 * pixels))
         deviations.append((squares * pixels - total * total) ** 0.5 / (255 * pixels))
     return tuple(means), tuple(deviations)
-
-
-def _import(name: str, source: Path) -> ModuleType:
-    """Import one data set's file, from wherever it lies."""
-    module_name = f"torchmill.components.data.datasets.{name}"
-    spec = importlib.util.spec_from_file_location(module_name, source)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{source} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look here for the module they stand in
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
 
 
 def _check(name: str, splits: Splits, classes: int) -> Kind:

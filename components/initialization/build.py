@@ -1,6 +1,5 @@
 """Build a network by name and give it its first weights."""
 
-import importlib
 import inspect
 import logging
 import re
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.initialization.config import TORCHVISION, InitializeConfig, ModelConfig
+from torchmill.components.initialization.config import MODELS, TORCHVISION, InitializeConfig, ModelConfig
 from torchmill.components.initialization.pretrained import freeze, load_pretrained
 from torchmill.components.initialization.schemes import LayerStatistics, compare, fill, measure
 from torchmill.components.initialization.standardized_model import blank
 from torchmill.components.refs import DataRef
-from torchmill.components.user_code.importing import first_hand, import_from, missing_module
+from torchmill.components.user_code.call import call
+from torchmill.components.user_code.importing import first_hand, import_from
 
 logger = logging.getLogger("torchmill")
 
@@ -83,41 +83,7 @@ def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.
     Raises:
         UserError: its file doesn't import, or its constructor fails or makes no module.
     """
-    factory = find(reference)
-    try:
-        accepted = inspect.signature(factory).parameters
-    except ValueError:  # builtins and the like tell nothing about what they take
-        accepted = {}
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    for name in arguments:
-        if name not in accepted and not takes_any:
-            raise UserError(f"{reference} takes no argument '{name}'.", nearest(name, accepted) or "It takes none.")
-    filled = {name: value for name, value in data.arguments.items() if name in accepted} | dict(arguments)
-    missing = [
-        name
-        for name, parameter in accepted.items()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and name not in filled
-    ]
-    if missing:
-        raise UserError(
-            f"{reference} needs {' and '.join(missing)}, which {data.name} does not know.",
-            f"Give it: --model.args '{{\"{missing[0]}\": …}}'. The data knows {', '.join(data.arguments)}.",
-        )
-    try:
-        network = factory(**filled)
-    except UserError:
-        raise
-    except Exception as error:  # the user's constructor can fail in any way
-        shown = ", ".join(f"{name}={value!r}" for name, value in filled.items())
-        remedy = missing_module(error)
-        if takes_any and not remedy:
-            remedy = (
-                f"What the data knows ({', '.join(data.arguments)}) is given by name and not to **: name what it needs "
-                "in its signature, or give it by --model.args."
-            )
-        raise UserError(f"{reference}({shown}) fails: {first_hand(error)}", remedy) from error
+    network = call(find(reference), arguments, reference, "--model.args", offered=data.arguments, offered_by=data.name)
     if not isinstance(network, nn.Module):
         raise UserError(f"{reference} makes a {type(network).__name__}, not a torch.nn.Module.")
     if next(network.parameters(), None) is None:
@@ -139,7 +105,7 @@ def find(reference: str) -> Callable[..., object]:
 
         return classifier(name)
     if not place:
-        module = importlib.import_module(f"torchmill.components.models.{reference}")
+        module = MODELS.load(reference)
         wanted = reference.replace("_", "")
         return next(
             value

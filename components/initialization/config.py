@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, field_validator
 
 from torchmill.components.errors import nearest
-from torchmill.components.section import JsonObject, Named, Names, modules_in, none_from_text
+from torchmill.components.options import Room
+from torchmill.components.section import JsonObject, Named, Names, none_from_text
 from torchmill.components.user_code.reference import check_reference, source_file
 
 Scheme = Literal[
@@ -23,9 +24,12 @@ TORCHVISION = "torchvision"
 """``torchvision:NAME`` is a network of that library."""
 
 
+MODELS = Room(Path(__file__).parents[1] / "models")
+
+
 def model_names() -> list[str]:
-    """Networks that can be named: the files in ``components/models``."""
-    return modules_in(Path(__file__).parents[1] / "models")
+    """Return the names of the networks that are found by their files."""
+    return MODELS.names()
 
 
 class ModelConfig(Named):

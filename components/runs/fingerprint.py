@@ -1,4 +1,4 @@
-"""What decides the result of a step, the key that is its digest, and what changed since the last time, in words."""
+"""Fingerprint of a step: all that decides its result, the key that is its digest, and changes since an earlier one."""
 
 import hashlib
 import json
@@ -12,19 +12,18 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from torchmill.components.config import RunConfig, deciding, sections
-from torchmill.components.data.config import DataConfig, dataset_names, dataset_place
-from torchmill.components.initialization.config import TORCHVISION, ModelConfig
+from torchmill.components.data.config import DATASETS, DataConfig, dataset_names, dataset_place
+from torchmill.components.initialization.config import MODELS, TORCHVISION, ModelConfig
 from torchmill.components.refs import FileRef, FitRef, NetworkRef, Ref
 from torchmill.components.section import Section
-from torchmill.components.training.config import TrainConfig
+from torchmill.components.training.config import LOSSES, OPTIMIZERS, SCHEDULES, TrainConfig
 from torchmill.components.user_code import source_code
 from torchmill.components.user_code.reference import source_file
 
 ROOT = Path(__file__).parents[2]
 
-# Per step: the code of ours that does it, and the libraries that decide what comes out. `<data.name>` is a setting.
 CODE = {
-    "fetch": ("components/data/fetch.py", "components/data/datasets/<data.kind>.py"),
+    "fetch": ("components/data/fetch.py",),
     "inspect": ("components/data/inspection/inspect.py",),
     "initialize": ("components/initialization/build.py",),
     "check": ("components/doctor/check.py", "components/doctor/examine.py", "components/initialization/build.py"),
@@ -34,6 +33,8 @@ CODE = {
     "register": (),
     "promote": ("components/evaluation/comparison/champion.py",),
 }
+"""Our code that does each step. Options are found by their files, and data sets by their names."""
+
 LIBRARIES = {
     "fetch": ("numpy",),
     "inspect": ("numpy",),
@@ -45,65 +46,71 @@ LIBRARIES = {
     "register": ("mlflow",),
     "promote": ("mlflow", "numpy", "onnxruntime"),
 }
+"""Libraries that decide the result of each step."""
+
+ROOMS = (LOSSES, OPTIMIZERS, SCHEDULES)
+"""Rooms whose options decide results."""
 
 
 class StepFingerprint(BaseModel):
-    """What decides a result."""
+    """All that decides the result of a step."""
 
     model_config = ConfigDict(frozen=True)
 
     settings: dict[str, str]
-    """By dotted name, as in the configuration."""
+    """Values by dotted name, as in the configuration."""
     code: dict[str, dict[str, str]]
-    """Digests of what each source file defines."""
+    """Digests of the definitions in each source file."""
     versions: dict[str, str]
-    """Of libraries and of Python."""
+    """Versions of libraries and of Python."""
     inputs: dict[str, str]
-    """Digests of what earlier steps gave, by what it is."""
+    """Digests of the results of earlier steps, by kind."""
     places: dict[str, str] = Field({}, exclude=True)
-    """Where source files are, as a user would open them. It decides nothing."""
+    """Paths of source files, as a user would open them; no part of the key."""
 
     @property
     def key(self) -> str:
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
     def distance(self, other: "StepFingerprint") -> int:
-        """Count what differs."""
+        """Count the differences."""
         return len(self._differences(other))
 
     def changed_to(self, now: "StepFingerprint") -> str:
-        """Say what changed; where there is a cause, what follows from it is left out."""
+        """Describe the changes; if settings, code or versions changed, changed inputs follow from them."""
         differences = self._differences(now)
         causes = [text for kind, text in differences if kind != "input"]
-        told = causes or [text for _, text in differences]
-        return "; ".join(told[:4]) + (f"; and {len(told) - 4} more" if len(told) > 4 else "")
+        texts = causes or [text for _, text in differences]
+        return "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
 
     def _differences(self, now: "StepFingerprint") -> Sequence[tuple[str, str]]:
-        found = []
+        texts = []
         for name, old, new in _differing(self.settings, now.settings):
-            found.append(("setting", f"{name} {_short(old)} → {_short(new)}"))
+            texts.append(("setting", f"{name} {_short(old)} → {_short(new)}"))
         changed: dict[str, list[str]] = {}
-        for file, what in source_code.changes(self.code, now.code):
-            changed.setdefault(file, []).append(what)
-        for file, whats in changed.items():
-            found.append(("code", f"{now.places.get(file, file)} changed: {', '.join(whats)}"))
+        for file, change in source_code.changes(self.code, now.code):
+            changed.setdefault(file, []).append(change)
+        for file, changes in changed.items():
+            texts.append(("code", f"{now.places.get(file, file)} changed: {', '.join(changes)}"))
         for name, old, new in _differing(self.versions, now.versions):
-            found.append(("version", f"{name} {old} → {new}"))
+            texts.append(("version", f"{name} {old} → {new}"))
         for name, old, new in _differing(self.inputs, now.inputs):
-            found.append(("input", f"{name} changed: {old[:8]}… → {new[:8]}…"))
-        return found
+            texts.append(("input", f"{name} changed: {old[:8]}… → {new[:8]}…"))
+        return texts
 
 
 def of_step(step: str, arguments: Mapping[str, Any]) -> StepFingerprint:
-    """Gather what decides a step from its arguments: sections of the configuration, plain values and refs."""
+    """Take the fingerprint of a step from its arguments: sections of the configuration, plain values and refs."""
     settings: dict[str, str] = {}
     inputs: dict[str, str] = {}
-    references = []
+    references: list[str] = []
+    options: list[Path] = []
     for name, argument in arguments.items():
         match argument:
             case Section():
                 settings |= _of_section(argument)
                 references += user_code(argument)
+                options += [option.file for option in argument.options()]
             case (NetworkRef() as network) | FitRef(network=network):
                 settings |= _of_network(network)
                 inputs |= argument.identity()
@@ -112,44 +119,48 @@ def of_step(step: str, arguments: Mapping[str, Any]) -> StepFingerprint:
                 inputs |= argument.identity()
             case _:
                 settings[name] = str(argument)
-    return _gather([step], settings, inputs, references)
+    return _gather([step], settings, inputs, references, options)
 
 
 def of_run(config: RunConfig, tracking: str) -> StepFingerprint:
-    """Gather what decides a whole run, as far as it is known before anything is done: all but the data's content.
+    """Take the fingerprint of a whole run before it begins: all but the data's content.
 
     Args:
-        tracking: where it is recorded.
+        tracking: address of the MLflow server or database that records the run.
     """
     settings = {"device": config.device, "seed": str(config.seed), "name": str(config.name), "MLflow": tracking}
     for section in sections():
         settings |= _of_section(getattr(config, section))
     settings["registered name"] = config.registered_name
-    # They decide nothing about the data, but whether there is a result at all.
+    # They change nothing in the data, but they decide whether the run has a result at all.
     settings |= {f"data.{name}": str(getattr(config.data, name)) for name in ("leakage_limit", "allow_leakage")}
     references = [name for section in sections() for name in user_code(getattr(config, section))]
-    return _gather(list(CODE), settings, {}, references)
+    options = [option.file for section in sections() for option in getattr(config, section).options()]
+    return _gather(list(CODE), settings, {}, references, options)
 
 
 def our_source() -> str:
-    """Digest of Torchmill's own code, as far as it decides results."""
-    files = sorted({file for files in CODE.values() for file in files if "<" not in file})
-    found = [source_code.closure(ROOT / file, ROOT).definitions for file in files]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    """Return the digest of Torchmill's own code, as far as it decides results; without data sets and networks."""
+    files = {ROOT / file for files in CODE.values() for file in files}
+    files |= {room[name].file for room in ROOMS for name in room.names()}
+    return hashlib.sha256(json.dumps(_definitions(sorted(files))).encode()).hexdigest()[:16]
 
 
 def _gather(
-    steps: Sequence[str], settings: dict[str, str], inputs: dict[str, str], references: Sequence[str]
+    steps: Sequence[str],
+    settings: dict[str, str],
+    inputs: dict[str, str],
+    references: Sequence[str],
+    options: Sequence[Path],
 ) -> StepFingerprint:
-    code: dict[str, dict[str, str]] = {}
+    files = [ROOT / file for step in steps for file in CODE[step]] + list(options)
+    kind, _ = dataset_place(settings.get("data.name", ""))
+    if "fetch" in steps and kind in dataset_names():  # the user's own function is among the references
+        files.append(DATASETS[kind].file)
+    code = _definitions(files)
     places: dict[str, str] = {}
     versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for step in steps:
-        for file in CODE[step]:
-            named = file.replace("<data.kind>", dataset_place(settings.get("data.name", ""))[0])
-            if (ROOT / named).is_file():  # which it isn't where the data is the user's own function
-                code |= source_code.closure(ROOT / named, ROOT).definitions
-        versions |= {library: metadata.version(library) for library in LIBRARIES[step]}
+    versions |= {library: metadata.version(library) for step in steps for library in LIBRARIES[step]}
     for reference in references:
         source = source_of(reference)
         code |= source.definitions
@@ -158,13 +169,24 @@ def _gather(
     return StepFingerprint(settings=settings, code=code, versions=versions, inputs=inputs, places=places)
 
 
+def _definitions(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Return the definitions in files of ours and in all that they import.
+
+    Raises:
+        OSError: a file is not there.
+    """
+    if not files:
+        return {}
+    return dict(source_code.closure(files[0], ROOT, beside=files[1:]).definitions)
+
+
 def source_of(reference: str) -> source_code.SourceCode:
-    """The source of a network, a loss or data: its file and what that imports from the same tree."""
+    """Return the source of a network, a loss or data: its file and all that it imports from the same tree."""
     place = reference.rpartition(":")[0]
     if place == TORCHVISION:
         return source_code.closure(ROOT / "components" / "initialization" / "torchvision.py", ROOT)
     if not place:
-        return source_code.closure(ROOT / "components" / "models" / f"{reference}.py", ROOT)
+        return source_code.closure(MODELS[reference].file, ROOT)
     return source_code.closure(source_file(place))
 
 
@@ -183,7 +205,7 @@ def _of_section(section: Section) -> dict[str, str]:
 
 
 def user_code(section: Section) -> list[str]:
-    """References to code that a section names: a network, the user's own loss or data."""
+    """Return the references of a section to code: a network, the user's own loss or data."""
     match section:
         case ModelConfig():
             return [section.name]
@@ -204,13 +226,13 @@ def _of_network(network: NetworkRef) -> dict[str, str]:
 
 
 def _without_folder(reference: str) -> str:
-    """A reference that is the same from wherever the file is named: its source is told apart by content."""
+    """Return a reference without the folder of its file: the fingerprint has the file's content."""
     place, colon, name = reference.rpartition(":")
     return f"{Path(place).name}{colon}{name}" if place.endswith(".py") else reference
 
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Give each name whose value differs, in order, with both values; one that is missing is ``none``."""
+    """Yield each name whose value differs, in order, with both values; a missing value is ``none``."""
     for name in sorted({**before, **now}):
         old, new = before.get(name, "none"), now.get(name, "none")
         if old != new:

@@ -1,11 +1,14 @@
-"""Settings of the training, with the options that optimizers, schedules and losses take. Imports no torch."""
+"""Settings of the training. Its optimizers, schedules and losses are found by their files. Imports no torch."""
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from torchmill.components.data.config import AUGMENTATIONS
 from torchmill.components.errors import nearest
+from torchmill.components.options import Listed, OneOf, Option, Room, with_arguments
 from torchmill.components.section import (
     NOT_IN_KEY,
     JsonObject,
@@ -18,40 +21,21 @@ from torchmill.components.section import (
 )
 from torchmill.components.user_code.reference import check_reference
 
-Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "adadelta", "muon"]
-
-Schedule = Literal["one_cycle", "cosine", "linear", "step", "plateau", "constant"]
+OPTIMIZERS = Room(Path(__file__).parent / "optimizers")
+SCHEDULES = Room(Path(__file__).parent / "schedules")
+LOSSES = Room(Path(__file__).parent / "losses")
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-Loss = Literal["auto", "cross_entropy", "focal", "bce", "mse", "huber"]
-
-OPTIMIZERS: dict[str, tuple[str, ...]] = {
-    "adam": ("betas", "eps", "amsgrad"),
-    "adamw": ("betas", "eps", "amsgrad"),
-    "sgd": ("nesterov", "dampening"),
-    "rmsprop": ("alpha", "eps", "centered"),
-    "adadelta": ("rho", "eps"),
-    "muon": ("momentum", "ns_steps", "betas", "eps"),
-}
-"""Names with what else they take, by the names that torch has for it; of muon, betas and eps are its AdamW's."""
-
-SCHEDULES: dict[str, dict[str, float]] = {
-    "one_cycle": {"rise": 0.3, "start": 0.04, "end": 4e-6},
-    "cosine": {"end": 0.0},
-    "linear": {"end": 0.0},
-    "step": {"factor": 0.1, "parts": 3},
-    "plateau": {"factor": 0.1, "patience": 2},
-    "constant": {},
-}
-"""Names with their usual numbers: shares of all steps (rise), of the learning rate (start, end, factor), a number of
-equal parts, and of epochs (patience)."""
-
 USUAL_BATCH_SIZE = 64
 
+NOT_SHARDABLE = {"precision": ("fp16",), "compile": ("auto", "on"), "channels_last": ("on",)}
+"""Values of settings that need whole weights."""
 
-NOT_SHARDABLE = {"optimizer": ("muon",), "precision": ("fp16",), "compile": ("auto", "on"), "channels_last": ("on",)}
-"""Settings that need whole weights."""
+
+def _usual_rates() -> list[str]:
+    rates = {name: OPTIMIZERS[name].constant("USUAL_LR") for name in OPTIMIZERS.names()}
+    return [f"{name} {rate:g}" for name, rate in rates.items() if rate]
 
 
 class TrainConfig(Section):
@@ -59,34 +43,41 @@ class TrainConfig(Section):
     """Passes over the training data."""
     batch_size: Annotated[int | None, BeforeValidator(auto_from_text)] = Field(USUAL_BATCH_SIZE, ge=1, le=1_000_000)
     """Samples per optimizer step; auto tries which number is fastest and fits the device's memory."""
-    loss: str = "auto"
-    """Loss: auto (by task: cross_entropy, bce, mse), cross_entropy, focal, bce, mse, huber, or your own
-    file.py:Class."""
-    loss_args: JsonObject = Field(default_factory=dict)
-    """Arguments of the loss as JSON: label_smoothing, weight (a number per class, or "balanced"), gamma, delta."""
+    loss: Annotated[str, Listed(lambda: ["auto", *LOSSES.names()])] = "auto"
+    """Loss, or your own file.py:Class. auto is the usual one of the task."""
+    loss_args: Annotated[JsonObject, Listed(lambda: with_arguments(LOSSES), "Arguments", "; ")] = Field(
+        default_factory=dict
+    )
+    """Arguments of the loss as JSON. A weight is a list with a number per class, or "balanced"."""
     auxiliary_weight: float = Field(0.3, ge=0, le=10)
-    """Weight of each auxiliary output, which a network may give beside its logits while it trains."""
-    optimizer: Optimizer = "adam"
-    """Optimizer; muon is for matrices and convolutions, and AdamW for the rest."""
-    optimizer_args: JsonObject = Field(default_factory=dict)
+    """Weight of each auxiliary output, which some networks return beside their logits in train mode."""
+    optimizer: Annotated[str, OneOf(OPTIMIZERS.names)] = "adam"
+    """Optimizer; muon is for matrices and convolutions, and updates other parameters by AdamW."""
+    optimizer_args: Annotated[JsonObject, Listed(lambda: with_arguments(OPTIMIZERS), "Arguments", "; ")] = Field(
+        default_factory=dict
+    )
     """Further arguments of the optimizer as JSON, by torch's names: {"betas": [0.9, 0.95], "eps": 1e-6}."""
-    lr: Annotated[float | None, BeforeValidator(auto_from_text)] = Field(1e-3, gt=0, le=1e3)
-    """Learning rate; the peak of it under a schedule. Usual is 0.1 for sgd, 1 for adadelta; auto tries which."""
+    lr: Annotated[float | None, BeforeValidator(auto_from_text), Listed(_usual_rates, "Usual")] = Field(
+        1e-3, gt=0, le=1e3
+    )
+    """Learning rate, or its peak under a schedule; auto searches for one."""
     lr_factors: JsonObject = Field(default_factory=dict)
     """Factors of the learning rate by pattern of parameter names: {"features.*": 0.1}."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Layer-wise learning rate: each layer's is so much of the next one's."""
+    """Layer-wise decay of the learning rate: the ratio of each layer's to the next layer's."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd (Nesterov) and rmsprop; the others have their own."""
     weight_decay: float = Field(0.0, ge=0, le=10)
-    """Weight decay, as the optimizer defines it; not of biases, norms and embeddings."""
-    schedule: Schedule = "one_cycle"
-    """Course of the learning rate over all steps; plateau goes by the validation loss."""
-    schedule_args: JsonObject = Field(default_factory=dict)
-    """Numbers of the schedule as JSON: one_cycle rise, start, end; cosine and linear end; step factor, parts; plateau
-    factor, patience."""
+    """Weight decay, as the optimizer defines it; biases, norms and embeddings don't decay."""
+    schedule: Annotated[str, OneOf(SCHEDULES.names)] = "one_cycle"
+    """Course of the learning rate over all steps; plateau depends on the validation loss."""
+    schedule_args: Annotated[JsonObject, Listed(lambda: with_arguments(SCHEDULES), "Arguments", "; ")] = Field(
+        default_factory=dict
+    )
+    """Numbers of the schedule as JSON: shares of all steps (rise) or of the learning rate (start, end, factor), equal
+    parts, and epochs (patience)."""
     warmup: float = Field(0.0, ge=0, lt=1)
-    """Share of all steps over which the learning rate rises from nearly nothing; one_cycle has a rise of its own."""
+    """Warm-up as a share of all steps: the learning rate rises from nearly nothing. one_cycle has its own."""
     clip: str = Field("none", pattern=r"^(none|(norm|value|agc):\d*\.?\d+(e-?\d+)?)$")
     """Limit of gradients: norm:1, value:0.5, or adaptive to each unit's weights, agc:0.01."""
     patience: Annotated[int | None, BeforeValidator(none_from_text)] = Field(None, ge=1)
@@ -144,35 +135,24 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _fitting_arguments(self) -> "TrainConfig":
-        for name in self.optimizer_args:
-            if name not in OPTIMIZERS[self.optimizer]:
-                raise ValueError(
-                    f"train.optimizer_args: {self.optimizer} takes no '{name}'. "
-                    + nearest(name, OPTIMIZERS[self.optimizer])
-                )
-        usual = SCHEDULES[self.schedule]
-        for name, value in self.schedule_args.items():
-            if name not in usual:
-                takes = nearest(name, usual) or "It takes none."
-                raise ValueError(f"train.schedule_args: {self.schedule} takes no '{name}'. {takes}")
-            whole = name in ("parts", "patience")
-            low, high = (0 if name == "patience" else 1, 100_000) if whole else (1e-12 if usual[name] else 0.0, 1.0)
-            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if not fits or not low <= value <= high or (name == "rise" and value == 1):
-                raise ValueError(
-                    f"train.schedule_args: {name} is {value!r}, not a {'whole ' * whole}number from {low:g} to {high:g}"
-                )
+        for field, option in (("optimizer", OPTIMIZERS[self.optimizer]), ("schedule", SCHEDULES[self.schedule])):
+            try:
+                option.check(getattr(self, f"{field}_args"))
+            except ValueError as error:
+                raise ValueError(f"train.{field}_args: {error}") from None
         if self.machines > 1 and not self.rendezvous:
             raise ValueError("train.rendezvous: where do the machines meet? Give HOST:PORT of the first one")
         if self.shard == "on":
             if self.machines == 1 and self.processes == "1":
                 raise ValueError("train.shard: one process has nobody to share with; add --train.processes")
+            if OPTIMIZERS[self.optimizer].constant("NEEDS_WHOLE_WEIGHTS"):
+                raise ValueError(f"train.shard: a network that is split does not bear optimizer {self.optimizer}")
             for name, values in NOT_SHARDABLE.items():
                 if (value := getattr(self, name)) in values:
                     raise ValueError(f"train.shard: a network that is split does not bear {name} {value}")
-        if self.warmup and self.schedule == "one_cycle":
+        if self.warmup and (own := SCHEDULES[self.schedule].constant("WARMUP")):
             raise ValueError(
-                "train.warmup: one_cycle has a rise of its own; set it by train.schedule_args '{\"rise\": 0.1}'"
+                f"train.warmup: {self.schedule} has its own; set it by train.schedule_args '{{\"{own}\": 0.1}}'"
             )
         return self
 
@@ -181,6 +161,14 @@ class TrainConfig(Section):
     def _known_loss(cls, loss: str) -> str:
         if ":" in loss:
             check_reference(loss)
-        elif loss not in get_args(Loss):
-            raise ValueError(f"unknown '{loss}'. {nearest(loss, get_args(Loss))} Your own: file.py:Class")
+        elif loss not in (known := ["auto", *LOSSES.names()]):
+            raise ValueError(f"unknown '{loss}'. {nearest(loss, known)} Your own: file.py:Class")
         return loss
+
+    def options(self) -> Iterator[Option]:
+        yield OPTIMIZERS[self.optimizer]
+        yield SCHEDULES[self.schedule]
+        if self.loss == "auto":  # one of these, by the task
+            yield from (LOSSES[name] for name in LOSSES.names(lambda option: option.constant("USUAL", False)))
+        elif ":" not in self.loss:
+            yield LOSSES[self.loss]

@@ -24,7 +24,7 @@ from torchmill.components.training.optimizers import clip_gradients, last_layer,
 from torchmill.components.training.precision import Arithmetic
 from torchmill.components.training.progress import EpochResult, StepProgress
 from torchmill.components.training.rng import random_states, set_random_states
-from torchmill.components.training.schedules import PlateauLR, make_schedule
+from torchmill.components.training.schedules import ByValidationLoss, make_schedule
 
 logger = logging.getLogger("torchmill")
 
@@ -257,7 +257,7 @@ class Training:
             micro_batch=self.micro_batch,
         )
         self.history.append(result)
-        if isinstance(self.schedule, PlateauLR):
+        if isinstance(self.schedule, ByValidationLoss):
             self.schedule.judge(validation_loss)
         self.epoch, self.batch = self.epoch + 1, 0
         self._begin_epoch()

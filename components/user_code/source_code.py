@@ -11,7 +11,7 @@ import pkgutil
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -38,7 +38,7 @@ class SourceCode:
     """Distribution that is imported from outside of the tree -> version; without the standard library."""
 
 
-def closure(file: Path, root: Path | None = None) -> SourceCode:
+def closure(file: Path, root: Path | None = None, *, beside: Sequence[Path] = ()) -> SourceCode:
     """Follow the imports of a file through the user's own tree, as Python would if Torchmill ran the file.
 
     Imports count wherever they stand, in a function or under an ``if`` other than ``if TYPE_CHECKING``; those that lead
@@ -50,12 +50,15 @@ def closure(file: Path, root: Path | None = None) -> SourceCode:
     Args:
         root: what names start from, and one more place to look for modules: for a file in packages without
             ``__init__.py``. Without it, or where the file isn't under it: the folder around the file's package.
+        beside: more files of the tree, read in the same search.
 
     Raises:
         OSError: a file can't be read.
         SyntaxError, ValueError, RecursionError: ``file`` can't be parsed. Another that can't counts by its bytes.
     """
     search = _Search(file, root)
+    for other in beside:
+        search.add(other)
     definitions: dict[str, dict[str, str]] = {}
     seen = set()
     while search.waiting:
@@ -109,23 +112,30 @@ class _Search:
         folder = file.parent.resolve()
         self.file = folder / file.name
         around = folder
-        packages = []
         while (around / "__init__.py").is_file():
-            packages.append(around / "__init__.py")
             around = around.parent
         wanted = root.resolve() if root else around
         self.root = wanted if folder.is_relative_to(wanted) else around
         self.files: dict[str, Path] = {}
         self.libraries: dict[str, str] = {}
-        self._folders: Trail = tuple((str(place),) for place in reversed((folder, *folder.parents)))
-        self.waiting: list[tuple[Path, Trail]] = [(init, self._folders[: len(init.parts) - 1]) for init in packages]
-        self.waiting.append((self.file, self._folders))  # the last is the first to be read
+        self._folders = _trail(folder)
+        self.waiting: list[tuple[Path, Trail]] = []
+        self.add(file)
         self._package = around / self.file.relative_to(around).parts[0]
         elsewhere = (str(around), str(self.root), "", *sys.path)  # "" is the current folder
         # A file in a package may be run by its path, then its own folder comes first, or as a module: both count.
         self._places = [(str(folder), *elsewhere)] if around == folder else [(str(folder),), elsewhere]
         self._tops: dict[str, list[Trail]] = {}
         PathFinder.invalidate_caches()  # it misses a file that was written in the instant after it looked
+
+    def add(self, file: Path) -> None:
+        """Queue a file and the packages that it is in; the file is read first."""
+        folder = file.parent.resolve()
+        package = folder
+        while (package / "__init__.py").is_file():
+            self.waiting.append((package / "__init__.py", _trail(package)))
+            package = package.parent
+        self.waiting.append((folder / file.name, _trail(folder)))
 
     def name(self, path: Path, trail: Trail) -> str:
         """Give a file the name that it keeps wherever the tree lies, and note both."""
@@ -191,6 +201,10 @@ class _Search:
         if spec.submodule_search_locations is not None:
             spec.submodule_search_locations = own
         return bool(own)
+
+
+def _trail(folder: Path) -> Trail:
+    return tuple((str(place),) for place in reversed((folder, *folder.parents)))
 
 
 _STANDARD_LIBRARY = Path(os.__file__).parent

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from torchmill.components import config as configuration
 from torchmill.components.config import RunConfig, fields, load, parse, sections
-from torchmill.components.data.config import DataConfig, dataset_names, load_parameters
+from torchmill.components.data.config import DATASETS, DataConfig, dataset_names
 from torchmill.components.errors import ConfigError
 from torchmill.components.initialization.config import model_names
 from torchmill.components.user_code.reference import check_reference
@@ -271,7 +271,7 @@ def test_everything_that_can_be_named_is_found_by_its_file():
     for name in model_names():
         assert parse({"model": name}).model.name == name
     for name in dataset_names():
-        takes_path = "path" in load_parameters(folder / "data" / "datasets" / f"{name}.py")
+        takes_path = "path" in DATASETS[name].source.functions["load"]
         whole = f"{name}:some/where" if takes_path else name
         assert parse({"data": whole}).data.name == whole
         with pytest.raises(ConfigError, match=f"'{name}' needs a path: {name}:PATH" if takes_path else "takes no path"):

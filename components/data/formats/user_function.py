@@ -5,7 +5,6 @@ mapping with "train" and, where there are such, "validation" and "test", each of
 """
 
 import hashlib
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from torchmill.components.data.formats.texts import Texts, complete, encode_spli
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.refs import Task
+from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import first_hand, import_from
 
 logger = logging.getLogger("torchmill")
@@ -57,7 +57,7 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
         UserError: there is no such function, it fails, or what it gives is none of this.
     """
     place = f"{file}:{function}"
-    made = _call(_function(file, function), args, place)
+    made = call(_function(file, function), args, place, "--data.args")
     parts, options = _parts(made, place)
     read = {split: _read_pair(part, f"{place}: {split}") for split, part in parts.items()}
     inputs = {split: values for split, (values, _, _) in read.items()}
@@ -79,32 +79,6 @@ def _function(file: str, name: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"'{name}' in {file} is a {type(found).__name__}, not a function.")
     return found
-
-
-def _call(function: Callable[..., Any], args: Mapping[str, Any], place: str) -> Any:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some that are written in C do not tell
-        parameters = None
-    if parameters is not None:
-        named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-        anything = any(one.kind is one.VAR_KEYWORD for one in parameters)
-        for name in args:
-            if name not in named and not anything:
-                raise UserError(f"{place} takes no argument '{name}'.", nearest(name, named) or "It takes none.")
-        needed = {one.name for one in parameters if one.name in named and one.default is one.empty}
-        if missing := sorted(needed - set(args)):
-            example = "{" + ", ".join(f'"{name}": …' for name in missing) + "}"
-            raise UserError(
-                f"{place} needs the argument{'s' * (len(missing) > 1)} {', '.join(missing)}.",
-                f"Give them by --data.args '{example}'.",
-            )
-    try:
-        return function(**args)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's code can fail in any way
-        raise UserError(f"{place} failed: {first_hand(error)}") from error
 
 
 def _parts(made: Any, place: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -189,7 +189,7 @@ def test_who_takes_arguments_of_any_name_is_told_that_they_get_none_of_the_datas
     text = "def make(**known):\n    return nn.Linear(known['in_channels'], known['num_classes'])"
     told = refusal(own(text, "make"), toy)
     assert "KeyError: 'in_channels'" in told
-    assert "What the data knows (num_classes, in_channels, image_size" in told and "name what it needs" in told
+    assert "The data offers num_classes, in_channels, image_size" in told and "name the needed ones" in told
 
 
 def test_a_module_that_is_missing_is_told_with_the_environment(toy, own):

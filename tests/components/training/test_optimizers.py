@@ -1,20 +1,21 @@
 import copy
 import io
-import typing
 
 import pytest
 import torch
 from torch import nn
 
 from torchmill.components.errors import UserError
-from torchmill.components.training import config as training_config
+from torchmill.components.training import config as rooms
 from torchmill.components.training.config import TrainConfig
-from torchmill.components.training.optimizers import as_matrix, clip_gradients, make_optimizer
-from torchmill.components.training.schedules import PlateauLR, make_schedule
+from torchmill.components.training.optimizers import clip_gradients, make_optimizer
+from torchmill.components.training.optimizers.muon import as_matrix
+from torchmill.components.training.schedules import make_schedule
+from torchmill.components.training.schedules.plateau import PlateauLR
 
 CPU = torch.device("cpu")
-OPTIMIZERS = typing.get_args(training_config.Optimizer)
-SCHEDULES = typing.get_args(training_config.Schedule)
+OPTIMIZERS = rooms.OPTIMIZERS.names()
+SCHEDULES = rooms.SCHEDULES.names()
 
 
 class Course:

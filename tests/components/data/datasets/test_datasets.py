@@ -2,12 +2,11 @@
 
 import importlib
 import inspect
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from torchmill.components.data.config import load_parameters
+from torchmill.components.data.config import DATASETS
 from torchmill.components.data.datasets import digits
 from torchmill.components.data.downloads.published_file import PublishedFile
 from torchmill.components.data.fetch import fetch, names, read_vocabulary
@@ -21,8 +20,9 @@ def test_a_data_set_says_what_it_is_and_where_it_comes_from(name):
     dataset = importlib.import_module(f"torchmill.components.data.datasets.{name}")
     assert dataset.__doc__.partition(":")[0].strip()
     parameters = inspect.signature(dataset.load).parameters
-    asked = load_parameters(Path(dataset.__file__))
-    assert asked == {name: parameter.default is not parameter.empty for name, parameter in parameters.items()}
+    asked = DATASETS[name].source.functions["load"]
+    defaults = {name: parameter.default is not parameter.empty for name, parameter in parameters.items()}
+    assert {name: bool(argument.default) for name, argument in asked.items()} == defaults
     if "path" in asked:  # the user's own files, which say themselves what they are
         assert not hasattr(dataset, "CLASSES")
     else:

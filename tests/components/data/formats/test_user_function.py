@@ -236,9 +236,9 @@ def test_arguments_are_given_and_the_data_is_prepared(load, tmp_path):
         ("return {'train': (numbers, classes), 'classes': ['a', 'b']}", "go from 0 to 3, with 2 classes"),
         ("return {'train': (numbers, classes), 'classes': ['a', 'b', 'a', 'c']}", "'classes' names 'a' twice"),
         ("return [(1, 2, 3)] * 5", "item 0 is a tuple of 3"),
-        ("1 / 0", r"failed: ZeroDivisionError: division by zero \(mine.py line \d+\)"),
-        ("raise SystemExit(2)", "failed: SystemExit"),
-        ("return (numbers[i] / (3 - i), i) if i else 0", "failed: NameError"),
+        ("1 / 0", r"fails: ZeroDivisionError: division by zero \(mine.py line \d+\)"),
+        ("raise SystemExit(2)", "fails: SystemExit"),
+        ("return (numbers[i] / (3 - i), i) if i else 0", "fails: NameError"),
     ],
 )
 def test_what_is_wrong_is_said_in_words(load, body, words):
@@ -249,7 +249,7 @@ def test_what_is_wrong_is_said_in_words(load, body, words):
 def test_arguments_that_are_wrong_are_named(load, tmp_path):
     with pytest.raises(UserError, match=r"takes no argument 'cuont'. Did you mean count"):
         load("return 1", "count=1", cuont=3)
-    with pytest.raises(UserError, match="needs the argument count"):
+    with pytest.raises(UserError, match=r"needs count\. Set it: --data.args '{\"count\": …}'"):
         load("return 1", "count")
     with pytest.raises(UserError, match=r"has no function 'dat'. Did you mean data"):
         load_own(str(tmp_path / "mine.py"), "dat", {})

@@ -1,0 +1,226 @@
+"""Options found by their files: a room is a folder whose files are the options, each named by its file.
+
+Names, arguments and help are read from the source. Nothing is imported until an option is used: torch takes seconds.
+"""
+
+import ast
+import contextlib
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from torchmill.components.errors import ConfigError, nearest
+
+COMPONENTS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a function, as its source has it."""
+
+    name: str
+    default: str
+    """Source of the default; empty if the argument is required."""
+    annotation: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Facts about a Python file, read without running it."""
+
+    summary: str
+    """First line of the module's docstring."""
+    constants: Mapping[str, Any]
+    """Names that the module assigns literals to."""
+    functions: Mapping[str, Mapping[str, Argument]]
+    """Arguments by the name of the function, ``Class.method`` for a method; without ``self``."""
+
+
+def read_source(file: Path) -> Source:
+    """Read a file's docstring, constants and signatures; again only after the file changed.
+
+    Raises:
+        OSError: the file can't be read.
+        SyntaxError, ValueError: it is not Python.
+    """
+    stat = file.stat()
+    return _read_source(file, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_source(file: Path, _changed: int, _size: int) -> Source:
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    functions = {node.name: signature(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for owner in tree.body:
+        if isinstance(owner, ast.ClassDef):
+            methods = (node for node in owner.body if isinstance(node, ast.FunctionDef))
+            functions |= {f"{owner.name}.{node.name}": signature(node) for node in methods}
+    constants = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with contextlib.suppress(ValueError):  # a value that is computed when the module runs
+                constants[node.targets[0].id] = ast.literal_eval(node.value)
+    return Source((ast.get_docstring(tree) or "").partition("\n")[0], constants, functions)
+
+
+def signature(function: ast.FunctionDef) -> dict[str, Argument]:
+    """Return the arguments of a function that can be given by name, in their order; without ``self``."""
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [*[None] * (len(positional) - len(arguments.defaults)), *arguments.defaults]
+    pairs = [*zip(positional, defaults, strict=True), *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    return {
+        node.arg: Argument(
+            node.arg, ast.unparse(default) if default else "", ast.unparse(node.annotation) if node.annotation else ""
+        )
+        for node, default in pairs
+        if node.arg != "self"
+    }
+
+
+@dataclass(frozen=True)
+class Option:
+    """A file of a room.
+
+    A module may limit its numbers by ``RANGES = {"gamma": (0, 100)}``: the lowest and the highest value by argument.
+    """
+
+    name: str
+    file: Path
+
+    @property
+    def source(self) -> Source:
+        return read_source(self.file)
+
+    def constant(self, name: str, default: Any = None) -> Any:
+        """Return a constant of the module; the default if the module has none of that name."""
+        return self.source.constants.get(name, default)
+
+    def arguments(self, function: str = "make") -> dict[str, Argument]:
+        """Return the arguments with a default: those that a user may set."""
+        signature = self.source.functions.get(function, {})
+        return {name: argument for name, argument in signature.items() if argument.default}
+
+    def usual(self, function: str = "make") -> dict[str, Any]:
+        """Return the defaults of the arguments that a user may set."""
+        return {name: ast.literal_eval(argument.default) for name, argument in self.arguments(function).items()}
+
+    def range(self, argument: str) -> tuple[float, float] | None:
+        """Return the lowest and the highest value of an argument; None if the module sets no limits."""
+        return self.constant("RANGES", {}).get(argument)
+
+    def check(self, values: Mapping[str, object], function: str = "make") -> None:
+        """Check names and numbers that a user set.
+
+        Raises:
+            ValueError: there is no such argument, or its value is out of range.
+        """
+        arguments = self.arguments(function)
+        for name, value in values.items():
+            if name not in arguments:
+                raise ValueError(f"{self.name} takes no '{name}'. {nearest(name, arguments) or 'It takes none.'}")
+            if limits := self.range(name):
+                whole = arguments[name].annotation == "int"
+                number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+                if not number or not limits[0] <= value <= limits[1]:
+                    kind = "whole number" if whole else "number"
+                    raise ValueError(f"{name} is {value!r}, not a {kind} from {limits[0]:g} to {limits[1]:g}")
+
+
+@dataclass(frozen=True)
+class Room:
+    """A folder whose files are options.
+
+    Files that begin with an underscore are the room's own: code that several options share.
+    """
+
+    folder: Path
+
+    def names(self, suits: Callable[[Option], bool] = lambda _: True) -> list[str]:
+        """Return the names of all options, or of those that suit."""
+        names = sorted(file.stem for file in self.folder.glob("*.py") if not file.stem.startswith("_"))
+        return [name for name in names if suits(self[name])]
+
+    def __getitem__(self, name: str) -> Option:
+        return Option(name, self.folder / f"{name}.py")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def load(self, name: str) -> ModuleType:
+        """Import an option.
+
+        Raises:
+            ConfigError: the room has no such option.
+        """
+        if name not in self:
+            raise ConfigError(f"Unknown '{name}'.", nearest(name, self.names()))
+        if self.folder.is_relative_to(COMPONENTS):
+            place = ".".join(self.folder.relative_to(COMPONENTS).parts)
+            return importlib.import_module(f"torchmill.components.{place}.{name}")
+        return _import_file(self[name].file)
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a file from outside the package, anew each time."""
+    name = f"torchmill_options.{file.parent.name}.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Marks a setting whose help lists names.
+
+    Example:
+        augment: Annotated[Names, Listed(AUGMENTATIONS.names)] = ()
+    """
+
+    names: Callable[[], Sequence[str]]
+    label: str = "Options"
+    separator: str = ", "
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.separator.join(self.names())}."
+
+
+@dataclass(frozen=True)
+class OneOf(Listed):
+    """Marks a setting whose value is one of the names.
+
+    Example:
+        optimizer: Annotated[str, OneOf(OPTIMIZERS.names)] = "adam"
+    """
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names()))
+
+
+def with_arguments(room: Room) -> list[str]:
+    """Describe the arguments of each option of a room, for example ``step factor=0.1, parts=3``."""
+    shown = ((name, shown_arguments(room[name].arguments().values())) for name in room.names())
+    return [f"{name} {arguments}" for name, arguments in shown if arguments]
+
+
+def shown_arguments(arguments: Iterable[Argument]) -> str:
+    """Write arguments with their defaults: ``width=32, depth``."""
+    return ", ".join(
+        f"{argument.name}={argument.default}" if argument.default else argument.name for argument in arguments
+    )
