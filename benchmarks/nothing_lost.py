@@ -33,7 +33,7 @@ from torchmill.components.processes import processors
 from torchmill.components.refs import RunRef
 from torchmill.components.runs import fingerprint as ingredients
 from torchmill.components.runs.folders import Runs
-from torchmill.components.runs.step_cache import Results
+from torchmill.components.runs.step_cache import StepCache
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
@@ -119,8 +119,8 @@ def recorded_fit(run: RunRef, training: Samples, validation: Samples) -> float:
     started = time.perf_counter()
     config = TrainConfig(epochs=EPOCHS, batch_size=BATCH)
     decided = ingredients.of_step("fit", {"config": config, "split": DataConfig(), "seed": steps_taken, "data": DATA})
-    results = Results(Runs(run.folder.parent.parent))
-    with results.claimed("fit", decided.key):
+    results = StepCache(Runs(run.folder.parent.parent))
+    with results.lock("fit", decided.key):
         folder = results.folder("fit", decided.key)
         checkpoints, best = (
             Checkpoints(folder / "checkpoints", config.checkpoint_seconds),

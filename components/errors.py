@@ -1,13 +1,16 @@
-"""What a user is told when something is wrong with what they gave us."""
+"""Errors that a user can act on, and the nearest known name for an unknown one."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake or a circumstance that the user can mend: shown as words, never as a traceback.
+    """A mistake or a circumstance that the user can mend. It is shown in words, never as a traceback.
 
-    The message says what is wrong and where; ``remedy`` says what to do about it.
+    ``message`` names the fault and its place; ``remedy`` says how to mend it.
+
+    Example:
+        >>> raise UserError("The disk of mlruns is full.", "Free some space.")
     """
 
     exit_code = 1
@@ -22,24 +25,29 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """The command line, a configuration file or a name in them is wrong."""
+    """An error in the command line, in a configuration file, or in a name in them."""
 
     exit_code = 2
 
 
 class Unreachable(UserError):
-    """Something outside this machine did not answer; the same may work later."""
+    """A server that did not answer; the same command may work later."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which of the ``known`` names are meant by ``word``, or list them where none is near."""
-    known = sorted(known)
-    by_lower_case = {name.lower(): name for name in known}
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return a hint: the names that are near a word, or all of them if none is near.
+
+    Example:
+        >>> nearest("simplecn", ["simple_cnn", "resnet18"])
+        'Did you mean simple_cnn?'
+    """
+    names = sorted(names)
+    by_lower_case = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), by_lower_case, n=3, cutoff=0.5)
     section, dot, last = word.lower().rpartition(".")
-    short = section + dot + "".join(part[:1] for part in last.split("_"))  # lr is the learning_rate
+    short = section + dot + "".join(part[:1] for part in last.split("_"))  # "learning_rate" means lr
     if "_" in last and short in by_lower_case:
         near = [short, *(name for name in near if name != short)][:3]
     if near:
         return "Did you mean " + " or ".join(by_lower_case[name] for name in near) + "?"
-    return "Known: " + ", ".join(known) + "." if known else ""
+    return "Known: " + ", ".join(names) + "." if names else ""

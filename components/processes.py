@@ -10,7 +10,7 @@ from typing import IO, Any, Protocol
 
 
 class Process(Protocol):
-    """The part of ``subprocess.Popen`` that is used of a process, so that a forked one can take its place."""
+    """The part of ``subprocess.Popen`` that we use, so that a forked process can stand in for one."""
 
     pid: int
     returncode: int | None
@@ -25,9 +25,9 @@ class Process(Protocol):
 
 
 def python_command(*arguments: str) -> list[str]:
-    """Return a command for this Python that doesn't look for modules in the current folder.
+    """Return a command for this Python that doesn't search the current folder for modules.
 
-    With ``-m`` alone, a file ``uvicorn.py`` or ``select.py`` in the user's folder would be imported for the library.
+    With ``-m`` alone, ``uvicorn.py`` or ``select.py`` in the user's folder would be imported instead of the library.
 
     Example:
         >>> python_command("-m", "torchmill")[1:]
@@ -39,12 +39,12 @@ def python_command(*arguments: str) -> list[str]:
 def start_python(
     *arguments: str, environment: Mapping[str, str] | None = None, inherit_safe_path: bool = True, **options: Any
 ) -> "subprocess.Popen[bytes]":
-    """Start this Python in the background, with nothing to read, and without the current folder on its path.
+    """Start this Python in the background, with an empty stdin and without the current folder on its path.
 
     Args:
-        environment: the process's whole environment; None for this process's.
-        inherit_safe_path: have the Pythons that it starts leave out the current folder as well.
-        options: of ``subprocess.Popen``.
+        environment: the process's whole environment; None inherits this process's.
+        inherit_safe_path: the Pythons that it starts leave out the current folder as well.
+        options: arguments of ``subprocess.Popen``.
     """
     variables = dict(os.environ if environment is None else environment)
     if inherit_safe_path:
@@ -55,12 +55,12 @@ def start_python(
 
 
 def run_python(*arguments: str, **options: Any) -> int:
-    """Start this Python, wait for its end and return its exit code; options as of ``start_python``."""
+    """Start this Python as ``start_python`` does, wait for its end and return its exit code."""
     return start_python(*arguments, **options).wait()
 
 
 def processors() -> int:
-    """Return how many processors this process may use: what its affinity and its control group leave it."""
+    """Return the number of processors that affinity and cgroup let this process use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:  # cgroup v2: "max 100000" or "150000 100000", microseconds of processor time per period
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -8,39 +8,47 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Kind = Literal["images", "tokens", "numbers"]
-"""Of inputs: uint8 pixels (N, C, H, W); token ids (N, L), padded at the end; floats (N, F, …)."""
+"""Kind of inputs: uint8 pixels (N, C, H, W); token ids (N, L), padded at the end; or floats (N, F, …)."""
+
 Task = Literal["classification", "multilabel", "regression"]
 
 MEASURES: dict[Task, str] = {"classification": "accuracy", "multilabel": "label_accuracy", "regression": "r2"}
-"""Share of right answers; share of right yes and no over all labels; share of the variance that is explained."""
+"""First measure of each task: share of right answers; share of right labels; share of variance explained."""
 
 PLAIN_LOSSES: dict[Task, str] = {
     "classification": "cross-entropy",
     "multilabel": "binary cross-entropy",
     "regression": "squared error",
 }
-"""What a test is told in, whatever was trained by."""
+"""Loss that an evaluation reports, whichever loss was trained with."""
 
 PADDING = 0
-"""The token that fills a sequence up."""
+"""Token id that pads a sequence."""
 
 
 class Ref(BaseModel):
+    """A frozen value that travels between steps."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def identity(self) -> dict[str, str]:
-        """What a later step takes from it: digests by what they are of. Neither paths nor durations count."""
+        """Return the digests that decide a later step, by the name of their subject; neither paths nor durations."""
         raise NotImplementedError(type(self).__name__)
 
 
 class FileRef(Ref):
-    """A file and what was in it when the reference was made."""
+    """A file, with the digest of its content when the reference was made."""
 
     path: Path
     sha256: str
 
     @classmethod
     def of(cls, path: Path) -> "FileRef":
+        """Return a reference to a file, and read it to compute its digest.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         with path.open("rb") as file:
             return cls(path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -49,35 +57,35 @@ class DataRef(Ref):
     """A prepared data set: a file of inputs and one of labels per split, in ``folder``."""
 
     name: str
-    """As it was asked for: ``mnist``, ``image_folder:PATH``, ``file.py:function``."""
+    """Name in the configuration: ``mnist``, ``image_folder:PATH``, ``file.py:function``."""
     args: dict[str, object] = {}
-    """What its ``load`` was given."""
+    """Arguments of the data set's ``load``."""
     folder: Path
-    """Holds ``{train,validation,test}_{inputs,labels}.npy``, ``vocabulary.json`` where the inputs are tokens, and
-    ``columns.json`` where they were read from a table."""
+    """Folder with ``{train,validation,test}_{inputs,labels}.npy``; ``vocabulary.json`` if the inputs are tokens, and
+    ``columns.json`` if they came from a table."""
     sha256: str
-    """Digest of the digests of these files."""
+    """Digest of these files' digests."""
     source: str
-    """Where the data comes from."""
+    """Origin of the data: a URL, a path or a name."""
     kind: Kind = "images"
     task: Task = "classification"
     shape: tuple[int, ...]
-    """Of one input. Images: channels, height, width; tokens: the longest sequence; numbers: features first."""
+    """Shape of one input. Images: channels, height, width; tokens: the longest sequence; numbers: features first."""
     classes: tuple[str, ...]
     """Names of the classes, of the labels (multi-label) or of the targets (regression)."""
     train_size: int
-    """Samples in the training file, from which the validation split is cut where there is none."""
+    """Samples in the training file. Without a validation file, the validation split is cut from them."""
     validation_size: int = 0
-    """Of the data set's own validation split; 0 where it has none."""
+    """Samples in the data set's own validation split; 0 without one."""
     test_size: int
     mean: tuple[float, ...] = ()
-    """Per channel or feature of the training inputs; pixels are scaled to 0…1. Empty for tokens."""
+    """Mean per channel or feature of the training inputs, with pixels scaled to 0…1. Empty for tokens."""
     std: tuple[float, ...] = ()
     target_mean: tuple[float, ...] = ()
-    """Of the training targets of a regression."""
+    """Mean of each training target of a regression."""
     target_std: tuple[float, ...] = ()
     vocabulary_size: int = 0
-    """Tokens, padding (0) and unknown (1) included."""
+    """Number of tokens, with padding (0) and unknown (1)."""
 
     def identity(self) -> dict[str, str]:
         described = self.model_dump_json(exclude={"folder", "source"})
@@ -85,33 +93,34 @@ class DataRef(Ref):
 
     @property
     def measure(self) -> str:
-        """What it is judged by first: a mean over samples, the more the better, 1 at best."""
+        """First measure of the task: a mean over samples, at most 1; more is better."""
         return MEASURES[self.task]
 
     @property
     def outputs(self) -> str:
-        """How many classes, labels or targets it has, in words."""
-        one = {"classification": "class", "multilabel": "label", "regression": "target"}[self.task]
+        """Number of classes, labels or targets, in words."""
+        noun = {"classification": "class", "multilabel": "label", "regression": "target"}[self.task]
+        plural = "classes" if noun == "class" else f"{noun}s"
         number = len(self.classes)
-        return f"{number:,} {one if number == 1 else 'classes' if one == 'class' else f'{one}s'}"
+        return f"{number:,} {noun if number == 1 else plural}"
 
     @property
     def arguments(self) -> dict[str, int]:
-        """What a network's constructor may ask for by these names."""
-        known = {"num_classes": len(self.classes)}
+        """Facts of the data that a network's constructor may take as parameters, by name."""
+        facts = {"num_classes": len(self.classes)}
         match self.kind:
             case "images":
                 channels, height, width = self.shape
-                known |= {"in_channels": channels, "image_size": height, "image_height": height, "image_width": width}
+                facts |= {"in_channels": channels, "image_size": height, "image_height": height, "image_width": width}
             case "tokens":
-                known |= {"vocab_size": self.vocabulary_size, "padding_index": PADDING, "max_length": self.shape[0]}
+                facts |= {"vocab_size": self.vocabulary_size, "padding_index": PADDING, "max_length": self.shape[0]}
             case "numbers":
-                known |= {"in_features": math.prod(self.shape), "in_channels": self.shape[0]}
-        return known
+                facts |= {"in_features": math.prod(self.shape), "in_channels": self.shape[0]}
+        return facts
 
 
 class NetworkRef(Ref):
-    """A network as it was before training: how to build it and the weights it began with."""
+    """A network before training: how to build it, and its first weights."""
 
     reference: str
     """A built-in name, ``file.py:Class`` or ``package.module:Class``."""
@@ -119,32 +128,32 @@ class NetworkRef(Ref):
     weights: FileRef
     parameters: int
     freeze: tuple[str, ...] = ()
-    """Patterns of parameters that stay as they are, as they were asked for."""
+    """Patterns that name parameters to freeze, as in the configuration."""
     frozen: tuple[str, ...] = ()
-    """Names of the parameters that do."""
+    """Names of the parameters that the patterns freeze."""
 
     def identity(self) -> dict[str, str]:
         return {"the first weights": self.weights.sha256}
 
 
 class InspectionRef(Ref):
-    """What an inspection of a data set found."""
+    """The findings of a data set's inspection."""
 
     report: FileRef
-    """All of it as JSON."""
+    """All findings as JSON."""
     picture: FileRef
-    """Samples of each class."""
+    """Contact sheet with samples of each class."""
     leakage: float
-    """Share of test samples that are in training or validation, equal or nearly so."""
+    """Share of test samples that are, or nearly are, in training or validation."""
     suspects: int
-    """Training samples with a doubtful label."""
+    """Number of training samples with a suspect label."""
 
     def identity(self) -> dict[str, str]:
         return {"the inspection": self.report.sha256}
 
 
 class CheckRef(Ref):
-    """What an examination of a network found."""
+    """The verdicts of a network's check."""
 
     report: FileRef
     """All verdicts as JSON."""
@@ -166,12 +175,12 @@ class FitRef(Ref):
     """State after the last epoch."""
     device: str
     epochs: int
-    """Epochs that were run."""
+    """Number of epochs that were trained."""
     best_epoch: int
-    """Counted from 1."""
+    """Number of the best epoch, from 1."""
     measure: str = "accuracy"
     validation_score: float
-    """By that measure."""
+    """Score of the best epoch by that measure."""
     validation_loss: float
     samples_per_second: float
     stopped_early: bool
@@ -184,10 +193,10 @@ class EvaluationRef(Ref):
     """How good a trained network is on the test split."""
 
     measure: str = "accuracy"
-    """What is told first: ``accuracy``, ``label_accuracy`` or ``r2``."""
+    """First measure: ``accuracy``, ``label_accuracy`` or ``r2``."""
     score: float
     score_low: float
-    """Lower end of its 95 % interval."""
+    """Lower end of the score's 95 % interval."""
     score_high: float
     others: dict[str, float]
     """Further measures by name."""
@@ -195,20 +204,21 @@ class EvaluationRef(Ref):
     """Mean cross-entropy (nats) of classes or labels; mean squared error of standardised targets."""
     samples: int
     temperature: float = 1.0
-    """By which logits are divided so that probabilities are as often right as they say; 1 where it was not fitted."""
+    """Divisor of the logits that calibrates the probabilities; 1 if it was not fitted."""
     report: FileRef
     """All of it as JSON, for each class, label or target."""
     picture: FileRef
-    """Truth against answers, drawn."""
+    """Picture of the answers against the truth."""
     pictures: tuple[FileRef, ...] = ()
-    """More of them: calibration, the worst mistakes, what the network looks at."""
+    """More pictures: calibration, the worst mistakes, saliency."""
     predictions: FileRef | None = None
-    """What it gave for each test sample, beside the truth (``.npz``)."""
+    """Answer and truth for each test sample (``.npz``)."""
 
     def identity(self) -> dict[str, str]:
         return {"the evaluation": self.report.sha256}
 
     def metrics(self) -> dict[str, float]:
+        """Return the scores under MLflow's names, for example ``test_accuracy``."""
         named = {
             self.measure: self.score,
             f"{self.measure}_low": self.score_low,
@@ -217,13 +227,13 @@ class EvaluationRef(Ref):
         return {f"test_{name}": value for name, value in {**named, **self.others, "loss": self.loss}.items()}
 
     def words(self) -> str:
-        """The score for people."""
+        """Return the score and its interval in words."""
         values = [shown(self.measure, value) for value in (self.score, self.score_low, self.score_high)]
         return "{} (95 %: {} to {}) of {:,}".format(*values, self.samples)
 
 
 def shown(measure: str, value: float) -> str:
-    """A score as people write it: shares in per cent."""
+    """Return a score as people write it: shares in per cent, R² as a number."""
     return f"{value:.4f}" if measure == "r2" else f"{value:.2%}"
 
 
@@ -232,42 +242,42 @@ class ExportRef(Ref):
 
     onnx: FileRef
     report: FileRef
-    """The comparison as JSON."""
+    """Comparison with the network, as JSON."""
     max_abs_diff: float
     """Largest |ONNX - torch in float64| over all logits, test samples and batch sizes."""
     agreement: float
     """Share of test samples with the same answer."""
     example: FileRef
-    """A few inputs and the outputs they give (``.npz``)."""
+    """A few inputs and their outputs (``.npz``)."""
     smaller: tuple[FileRef, ...] = ()
-    """The same in fewer bits, as far as that was asked for and is as good."""
+    """Quantized versions that the configuration asked for and that passed their gates."""
 
     def identity(self) -> dict[str, str]:
         return {"the ONNX model": self.onnx.sha256, "what it answers to some test samples": self.example.sha256}
 
 
 class RunRef(Ref):
-    """A tracked run. Whoever holds it can add to the run's journal."""
+    """A tracked run. Its holder can append to the run's journal."""
 
     run_id: str
     name: str
     folder: Path
-    """Holds the journal and what the steps make."""
+    """Folder with the journal and the steps' files."""
     url: str
-    """The run's page in the MLflow UI."""
+    """Address of the run's page in the MLflow UI."""
     fresh: bool = False
-    """Uses nothing of earlier runs."""
+    """True if the run uses no results of earlier runs."""
 
 
 class StepRef(Ref):
-    """How a step went."""
+    """The outcome of a step."""
 
     state: Literal["ran", "resumed", "cached"]
     seconds: float
-    """Of this process; a step that was resumed took longer in all."""
+    """Time that this process took; a resumed step took longer in all."""
     key: str
     why: str
-    """What made it run, from where it was resumed, or which run its result is of."""
+    """Reason why it ran, epoch at which it was resumed, or run that its result comes from."""
 
 
 class PublishedRef(Ref):
@@ -279,24 +289,24 @@ class PublishedRef(Ref):
     agreement: float
     model: str
     version: str | None
-    """None where it was not to be registered; "pending" where MLflow has not answered yet."""
+    """Version; None if the run registers no model, "pending" while MLflow does not answer."""
 
 
 class PromotionRef(Ref):
-    """What became of a model version beside the champion."""
+    """The outcome of a model version's comparison with the champion."""
 
     outcome: Literal["promoted", "kept", "pending"]
-    """It is champion now; the champion stays; nobody could tell yet."""
+    """``promoted``: it is champion now. ``kept``: the champion stays. ``pending``: MLflow did not answer."""
     reason: str
-    """In words."""
+    """Reason in words."""
     champion: str | None
-    """The version that is champion now; None where there is none, or nobody could tell."""
+    """Version that is champion now; None if there is none, or if MLflow did not answer."""
     report: FileRef
     """The comparison as JSON."""
 
 
 class TrainResult(Ref):
-    """What `torchmill train` leaves behind; `--json` prints it."""
+    """The result of `torchmill train`, which `--json` prints."""
 
     run_id: str
     status: str
@@ -311,17 +321,17 @@ class TrainResult(Ref):
     onnx: PublishedRef
     report: Path
     promotion: PromotionRef | None = None
-    """None where it was not to be decided."""
+    """Promotion; None if the run decides none."""
 
 
 class Comparison(Ref):
-    """Something of a run beside the same of its reproduction."""
+    """One property of a run, compared with its reproduction's."""
 
     what: str
     recorded: str
     again: str
     is_result: bool = True
-    """Otherwise it is a circumstance, which explains a difference."""
+    """False for a circumstance, which may explain a difference."""
 
     @property
     def is_equal(self) -> bool:
@@ -332,12 +342,12 @@ class Reproduction(Ref):
     """A recorded run, run again."""
 
     recorded: str
-    """Id of the run that was recorded."""
+    """Id of the recorded run."""
     again: str
-    """Id of the one beside it."""
+    """Id of the run that repeats it."""
     comparisons: tuple[Comparison, ...]
 
     @property
     def is_equal(self) -> bool:
-        """Whether all results are equal, down to the weights' digest."""
-        return all(one.is_equal for one in self.comparisons if one.is_result)
+        """True if all results are equal, down to the weights' digest."""
+        return all(pair.is_equal for pair in self.comparisons if pair.is_result)

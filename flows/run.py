@@ -29,7 +29,7 @@ from torchmill.components.runs.claim import Claim
 from torchmill.components.runs.fingerprint import of_run
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.snapshot import write_snapshot
-from torchmill.components.runs.step_cache import Results
+from torchmill.components.runs.step_cache import StepCache
 from torchmill.components.training.distributed.launch import started_ahead
 from torchmill.flows.services import crashed_runs as interrupted
 from torchmill.flows.services import prefect_server
@@ -54,7 +54,7 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
             tracking.cool_down()
             logger.info("nothing changed since run %s: its result stands", claimed.manifest.name)
         else:
-            claimed.held.enter_context(held.pop_all())
+            claimed.locks.enter_context(held.pop_all())
         return claimed
 
 
@@ -65,7 +65,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
     if claimed.is_resumed:
         logger.info("resuming run %s", name)
         rename_flow_run(name)
-    with claimed.held:
+    with claimed.locks:
         run = tracking.open_run(
             runs,
             folder,
@@ -106,7 +106,7 @@ def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
     """Write the page of a run that was evaluated, also where it fails behind that, as by an export that differs."""
     from torchmill.components.evaluation.report.page import Record, write_page
 
-    done, results = tracking.recorded_steps(run), Results(Runs.here())
+    done, results = tracking.recorded_steps(run), StepCache(Runs.here())
     held = {step: kept[0] for step, ref in done.items() if (kept := results.find(step, ref.key))}
     if not {"fetch", "fit", "evaluate"} <= held.keys():
         return []
@@ -192,5 +192,5 @@ def conclude(
         report=report,
         promotion=promoted,
     )
-    claims.keep(Runs.here(), result)
+    claims.save_result(Runs.here(), result)
     return result

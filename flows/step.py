@@ -22,7 +22,7 @@ from torchmill.components import tracking
 from torchmill.components.refs import RunRef, StepRef
 from torchmill.components.runs import fingerprint as ingredients
 from torchmill.components.runs.folders import Runs
-from torchmill.components.runs.step_cache import Results
+from torchmill.components.runs.step_cache import StepCache
 from torchmill.flows.services import prefect_server
 
 P = ParamSpec("P")
@@ -92,8 +92,8 @@ def step(*, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], C
         def kept(*arguments: Any) -> Any:
             run: RunRef = arguments[-1]
             decided = ingredients.of_step(name, dict(zip(parameters[:-1], arguments[:-1], strict=True)))
-            results = Results(Runs(run.folder.parent.parent))
-            with results.claimed(name, decided.key):
+            results = StepCache(Runs(run.folder.parent.parent))
+            with results.lock(name, decided.key):
                 started = time.perf_counter()
                 tracking.begin_step(run, name)
                 # A fresh run, too, goes on from what it has done itself.
@@ -103,7 +103,7 @@ def step(*, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], C
                     if entry.run != run.folder.name:
                         tracking.replay(run, results.runs.work / entry.run, name)
                     return _tell(run, name, decided.key, "cached", f"from run {entry.run_name}", started, result)
-                why = results.why(name, decided) if once else "in each run"
+                why = results.explain(name, decided) if once else "in each run"
                 why = "a fresh start" if run.fresh else why
                 step = CurrentStep(run.folder if run.fresh else results.folder(name, decided.key))
                 token = _current_step.set(step)
@@ -111,7 +111,7 @@ def step(*, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], C
                     result = function(*arguments)
                 finally:
                     _current_step.reset(token)
-                results.keep(name, decided, run, result)
+                results.store(name, decided, run, result)
                 place = step.resumed_at
                 return _tell(run, name, decided.key, "resumed" if place else "ran", place or why, started, result)
 

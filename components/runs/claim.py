@@ -1,4 +1,4 @@
-"""Which run a command is: a new one, one that was interrupted and goes on, or one that is done already."""
+"""Claim a run for a command: begin a new one, resume an interrupted one, or find that it is done."""
 
 import contextlib
 import json
@@ -9,139 +9,145 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from torchmill.components.config import RunConfig
 from torchmill.components.files import locked, write_text
 from torchmill.components.refs import TrainResult
 from torchmill.components.runs.fingerprint import StepFingerprint
 from torchmill.components.runs.folders import Runs
-from torchmill.components.runs.step_cache import Results, is_intact
+from torchmill.components.runs.step_cache import StepCache, is_intact
 
 logger = logging.getLogger("torchmill")
 
 
 class Manifest(BaseModel):
-    """What a run's folder says of it (``run.json``)."""
+    """A run's description in its folder (``run.json``)."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     name: str
     config: RunConfig
-    ingredients: StepFingerprint
+    fingerprint: StepFingerprint = Field(validation_alias=AliasChoices("fingerprint", "ingredients"))
     fresh: bool
     process: int = Field(default_factory=os.getpid)
-    """The one that has worked on it last. Whether it still does is told by the lock that it holds."""
+    """Id of the latest process. Whether it is still at work, its lock says."""
 
     @classmethod
     def of(cls, folder: Path) -> "Manifest":
+        """Read the manifest in a run's folder."""
         return cls.model_validate_json((folder / "run.json").read_bytes())
 
 
 @dataclass
 class Claim:
-    """A run that this process holds until it ends, however it ends; or one that is done."""
+    """A run that this process holds until it exits, or one that is done."""
 
     folder: Path
     manifest: Manifest
     is_resumed: bool = False
     result: TrainResult | None = None
-    """Of a run that did the very same, and whose files are intact: there is nothing to do."""
-    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Result of an equal run whose files are intact, so that there is nothing to do."""
+    locks: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Locks of the run; closing them releases the run."""
 
-    def note(self, **changes: Any) -> None:
-        """Change what the manifest says."""
+    def update_manifest(self, **changes: Any) -> None:
+        """Change fields of the manifest, and write it."""
         self.manifest = self.manifest.model_copy(update=changes)
         write_text(self.folder / "run.json", self.manifest.model_dump_json(indent=1))
 
     def publish(self) -> None:
-        """Declare the run done: from now on the same command finds its result."""
+        """Publish the result that was saved: from now on, equal commands find it."""
         (self.folder / "concluded.json").replace(self.folder / "result.json")
 
 
-def keep(runs: Runs, result: TrainResult) -> None:
-    """Write a run's result down; it counts once the run is declared done."""
-    plain = Results(runs).portable(result.model_dump(mode="json"))
+def save_result(runs: Runs, result: TrainResult) -> None:
+    """Write a run's result. Equal commands find it once ``Claim.publish`` was called."""
+    plain = StepCache(runs).portable(result.model_dump(mode="json"))
     write_text(result.folder / "concluded.json", json.dumps(plain, indent=1))
 
 
-def finished(runs: Runs, ingredients: StepFingerprint) -> TrainResult | None:
-    """Give the result of a run that did the very same and whose files, data included, are intact; without torch."""
-    results = Results(runs)
-    for folder in _folders(runs, ingredients.key):
+def find_result(runs: Runs, fingerprint: StepFingerprint) -> TrainResult | None:
+    """Return the result of an equal run whose files, data included, are intact. Imports no torch."""
+    cache = StepCache(runs)
+    for folder in _folders(runs, fingerprint.key):
         try:
             plain = json.loads((folder / "result.json").read_bytes())
-            result = TrainResult.model_validate(results.localized(plain))
-        except (OSError, ValueError):  # not done; or damaged, or of another version: as good as not done
+            result = TrainResult.model_validate(cache.localized(plain))
+        except (OSError, ValueError):  # not done, damaged, or written by another version
             continue
-        # The data is looked at itself: what was fetched last under its name may be another.
+        # Other data may have been fetched under the same name since, so the data itself is checked.
         later = {name: step for name, step in result.steps.items() if name != "fetch"}
-        there = result.report.is_file() and is_intact(result.data)
-        if there and all(results.find(name, step.key) for name, step in later.items()):
+        has_files = result.report.is_file() and is_intact(result.data)
+        if has_files and all(cache.find(name, step.key) for name, step in later.items()):
             cached = {"state": "cached", "why": f"from run {result.name}"}
             steps = {name: step.model_copy(update=cached) for name, step in result.steps.items()}
             return result.model_copy(update={"steps": steps})
     return None
 
 
-def claim(runs: Runs, ingredients: StepFingerprint, config: RunConfig, new: str, name: str, fresh: bool) -> Claim:
-    """Take hold of the run that was interrupted, or of a new folder; or find that all is done.
+def claim(
+    runs: Runs, fingerprint: StepFingerprint, config: RunConfig, folder_name: str, name: str, fresh: bool
+) -> Claim:
+    """Claim an interrupted run with the same fingerprint, or a new one; or find that one is done.
 
-    While another process is at the very same it is waited for; what that leaves is looked at then.
+    Wait if another process is doing the same run, then look again.
 
     Args:
-        new: the folder's name, if it is a new run; numbered where it is taken.
-        name: the run's, if it is a new one.
-        fresh: begin a new one in any case.
+        folder_name: folder of a new run; a number is appended if it exists.
+        name: name of a new run.
+        fresh: begin a new run in any case.
     """
     while True:
         with locked(runs.work / "claims.lock"):
             if fresh:
-                return _begin(runs, ingredients, config, new, name, fresh)
-            if result := finished(runs, ingredients):
+                return _begin(runs, fingerprint, config, folder_name, name, fresh)
+            if result := find_result(runs, fingerprint):
                 return Claim(result.folder, Manifest.of(result.folder), result=result)
             interrupted = [
-                folder for folder in _folders(runs, ingredients.key) if not (folder / "result.json").is_file()
+                folder for folder in _folders(runs, fingerprint.key) if not (folder / "result.json").is_file()
             ]
             if not interrupted:
-                return _begin(runs, ingredients, config, new, name, fresh)
-            held = contextlib.ExitStack()
-            if held.enter_context(locked(interrupted[0] / "alive.lock", wait=False)):
-                taken = Claim(interrupted[0], Manifest.of(interrupted[0]), is_resumed=True, held=held)
-                taken.note(process=os.getpid())
-                return taken
-            held.close()
+                return _begin(runs, fingerprint, config, folder_name, name, fresh)
+            locks = contextlib.ExitStack()
+            if locks.enter_context(locked(interrupted[0] / "alive.lock", wait=False)):
+                resumed = Claim(interrupted[0], Manifest.of(interrupted[0]), is_resumed=True, locks=locks)
+                resumed.update_manifest(process=os.getpid())
+                return resumed
+            locks.close()
         manifest = Manifest.of(interrupted[0])
-        logger.info("run %s, process %d, is at the very same: waiting for it", manifest.name, manifest.process)
+        logger.info("run %s, process %d, is doing the same: waiting for it", manifest.name, manifest.process)
         with locked(interrupted[0] / "alive.lock"):
             pass
 
 
 def is_alive(folder: Path) -> bool:
-    """Tell whether a process is at work on a run: it holds a lock, which the system frees when it dies."""
-    with locked(folder / "alive.lock", wait=False) as free:
-        return not free
+    """Return True if a process is at work on a run: it holds a lock that the system frees when it dies."""
+    with locked(folder / "alive.lock", wait=False) as is_free:
+        return not is_free
 
 
-def _begin(runs: Runs, ingredients: StepFingerprint, config: RunConfig, new: str, name: str, fresh: bool) -> Claim:
-    for wanted in (f"{new}{again}" for again in ("", *(f"-again-{number}" for number in range(1, 1000)))):
-        folder = runs.work / wanted
+def _begin(
+    runs: Runs, fingerprint: StepFingerprint, config: RunConfig, folder_name: str, name: str, fresh: bool
+) -> Claim:
+    for suffix in ("", *(f"-again-{number}" for number in range(1, 1000))):
+        folder = runs.work / f"{folder_name}{suffix}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             break
-    held = contextlib.ExitStack()
-    held.enter_context(locked(folder / "alive.lock"))
-    manifest = Manifest(name=name, config=config, ingredients=ingredients, fresh=fresh)
+    locks = contextlib.ExitStack()
+    locks.enter_context(locked(folder / "alive.lock"))
+    manifest = Manifest(name=name, config=config, fingerprint=fingerprint, fresh=fresh)
     write_text(folder / "run.json", manifest.model_dump_json(indent=1))
-    index = _index(runs, ingredients.key)
+    index = _index(runs, fingerprint.key)
     index.parent.mkdir(exist_ok=True)
     with index.open("a") as file:
         file.write(f"{folder.name}\n")
-    return Claim(folder, manifest, held=held)
+    return Claim(folder, manifest, locks=locks)
 
 
 def _folders(runs: Runs, key: str) -> Iterator[Path]:
-    """Folders of the runs of that key, the latest first."""
+    """Yield the folders of the runs with a key, the latest first."""
     try:
         names = _index(runs, key).read_text().split()
     except FileNotFoundError:

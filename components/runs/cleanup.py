@@ -1,4 +1,4 @@
-"""What killed processes left half-written."""
+"""Files that killed processes left half-written."""
 
 import re
 import time
@@ -9,11 +9,12 @@ import psutil
 
 from torchmill.components.runs.folders import Runs
 
-ABANDONED_SECONDS = 86_400.0  # for what doesn't tell whose it is
+ABANDONED_SECONDS = 86_400.0
+"""Age at which a temporary file counts as abandoned if its name holds no process id."""
 
 
 def half_written(folder: Path) -> Iterator[Path]:
-    """Temporary files in a folder, and below, whose writers are gone."""
+    """Yield the temporary files in a folder, and below, whose writers have died."""
     for path in folder.rglob(".*"):
         match = re.fullmatch(r"\..+\.(\d+)\.partial(\.npz)?|\.writable-(\d+)", path.name)
         if match and not psutil.pid_exists(int(match[1] or match[3])):
@@ -21,7 +22,7 @@ def half_written(folder: Path) -> Iterator[Path]:
 
 
 def leftovers(runs: Runs, cache: Path) -> list[Path]:
-    """All that is of no use any more: temporary files, and checkpoints that turned out damaged."""
-    found = [path for path in (*half_written(runs.work), *runs.work.rglob("*.pt.damaged")) if path.is_file()]
+    """Return the files to delete: abandoned temporary files, and damaged checkpoints."""
+    files = [path for path in (*half_written(runs.work), *runs.work.rglob("*.pt.damaged")) if path.is_file()]
     by_age = [*runs.folder.glob(".mlflow.db.partial*"), *cache.glob("*/.*.tmp")]
-    return found + [path for path in by_age if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]
+    return files + [path for path in by_age if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]

@@ -1,4 +1,4 @@
-"""Where Torchmill keeps its files."""
+"""Folders of Torchmill's files: the runs' and the data cache."""
 
 import os
 import shutil
@@ -7,17 +7,19 @@ from pathlib import Path
 
 from torchmill.components.errors import UserError
 
-LEAST_FREE_BYTES = 50e6  # two databases of 2 MB each, and a small network's weights, checkpoint and ONNX file
+LEAST_FREE_BYTES = 50e6
+"""Disk space of a small run: two databases of 2 MB, weights, a checkpoint and an ONNX file."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The folder with everything that runs leave behind: ``--runs``, ``TORCHMILL_RUNS`` or ``./mlruns``."""
+    """The folder with all files of runs: ``--runs``, ``TORCHMILL_RUNS`` or ``./mlruns``."""
 
     folder: Path
 
     @classmethod
     def here(cls) -> "Runs":
+        """Return the runs that the environment or the current folder names."""
         return cls(Path(os.environ.get("TORCHMILL_RUNS") or "mlruns").expanduser().absolute())
 
     @property
@@ -27,7 +29,7 @@ class Runs:
 
     @property
     def artifacts(self) -> Path:
-        """MLflow's artifacts."""
+        """Folder of MLflow's artifacts."""
         return self.folder / "artifacts"
 
     @property
@@ -37,14 +39,14 @@ class Runs:
 
     @property
     def work(self) -> Path:
-        """One folder per run with what its steps make, and the locks and states of services."""
+        """Folder with a folder per run for its steps' files, and with the locks and states of services."""
         return self.folder / "work"
 
     def ready(self) -> "Runs":
-        """Create the folders.
+        """Create the folders, and return itself.
 
         Raises:
-            UserError: the place cannot be written to, or its disk is full.
+            UserError: the folder cannot be written to, or its disk is full.
         """
         try:
             self.work.mkdir(parents=True, exist_ok=True)
@@ -56,20 +58,20 @@ class Runs:
         except OSError as error:
             raise UserError(
                 f"Cannot write to {self.folder}: {error.strerror or error}.",
-                "Give another place with --runs DIR or TORCHMILL_RUNS.",
+                "Give another folder with --runs DIR or TORCHMILL_RUNS.",
             ) from error
         if free < LEAST_FREE_BYTES:
             raise UserError(
                 f"The disk of {self.folder} is full: {free / 1e6:.0f} MB are left, "
                 f"and a run needs {LEAST_FREE_BYTES / 1e6:.0f}.",
-                "Free some space, or give another place with --runs DIR or TORCHMILL_RUNS.",
+                "Free some space, or give another folder with --runs DIR or TORCHMILL_RUNS.",
             )
         return self
 
 
 def data_cache() -> Path:
-    """The folder with downloaded data: ``TORCHMILL_DATA`` or ``~/.cache/torchmill``."""
-    chosen = os.environ.get("TORCHMILL_DATA")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
+    """Return the folder of downloaded and prepared data: ``TORCHMILL_DATA`` or ``~/.cache/torchmill``."""
+    folder = os.environ.get("TORCHMILL_DATA")
+    if folder:
+        return Path(folder).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchmill"

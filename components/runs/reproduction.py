@@ -1,4 +1,4 @@
-"""Two recorded runs beside one another: what is equal, down to the weights' digest, and what isn't."""
+"""Comparison of a recorded run with its reproduction, down to the weights' digest."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from torchmill.components.refs import Comparison
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What MLflow has of a run."""
+    """A run as MLflow has recorded it."""
 
     run_id: str
     name: str
@@ -19,56 +19,60 @@ class RecordedRun:
     tags: dict[str, str]
     params: dict[str, str]
     metrics: dict[str, list[tuple[int, float]]]
-    """Values by step, in order."""
+    """Steps and values of each metric, in order."""
 
 
-# What a run has by its nature only once: times and speeds.
 TIMES = ("seconds.", "samples_per_second")
+"""Prefixes of metrics that no run repeats: times and speeds."""
+
 DIGESTS = {
     "data": "data.sha256",
     "first weights": "initial.sha256",
     "trained weights": "weights.sha256",
     "ONNX model": "onnx.sha256",
 }
+"""Tags with digests of results."""
+
 CIRCUMSTANCES = {
     "machine": "machine",
     "Torchmill's source": "torchmill.source",
     "git commit": "mlflow.source.git.commit",
 }
+"""Tags that may explain a difference."""
 
 
 def comparisons(first: RecordedRun, second: RecordedRun) -> tuple[Comparison, ...]:
-    """Compare digests, all metrics but times, and the circumstances that may explain a difference."""
-    found = [
-        Comparison(what=what, recorded=first.tags[tag], again=second.tags.get(tag, "none"))
-        for what, tag in DIGESTS.items()
+    """Compare digests, metrics other than times, and circumstances that may explain a difference."""
+    pairs = [
+        Comparison(what=subject, recorded=first.tags[tag], again=second.tags.get(tag, "none"))
+        for subject, tag in DIGESTS.items()
         if tag in first.tags
     ]
     names = sorted({*first.metrics, *second.metrics})
     for name in names:
         if not name.startswith(TIMES):
             points = first.metrics.get(name, []), second.metrics.get(name, [])
-            found.append(Comparison(what=name, recorded=_told(*points), again=_told(*points[::-1])))
+            pairs.append(Comparison(what=name, recorded=_summary(*points), again=_summary(*points[::-1])))
     versions = {
         f"version of {tag.removeprefix('version.')}": tag
         for tag in sorted({*first.tags, *second.tags})
         if tag.startswith("version.")
     }
-    for what, tag in chain(CIRCUMSTANCES.items(), versions.items()):
-        pair = first.tags.get(tag, "none"), second.tags.get(tag, "none")
-        found.append(Comparison(what=what, recorded=pair[0], again=pair[1], is_result=False))
-    device = first.params.get("device.used", "none"), second.params.get("device.used", "none")
-    found.append(Comparison(what="device", recorded=device[0], again=device[1], is_result=False))
-    return tuple(found)
+    for subject, tag in chain(CIRCUMSTANCES.items(), versions.items()):
+        values = first.tags.get(tag, "none"), second.tags.get(tag, "none")
+        pairs.append(Comparison(what=subject, recorded=values[0], again=values[1], is_result=False))
+    devices = first.params.get("device.used", "none"), second.params.get("device.used", "none")
+    pairs.append(Comparison(what="device", recorded=devices[0], again=devices[1], is_result=False))
+    return tuple(pairs)
 
 
-def _told(points: list[tuple[int, float]], others: list[tuple[int, float]]) -> str:
-    """A metric's course in a few words, which differ where any value does."""
+def _summary(points: list[tuple[int, float]], reference: list[tuple[int, float]]) -> str:
+    """Return a metric's curve in a few words, which differ if any value does."""
     if not points:
         return "none"
     digest = hashlib.sha256(json.dumps(points).encode()).hexdigest()[:12]
     if len(points) == 1:
         return f"{points[0][1]!r}"
-    apart = max((abs(a - b) for (_, a), (_, b) in zip(points, others, strict=False)), default=math.nan)
-    more = f", up to {apart:.1e} apart" if apart > 0 else ""
-    return f"{len(points)} values, the last {points[-1][1]:.6g} ({digest}{more})"
+    apart = max((abs(a - b) for (_, a), (_, b) in zip(points, reference, strict=False)), default=math.nan)
+    distance = f", up to {apart:.1e} apart" if apart > 0 else ""
+    return f"{len(points)} values, the last {points[-1][1]:.6g} ({digest}{distance})"

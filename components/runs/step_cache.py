@@ -1,4 +1,4 @@
-"""Results of steps, kept by key: what was done already is not done again."""
+"""The step cache: results of steps by the key of their fingerprint."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from torchmill.components.files import locked, write_text
 from torchmill.components.refs import (
@@ -28,7 +28,7 @@ from torchmill.components.runs.folders import Runs, data_cache
 
 logger = logging.getLogger("torchmill")
 
-KINDS: dict[str, type] = {
+RESULT_TYPES: dict[str, type] = {
     "fetch": DataRef,
     "inspect": InspectionRef,
     "initialize": NetworkRef,
@@ -39,103 +39,114 @@ KINDS: dict[str, type] = {
     "register": str,
     "promote": PromotionRef,
 }
+"""Types of the steps' results."""
 
-COMPARED = 200  # earlier results at most, the latest
+MAX_COMPARED = 200
+"""Number of the latest results that a new fingerprint is compared with."""
 
-HERE = "<runs>"  # stands for the folder of the runs, so that it can be moved
+RUNS_FOLDER = "<runs>"
+"""Placeholder for the folder of the runs in stored paths, so that the folder can be moved."""
 
 
 class CachedResult(BaseModel):
-    """A result with what decided it."""
+    """A step's result, with the fingerprint that decided it."""
 
-    ingredients: StepFingerprint
+    model_config = ConfigDict(populate_by_name=True)
+
+    fingerprint: StepFingerprint = Field(validation_alias=AliasChoices("fingerprint", "ingredients"))
     run: str
-    """Folder name of the run that gave it."""
+    """Folder name of the run that computed it."""
     run_name: str
     result: Any
-    made: float
+    created: float = Field(validation_alias=AliasChoices("created", "made"))
     """Seconds since 1970."""
 
 
 @dataclass(frozen=True)
-class Results:
-    """All kept results of a folder of runs: ``work/steps/STEP/KEY/result.json``, with what a half-done step keeps."""
+class StepCache:
+    """The cached results in a folder of runs: ``work/steps/STEP/KEY/result.json``, beside unfinished steps' files.
+
+    Example:
+        >>> cache = StepCache(Runs.here())
+        >>> if entry := cache.find("fit", fingerprint.key):
+        ...     result, cached = entry
+    """
 
     runs: Runs
 
     def folder(self, step: str, key: str) -> Path:
-        """The place of one step's result, and of its checkpoints while it is not there yet."""
+        """Return the folder of a step's result, and of its checkpoints until it has one."""
         return self.runs.work / "steps" / step / key[:32]
 
     @contextlib.contextmanager
-    def claimed(self, step: str, key: str) -> Generator[None]:
-        """Be the only one at work on a step; whoever comes later waits, and then finds the result."""
+    def lock(self, step: str, key: str) -> Generator[None]:
+        """Lock a step, so that one process works on it while others wait and then find its result."""
         folder = self.folder(step, key)
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as held:
-            if not held.enter_context(locked(folder / "lock", wait=False)):
-                logger.info("%s  another run is at it with the same settings: waiting for its result", step)
-                held.enter_context(locked(folder / "lock"))
+        with contextlib.ExitStack() as locks:
+            if not locks.enter_context(locked(folder / "lock", wait=False)):
+                logger.info("%s  another run does this step with the same settings: waiting for its result", step)
+                locks.enter_context(locked(folder / "lock"))
             yield
 
-    def keep(self, step: str, ingredients: StepFingerprint, run: RunRef, result: object) -> None:
-        """Keep a result, in the place of an earlier one of the same key."""
+    def store(self, step: str, fingerprint: StepFingerprint, run: RunRef, result: object) -> None:
+        """Store a result, and replace an earlier one with the same key."""
         plain = TypeAdapter(type(result)).dump_python(result, mode="json")
-        kept = CachedResult(
-            ingredients=ingredients,
+        entry = CachedResult(
+            fingerprint=fingerprint,
             run=run.folder.name,
             run_name=run.name,
             result=self.portable(plain),
-            made=time.time(),
+            created=time.time(),
         )
-        folder = self.folder(step, ingredients.key)
+        folder = self.folder(step, fingerprint.key)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "result.json", kept.model_dump_json(indent=1))
+        write_text(folder / "result.json", entry.model_dump_json(indent=1))
 
     def find(self, step: str, key: str) -> tuple[Any, CachedResult] | None:
-        """Give the result of that key if there is one and every file of it is what it was."""
-        kept = self._read(self.folder(step, key) / "result.json")
-        if kept is None:
+        """Return the result with a key and its entry, if all its files are unchanged."""
+        entry = self._read(self.folder(step, key) / "result.json")
+        if entry is None:
             return None
         try:
-            result = TypeAdapter(KINDS[step]).validate_python(self.localized(kept.result))
-        except ValidationError:  # of another version
+            result = TypeAdapter(RESULT_TYPES[step]).validate_python(self.localized(entry.result))
+        except ValidationError:  # written by another version
             return None
-        return (result, kept) if all(is_intact(ref) for ref in _refs(result)) else None
+        return (result, entry) if all(is_intact(ref) for ref in _refs(result)) else None
 
-    def why(self, step: str, ingredients: StepFingerprint) -> str:
-        """Say what makes a step run: what is new beside the earlier result that is the most like it."""
+    def explain(self, step: str, fingerprint: StepFingerprint) -> str:
+        """Return in words why a step has to run: its difference from the most similar cached result."""
         paths = sorted(self.folder(step, "").glob("*/result.json"), key=lambda path: -path.stat().st_mtime)
-        earlier = [kept for path in paths[:COMPARED] if (kept := self._read(path))]
-        if not earlier:
+        entries = [entry for path in paths[:MAX_COMPARED] if (entry := self._read(path))]
+        if not entries:
             return "for the first time"
-        nearest = min(earlier, key=lambda kept: (kept.ingredients.distance(ingredients), -kept.made))
-        if nearest.ingredients.key == ingredients.key:
+        nearest = min(entries, key=lambda entry: (entry.fingerprint.distance(fingerprint), -entry.created))
+        if nearest.fingerprint.key == fingerprint.key:
             return "a file of its result is gone or changed"
-        return nearest.ingredients.changed_to(ingredients)
+        return nearest.fingerprint.changed_to(fingerprint)
 
     def _read(self, path: Path) -> CachedResult | None:
         try:
             return CachedResult.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):  # none; or of another version, which is as good as none
+        except (OSError, ValidationError):  # missing, damaged, or written by another version
             return None
 
     def portable(self, value: Any) -> Any:
-        """Write paths below the folder of the runs as ``<runs>/…``."""
-        return _moved(value, str(self.runs.folder), HERE)
+        """Return a value whose paths below the folder of the runs begin with ``<runs>``."""
+        return _with_prefix(value, str(self.runs.folder), RUNS_FOLDER)
 
     def localized(self, value: Any) -> Any:
-        """Undo ``portable``, in the place where the runs are now."""
-        return _moved(value, HERE, str(self.runs.folder))
+        """Return a portable value with the folder where the runs are now."""
+        return _with_prefix(value, RUNS_FOLDER, str(self.runs.folder))
 
 
-def _moved(value: Any, old: str, new: str) -> Any:
-    """Replace the folder that paths begin with, however deep they lie in plain values."""
+def _with_prefix(value: Any, old: str, new: str) -> Any:
+    """Replace the folder at the beginning of all paths in nested dicts and lists."""
     match value:
         case dict():
-            return {name: _moved(held, old, new) for name, held in value.items()}
+            return {name: _with_prefix(item, old, new) for name, item in value.items()}
         case list():
-            return [_moved(held, old, new) for held in value]
+            return [_with_prefix(item, old, new) for item in value]
         case str() if value.startswith(f"{old}/"):
             return new + value.removeprefix(old)
     return value
@@ -148,12 +159,14 @@ def _refs(value: object) -> Iterator[FileRef | DataRef]:
         for name in type(value).model_fields:
             yield from _refs(getattr(value, name))
     elif isinstance(value, tuple):
-        for held in value:
-            yield from _refs(held)
+        for item in value:
+            yield from _refs(item)
 
 
 def is_intact(ref: FileRef | DataRef) -> bool:
+    """Return True if a file, or the files of a data set, are as they were when the reference was made."""
     if isinstance(ref, DataRef):
+        # Here, since it imports numpy, which a command that finds nothing cached does not need yet.
         from torchmill.components.data.fetch import prepared
 
         return prepared(ref.name, data_cache(), args=ref.args) == ref

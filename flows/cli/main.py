@@ -267,7 +267,7 @@ def train(options: argparse.Namespace) -> int:
     show_log(options.explain)
     tracking.check_database(runs)
     decided = ingredients.of_run(config, tracking.destination(runs))
-    if not options.fresh and (done := claims.finished(runs, decided)):
+    if not options.fresh and (done := claims.find_result(runs, decided)):
         print(f"Nothing has changed since run {done.name}; --fresh trains anew.", file=sys.stderr)
         for name, step in done.steps.items() if options.explain else ():
             print(f"{name}: {step.state}, {step.why}", file=sys.stderr)
