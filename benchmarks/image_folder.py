@@ -28,6 +28,7 @@ from torchmill.components.processes import processors
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
+from torchmill.components.training.setup import TrainingSetup
 
 SPLITS = {"train": 10_000, "val": 200, "test": 200}
 CLASSES, SIZE, BATCH, EPOCHS, ROUNDS = 10, 64, 64, 5, 3
@@ -77,10 +78,10 @@ def ours(pictures: Path, preparing: list[float]) -> float:
         data = fetch(f"image_folder:{pictures}", folder / "cache", args={"image_size": SIZE})
         preparing.append(time.perf_counter() - started)
         config = TrainConfig(epochs=EPOCHS, batch_size=BATCH)
-        training, validation = read_training(data, 0.1, 0)
+        training, validation = read_training(data.with_split(0.1, seed=0))
         checkpoints, best = Checkpoints(folder / "checkpoints", config.checkpoint_seconds), folder / "best.safetensors"
         cpu = torch.device("cpu")
-        for _ in fit(network(), training, validation, data, config, cpu, 0, checkpoints, best):
+        for _ in fit(TrainingSetup(network(), training, validation, data, config, cpu, 0), checkpoints, best):
             pass
         return time.perf_counter() - started
 

@@ -18,6 +18,7 @@ from torchmill.components.data.samples import Samples
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
+from torchmill.components.training.setup import TrainingSetup
 
 IMAGES, ROUNDS = 60_000, 3
 MEBIBYTE = 1024  # of the kibibytes that the system counts in
@@ -46,7 +47,7 @@ def main(which: str) -> None:
         with tempfile.TemporaryDirectory() as place:
             checkpoints, best = Checkpoints(Path(place) / "checkpoints", 30), Path(place) / "best.safetensors"
             config = TrainConfig(epochs=1, batch_size=BATCH)
-            list(fit(network(), training, few, DATA, config, torch.device("cpu"), 0, checkpoints, best))
+            list(fit(TrainingSetup(network(), training, few, DATA, config, torch.device("cpu"), 0), checkpoints, best))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEBIBYTE)
 
 

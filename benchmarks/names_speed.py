@@ -9,6 +9,7 @@
 Needs the names: in the cache, or on a mirror that TORCHMILL_MIRROR names.
 """
 
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ from torchmill.components.runs.folders import data_cache
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.tuning.autotune import Autotune
 
 NAMES, OF_TUTORIAL, ROUNDS = 12_800, 300, 5
@@ -41,7 +43,7 @@ def measure() -> list[Claim]:
         print(f"The names are not in reach: {error}")
         return []
     torch.set_num_threads(processors())
-    training, validation = read_training(data, 0.1, 0)
+    training, validation = read_training(data.with_split(0.1, seed=0))
     chosen = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
     some, few = training.part(chosen[:NAMES]), validation.part(torch.arange(64))
     figures = in_turn(
@@ -66,11 +68,12 @@ def measure() -> list[Claim]:
 def ours(data: DataRef, training: Samples, validation: Samples, arguments: dict[str, object]) -> float:
     network, _ = initialize(ModelConfig(name="rnn", args=arguments), InitializeConfig(), data, 0)
     with tempfile.TemporaryDirectory() as place:
-        trials = Autotune(Path(place), network, training, data, 0)
-        batch_size = trials.batch_size(TrainConfig(batch_size=None), torch.device("cpu"))
+        undecided, cpu = TrainConfig(batch_size=None), torch.device("cpu")
+        setup = TrainingSetup(network, training, validation, data, undecided, cpu, seed=0)
+        batch_size = Autotune(Path(place), setup).batch_size(undecided, cpu)
         checkpoints, best = Checkpoints(Path(place) / "checkpoints", 30), Path(place) / "best.safetensors"
         config = TrainConfig(epochs=1, batch_size=batch_size)
-        epochs = fit(network, training, validation, data, config, torch.device("cpu"), 0, checkpoints, best)
+        epochs = fit(dataclasses.replace(setup, config=config), checkpoints, best)
         return next(epochs).samples_per_second
 
 

@@ -37,6 +37,7 @@ from torchmill.components.runs.step_cache import StepCache
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.flows.services.processes import answers, free_port
 
 # As many as MNIST has, of which a tenth is for validation.
@@ -126,7 +127,9 @@ def recorded_fit(run: RunRef, training: Samples, validation: Samples) -> float:
             Checkpoints(folder / "checkpoints", config.checkpoint_seconds),
             run.folder / "best.safetensors",
         )
-        epochs = fit(model, training, validation, DATA, config, torch.device("cpu"), 0, checkpoints, best)
+        epochs = fit(
+            TrainingSetup(model, training, validation, DATA, config, torch.device("cpu"), 0), checkpoints, best
+        )
         for epoch in epochs:
             tracking.log_metrics(run, epoch.metrics(), EPOCHS * steps_taken + epoch.epoch)
     return EPOCHS * IMAGES / (time.perf_counter() - started)

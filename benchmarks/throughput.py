@@ -36,6 +36,7 @@ from torchmill.components.refs import DataRef
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
+from torchmill.components.training.setup import TrainingSetup
 
 IMAGES, BATCH, ROUNDS = 12_800, 64, 9
 MEAN, STD = 0.1307, 0.3081
@@ -100,7 +101,7 @@ def ours(training: Samples, folder: Path) -> float:
     config = TrainConfig(epochs=1, batch_size=BATCH)
     few = Samples(training.inputs[:256], training.labels[:256])
     checkpoints, best = Checkpoints(folder / "checkpoints", config.checkpoint_seconds), folder / "best.safetensors"
-    (epoch,) = fit(network(), training, few, DATA, config, torch.device("cpu"), 0, checkpoints, best)
+    (epoch,) = fit(TrainingSetup(network(), training, few, DATA, config, torch.device("cpu"), 0), checkpoints, best)
     return epoch.samples_per_second
 
 

@@ -75,7 +75,6 @@ def job(data: DataRef, folder: Path) -> Job:
         network=NetworkRef(reference="simple_cnn", arguments={}, weights=weights, parameters=421_642),
         data=data,
         config=TrainConfig(epochs=2, batch_size=256),
-        validation_fraction=0.1,
         device="cpu",
         seed=0,
         checkpoints=own / "checkpoints",

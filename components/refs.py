@@ -53,6 +53,15 @@ class FileRef(Ref):
             return cls(path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
+class ValidationSplit(Ref):
+    """How the validation split is cut from the training file of a data set that has none of its own."""
+
+    fraction: float = 0.1
+    """Share of each class, above 0 and below 0.9."""
+    seed: int = 0
+    """Seed of the random choice of samples."""
+
+
 class DataRef(Ref):
     """A prepared data set: a file of inputs and one of labels per split, in ``folder``."""
 
@@ -77,6 +86,8 @@ class DataRef(Ref):
     """Samples in the training file. Without a validation file, the validation split is cut from them."""
     validation_size: int = 0
     """Samples in the data set's own validation split; 0 without one."""
+    split: ValidationSplit = ValidationSplit()
+    """How the validation split is cut; ignored if the data set has its own. No part of the digest."""
     test_size: int
     mean: tuple[float, ...] = ()
     """Mean per channel or feature of the training inputs, with pixels scaled to 0…1. Empty for tokens."""
@@ -88,8 +99,16 @@ class DataRef(Ref):
     """Number of tokens, with padding (0) and unknown (1)."""
 
     def identity(self) -> dict[str, str]:
-        described = self.model_dump_json(exclude={"folder", "source"})
+        described = self.model_dump_json(exclude={"folder", "source", "split"})
         return {f"the data ({self.name})": hashlib.sha256(described.encode()).hexdigest()}
+
+    def with_split(self, fraction: float, seed: int) -> "DataRef":
+        """Return the same data with another cut of its validation split.
+
+        Example:
+            >>> training, validation = read_training(data.with_split(0.2, seed=0))  # doctest: +SKIP
+        """
+        return self.model_copy(update={"split": ValidationSplit(fraction=fraction, seed=seed)})
 
     @property
     def measure(self) -> str:

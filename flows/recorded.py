@@ -46,7 +46,7 @@ def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> Evalua
     folder = evaluation_folder(runs, recorded.run_id, data)
     weights = FileRef.of(tracking.fetch_file(runs, recorded, "weights/best.safetensors", folder))
     network = NetworkRef(reference=recipe.model.name, arguments=recipe.model.args, weights=weights, parameters=0)
-    validation = read_validation(trained, recipe.data.validation_fraction, recipe.seed)
+    validation = read_validation(trained.with_split(recipe.data.validation_fraction, recipe.seed))
     scores = evaluate(
         restore(network, weights, trained),
         read_as_trained(data, trained),

@@ -33,13 +33,13 @@ from torchmill.components.runs.step_cache import StepCache
 from torchmill.components.training.distributed.launch import started_ahead
 from torchmill.flows.services import crashed_runs as interrupted
 from torchmill.flows.services import prefect_server
-from torchmill.flows.step import log_to_prefect
+from torchmill.flows.step import current_run, log_to_prefect, opened
 
 logger = logging.getLogger("torchmill")
 
 
 def claim(config: RunConfig, fresh: bool) -> Claim:
-    """Take hold of the run that this is: a new one, an interrupted one that goes on, or one that is done already."""
+    """Claim the run of a configuration: a new one, an interrupted one to resume, or one that has finished already."""
     log_to_prefect()
     runs = Runs.here().ready()
     api, own = str(PREFECT_API_URL.value()), prefect_server.keeps_its_own_history(runs)
@@ -59,8 +59,8 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
 
 
 @contextlib.contextmanager
-def tracked(claimed: Claim) -> Generator[RunRef]:
-    """Open the run in MLflow, link it with the flow run, and close it with how it ended, whatever happens."""
+def tracked(claimed: Claim) -> Generator[None]:
+    """Open the run in MLflow and make it the current one; close it as FINISHED, FAILED or KILLED, whatever happens."""
     runs, config, name, folder = Runs.here(), claimed.manifest.config, claimed.manifest.name, claimed.folder
     if claimed.is_resumed:
         logger.info("resuming run %s", name)
@@ -81,12 +81,11 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
         try:
             for file, place in write_snapshot(config, folder).items():
                 tracking.log_files(run, [file], place)
-            with started_ahead(config.train):
-                yield run
+            with started_ahead(config.train), opened(run, config):
+                yield
             if not tracking.flush(run):
                 logger.warning(
-                    "MLflow does not answer. What it has not got is kept in %s; the next run or `torchmill repair` "
-                    "sends it.",
+                    "MLflow does not answer. Its records wait in %s; the next run, or `torchmill repair`, sends them.",
                     folder,
                 )
             status = "FINISHED"
@@ -103,7 +102,7 @@ def tracked(claimed: Claim) -> Generator[RunRef]:
 
 
 def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
-    """Write the page of a run that was evaluated, also where it fails behind that, as by an export that differs."""
+    """Write the report page of a run that got as far as its evaluation, also if it failed later."""
     from torchmill.components.evaluation.report.page import Record, write_page
 
     done, results = tracking.recorded_steps(run), StepCache(Runs.here())
@@ -129,13 +128,13 @@ def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
 
 
 def rename_flow_run(name: str) -> None:
-    """Give the flow run the name of the run that it goes on with."""
+    """Give the flow run the name of the run that it resumes."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), name=name)
 
 
 def flow_run_url() -> str:
-    """The page of the flow run in the Prefect UI."""
+    """Return the address of the flow run in the Prefect UI."""
     return f"{prefect_server.prefect_ui(Runs.here())}/runs/flow-run/{flow_run.id}"
 
 
@@ -147,13 +146,13 @@ def conclude(
     data: DataRef,
     version: str | None,
     promoted: PromotionRef | None,
-    run: RunRef,
 ) -> TrainResult:
-    """Write the report, in Markdown and as a page, show it in both UIs, and give the result."""
+    """Write the report, in Markdown and as a page, show it in both UIs, and return the result."""
     from torchmill.components.evaluation.report.markdown import write_report
     from torchmill.components.export.model_card import write_card
     from torchmill.components.runs.snapshot import git
 
+    run = current_run()
     done = tracking.recorded_steps(run)
     report = write_report(config, trained, scores, model, data, version, promoted, done, run)
     flow_url = flow_run_url()

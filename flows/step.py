@@ -1,10 +1,11 @@
-"""What makes a function a flow of ours, and a function one of its steps."""
+"""Decorators that make a function a flow or a step: what they add to Prefect's."""
 
+import contextlib
 import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
 from prefect.states import Completed
 
 from torchmill.components import tracking
+from torchmill.components.config import RunConfig
 from torchmill.components.refs import RunRef, StepRef
-from torchmill.components.runs import fingerprint as ingredients
+from torchmill.components.runs.fingerprint import StepFingerprint, of_step
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache
 from torchmill.flows.services import prefect_server
@@ -30,58 +32,97 @@ R = TypeVar("R")
 
 logger = logging.getLogger("torchmill")
 explanation = logging.getLogger("torchmill.explain")
-"""A line per step: whether it ran, and why. Shown by `--explain`."""
+"""Logger of a line per step: whether it ran, and why. `--explain` shows it."""
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """The run that this process works on."""
+
+    ref: RunRef
+    config: RunConfig
 
 
 @dataclass
 class CurrentStep:
-    """A step that is being done."""
+    """The step that is running."""
 
     folder: Path
-    """Its own; whoever does the same step later, after this process has died, has the same one."""
+    """Folder of the step alone. Another process that resumes the step gets the same one."""
     resumed_at: str = ""
-    """Where an earlier process was stopped, if it goes on from there."""
+    """Place where an earlier process was stopped, set by the step if it goes on from there."""
 
 
+_open_run: ContextVar[OpenRun] = ContextVar("open_run")
 _current_step: ContextVar[CurrentStep] = ContextVar("current_step")
 
 
+@contextlib.contextmanager
+def opened(run: RunRef, config: RunConfig) -> Generator[None]:
+    """Make a run the current one of the steps inside the block."""
+    token = _open_run.set(OpenRun(run, config))
+    try:
+        yield
+    finally:
+        _open_run.reset(token)
+
+
+def current_run() -> RunRef:
+    """Return the run that is open."""
+    return _open_run.get().ref
+
+
+def current_config() -> RunConfig:
+    """Return the configuration of the run that is open."""
+    return _open_run.get().config
+
+
+def current_step() -> CurrentStep:
+    """Return the step that is running."""
+    return _current_step.get()
+
+
 class RecordedFlow(Flow[P, R]):
-    """A Prefect flow that, called directly, sees to a server first, so that its history is whole."""
+    """A Prefect flow that starts a server if none runs, so that its history is complete."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with prefect_server.at_hand(Runs.here().ready()) as server:
             server.wait()
-            # The thread of heartbeats is waited for at the end, half a second on average. Of a server of our own nobody
-            # listens to them: whether a run is alive its process tells.
+            # Prefect joins its heartbeat thread at the end, which takes half a second on average. On our own server
+            # nobody needs heartbeats: a lock tells whether the process of a run is alive.
             beats = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() if server.is_configured else None
             with temporary_settings({PREFECT_API_URL: server.api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beats}):
                 return super().__call__(*args, **kwargs)
 
 
 def flow(name: str, **options: Any) -> Callable[[Callable[P, R]], RecordedFlow[P, R]]:
-    """Make a function a flow."""
+    """Make a function a flow; options are of Prefect's flow."""
     return lambda function: RecordedFlow(function, name=name, **options)
 
 
 class Step(Task[P, R]):
-    """A Prefect task that, where it ends in a state of its own making, gives what that holds."""
+    """A Prefect task that returns the result also if its function returned a state, as a cached step does."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # ty: ignore[incompatible-method-override]
         result = super().__call__(*args, **kwargs)
         return result.result() if isinstance(result, State) else result
 
 
-def step(*, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """Make a function a step: a Prefect task that is not done again where its result is there and intact.
+def step(*settings: str, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Make a function a step: a Prefect task whose result is cached, and used again if its files are intact.
 
-    Its last argument is the run; the others, with the code and the versions of libraries that it stands on, are what
-    decides its result. Prefect's own cache would not see the source of a network, nor that a result's files are gone.
-    Nothing is retried unless ``options`` say so.
+    The key is the digest of the arguments, of ``settings``, and of the code and libraries that decide the result.
+    Prefect's own cache would see neither a network's source nor that the files of a result are gone. Nothing is retried
+    unless ``options``, which are of Prefect's task, say so.
 
     Args:
-        once: False for a step that also depends on what changes between runs: each run does it, though a run that
-            goes on does not do again what it has done itself.
+        settings: dotted names in the run's configuration that decide the result besides the arguments.
+        once: False for a step that depends on something that changes between runs. Each run does it; a resumed run
+            doesn't repeat what it has done itself.
+
+    Example:
+        >>> @step("seed", "data.validation_fraction")
+        ... def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef) -> EvaluationRef: ...
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
@@ -89,49 +130,49 @@ def step(*, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], C
         parameters = list(inspect.signature(function).parameters)
 
         @functools.wraps(function)
-        def kept(*arguments: Any) -> Any:
-            run: RunRef = arguments[-1]
-            decided = ingredients.of_step(name, dict(zip(parameters[:-1], arguments[:-1], strict=True)))
-            results = StepCache(Runs(run.folder.parent.parent))
-            with results.lock(name, decided.key):
-                started = time.perf_counter()
-                tracking.begin_step(run, name)
-                # A fresh run, too, goes on from what it has done itself.
-                may_be_there = (once and not run.fresh) or name in tracking.recorded_steps(run)
-                if may_be_there and (found := results.find(name, decided.key)):
-                    result, entry = found
-                    if entry.run != run.folder.name:
-                        tracking.replay(run, results.runs.work / entry.run, name)
-                    return _tell(run, name, decided.key, "cached", f"from run {entry.run_name}", started, result)
-                why = results.explain(name, decided) if once else "in each run"
-                why = "a fresh start" if run.fresh else why
-                step = CurrentStep(run.folder if run.fresh else results.folder(name, decided.key))
-                token = _current_step.set(step)
-                try:
-                    result = function(*arguments)
-                finally:
-                    _current_step.reset(token)
-                results.store(name, decided, run, result)
-                place = step.resumed_at
-                return _tell(run, name, decided.key, "resumed" if place else "ran", place or why, started, result)
+        def cached(*arguments: Any) -> Any:
+            run, values = current_run(), current_config().flat()
+            named = dict(zip(parameters, arguments, strict=True)) | {setting: values[setting] for setting in settings}
+            return _run_once(name, of_step(name, named), run, once, lambda: function(*arguments))
 
-        return Step(kept, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+        return Step(cached, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
     return decorate
 
 
-def _tell(
-    run: RunRef, name: str, key: str, state: Literal["ran", "resumed", "cached"], why: str, started: float, result: Any
-) -> Any:
-    """Record how a step went; gives its result as Prefect is to see it."""
+def _run_once(name: str, fingerprint: StepFingerprint, run: RunRef, once: bool, work: Callable[[], R]) -> R | State:
+    """Return the cached result of a step, or do its work and cache what it returns."""
+    cache = StepCache(Runs(run.folder.parent.parent))
+    with cache.lock(name, fingerprint.key):
+        started = time.perf_counter()
+        tracking.begin_step(run, name)
+        # A fresh run, too, uses what it has done itself before it was interrupted.
+        may_be_cached = (once and not run.fresh) or name in tracking.recorded_steps(run)
+        if may_be_cached and (hit := cache.find(name, fingerprint.key)):
+            result, entry = hit
+            if entry.run != run.folder.name:
+                tracking.replay(run, cache.runs.work / entry.run, name)
+            why = f"from run {entry.run_name}"
+            _record(run, name, fingerprint.key, "cached", why, started)
+            return Completed(name="Cached", message=why, data=result)
+        why = "a fresh start" if run.fresh else cache.explain(name, fingerprint) if once else "in each run"
+        step = CurrentStep(run.folder if run.fresh else cache.folder(name, fingerprint.key))
+        token = _current_step.set(step)
+        try:
+            result = work()
+        finally:
+            _current_step.reset(token)
+        cache.store(name, fingerprint, run, result)
+        state = "resumed" if step.resumed_at else "ran"
+        _record(run, name, fingerprint.key, state, step.resumed_at or why, started)
+        return result
+
+
+def _record(
+    run: RunRef, name: str, key: str, state: Literal["ran", "resumed", "cached"], why: str, started: float
+) -> None:
     tracking.log_step(run, name, StepRef(state=state, seconds=time.perf_counter() - started, key=key, why=why))
     explanation.info("%s: %s, %s", name, state, why)
-    return Completed(name="Cached", message=why, data=result) if state == "cached" else result
-
-
-def current_step() -> CurrentStep:
-    """The step that is being done: its folder, and where to say that it goes on from an earlier process."""
-    return _current_step.get()
 
 
 def log_to_prefect() -> None:
@@ -142,11 +183,11 @@ def log_to_prefect() -> None:
 
 
 def flow_run_name() -> str:
-    """Name of the flow run: the configuration's, or the one that Prefect made up."""
+    """Return the name of the flow run: the one in the configuration, or the one that Prefect made up."""
     config = flow_run.parameters.get("config")
     return getattr(config, "name", None) or flow_run.name
 
 
 def is_scheduled() -> bool:
-    """Tell whether nobody sits in front of this run."""
+    """Return True if a schedule started this run, so that nobody watches a terminal."""
     return deployment.id is not None

@@ -1,6 +1,7 @@
-"""The steps of the flows: each calls its component and has what came back recorded."""
+"""Steps of the train flow: each calls its component and records what it returns."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from prefect.client.schemas.objects import TaskRun
@@ -27,32 +28,34 @@ from torchmill.components.refs import (
     InspectionRef,
     NetworkRef,
     PromotionRef,
-    RunRef,
 )
 from torchmill.components.runs.folders import data_cache
 from torchmill.components.training.config import TrainConfig
 from torchmill.flows import promotion
 from torchmill.flows.cli.console import TrainingDisplay
 from torchmill.flows.signals import stop_signals
-from torchmill.flows.step import current_step, is_scheduled, step
+from torchmill.flows.step import current_config, current_run, current_step, is_scheduled, step
 
 logger = logging.getLogger("torchmill")
 
-SAMPLE = 64  # of training, by which a network is initialised and examined
+SAMPLE = 64
+"""Training samples that a network is initialised and checked with."""
 
-PENDING = "pending"  # the version of a model of which MLflow, which does not answer, will be told later
+PENDING = "pending"
+"""Version of a model that MLflow, which doesn't answer, gets later."""
 
 
 def may_come_back(task: Task, task_run: TaskRun | None, state: State) -> bool:
-    """Tell whether to try again later: a source did not answer, and nobody waits in front of the terminal."""
+    """Return True to retry later: a source didn't answer, and nobody waits at a terminal."""
     return is_scheduled() and isinstance(state.result(raise_on_failure=False), Unreachable)
 
 
 @step(retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=may_come_back)
-def fetch(config: DataConfig, run: RunRef) -> DataRef:
-    """Have the data set on disk, prepared and verified."""
+def fetch(config: DataConfig) -> DataRef:
+    """Download, prepare and verify the data set."""
     from torchmill.components.data.fetch import arguments, fetch
 
+    run = current_run()
     data = fetch(config.name, data_cache(), args=arguments(config), fresh=run.fresh)
     tracking.log_dataset(run, data)
     sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
@@ -63,24 +66,27 @@ def fetch(config: DataConfig, run: RunRef) -> DataRef:
     return data
 
 
-@step()
-def inspect(
-    data: DataRef, validation_fraction: float, seed: int, leakage_limit: float, allow_leakage: bool, run: RunRef
-) -> InspectionRef:
-    """Look for what spoils a training or flatters a test: leaks between splits, doubtful labels, lopsided classes."""
+@step("seed", "data.validation_fraction", "data.leakage_limit", "data.allow_leakage")
+def inspect(data: DataRef) -> InspectionRef:
+    """Look for leaks between splits, suspect labels and imbalanced classes; stop the run if too much leaks.
+
+    Raises:
+        UserError: more test samples than the limit are in the training or validation split.
+    """
     from torchmill.components.data.inspection.findings import leakage_error
     from torchmill.components.data.inspection.inspect import inspect
 
-    found = inspect(data, validation_fraction, seed, run.folder)
+    run, config = current_run(), current_config().data
+    found = inspect(data, run.folder)
     sheets = [run.folder / name for name in ("samples.png", "samples.txt") if (run.folder / name).exists()]
     tracking.log_files(run, [run.folder / "inspection.json"])
     tracking.log_files(run, sheets, "pictures")
     tracking.log_metrics(run, {"data_leakage": found.leakage, "data_suspects": found.suspect_count})
     for line in found.lines():
         logger.info("inspect  %s", line)
-    if found.leakage > leakage_limit:
-        error = leakage_error(data, found, leakage_limit)
-        if not allow_leakage:
+    if found.leakage > config.leakage_limit:
+        error = leakage_error(data, found, config.leakage_limit)
+        if not config.allow_leakage:
             raise error
         logger.warning("inspect  %s It is allowed by --data.allow-leakage.", error.message)
         tracking.log_tags(run, {"data.leakage_allowed": f"{found.leakage:.4%}"})
@@ -92,9 +98,9 @@ def inspect(
     )
 
 
-@step()
-def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: DataRef, run: RunRef) -> NetworkRef:
-    """Build the network and give it its first weights."""
+@step("seed")
+def initialize(model: ModelConfig, config: InitializeConfig, data: DataRef) -> NetworkRef:
+    """Build the network and initialise its weights."""
     from torchmill.components.data.samples import read_sample
     from torchmill.components.evaluation.plots import draw_layers
     from torchmill.components.initialization.build import initialize
@@ -102,6 +108,7 @@ def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: Da
     from torchmill.components.initialization.standardized_model import standardized
     from torchmill.components.initialization.weights import save_weights
 
+    run, seed = current_run(), current_config().seed
     sample = standardized(read_sample(data, SAMPLE, seed), data)
     network, layers = initialize(model, config, data, seed, sample)
     write_text(run.folder / "initialization.md", as_table(layers))
@@ -125,16 +132,14 @@ def initialize(model: ModelConfig, config: InitializeConfig, seed: int, data: Da
     )
 
 
-@step()
-def check(
-    config: CheckConfig, training: TrainConfig, seed: int, network: NetworkRef, data: DataRef, run: RunRef
-) -> CheckRef:
-    """Examine the network before hours are spent on it."""
+@step("seed")
+def check(config: CheckConfig, training: TrainConfig, network: NetworkRef, data: DataRef) -> CheckRef:
+    """Check the network before hours are spent on training it."""
     from torchmill.components.data.samples import read_sample
     from torchmill.components.doctor import check as examination
     from torchmill.components.initialization.weights import restore
 
-    sample = read_sample(data, SAMPLE, seed)
+    run, sample = current_run(), read_sample(data, SAMPLE, current_config().seed)
     report = examination.check_network(restore(network, network.weights, data), sample, data, training, config.level)
     try:
         found = examination.conclude(report, network.reference, run.folder)
@@ -149,11 +154,9 @@ def check(
     return found
 
 
-@step()
-def fit(
-    config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef
-) -> FitRef:
-    """Train the network, and keep its best and its last state."""
+@step("device", "seed", "data.validation_fraction")
+def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
+    """Train the network; keep its best weights and its last checkpoint."""
     from torchmill.components.data.samples import training_sizes
     from torchmill.components.evaluation import evaluate
     from torchmill.components.evaluation.plots import draw_curves
@@ -162,22 +165,22 @@ def fit(
     from torchmill.components.training.distributed.supervise import processes_for, train_in_subprocess
     from torchmill.components.training.precision import resolve_precision
 
-    chosen, config = settle(config, split, device, seed, network, data, run)
-    processes, precision = processes_for(config, chosen), resolve_precision(config.precision, chosen)
+    run = current_run()
+    device, config = autotune(config, network, data)
+    processes, precision = processes_for(config, device), resolve_precision(config.precision, device)
     job = Job(
         network=network,
         data=data,
         config=config,
-        validation_fraction=split.validation_fraction,
-        device=str(chosen),
-        seed=seed,
+        device=str(device),
+        seed=current_config().seed,
         checkpoints=current_step().folder / "checkpoints",
         best=run.folder / "best.safetensors",
     )
-    used = {"device": chosen, "precision": precision, "processes": processes, "compile": config.compile}
+    used = {"device": device, "precision": precision, "processes": processes, "compile": config.compile}
     tracking.log_params(run, {f"{name}.used": value for name, value in used.items()})
-    sizes = training_sizes(data, split.validation_fraction, seed)
-    told = f"{chosen}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
+    sizes = training_sizes(data)
+    told = f"{device}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
     history = []
     evaluate.warm_up()
@@ -205,7 +208,7 @@ def fit(
         network=network,
         weights=weights,
         checkpoint=FileRef.of(job.kept().tidy()),
-        device=str(chosen),
+        device=str(device),
         epochs=len(history),
         best_epoch=best.epoch,
         measure=data.measure,
@@ -216,51 +219,49 @@ def fit(
     )
 
 
-def settle(
-    config: TrainConfig, split: DataConfig, device: str, seed: int, network: NetworkRef, data: DataRef, run: RunRef
-) -> tuple[Any, TrainConfig]:
-    """Try out what the settings leave open; gives the device, and the settings with what was found."""
+def autotune(config: TrainConfig, network: NetworkRef, data: DataRef) -> tuple[Any, TrainConfig]:
+    """Measure what the settings leave open; return the device, and the settings with the values chosen."""
     from torchmill.components.data.samples import read_training
     from torchmill.components.evaluation.plots import draw_rates
     from torchmill.components.initialization.weights import restore
     from torchmill.components.training.device import available, resolve
+    from torchmill.components.training.setup import TrainingSetup
     from torchmill.components.training.tuning.autotune import Autotune
-    from torchmill.components.training.tuning.find_lr import kept_lr
+    from torchmill.components.training.tuning.find_lr import cached_lr
 
-    chosen = resolve(device)
-    several_devices = device == "auto" and len(available()) > 1
+    run, asked, seed = current_run(), current_config().device, current_config().seed
+    device = resolve(asked)
+    several_devices = asked == "auto" and len(available()) > 1
     if config.lr is not None and config.batch_size is not None and config.compile != "auto" and not several_devices:
-        return chosen, config
+        return device, config
     folder = current_step().folder
-    training, _ = read_training(data, split.validation_fraction, seed)
     untrained = restore(network, network.weights, data)
-    trials = Autotune(folder, untrained, training, data, seed)
-    chosen = trials.device(device, config)
-    config = config.model_copy(update={"batch_size": trials.batch_size(config, chosen)})
-    config = config.model_copy(update={"compile": "on" if trials.compiles(config, chosen) else "off"})
+    setup = TrainingSetup(untrained, *read_training(data), data, config, device, seed)
+    trials = Autotune(folder, setup)
+    device = trials.device(asked, config)
+    config = config.model_copy(update={"batch_size": trials.batch_size(config, device)})
+    config = config.model_copy(update={"compile": "on" if trials.compiles(config, device) else "off"})
     tracking.log_params(run, {"batch_size.used": config.batch_size})
     if config.lr is None:
-        curve = kept_lr(folder, untrained, training, data, config, chosen, seed)
+        curve = cached_lr(folder, replace(setup, config=config, device=device))
         draw_rates(curve.rates, curve.losses, curve.found, run.folder / "lr.png")
         tracking.log_files(run, [run.folder / "lr.png"], "pictures")
         tracking.log_params(run, {"lr.used": curve.found})
         logger.info("lr  %g, a tenth of where the loss is least", curve.found)
         config = config.model_copy(update={"lr": curve.found})
-    return chosen, config
+    return device, config
 
 
-@step()
-def evaluate(
-    config: EvaluateConfig, validation_fraction: float, seed: int, trained: FitRef, data: DataRef, run: RunRef
-) -> EvaluationRef:
-    """Score the best weights on the test split; how sure they may be is learned from the validation split."""
+@step("seed", "data.validation_fraction")
+def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef) -> EvaluationRef:
+    """Score the best weights on the test split; the validation split calibrates their probabilities."""
     from torchmill.components.data.samples import read_test, read_validation
     from torchmill.components.evaluation.evaluate import evaluate
     from torchmill.components.initialization.weights import restore
     from torchmill.components.training.device import resolve
 
-    network = restore(trained.network, trained.weights, data)
-    device, validation = resolve(trained.device), read_validation(data, validation_fraction, seed)
+    run, network = current_run(), restore(trained.network, trained.weights, data)
+    device, validation = resolve(trained.device), read_validation(data)
     scores = evaluate(network, read_test(data), data, device, config.batch_size, run.folder, validation)
     tracking.log_metrics(run, scores.metrics())
     tracking.log_files(run, [one.path for one in (scores.picture, *scores.pictures)], "pictures")
@@ -271,14 +272,18 @@ def evaluate(
 
 
 @step()
-def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: DataRef, run: RunRef) -> ExportRef:
-    """Write the ONNX model, and let it pass only if it gives the network's answers."""
+def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: DataRef) -> ExportRef:
+    """Write the ONNX model and compare it with the network.
+
+    Raises:
+        UserError: it cannot be exported, or its answers differ from the network's.
+    """
     from torchmill.components.data.samples import read_sample, read_test
     from torchmill.components.export.export import export
     from torchmill.components.export.quantize import CALIBRATION
     from torchmill.components.initialization.weights import restore
 
-    network = restore(trained.network, trained.weights, data)
+    run, network = current_run(), restore(trained.network, trained.weights, data)
     smaller = {config.int8, config.fp16} != {"off"}
     calibration = read_sample(data, CALIBRATION, seed=0) if smaller else None
     about = {
@@ -302,11 +307,11 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
 
 
 @step()
-def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef, run: RunRef) -> str:
-    """Make the ONNX model a version in the model registry; gives the version."""
+def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef) -> str:
+    """Register the ONNX model in the model registry; return its version."""
     score = {f"test_{scores.measure}": f"{scores.score:.6f}"}
     tags = {**score, "onnx.sha256": model.onnx.sha256, "data.sha256": data.sha256}
-    version = tracking.register(run, model, name, tags)
+    version = tracking.register(current_run(), model, name, tags)
     if version is None:
         return PENDING
     logger.info("registered  %s version %s", name, version)
@@ -314,10 +319,12 @@ def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef, 
 
 
 @step(once=False)
-def promote(
-    config: PromoteConfig, name: str, version: str, model: ExportRef, data: DataRef, run: RunRef
-) -> PromotionRef:
-    """Make the new version champion if it is as good as the champion; the champion may be another in each run."""
+def promote(config: PromoteConfig, name: str, version: str, model: ExportRef, data: DataRef) -> PromotionRef:
+    """Compare the new version with the champion; if it is as good, make it the champion.
+
+    Each run decides anew, since the champion may have changed.
+    """
+    run = current_run()
     try:
         verdict, champion = promotion.decide(config, name, version, model, data, run)
     except UserError as error:  # the model is trained and registered: no reason to fail

@@ -101,7 +101,7 @@ class Samples:
         return map(self.take, split(torch.arange(len(self))))
 
 
-def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple[Samples, Samples]:
+def read_training(data: DataRef) -> tuple[Samples, Samples]:
     """Give the training and the validation split; the test split is not opened.
 
     The data set's own validation split, or a part of the training file. Targets of a regression are standardised.
@@ -109,23 +109,24 @@ def read_training(data: DataRef, validation_fraction: float, seed: int) -> tuple
     inputs, labels = _read(data, "train")
     if data.validation_size:
         return _samples(data, inputs, labels), _samples(data, *_read(data, "validation"))
-    training, validation = stratified_split(labels, validation_fraction, seed)
+    training, validation = stratified_split(labels, data.split.fraction, data.split.seed)
     return _samples(data, inputs, labels, training), _samples(data, inputs, labels, validation)
 
 
-def read_validation(data: DataRef, validation_fraction: float, seed: int) -> Samples:
+def read_validation(data: DataRef) -> Samples:
     """Give the validation split alone, the same as ``read_training`` does."""
     if data.validation_size:
         return _samples(data, *_read(data, "validation"))
     inputs, labels = _read(data, "train")
-    return _samples(data, inputs, labels, stratified_split(labels, validation_fraction, seed)[1])
+    return _samples(data, inputs, labels, stratified_split(labels, data.split.fraction, data.split.seed)[1])
 
 
-def training_sizes(data: DataRef, validation_fraction: float, seed: int) -> tuple[int, int]:
+def training_sizes(data: DataRef) -> tuple[int, int]:
     """Samples of the training and of the validation split."""
     if data.validation_size:
         return data.train_size, data.validation_size
-    training, validation = stratified_split(np.load(data.folder / "train_labels.npy"), validation_fraction, seed)
+    labels = np.load(data.folder / "train_labels.npy")
+    training, validation = stratified_split(labels, data.split.fraction, data.split.seed)
     return len(training), len(validation)
 
 

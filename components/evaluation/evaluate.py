@@ -365,7 +365,7 @@ def _groups(outputs: np.ndarray, test: Samples, data: DataRef) -> dict[str, Any]
         return {}
     truth = test.labels.numpy()
     wrong = outputs.argmax(1) != truth if truth.ndim == 1 else ((outputs > 0) != (truth > 0.5)).any(1)
-    return {"error_slices": [dataclasses.asdict(group) for group in error_slices(wrong, test, data)]}
+    return {"error_groups": [dataclasses.asdict(group) for group in error_slices(wrong, test, data)]}
 
 
 def _explained(

@@ -68,7 +68,7 @@ def export(
             raise ParityError(f"The ONNX model is not to be published: {'; '.join(failed)}.", _where(folder))
     else:
         where = parting(proto, model, test)
-        write_text(folder / "parity.json", parity.as_json(first_divergence=where))
+        write_text(folder / "parity.json", parity.as_json(first_difference=where))
         raise ParityError(
             f"The ONNX model differs from the network: {'; '.join(parity.complaints)}."
             + f" They part {where}." * bool(where),

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from torchmill.components.data.augmentation.augment import Augmentation
-from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.initialization.weights import save_weights
@@ -21,6 +20,7 @@ from torchmill.components.training.distributed.process_group import ALONE, Proce
 from torchmill.components.training.losses import make_loss
 from torchmill.components.training.progress import EpochResult, StepProgress
 from torchmill.components.training.rng import seed_all
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import Training
 
 # How often the progress is told, seconds: telling it makes the processor wait for the device.
@@ -38,13 +38,7 @@ class NotFinite(UserError):
 
 
 def fit(
-    network: nn.Module,
-    training: Samples,
-    validation: Samples,
-    data: DataRef,
-    config: TrainConfig,
-    device: torch.device,
-    seed: int,
+    setup: TrainingSetup,
     checkpoints: Checkpoints,
     best: Path,
     *,
@@ -72,10 +66,11 @@ def fit(
         UserError: memory does not even suffice for single samples, the disk is full at the end, or the network
             does not bear channels-last.
     """
+    network, data, config, device, seed = setup.network, setup.data, setup.config, setup.device, setup.seed
     model = as_trained(network, config, device, data)
     augment = Augmentation(config, data, seed)
-    objective = make_loss(config, data, training).to(device)
-    training, validation = training.to(device), validation.to(device)
+    objective = make_loss(config, data, setup.training).to(device)
+    training, validation = setup.training.to(device), setup.validation.to(device)
     least = 2 * process_group.size
     batch_size = known_batch_size(config)
     steps = len(batch_orders(len(training), batch_size, seed, epoch=1, least=least))

@@ -345,12 +345,13 @@ def find_lr(options: argparse.Namespace) -> int:
     show_log()
     from torchmill.components.data.samples import read_training
     from torchmill.components.training.device import resolve
+    from torchmill.components.training.setup import TrainingSetup
     from torchmill.components.training.tuning.find_lr import find_lr
 
     device = resolve(config.device)
     data, _, network = _network(config)
-    training, _ = read_training(data, config.data.validation_fraction, config.seed)
-    curve = find_lr(network, training, data, config.train, device, config.seed)
+    splits = read_training(data.with_split(config.data.validation_fraction, config.seed))
+    curve = find_lr(TrainingSetup(network, *splits, data, config.train, device, config.seed))
     if options.plot:
         from torchmill.components.evaluation.plots import draw_rates
 

@@ -15,6 +15,7 @@ from torchmill.components.refs import DataRef
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
+from torchmill.components.training.setup import TrainingSetup
 
 # The networks are small: threads that wait for each other on a busy machine cost more than they give.
 torch.set_num_threads(1)
@@ -33,11 +34,11 @@ def toy_test(toy: DataRef) -> Samples:
 @pytest.fixture(scope="session")
 def _trained(toy: DataRef, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     network = made("simple_cnn", toy)
-    training, validation = read_training(toy, 0.2, seed=0)
+    training, validation = read_training(toy.with_split(0.2, seed=0))
     folder = tmp_path_factory.mktemp("trained")
     checkpoints, best = Checkpoints(folder / "checkpoints", 30), folder / "best.safetensors"
     config = TrainConfig(epochs=1, batch_size=32)
-    list(fit(network, training, validation, toy, config, torch.device("cpu"), 0, checkpoints, best))
+    list(fit(TrainingSetup(network, training, validation, toy, config, torch.device("cpu"), 0), checkpoints, best))
     return network
 
 

@@ -18,13 +18,13 @@ from torchmill.components.data.splits import stratified_split
 from torchmill.components.refs import DataRef
 
 
-def inspect(data: DataRef, validation_fraction: float, seed: int, folder: Path) -> Findings:
+def inspect(data: DataRef, folder: Path) -> Findings:
     """Look at all splits; writes ``inspection.json``, ``samples.png`` and, of texts, ``samples.txt`` into ``folder``.
 
     Deterministic but for the seconds, which the file leaves out.
     """
     began = time.monotonic()
-    splits = _read(data, validation_fraction, seed)
+    splits = _read(data)
     vocabulary = None
     if data.kind == "tokens":
         vocabulary = read_vocabulary(data)
@@ -53,7 +53,7 @@ def inspect(data: DataRef, validation_fraction: float, seed: int, folder: Path) 
     return dataclasses.replace(findings, seconds=time.monotonic() - began)
 
 
-def _read(data: DataRef, validation_fraction: float, seed: int) -> dict[str, SplitPart]:
+def _read(data: DataRef) -> dict[str, SplitPart]:
     def opened(split: str) -> tuple[np.ndarray, np.ndarray]:
         labels = np.load(data.folder / f"{split}_labels.npy")
         return np.load(data.folder / f"{split}_inputs.npy", mmap_mode="r"), labels
@@ -65,7 +65,7 @@ def _read(data: DataRef, validation_fraction: float, seed: int) -> dict[str, Spl
     if data.validation_size:
         return {split: whole(split) for split in ("train", "validation", "test")}
     inputs, labels = opened("train")
-    training, validation = stratified_split(labels, validation_fraction, seed)
+    training, validation = stratified_split(labels, data.split.fraction, data.split.seed)
     cut = {"train": training, "validation": validation}
     return {**{split: SplitPart("train", inputs, labels, rows) for split, rows in cut.items()}, "test": whole("test")}
 

@@ -167,7 +167,7 @@ def to_look_at(
 
 def _worse_groups(evaluation: Mapping[str, Any]) -> list[str]:
     """Name the groups of samples that are wrong more often than the others."""
-    groups = evaluation.get("error_slices", [])
+    groups = evaluation.get("error_groups", [])
     told = []
     for by in dict.fromkeys(group["by"] for group in groups):
         held = [group for group in groups if group["by"] == by]
@@ -299,7 +299,7 @@ def _robustness(evaluation: Mapping[str, Any]) -> Markup | None:
 
 def _groups(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     drawn = []
-    groups = evaluation.get("error_slices", [])
+    groups = evaluation.get("error_groups", [])
     for by in dict.fromkeys(group["by"] for group in groups if group["by"] != "class"):
         rows = [
             Bar(

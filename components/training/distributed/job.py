@@ -15,6 +15,7 @@ from torchmill.components.training.device import resolve
 from torchmill.components.training.distributed.process_group import ALONE, ProcessGroup
 from torchmill.components.training.fit import fit
 from torchmill.components.training.progress import EpochResult, StepProgress
+from torchmill.components.training.setup import TrainingSetup
 
 
 class Job(Ref):
@@ -23,7 +24,6 @@ class Job(Ref):
     network: NetworkRef
     data: DataRef
     config: TrainConfig
-    validation_fraction: float
     device: str
     seed: int
     checkpoints: Path
@@ -57,10 +57,10 @@ def train(
             after_step()
         return should_stop()
 
-    training, validation = read_training(job.data, job.validation_fraction, job.seed)
     network = restore(job.network, job.network.weights, job.data)
+    device = own_device(job.device, process_group)
     yield from fit(
-        *(network, training, validation, job.data, job.config, own_device(job.device, process_group), job.seed),
+        TrainingSetup(network, *read_training(job.data), job.data, job.config, device, job.seed),
         *(job.kept(), job.best),
         resume_from=found,
         on_progress=on_progress,

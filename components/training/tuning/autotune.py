@@ -9,20 +9,18 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from torchmill.components.data.samples import Samples
 from torchmill.components.files import write_text
-from torchmill.components.refs import DataRef
 from torchmill.components.training.compilation import CompilationFailed
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.device import available, resolve
 from torchmill.components.training.fit import batch_orders, known_batch_size
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import is_out_of_memory
 from torchmill.components.training.tuning.trial_run import trial_run
 
@@ -49,13 +47,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Autotune:
-    """What is tried, and where it is kept."""
+    """Trials of one training, and the folder that keeps what they decided."""
 
     folder: Path
-    network: nn.Module
-    training: Samples
-    data: DataRef
-    seed: int
+    setup: TrainingSetup
+    """The training; each trial takes its own settings and device instead of the setup's."""
 
     def device(self, name: str, config: TrainConfig) -> torch.device:
         """Give the device of that name; ``auto`` is the kind on which a step takes least, where there are several."""
@@ -80,8 +76,8 @@ class Autotune:
 
         def largest() -> int:
             size, speed = 0, 0.0
-            trying = min(SMALLEST_BATCH, len(self.training))
-            while size == 0 or trying * EPOCH_STEPS <= len(self.training):
+            trying = min(SMALLEST_BATCH, len(self.setup.training))
+            while size == 0 or trying * EPOCH_STEPS <= len(self.setup.training):
                 try:
                     tried = config.model_copy(update={"batch_size": trying, "compile": "off"})
                     new = trying / self.pace(tried, device).step_seconds
@@ -101,7 +97,7 @@ class Autotune:
         """Tell whether to compile: where asked to, or where the whole training is over sooner with it."""
         if config.compile != "auto":
             return config.compile == "on"
-        per_epoch = len(batch_orders(len(self.training), known_batch_size(config), 0, epoch=1))
+        per_epoch = len(batch_orders(len(self.setup.training), known_batch_size(config), 0, epoch=1))
 
         def pays() -> bool:
             steps = per_epoch * config.epochs
@@ -127,7 +123,7 @@ class Autotune:
     def pace(self, config: TrainConfig, device: torch.device) -> Pace:
         """Train a copy of the network for a few steps; the network and the random states are left as they were."""
         took = []
-        with trial_run(self.network, self.training, self.data, config, device, self.seed, STEPS) as (state, batches):
+        with trial_run(replace(self.setup, config=config, device=device), STEPS) as (state, batches):
             for _ in range(STEPS):
                 started = time.perf_counter()
                 inputs, labels = next(batches)

@@ -4,17 +4,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_text
-from torchmill.components.refs import DataRef
-from torchmill.components.training.config import TrainConfig
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import Training
 from torchmill.components.training.tuning.trial_run import Batches, trial_run
 
@@ -36,20 +31,17 @@ class LrCurve:
     found: float
 
 
-def find_lr(
-    network: nn.Module, training: Samples, data: DataRef, config: TrainConfig, device: torch.device, seed: int
-) -> LrCurve:
-    """Train a copy of a network for a few steps at ever higher rates; network and random states are left as they were.
+def find_lr(setup: TrainingSetup) -> LrCurve:
+    """Train a copy of the network for a few steps at rising rates; the network and the random states don't change.
 
-    Args:
-        config: with its optimizer, batches, precision and augmentation; its own rate and schedule don't count.
+    Optimizer, batches, precision and augmentation are the setup's; its learning rate and schedule don't count.
 
     Raises:
         UserError: the loss falls at no rate.
     """
     plain = {"lr": 1.0, "schedule": "constant", "schedule_args": {}, "warmup": 0.0, "ema": None}
-    config = config.model_copy(update=plain)
-    with trial_run(network, training, data, config, device, seed, STEPS) as (state, batches):
+    setup = replace(setup, config=setup.config.model_copy(update=plain))
+    with trial_run(setup, STEPS) as (state, batches):
         rates, losses = zip(*_course(state, batches), strict=True)
     at = min(range(len(losses)), key=losses.__getitem__)
     # The first losses are what chance gives: one that is hardly less tells nothing.
@@ -80,19 +72,11 @@ def _course(state: Training, batches: Batches) -> Iterator[tuple[float, float]]:
         state.update(loss, len(inputs))
 
 
-def kept_lr(
-    folder: Path,
-    network: nn.Module,
-    training: Samples,
-    data: DataRef,
-    config: TrainConfig,
-    device: torch.device,
-    seed: int,
-) -> LrCurve:
-    """As ``find_lr``, once for a folder: a training that goes on does so at the rate that it began with."""
+def cached_lr(folder: Path, setup: TrainingSetup) -> LrCurve:
+    """Return the learning rate that was found for this folder, or find it: a resumed training keeps its rate."""
     file = folder / "lr.json"
     if not file.exists():
-        curve = find_lr(network, training, data, config, device, seed)
+        curve = find_lr(setup)
         write_text(file, json.dumps(dataclasses.asdict(curve)))
     held = json.loads(file.read_text(encoding="utf-8"))
     return LrCurve(tuple(held["rates"]), tuple(held["losses"]), held["found"])

@@ -55,7 +55,7 @@ def test_a_leak_names_both_files_and_so_does_the_json(tmp_path, own_validation):
     for copy, original in copies.items():
         shutil.copy(root / original, root / copy)
     data = fetch(f"image_folder:{root}", tmp_path / "cache")
-    found = inspect(data, 0.3, 0, tmp_path / "found")
+    found = inspect(data.with_split(0.3, seed=0), tmp_path / "found")
     assert {leak.origin: leak.other_origin for leak in found.leaks} == copies
     told = json.loads((tmp_path / "found" / "inspection.json").read_text())
     assert {leak["origin"]: leak["other_origin"] for leak in told["leaks"]} == copies
@@ -74,7 +74,7 @@ def test_doubtful_and_contradicting_labels_are_known_by_their_files(tmp_path):
     shutil.move(root / "train/a/90.png", root / "train/b/90.png")
     shutil.copy(root / "train/a/87.png", root / "train/b/87.png")
     data = fetch(f"image_folder:{root}", tmp_path / "cache", args={"image_size": 9})
-    found = inspect(data, 0.1, 0, tmp_path / "found")
+    found = inspect(data.with_split(0.1, seed=0), tmp_path / "found")
     assert "train/b/90.png" in {one.origin for one in found.suspects}
     assert found.contradicting_origins == (("train/a/87.png", "train/b/87.png"),)
     assert any("train/b/90.png 'b' or 'a'?" in line for line in found.lines())

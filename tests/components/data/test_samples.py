@@ -11,7 +11,7 @@ from torchmill.components.refs import DataRef
 
 def test_training_and_validation_are_the_training_file_and_nothing_else(toy):
     pixels, labels = np.load(toy.folder / "train_inputs.npy"), np.load(toy.folder / "train_labels.npy")
-    training, validation = read_training(toy, 0.2, seed=3)
+    training, validation = read_training(toy.with_split(0.2, seed=3))
     together = torch.cat([training.inputs, validation.inputs]).numpy()
     assert sorted(image.tobytes() for image in together) == sorted(image.tobytes() for image in pixels)
     by_image = {image.tobytes(): label for image, label in zip(pixels, labels, strict=True)}
@@ -29,7 +29,7 @@ def test_the_test_split_is_the_test_file(toy):
 def test_training_is_read_where_there_is_no_test_split(toy, tmp_path):
     for name in ("train_inputs.npy", "train_labels.npy"):
         (tmp_path / name).write_bytes((toy.folder / name).read_bytes())
-    training, validation = read_training(toy.model_copy(update={"folder": tmp_path}), 0.2, seed=0)
+    training, validation = read_training(toy.model_copy(update={"folder": tmp_path}).with_split(0.2, seed=0))
     assert len(training) + len(validation) == toy.train_size
 
 
@@ -84,9 +84,9 @@ def everything(split: Samples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_what_is_read_from_disk_is_what_is_read_into_memory(toy, monkeypatch):
-    held = *read_training(toy, 0.2, seed=3), read_test(toy)
+    held = *read_training(toy.with_split(0.2, seed=3)), read_test(toy)
     monkeypatch.setattr(batches, "IN_MEMORY", 0)
-    mapped = *read_training(toy, 0.2, seed=3), read_test(toy)
+    mapped = *read_training(toy.with_split(0.2, seed=3)), read_test(toy)
     indices = torch.randperm(len(held[0]), generator=torch.Generator().manual_seed(0))[:32]
     for one, other in zip(held, mapped, strict=True):
         assert one.rows is None and other.rows is not None and len(one) == len(other)
@@ -99,7 +99,7 @@ def test_what_is_read_from_disk_is_what_is_read_into_memory(toy, monkeypatch):
 
 
 def test_batches_that_are_read_ahead_are_those_that_are_taken_in_their_order(tokens, memory):
-    training, _ = read_training(tokens, 0.5, seed=3)
+    training, _ = read_training(tokens.with_split(0.5, seed=3))
     orders = torch.randperm(40, generator=torch.Generator().manual_seed(0)).split(7)
     given = list(training.ahead(orders))
     assert len(given) == 6 and not list(training.ahead([]))
@@ -110,7 +110,7 @@ def test_batches_that_are_read_ahead_are_those_that_are_taken_in_their_order(tok
 
 def test_what_fails_while_it_is_read_ahead_is_told_where_it_is_wanted(tokens, monkeypatch):
     monkeypatch.setattr(batches, "IN_MEMORY", 0)
-    training, _ = read_training(tokens, 0.5, seed=3)
+    training, _ = read_training(tokens.with_split(0.5, seed=3))
     ahead = training.ahead([torch.tensor([0]), torch.tensor([40])])
     next(ahead)
     with pytest.raises(IndexError):
@@ -120,7 +120,7 @@ def test_what_fails_while_it_is_read_ahead_is_told_where_it_is_wanted(tokens, mo
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_what_the_card_has_no_room_for_is_sent_batch_by_batch(toy, monkeypatch):
-    training, _ = read_training(toy, 0.2, seed=3)
+    training, _ = read_training(toy.with_split(0.2, seed=3))
     resident = training.to(torch.device("cuda"))
     monkeypatch.setattr(batches, "ON_CARD", 0)
     sent = training.to(torch.device("cuda"))
@@ -133,14 +133,14 @@ def test_what_the_card_has_no_room_for_is_sent_batch_by_batch(toy, monkeypatch):
 def test_arrays_on_disk_are_left_as_they_are(tokens, monkeypatch):
     monkeypatch.setattr(batches, "IN_MEMORY", 0)
     before = {file.name: file.read_bytes() for file in tokens.folder.iterdir()}
-    training, _ = read_training(tokens, 0.2, seed=0)
+    training, _ = read_training(tokens.with_split(0.2, seed=0))
     taken, _ = training.take(torch.arange(5))
     taken += 1
     assert {file.name: file.read_bytes() for file in tokens.folder.iterdir()} == before
 
 
 def test_a_data_sets_own_validation_split_is_taken_whole_and_cut_from_nothing(tokens, memory):
-    training, validation = read_training(tokens, 0.5, seed=3)
+    training, validation = read_training(tokens.with_split(0.5, seed=3))
     for split, name in ((training, "train"), (validation, "validation"), (read_test(tokens), "test")):
         inputs, labels = everything(split)
         assert np.array_equal(inputs, array(tokens, f"{name}_inputs")) and inputs.dtype == np.int32
@@ -148,7 +148,7 @@ def test_a_data_sets_own_validation_split_is_taken_whole_and_cut_from_nothing(to
 
 
 def test_sequences_are_as_long_as_the_longest_of_those_that_are_taken(tokens, memory):
-    training, _ = read_training(tokens, 0.5, seed=3)
+    training, _ = read_training(tokens.with_split(0.5, seed=3))
     whole = array(tokens, "train_inputs")
     lengths = (whole != 0).sum(1)
     assert training.lengths.tolist() == lengths.tolist()
@@ -170,7 +170,7 @@ def test_a_padding_within_a_sequence_belongs_to_it_and_an_empty_one_is_one_long(
 
 def test_the_first_samples_are_samples_too(tokens, toy, memory):
     for data in (tokens, toy):
-        training, _ = read_training(data, 0.2, seed=0)
+        training, _ = read_training(data.with_split(0.2, seed=0))
         first = training.first(5)
         assert len(first) == 5 and len(training.first(10_000)) == len(training)
         for one, other in zip(first.take(torch.arange(5)), training.take(torch.arange(5)), strict=True):
@@ -179,7 +179,7 @@ def test_the_first_samples_are_samples_too(tokens, toy, memory):
 
 
 def test_samples_on_a_device_are_taken_there(tokens, memory):
-    training, _ = read_training(tokens, 0.2, seed=0)
+    training, _ = read_training(tokens.with_split(0.2, seed=0))
     moved = training.to(torch.device("meta"))
     inputs, labels = moved.take(torch.tensor([0, 1]))
     assert inputs.is_meta and labels.is_meta and inputs.shape == (2, training.lengths[:2].max())
@@ -187,7 +187,7 @@ def test_samples_on_a_device_are_taken_there(tokens, memory):
 
 def test_targets_are_standardised_for_training_and_in_their_own_units_for_the_test(tmp_path, memory):
     data = toy_numbers(tmp_path, task="regression", scales=(1e-3, 1, 1e4))
-    training, validation = read_training(data, 0.2, seed=0)
+    training, validation = read_training(data.with_split(0.2, seed=0))
     together = torch.cat([training.labels, validation.labels])
     assert together.dtype == torch.float32
     torch.testing.assert_close(together.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
@@ -200,13 +200,13 @@ def test_targets_are_standardised_for_training_and_in_their_own_units_for_the_te
 
 def test_a_target_that_is_always_the_same_is_only_centred(tmp_path):
     data = toy_numbers(tmp_path, task="regression").model_copy(update={"target_std": (1.0, 0.0, 1.0)})
-    labels = read_training(data, 0.2, seed=0)[0].labels
+    labels = read_training(data.with_split(0.2, seed=0))[0].labels
     assert labels.isfinite().all()
 
 
 def test_labels_are_floats_for_the_loss_and_are_not_stratified(tmp_path, memory):
     data = toy_numbers(tmp_path, task="multilabel")
-    training, validation = read_training(data, 0.25, seed=0)
+    training, validation = read_training(data.with_split(0.25, seed=0))
     assert (len(training), len(validation)) == (300, 100)
     assert training.labels.dtype == torch.float32 and set(training.labels.unique().tolist()) == {0.0, 1.0}
     assert everything(training)[0].dtype == np.float32

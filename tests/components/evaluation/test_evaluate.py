@@ -111,7 +111,7 @@ def linear(data: DataRef) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Linear(data.shape[0], len(data.classes))
-    training, _ = read_training(data, 0.2, 0)
+    training, _ = read_training(data.with_split(0.2, seed=0))
     with torch.no_grad():
         solved = torch.linalg.lstsq(standardized(training, data), training.labels.float() - training.labels.mean(0))
         network.weight.copy_(solved.solution.T + 0.1 * network.weight)
@@ -216,7 +216,7 @@ def test_tokens_are_scored_whatever_the_batch_size(tmp_path):
 
 
 def test_top_answers_calibration_and_ranking_are_told(unsure, toy, toy_test, tmp_path):
-    _, validation = read_training(toy, 0.2, 0)
+    _, validation = read_training(toy.with_split(0.2, seed=0))
     ref = evaluate(unsure, toy_test, toy, CPU, 64, tmp_path, validation)
     report = json.loads(ref.report.path.read_text())
     logits = predict(StandardizedModel.of(unsure, toy).eval(), toy_test, 64).numpy()

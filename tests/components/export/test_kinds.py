@@ -42,7 +42,7 @@ def targets(tmp_path_factory) -> DataRef:
 
 def solved(data: DataRef) -> nn.Module:
     """A network that answers well, without any training."""
-    training, _ = read_training(data, 0.2, 0)
+    training, _ = read_training(data.with_split(0.2, seed=0))
     network = nn.Linear(data.shape[0], len(data.classes))
     with torch.no_grad():
         network.weight.copy_(torch.linalg.lstsq(standardized(training, data), training.labels).solution.T)
@@ -51,7 +51,7 @@ def solved(data: DataRef) -> nn.Module:
 
 
 def solved_classes(data: DataRef) -> nn.Module:
-    training, _ = read_training(data, 0.2, 0)
+    training, _ = read_training(data.with_split(0.2, seed=0))
     network = nn.Linear(data.shape[0], len(data.classes))
     shares = nn.functional.one_hot(training.labels).float()
     with torch.no_grad():

@@ -23,6 +23,7 @@ from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 from torchmill.components.training.losses import make_loss
+from torchmill.components.training.setup import TrainingSetup
 
 ASKED = {"images": {"in_channels", "image_size", "image_width"}, "tokens": {"vocab_size"}, "numbers": {"in_features"}}
 """What a constructor asks for that takes a kind of data; one of these is enough."""
@@ -177,10 +178,12 @@ def test_it_learns_colours_too(case, tmp_path):
 
 def learns_and_is_exported(case: Case, tmp_path) -> None:
     network = case.network()
-    training, validation = read_training(case.data, 0.2, 0)
+    training, validation = read_training(case.data.with_split(0.2, seed=0))
     config = TrainConfig(epochs=2, batch_size=8, lr=2e-3)
     checkpoints, best = Checkpoints(tmp_path / "checkpoints", 30), tmp_path / "best.safetensors"
-    first, last = fit(network, training, validation, case.data, config, torch.device("cpu"), 0, checkpoints, best)
+    first, last = fit(
+        TrainingSetup(network, training, validation, case.data, config, torch.device("cpu"), 0), checkpoints, best
+    )
     assert last.train_loss < first.train_loss
     assert last.validation_score > 0.8
     ref = export(network, case.data, case.test, ExportConfig(batch_sizes=(1, 7, 64)), {}, tmp_path)

@@ -15,6 +15,7 @@ from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
 from torchmill.components.training.progress import EpochResult, StepProgress
+from torchmill.components.training.setup import TrainingSetup
 
 CPU = torch.device("cpu")
 STEPS = 15
@@ -76,11 +77,12 @@ def train(
     Args:
         resume: go on from the newest checkpoint in ``folder``.
     """
-    training, validation = splits or read_training(data, 0.2, seed=0)
+    training, validation = splits or read_training(data.with_split(0.2, seed=0))
     settings = TrainConfig.model_validate({"batch_size": 32, "epochs": 1, "lr": 3e-3, **config})
     checkpoints = Checkpoints(folder / "checkpoints", settings.checkpoint_seconds)
     return fit(
-        *(network, training, validation, data, settings, device, seed, checkpoints, folder / "best.safetensors"),
+        TrainingSetup(network, training, validation, data, settings, device, seed),
+        *(checkpoints, folder / "best.safetensors"),
         resume_from=checkpoints.newest() if resume else None,
         on_progress=on_progress,
         should_stop=should_stop,
@@ -89,7 +91,7 @@ def train(
 
 def senseless(data: DataRef) -> tuple[Samples, Samples]:
     """Two batches of images with labels that have nothing to do with them: soon a network only memorises."""
-    training, validation = read_training(data, 0.2, seed=0)
+    training, validation = read_training(data.with_split(0.2, seed=0))
     noise = np.random.default_rng(0).integers(0, 10, 64)
     return Samples(training.inputs[:64], torch.from_numpy(noise)), validation
 

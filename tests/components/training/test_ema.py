@@ -20,7 +20,7 @@ from torchmill.components.training.state import validate
 
 def weights_after_each_step(data, epochs: int, **settings) -> list[dict[str, torch.Tensor]]:
     """Train by hand, without ``fit``."""
-    training, _ = read_training(data, 0.2, seed=0)
+    training, _ = read_training(data.with_split(0.2, seed=0))
     config = TrainConfig.model_validate({"batch_size": 32, **settings})
     model = StandardizedModel.of(make(), data)
     optimizer = make_optimizer(model.network, config, CPU)
@@ -56,7 +56,7 @@ def test_the_weights_kept_are_the_average_over_the_steps(toy, tmp_path):
             torch.testing.assert_close(value.double(), average, rtol=1e-4, atol=1e-6)
     assert not torch.equal(network.out.weight, steps[-1]["out.weight"])
 
-    _, validation = read_training(toy, 0.2, seed=0)
+    _, validation = read_training(toy.with_split(0.2, seed=0))
     judged = validate(StandardizedModel.of(network, toy), cross_entropy, "classification", validation)
     assert (epoch.validation_loss, epoch.validation_score) == judged
 

@@ -21,6 +21,7 @@ from torchmill.components.training.checkpoint import KEPT, Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import batch_orders, fit, wants_channels_last
 from torchmill.components.training.progress import EpochResult
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import validate
 
 
@@ -46,7 +47,7 @@ def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_
     network, seen = make(Plain), {True: [], False: []}
     network.register_forward_pre_hook(lambda layer, inputs: seen[layer.training].append(inputs[0]))
     list(train(network, toy, tmp_path, seed=5, epochs=2, augment="shift"))
-    training, validation = read_training(toy, 0.2, 0)
+    training, validation = read_training(toy.with_split(0.2, seed=0))
     model, augment = (
         StandardizedModel.of(nn.Identity(), toy),
         Augmentation(TrainConfig(augment=("shift",)), toy, seed=5),
@@ -116,7 +117,7 @@ def test_a_last_batch_of_one_is_another_sample_in_each_epoch_and_an_only_one_is_
 
 
 def test_a_batch_norm_is_trained_where_one_sample_is_left_over(toy, tmp_path):
-    training, validation = read_training(toy, 0.2, 0)
+    training, validation = read_training(toy.with_split(0.2, seed=0))
     cut = Samples(training.inputs[:33], training.labels[:33])
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(10))
     (epoch,) = train(network, toy, tmp_path, splits=(cut, validation))
@@ -286,7 +287,7 @@ def test_every_parameter_that_wants_a_gradient_moves_and_no_other(toy, tmp_path)
 
 
 def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
-    _, validation = read_training(toy, 0.2, 0)
+    _, validation = read_training(toy.with_split(0.2, seed=0))
     model = StandardizedModel.of(make(), toy).train()
     judged = (model, cross_entropy, "classification", validation)
     got = validate(*judged, parts=3)
@@ -301,9 +302,11 @@ def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_it_learns_on_a_gpu_too(toy, tmp_path):
-    training, validation = read_training(toy, 0.2, 0)
+    training, validation = read_training(toy.with_split(0.2, seed=0))
     network = made("simple_cnn", toy)
     config = TrainConfig(epochs=2, batch_size=32)
     checkpoints, best = Checkpoints(tmp_path / "checkpoints", 30), tmp_path / "best.safetensors"
-    *_, last = fit(network, training, validation, toy, config, torch.device("cuda"), 0, checkpoints, best)
+    *_, last = fit(
+        TrainingSetup(network, training, validation, toy, config, torch.device("cuda"), 0), checkpoints, best
+    )
     assert last.validation_score > 0.95

@@ -300,7 +300,7 @@ def test_a_score_is_the_sum_over_samples_of_what_the_task_is_judged_by():
 
 
 def test_the_loss_that_is_asked_for_is_the_one_that_is_trained_with(toy, tmp_path):
-    splits = read_training(toy, 0.2, seed=0)
+    splits = read_training(toy.with_split(0.2, seed=0))
     (plain,) = train(make(Plain), toy, tmp_path / "plain", splits=splits, lr=1e-9)
     (smooth,) = train(make(Plain), toy, tmp_path / "smooth", splits=splits, lr=1e-9, loss_args={"label_smoothing": 1.0})
     assert plain.train_score == smooth.train_score and not math.isclose(plain.train_loss, smooth.train_loss)

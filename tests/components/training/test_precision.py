@@ -48,7 +48,7 @@ def test_training_and_validation_compute_in_what_was_asked_for(toy, tmp_path, pr
 def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halved(toy):
     network = make(Plain)
     data = toy
-    training, _ = read_training(data, 0.2, 0)
+    training, _ = read_training(data.with_split(0.2, seed=0))
     config = TrainConfig(precision="fp16", optimizer="sgd")
     model = StandardizedModel.of(network, data, in_units=False)
     state = Training(model, make_loss(config, data, training), data.task, config, CPU, 10)

@@ -86,7 +86,9 @@ def test_names_are_tokens_of_which_each_is_in_one_split_alone(datasets, tmp_path
     assert (ref.kind, ref.task, len(ref.classes), ref.shape) == ("tokens", "classification", 18, (32,))
     vocabulary = read_vocabulary(ref)
     assert len(vocabulary.tokens) == ref.vocabulary_size
-    splits = dict(zip(("train", "validation", "test"), (*read_training(ref, 0.1, 0), read_test(ref)), strict=True))
+    splits = dict(
+        zip(("train", "validation", "test"), (*read_training(ref.with_split(0.1, seed=0)), read_test(ref)), strict=True)
+    )
     assert [len(split) for split in splits.values()] == [ref.train_size, ref.validation_size, ref.test_size]
     texts = {
         name: {vocabulary.decode(row).casefold() for row in split.inputs.tolist()} for name, split in splits.items()

@@ -21,7 +21,7 @@ VALIDATION, SEED = 0.1, 0
 
 def look(name: str, tmp_path: Path, **args) -> Findings:
     ref = fetch(name, tmp_path / "cache", args=args)
-    return inspect(ref, VALIDATION, SEED, tmp_path / "found")
+    return inspect(ref.with_split(VALIDATION, seed=SEED), tmp_path / "found")
 
 
 def inspected(tmp_path: Path, **arrays) -> Findings:
@@ -116,9 +116,9 @@ def test_images_of_other_colours_are_no_copies(tmp_path):
 
 def test_the_digits_have_no_copies_and_take_no_time(tmp_path):
     ref = fetch("digits", tmp_path / "cache")
-    inspect(ref, VALIDATION, SEED, tmp_path / "found")  # imports, fonts
+    inspect(ref.with_split(VALIDATION, seed=SEED), tmp_path / "found")  # imports, fonts
     began = time.process_time()
-    found = inspect(ref, VALIDATION, SEED, tmp_path / "found")
+    found = inspect(ref.with_split(VALIDATION, seed=SEED), tmp_path / "found")
     assert time.process_time() - began < 2
     assert found.leakage < 0.005
     assert sum(found.sizes.values()) == 1797 and found.compared == 355

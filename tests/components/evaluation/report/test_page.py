@@ -161,7 +161,7 @@ def test_what_failed_is_told_at_the_top(trained, toy, tmp_path):
     failed = {"model": None, "version": None, "promotion": None, "failure": f"The ONNX model differs: {NASTY}."}
     kept = record(trained, toy, tmp_path, **failed)
     parity = compared(kept.scores, "batch size 1: 3 of 203 answers differ")
-    (tmp_path / "parity.json").write_text(parity.as_json(first_divergence="at layer `features.0`"))
+    (tmp_path / "parity.json").write_text(parity.as_json(first_difference="at layer `features.0`"))
     text, _ = read(write_page(kept))
     assert "no ONNX model is published" in text and "doctor: warn" in text and "Remove it." in text
     assert "<b>The run failed.</b> The ONNX model differs: &lt;script&gt;" in text

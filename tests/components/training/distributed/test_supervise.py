@@ -66,9 +66,8 @@ def job(data: DataRef, folder: Path, **config: object) -> Job:
     }  # 480 samples: the last batch is 30
     return Job(
         network=NetworkRef(reference=reference, arguments={}, weights=weights, parameters=1),
-        data=data,
+        data=data.with_split(0.2, seed=0),
         config=TrainConfig.model_validate(settings),
-        validation_fraction=0.2,
         device="cpu",
         seed=0,
         checkpoints=folder / "checkpoints",

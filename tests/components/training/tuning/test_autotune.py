@@ -14,23 +14,24 @@ from torchmill.components.refs import DataRef
 from torchmill.components.training.compilation import CompilationFailed
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import Stopped
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.tuning import autotune as trials
 from torchmill.components.training.tuning.autotune import EPOCH_STEPS, SMALLEST_BATCH, Autotune, Pace
 
 
 def of(toy: DataRef, folder: Path) -> Autotune:
-    training, _ = read_training(toy, 0.2, seed=0)
-    return Autotune(folder, make(Small), training, toy, seed=0)
+    splits = read_training(toy.with_split(0.2, seed=0))
+    return Autotune(folder, TrainingSetup(make(Small), *splits, toy, TrainConfig(), CPU, seed=0))
 
 
 def test_a_trial_leaves_network_and_chance_as_they_were(toy, tmp_path):
     tried = of(toy, tmp_path)
-    before, chance = copy.deepcopy(tried.network.state_dict()), torch.get_rng_state()
+    before, chance = copy.deepcopy(tried.setup.network.state_dict()), torch.get_rng_state()
     pace = tried.pace(TrainConfig(batch_size=32), CPU)
     assert pace.step_seconds > 0
     assert torch.equal(torch.get_rng_state(), chance)
-    assert all(torch.equal(before[name], value) for name, value in tried.network.state_dict().items())
-    assert all(weight.grad is None for weight in tried.network.parameters())
+    assert all(torch.equal(before[name], value) for name, value in tried.setup.network.state_dict().items())
+    assert all(weight.grad is None for weight in tried.setup.network.parameters())
 
 
 def test_what_is_given_is_not_tried(toy, tmp_path):
@@ -47,7 +48,7 @@ def test_a_batch_size_is_found_once_and_leaves_an_epoch_its_steps(toy, tmp_path)
     config = TrainConfig.model_validate({"batch_size": "auto"})
     found = tried.batch_size(config, CPU)
     assert found in [SMALLEST_BATCH * 2**power for power in range(8)]
-    assert found * EPOCH_STEPS <= len(tried.training)
+    assert found * EPOCH_STEPS <= len(tried.setup.training)
     assert json.loads((tmp_path / "trials.json").read_text()) == {"batch_size": found}
     (tmp_path / "trials.json").write_text('{"batch_size": 7}')
     assert tried.batch_size(config, CPU) == 7
@@ -67,14 +68,14 @@ class Paced(Autotune):
 
 def paced(toy: DataRef, folder: Path) -> Paced:
     tried = of(toy, folder)
-    return Paced(folder, tried.network, tried.training, toy, 0)
+    return Paced(folder, tried.setup)
 
 
 def test_the_largest_batch_that_fits_is_taken_where_each_is_as_quick_as_the_one_before(toy, tmp_path):
     tried = paced(toy, tmp_path)
-    more = replace(tried, training=tried.training.part(torch.arange(480).repeat(4)))
+    more = replace(tried, training=tried.setup.training.part(torch.arange(480).repeat(4)))
     assert more.batch_size(TrainConfig.model_validate({"batch_size": "auto"}), CPU) == 64
-    few = replace(tried, folder=tmp_path / "few", training=tried.training.part(torch.arange(300)))
+    few = replace(tried, folder=tmp_path / "few", training=tried.setup.training.part(torch.arange(300)))
     few.folder.mkdir()
     assert few.batch_size(TrainConfig.model_validate({"batch_size": "auto"}), CPU) == 32
 

@@ -11,13 +11,15 @@ from torchmill.components.config import load
 from torchmill.components.data.samples import read_training
 from torchmill.components.errors import UserError
 from torchmill.components.training.config import TrainConfig
+from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.tuning import find_lr as module
-from torchmill.components.training.tuning.find_lr import HIGHEST, LOWEST, find_lr, kept_lr
+from torchmill.components.training.tuning.find_lr import HIGHEST, LOWEST, cached_lr, find_lr
 
 
 def found(network, data, splits=None, seed=0, **config):
-    training, _ = splits or read_training(data, 0.2, 0)
-    return find_lr(network, training, data, TrainConfig.model_validate({"batch_size": 32, **config}), CPU, seed)
+    splits = splits or read_training(data.with_split(0.2, seed=0))
+    settings = TrainConfig.model_validate({"batch_size": 32, **config})
+    return find_lr(TrainingSetup(network, *splits, data, settings, CPU, seed))
 
 
 @pytest.mark.parametrize(("kind", "optimizer"), [(Small, "adam"), (Plain, "adamw"), (Plain, "sgd"), (Small, "muon")])
@@ -55,9 +57,9 @@ def test_where_nothing_is_to_be_learned_it_is_told(toy, monkeypatch):
 
 
 def test_it_is_found_once_for_a_training(toy, tmp_path):
-    training, _ = read_training(toy, 0.2, 0)
-    first = kept_lr(tmp_path, make(Plain), training, toy, TrainConfig(), CPU, 0)
-    assert kept_lr(tmp_path, make(Plain, seed=5), training, toy, TrainConfig(), CPU, 5) == first
+    splits = read_training(toy.with_split(0.2, seed=0))
+    first = cached_lr(tmp_path, TrainingSetup(make(Plain), *splits, toy, TrainConfig(), CPU, 0))
+    assert cached_lr(tmp_path, TrainingSetup(make(Plain, seed=5), *splits, toy, TrainConfig(), CPU, 5)) == first
 
 
 def test_auto_is_a_rate_that_is_to_be_found():

@@ -1,0 +1,32 @@
+"""Everything that one training is made of."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from torchmill.components.data.samples import Samples
+from torchmill.components.refs import DataRef
+from torchmill.components.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """A network, its data and its settings, as ``fit``, trial runs and the search for a learning rate take them.
+
+    Example:
+        >>> training, validation = read_training(data)  # doctest: +SKIP
+        >>> setup = TrainingSetup(network, training, validation, data, TrainConfig(), torch.device("cpu"), seed=0)
+        >>> setup = dataclasses.replace(setup, config=other)  # doctest: +SKIP
+    """
+
+    network: nn.Module
+    """Trained in place by ``fit``; trial runs train a copy."""
+    training: Samples
+    validation: Samples
+    data: DataRef
+    """Description of the data that the samples are from: its task, shape and statistics."""
+    config: TrainConfig
+    device: torch.device
+    seed: int
+    """Seed of the order of samples, of augmentation and of whatever the network draws."""
