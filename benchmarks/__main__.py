@@ -1,4 +1,4 @@
-"""Measure everything and write RESULTS.md: `make bench`, or `python -m benchmarks throughput` for one part.
+"""Measure everything, write RESULTS.md and the README's table: `make bench`, or `python -m benchmarks PART`.
 
 Timings of a whole machine mean little on another, and drift even on one. So every claim is a ratio of two things run
 in turn, A B A B, of which the median is quoted with the smallest and the largest.
@@ -9,12 +9,12 @@ import importlib.util
 import json
 import os
 import platform
-import statistics
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from benchmarks.measure import Claim
+from benchmarks.tables import readme_table, results_page, with_table
 
 HERE = Path(__file__).parent
 PARTS = (
@@ -34,17 +34,20 @@ PARTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
-    chosen = parser.parse_args().parts or PARTS
+    parser.add_argument("--tables", action="store_true", help="write the tables anew and measure nothing")
+    options = parser.parse_args()
+    chosen = () if options.tables else options.parts or PARTS
     if unknown := set(chosen) - set(PARTS):
         sys.exit(f"No part {', '.join(unknown)}; there are {', '.join(PARTS)}.")
     kept = HERE / "results.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
+    write_tables(results)
     for part in chosen:
         print(f"== {part}", flush=True)
         claims: list[Claim] = importlib.import_module(f"benchmarks.{part}").measure()
         results[part] = {"machine": machine(), "claims": [claim.as_dict() for claim in claims]}
         kept.write_text(json.dumps(results, indent=1) + "\n")
-        (HERE / "RESULTS.md").write_text(page(results), encoding="utf-8")
+        write_tables(results)
 
 
 def machine() -> str:
@@ -62,28 +65,12 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, {versions}"
 
 
-def page(results: dict) -> str:
-    lines = [
-        "# Measured",
-        "",
-        "By `make bench`. Each row is a ratio of two things run in turn on one machine: the median of the pairs, and",
-        "in brackets the smallest and the largest. How each is measured stands at the top of its file in this folder.",
-    ]
-    for part in PARTS:
-        if part not in results:
-            continue
-        lines += ["", f"## {part.replace('_', ' ').capitalize()}", "", f"On {results[part]['machine']}.", ""]
-        lines += ["| what | beside | ratio | to reach | each, median |", "|---|---|---|---|---|"]
-        for claim in results[part]["claims"]:
-            ratios = claim["ratios"]
-            spread = (
-                f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
-            )
-            ours, other = (statistics.median(claim[side]) for side in ("ours", "other"))
-            each = f"{ours:,.1f} and {other:,.1f} {claim['unit']}"
-            lines.append(f"| {claim['what']} | {claim['beside']} | {spread} | {claim['reach']} | {each} |")
-        lines += [f"\n{claim['note']}" for claim in results[part]["claims"] if claim["note"]]
-    return "\n".join(lines) + "\n"
+def write_tables(results: dict) -> None:
+    """Write RESULTS.md and the table of README.md."""
+    (HERE / "RESULTS.md").write_text(results_page(results, PARTS), encoding="utf-8")
+    readme = HERE.parent / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(with_table(text, readme_table(results, PARTS)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import State
@@ -35,6 +35,10 @@ from torchmill.flows import promotion
 from torchmill.flows.cli.console import TrainingDisplay
 from torchmill.flows.signals import stop_signals
 from torchmill.flows.step import current_config, current_run, current_step, is_scheduled, step
+
+if TYPE_CHECKING:
+    from torchmill.components.training.distributed.job import Job
+    from torchmill.components.training.progress import EpochResult
 
 logger = logging.getLogger("torchmill")
 
@@ -162,7 +166,7 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     from torchmill.components.evaluation.plots import draw_curves
     from torchmill.components.export import to_onnx
     from torchmill.components.training.distributed.job import Job
-    from torchmill.components.training.distributed.supervise import processes_for, train_in_subprocess
+    from torchmill.components.training.distributed.supervise import processes_for
     from torchmill.components.training.precision import resolve_precision
 
     run = current_run()
@@ -182,20 +186,9 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     sizes = training_sizes(data)
     told = f"{device}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
-    history = []
     evaluate.warm_up()
     to_onnx.warm_up()
-    with stop_signals() as stop, TrainingDisplay(config.epochs, sizes[0], data.measure) as display:
-
-        def resumed(epoch: int, step: int) -> None:
-            current_step().resumed_at = f"epoch {epoch}, step {step}"
-            logger.info("resuming run %s at %s", run.name, current_step().resumed_at)
-            display.first = epoch
-
-        for epoch in train_in_subprocess(job, processes, display.step, resumed, stop):
-            history.append(epoch)
-            tracking.log_metrics(run, epoch.metrics(), epoch.epoch)
-            display.epoch(epoch)
+    history = _train(job, processes, sizes[0])
     tracking.log_files(run, sorted(run.folder.glob("profile.*")), "profile")
     draw_curves(history, run.folder / "curves.png")
     tracking.log_files(run, [run.folder / "curves.png"], "pictures")
@@ -217,6 +210,25 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
         samples_per_second=sum(epoch.samples_per_second for epoch in history) / len(history),
         stopped_early=len(history) < config.epochs,
     )
+
+
+def _train(job: "Job", processes: int, samples: int) -> "list[EpochResult]":
+    """Train in processes of their own; log each epoch, and stop after a checkpoint if a signal asks for it."""
+    from torchmill.components.training.distributed.supervise import train_in_subprocess
+
+    run, history = current_run(), []
+    with stop_signals() as stop, TrainingDisplay(job.config.epochs, samples, job.data.measure) as display:
+
+        def resumed(epoch: int, step: int) -> None:
+            current_step().resumed_at = f"epoch {epoch}, step {step}"
+            logger.info("resuming run %s at %s", run.name, current_step().resumed_at)
+            display.first = epoch
+
+        for epoch in train_in_subprocess(job, processes, display.step, resumed, stop):
+            history.append(epoch)
+            tracking.log_metrics(run, epoch.metrics(), epoch.epoch)
+            display.epoch(epoch)
+    return history
 
 
 def autotune(config: TrainConfig, network: NetworkRef, data: DataRef) -> tuple[Any, TrainConfig]:

@@ -73,9 +73,13 @@ def paced(toy: DataRef, folder: Path) -> Paced:
 
 def test_the_largest_batch_that_fits_is_taken_where_each_is_as_quick_as_the_one_before(toy, tmp_path):
     tried = paced(toy, tmp_path)
-    more = replace(tried, training=tried.setup.training.part(torch.arange(480).repeat(4)))
+    more = replace(tried, setup=replace(tried.setup, training=tried.setup.training.part(torch.arange(480).repeat(4))))
     assert more.batch_size(TrainConfig.model_validate({"batch_size": "auto"}), CPU) == 64
-    few = replace(tried, folder=tmp_path / "few", training=tried.setup.training.part(torch.arange(300)))
+    few = replace(
+        tried,
+        folder=tmp_path / "few",
+        setup=replace(tried.setup, training=tried.setup.training.part(torch.arange(300))),
+    )
     few.folder.mkdir()
     assert few.batch_size(TrainConfig.model_validate({"batch_size": "auto"}), CPU) == 32
 
