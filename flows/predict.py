@@ -1,27 +1,67 @@
-"""The flow of using a model: answer what lies in a folder, a table or a text, and write a row for each."""
+"""`torchmill predict`: answer folders, tables and texts with an exported model, and note drift on its run."""
 
+import logging
 from pathlib import Path
 
-from torchmill.flows import prediction
+from torchmill.components import tracking
+from torchmill.components.errors import UserError
+from torchmill.components.prediction.predict import Predictions
+from torchmill.components.prediction.predict import predict as predict_inputs
+from torchmill.components.runs.folders import Runs
+from torchmill.components.tracking.champions import ModelVersion, find_version
 from torchmill.flows.step import flow, log_to_prefect
+
+logger = logging.getLogger("torchmill")
+
+NOTE_SECONDS = 30.0
+"""Time for MLflow to take the note on drift."""
 
 
 @flow(name="predict", description=__doc__)
 def predict(model: str, inputs: list[str], output: str, probabilities: bool = True) -> str:
-    """Answer all inputs, write a row for each, and note whether they are like the training data.
+    """Write a row for each input, and note whether the inputs are like the training data.
 
     Args:
-        model: an ONNX file, or what the registry knows: NAME, NAME@champion, NAME@7, champion. Which version that is
-            is looked up in each run.
+        model: an ONNX file, or a registered model: NAME, NAME@champion, NAME@7, champion. Each run looks the version
+            up anew.
         inputs: image files, folders, tables or texts.
-        output: .csv, .jsonl or .parquet, which is written over.
-        probabilities: of each class, too.
+        output: a .csv, .jsonl or .parquet file, which is overwritten.
+        probabilities: write the probability of each class, too.
 
     Returns:
-        The output's path.
+        Path of the output.
 
     Raises:
-        UserError: something that the user can mend is wrong; says what, where and how.
+        UserError: something that the user can fix is wrong. The message says what, where and how.
     """
     log_to_prefect()
-    return str(prediction.answer(model, [Path(place) for place in inputs], Path(output), probabilities).output)
+    return str(answer(model, [Path(place) for place in inputs], Path(output), probabilities).output)
+
+
+def answer(model: str, inputs: list[Path], output: Path, probabilities: bool = True) -> Predictions:
+    """Answer all inputs; attach the note on drift to the model's run, if it has one."""
+    runs = Runs.here()
+    file, version = _find_model(runs, model)
+    predictions = predict_inputs(file, inputs, output, probabilities=probabilities)
+    failed = f", {predictions.unreadable:,} could not be read" if predictions.unreadable else ""
+    logger.info(
+        "predict  %s answered by %s%s: %s", f"{predictions.answered:,}", version or file, failed, predictions.output
+    )
+    if predictions.likeness:
+        level = logging.WARNING if predictions.is_far else logging.INFO
+        logger.log(level, "predict  inputs: %s", predictions.likeness)
+    note = predictions.drift
+    if version and version.run_id and not tracking.attach_file(runs, version.run_id, note, "drift", NOTE_SECONDS):
+        logger.info("predict  MLflow did not take %s within %.0f s", note, NOTE_SECONDS)
+    return predictions
+
+
+def _find_model(runs: Runs, model: str) -> tuple[Path, ModelVersion | None]:
+    path = Path(model).expanduser()
+    if path.exists() or path.suffix == ".onnx":
+        return path, None
+    try:
+        version = find_version(tracking.versions(runs), model)
+    except UserError as error:
+        raise UserError(f"{error.message} There is no file of that name either.", error.remedy) from None
+    return tracking.onnx_file(runs, version), version

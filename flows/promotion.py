@@ -1,4 +1,4 @@
-"""Who is champion: decided behind each training, by `torchmill promote`, and taken back by `torchmill rollback`."""
+"""The champion of a registered model: after a training, `torchmill promote` and `torchmill rollback`."""
 
 import logging
 
@@ -14,7 +14,8 @@ from torchmill.components.tracking.model_requests import Standing
 
 logger = logging.getLogger("torchmill")
 
-ATTEMPTS = 5  # where others become champion meanwhile
+ATTEMPTS = 5
+"""Attempts before giving up if the champion keeps changing."""
 
 UNANSWERED = Verdict("pending", "MLflow does not answer")
 
@@ -22,7 +23,10 @@ UNANSWERED = Verdict("pending", "MLflow does not answer")
 def decide(
     config: PromoteConfig, name: str, version: str, model: ExportRef, data: DataRef, run: RunRef
 ) -> tuple[Verdict, str | None]:
-    """Judge a run's model version beside the champion, and record it; gives the verdict and who is champion then.
+    """Compare a run's model version with the champion and record the verdict.
+
+    Returns:
+        The verdict, and the version that is the champion afterwards.
 
     Raises:
         UserError: MLflow says no.
@@ -30,13 +34,13 @@ def decide(
     champion: str | None = None
     for _ in range(ATTEMPTS):
         standing = tracking.standing(run, name, version) if version.isdecimal() else None
-        if standing is None:  # nor is it known which version it is
+        if standing is None:  # or MLflow hasn't numbered the version yet
             tracking.log_tags(run, UNANSWERED.tags())
             return UNANSWERED, None
         champion = standing.champion.version if standing.champion else None
-        verdict = _beside(standing, version, config, model, data)
+        verdict = _judge(standing, version, config, model, data)
         tags = tags_of(verdict, run.run_id, standing.champion, data.sha256)
-        if champion == version:  # how it became that is written on it already
+        if champion == version:  # its tags say already how it became the champion
             tracking.log_tags(run, tags)
             return verdict, champion
         crowned = verdict.outcome == "promoted"
@@ -45,108 +49,108 @@ def decide(
                 return verdict, version if crowned else champion
             case "pending":
                 return Verdict("pending", f"{verdict.outcome}, when MLflow answers: {verdict.reason}"), champion
-    verdict = Verdict("pending", "each time that it was compared, another became champion meanwhile")
+    verdict = Verdict("pending", "another version became the champion during each comparison")
     tracking.log_tags(run, verdict.tags())
     return verdict, champion
 
 
-def _beside(standing: Standing, version: str, config: PromoteConfig, model: ExportRef, data: DataRef) -> Verdict:
+def _judge(standing: Standing, version: str, config: PromoteConfig, model: ExportRef, data: DataRef) -> Verdict:
     from torchmill.components.evaluation.comparison.champion import compare_with_champion, gates_of
 
     champion = standing.champion
     if champion is None:
         return Verdict("promoted", "there was no champion")
     if champion.version == version:
-        return Verdict("promoted", "it is champion already")
+        return Verdict("promoted", "it is the champion already")
     if standing.was_champion:
-        return Verdict("kept", "it was champion before, and lost its place")
+        return Verdict("kept", "it was the champion before and lost its place")
     if champion.tags.get("onnx.sha256") == model.onnx.sha256:
-        return Verdict("kept", "it is the very same model as the champion")
+        return Verdict("kept", "it is the same file as the champion")
     assert standing.file
     verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates_of(model.report.path))
-    return _told_of_data(verdict, champion, data.sha256)
+    return _with_data_note(verdict, champion, data.sha256)
 
 
-def _told_of_data(verdict: Verdict, champion: ModelVersion, data_sha256: str) -> Verdict:
+def _with_data_note(verdict: Verdict, champion: ModelVersion, data_sha256: str) -> Verdict:
     if not verdict.comparison or champion.tags.get("data.sha256") == data_sha256:
         return verdict
     return Verdict(
         verdict.outcome,
-        f"{verdict.reason}; the champion was trained on other data, and is judged by this run's test samples",
+        f"{verdict.reason}; the champion was trained on other data and is scored on this run's test samples",
         verdict.comparison,
         verdict.margin,
     )
 
 
 def tags_of(verdict: Verdict, run_id: str, champion: ModelVersion | None, data_sha256: str) -> dict[str, str]:
-    """What is written onto a version and its run."""
-    held = {"promotion.run": run_id, "promotion.data": data_sha256}
+    """Return the tags that a verdict writes on a version and its run."""
+    values = {"promotion.run": run_id, "promotion.data": data_sha256}
     if champion:
-        held |= {"promotion.champion": champion.version, "promotion.champion_run": champion.run_id}
-    return {name: value for name, value in {**verdict.tags(), **held}.items() if value}
+        values |= {"promotion.champion": champion.version, "promotion.champion_run": champion.run_id}
+    return {name: value for name, value in {**verdict.tags(), **values}.items() if value}
 
 
-def told(name: str, version: str, promotion: PromotionRef | Verdict, champion: str | None) -> str:
-    """A verdict in a line."""
+def describe(name: str, version: str, promotion: PromotionRef | Verdict, champion: str | None) -> str:
+    """Return a verdict as one line."""
     match promotion.outcome:
         case "promoted":
             return f"{name} version {version} is champion: {promotion.reason}"
         case "kept":
             return (
                 f"{name} version {version} stays challenger, version {champion} champion: {promotion.reason}. "
-                f"All the same: torchmill promote {name} {version} --force"
+                f"To promote it anyway: torchmill promote {name} {version} --force"
             )
     later = f"torchmill promote {name} {version if version.isdecimal() else ''}".rstrip()
-    return f"{name}: not decided yet, {promotion.reason}. Later: {later}"
+    return f"{name}: not decided yet, {promotion.reason}. Try later: {later}"
 
 
 def promote(runs: Runs, name: str, number: str | None, force: bool) -> int:
-    """Compare a version with the champion now, or make it champion by force; gives the exit code.
+    """Compare a version with the champion, or make it the champion by force; return the exit code.
 
     Raises:
         UserError: there is no such version, or it cannot be compared.
     """
     for _ in range(ATTEMPTS):
         versions = tracking.versions(runs)
-        version = _meant(versions, name, number)
-        champion = next((one for one in versions if one.name == name and CHAMPION in one.aliases), None)
+        version = _find_version(versions, name, number)
+        champion = next((version for version in versions if version.name == name and CHAMPION in version.aliases), None)
         if champion and champion.version == version.version:
-            print(f"{version} is champion already.")
+            print(f"{version} is the champion already.")
             return 0
         if force or champion is None:
             verdict = Verdict("promoted", "by hand" if force else "there was no champion")
         else:
-            verdict = _compared(runs, version, champion)
+            verdict = _compare(runs, version, champion)
         tags = tags_of(verdict, version.run_id, champion, version.tags.get("data.sha256", ""))
         expected = champion.version if champion else None
         if verdict.outcome != "promoted":
             tracking.tag_version(runs, version, tags)
-            print(told(name, version.version, verdict, expected))
+            print(describe(name, version.version, verdict, expected))
             return 1
         if tracking.set_champion(runs, version, expected, "by hand" if force else "promoted", tags):
-            print(told(name, version.version, verdict, version.version))
+            print(describe(name, version.version, verdict, version.version))
             if champion:
                 print(f"Back to version {champion.version}: torchmill rollback {name}")
             return 0
-    raise UserError(f"Others change the champion of {name} all the time.", "Try again.")
+    raise UserError(f"The champion of {name} changed during each of {ATTEMPTS} comparisons.", "Try again.")
 
 
-def _meant(versions: list[ModelVersion], name: str, number: str | None) -> ModelVersion:
+def _find_version(versions: list[ModelVersion], name: str, number: str | None) -> ModelVersion:
     if number is not None:
         return find_version(versions, f"{name}@{number}")
-    held = [one for one in versions if one.name == name]
-    challengers = [one for one in held if CHALLENGER in one.aliases]
-    if held and not challengers:
-        champion = [one for one in held if CHAMPION in one.aliases]
-        if len(held) == len(champion):
+    named = [version for version in versions if version.name == name]
+    challengers = [version for version in named if CHALLENGER in version.aliases]
+    if named and not challengers:
+        champion = [version for version in named if CHAMPION in version.aliases]
+        if len(named) == len(champion):
             return champion[0]
-        known = ", ".join(one.version for one in held)
-        raise UserError(f"{name} has no challenger.", f"Say which version: {known}.")
+        numbers = ", ".join(version.version for version in named)
+        raise UserError(f"{name} has no challenger.", f"Name a version: {numbers}.")
     return challengers[0] if challengers else find_version(versions, name)
 
 
-def _compared(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verdict:
-    """Compare by the test data that the version's run had, as it is now."""
+def _compare(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verdict:
+    """Compare two versions on the test split of the challenger's run."""
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.evaluation.comparison.champion import compare_with_champion
 
@@ -157,40 +161,40 @@ def _compared(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verd
     data = fetch(config.data.name, data_cache(), args=arguments(config.data))
     if data.sha256 != version.tags.get("data.sha256"):
         raise UserError(
-            f"{data.name} is not what {version} was trained on: its content has changed since.",
-            "Train again; or, if you know that it is better: --force.",
+            f"{data.name} has changed since {version} was trained on it.",
+            "Train again, or add --force if you know that it is better.",
         )
-    challenging, held = (tracking.onnx_file(runs, one) for one in (version, champion))
-    return _told_of_data(compare_with_champion(challenging, held, data, config.promote), champion, data.sha256)
+    challenger, current = (tracking.onnx_file(runs, each) for each in (version, champion))
+    return _with_data_note(compare_with_champion(challenger, current, data, config.promote), champion, data.sha256)
 
 
 def roll_back(runs: Runs, name: str) -> int:
-    """Make the former champion champion again; gives the exit code.
+    """Make the former champion the champion again; return the exit code.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no former champion.
     """
     now, was = tracking.roll_back(runs, name)
     print(
-        f"{name} version {now} is champion again, version {was} is not any more. "
-        f"The same command again takes that back; any other: torchmill promote {name} VERSION --force"
+        f"{name} version {now} is the champion again instead of version {was}. "
+        f"Run it again to undo that; for another version: torchmill promote {name} VERSION --force"
     )
     return 0
 
 
 def registered(runs: Runs) -> list[str]:
-    """A line on each registered model: its versions, who is champion and who challenger."""
+    """Return a line for each registered model: number of versions, champion and challenger."""
     versions = tracking.versions(runs)
     lines = []
-    for name in dict.fromkeys(one.name for one in versions):
-        held = [one for one in versions if one.name == name]
-        shown = [
-            f"{alias} version {one.version}{_score(one)}"
+    for name in dict.fromkeys(version.name for version in versions):
+        named = [version for version in versions if version.name == name]
+        aliases = [
+            f"{alias} version {version.version}{_score(version)}"
             for alias in (CHAMPION, CHALLENGER)
-            for one in held
-            if alias in one.aliases
+            for version in named
+            if alias in version.aliases
         ]
-        lines.append(f"{name}: {len(held)} version{'s' * (len(held) > 1)}, {', '.join(shown) or 'no champion'}")
+        lines.append(f"{name}: {len(named)} version{'s' * (len(named) > 1)}, {', '.join(aliases) or 'no champion'}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""RecordedRun runs, run or scored again."""
+"""Recorded runs: their configuration, new scores, and the comparison with a reproduction."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ logger = logging.getLogger("torchmill")
 
 
 def recorded_config(run: str) -> RunConfig:
-    """Give the configuration of a recorded run, with the source of its network as it was recorded."""
+    """Return the configuration of a recorded run; its network is the source that was recorded."""
     log_to_prefect()
     runs = Runs.here().ready()
     recorded = tracking.find_run(runs, run)
@@ -29,8 +29,8 @@ def recorded_config(run: str) -> RunConfig:
     return config.model_copy(update={"name": f"{recorded.name} again"})
 
 
-def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> EvaluationRef:
-    """Score the weights of a recorded run on its own data set's test split, or on another one's."""
+def score_again(run: str, config: RunConfig, other: DataConfig | None) -> EvaluationRef:
+    """Score the weights of a recorded run on the test split of its own data set, or of another one."""
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.data.samples import read_validation
     from torchmill.components.evaluation.evaluate import evaluate
@@ -40,19 +40,18 @@ def score_again(run: str, recipe: RunConfig, other: DataConfig | None) -> Evalua
 
     runs = Runs.here()
     recorded = tracking.find_run(runs, run)
-    trained = fetch(recipe.data.name, data_cache(), args=arguments(recipe.data))
+    trained = fetch(config.data.name, data_cache(), args=arguments(config.data))
     data = fetch(other.name, data_cache(), args=arguments(other)) if other else trained
-    fitting = as_trained(data, trained)
     folder = evaluation_folder(runs, recorded.run_id, data)
     weights = FileRef.of(tracking.fetch_file(runs, recorded, "weights/best.safetensors", folder))
-    network = NetworkRef(reference=recipe.model.name, arguments=recipe.model.args, weights=weights, parameters=0)
-    validation = read_validation(trained.with_split(recipe.data.validation_fraction, recipe.seed))
+    network = NetworkRef(reference=config.model.name, arguments=config.model.args, weights=weights, parameters=0)
+    validation = read_validation(trained.with_split(config.data.validation_fraction, config.seed))
     scores = evaluate(
         restore(network, weights, trained),
         read_as_trained(data, trained),
-        fitting,
-        resolve(recipe.device),
-        recipe.evaluate.batch_size,
+        as_trained(data, trained),
+        resolve(config.device),
+        config.evaluate.batch_size,
         folder,
         validation,
     )
@@ -69,7 +68,7 @@ def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:
     if not model.is_file():
         raise UserError(f"There is no file {model}.")
     if config is None:
-        raise UserError(f"On which data is {model.name} to be evaluated?", "Say --data NAME.")
+        raise UserError(f"{model.name} needs data to be scored on.", "Add --data NAME.")
     data = fetch(config.name, data_cache(), args=arguments(config))
     folder = evaluation_folder(Runs.here().ready(), FileRef.of(model).sha256, data)
     scores = evaluate_onnx(model, data, folder, EvaluateConfig().batch_size)
@@ -78,14 +77,14 @@ def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:
 
 
 def evaluation_folder(runs: Runs, subject: str, data: DataRef) -> Path:
-    """The place of an evaluation that belongs to no run."""
+    """Create and return the folder of an evaluation that belongs to no run."""
     folder = runs.work / "evaluations" / f"{subject[:12]}-{data.sha256[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def compare(run: str, again: TrainResult) -> Reproduction:
-    """Put what MLflow has of a run beside what it has of its reproduction."""
+    """Compare the records of a run with those of its reproduction."""
     runs = Runs.here()
     first, second = tracking.find_run(runs, run), tracking.find_run(runs, again.run_id)
     tracking.tag_run(runs, second.run_id, {"torchmill.reproduces": first.run_id})

@@ -1,4 +1,4 @@
-"""`torchmill reproduce`: run a recorded run again from what was recorded, and say what is equal."""
+"""`torchmill reproduce`: run a recorded run again from what was recorded, and compare the results."""
 
 from torchmill.components.refs import Reproduction
 from torchmill.flows.recorded import compare, recorded_config
@@ -8,14 +8,13 @@ from torchmill.flows.train import train
 
 @flow(name="reproduce", description=__doc__)
 def reproduce(run: str) -> Reproduction:
-    """Take configuration, seed and source from the record of a run, run it anew, and compare.
+    """Run a recorded configuration, seed and source again from the beginning, and compare the results.
 
     Args:
         run: id of a run in MLflow, the beginning of it, or its name.
 
     Raises:
-        UserError: there is no such run, or what it was made from is not recorded.
+        UserError: there is no such run, or its configuration or source was not recorded.
     """
-    recipe = recorded_config(run)
-    again = train(recipe, fresh=True, publish=False)
+    again = train(recorded_config(run), fresh=True, publish=False)
     return compare(run, again)

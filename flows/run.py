@@ -43,8 +43,8 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
     log_to_prefect()
     runs = Runs.here().ready()
     api, own = str(PREFECT_API_URL.value()), prefect_server.keeps_its_own_history(runs)
-    with contextlib.ExitStack() as held:
-        held.enter_context(interrupted.under_watch(runs, str(flow_run.id), "" if own else api))
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(interrupted.under_watch(runs, str(flow_run.id), "" if own else api))
         for line in interrupted.close(runs, api if own else ""):
             logger.info("%s", line)
         name = flow_run.name
@@ -54,7 +54,7 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
             tracking.cool_down()
             logger.info("nothing changed since run %s: its result stands", claimed.manifest.name)
         else:
-            claimed.locks.enter_context(held.pop_all())
+            claimed.locks.enter_context(locks.pop_all())
         return claimed
 
 
@@ -106,22 +106,22 @@ def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
     from torchmill.components.evaluation.report.page import Record, write_page
 
     done, results = tracking.recorded_steps(run), StepCache(Runs.here())
-    held = {step: kept[0] for step, ref in done.items() if (kept := results.find(step, ref.key))}
-    if not {"fetch", "fit", "evaluate"} <= held.keys():
+    cached = {step: hit[0] for step, ref in done.items() if (hit := results.find(step, ref.key))}
+    if not {"fetch", "fit", "evaluate"} <= cached.keys():
         return []
     record = Record(
         config=config,
-        trained=held["fit"],
-        scores=held["evaluate"],
-        model=held.get("export"),
-        data=held["fetch"],
-        version=held.get("register"),
-        promotion=held.get("promote"),
+        trained=cached["fit"],
+        scores=cached["evaluate"],
+        model=cached.get("export"),
+        data=cached["fetch"],
+        version=cached.get("register"),
+        promotion=cached.get("promote"),
         steps=done,
         run=run,
         curves=tracking.recorded_metrics(run),
-        inspection=held["inspect"].report if "inspect" in held else None,
-        check=held["check"].report if "check" in held else None,
+        inspection=cached["inspect"].report if "inspect" in cached else None,
+        check=cached["check"].report if "check" in cached else None,
         failure=failure,
     )
     return [write_page(record)]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a network trains: asked once it stops behind a checkpoint, asked twice it leaves at once."""
+"""Ctrl-C and SIGTERM during a training: the first stops after a checkpoint, the second exits at once."""
 
 import contextlib
 import os
@@ -7,18 +7,18 @@ import threading
 from collections.abc import Callable, Generator
 from types import FrameType
 
-TOLD = b"\ntorchmill: stopping behind a checkpoint; once more leaves at once.\n"
+MESSAGE = b"\ntorchmill: stopping after a checkpoint; press again to exit at once.\n"
 
 
 @contextlib.contextmanager
 def stop_signals() -> Generator[Callable[[], bool]]:
-    """Give a function that tells whether to stop; what was asked for happens when the block is left.
+    """Yield a function that returns True once a signal came; raise the signal again when the block ends.
 
-    An exception in the middle of a step would leave weights, optimizer and schedule at odds with one another.
+    An exception in the middle of a step would leave weights, optimizer and schedule out of step with each other.
     """
     from torchmill.components.training.fit import Stopped
 
-    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there alone
         yield lambda: False
         return
     received: list[int] = []
@@ -27,11 +27,11 @@ def stop_signals() -> Generator[Callable[[], bool]]:
         if received:
             os._exit(128 + number)
         received.append(number)
-        os.write(2, TOLD)  # not by the log: the signal may have come while that holds its locks
+        os.write(2, MESSAGE)  # logging could deadlock: the signal may interrupt a handler that holds its lock
 
-    # One that is ignored, as SIGINT is in a shell's background jobs, stays ignored.
-    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, remember) for number in heard}
+    # A signal that is ignored, as SIGINT is in a shell's background jobs, stays ignored.
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, remember) for number in numbers}
     try:
         with contextlib.suppress(Stopped):
             yield lambda: bool(received)
@@ -39,5 +39,5 @@ def stop_signals() -> Generator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if received:
-        signal.raise_signal(received[0])  # Prefect's handler, or Python's, does with it what it does everywhere else
+        signal.raise_signal(received[0])  # for Prefect's handler, or Python's
         raise KeyboardInterrupt

@@ -347,5 +347,5 @@ def promote(config: PromoteConfig, name: str, version: str, model: ExportRef, da
         report, verdict.as_json(model=name, version=version, run=run.run_id, champion=champion, data=data.sha256)
     )
     tracking.log_files(run, [report])
-    logger.info("promote  %s", promotion.told(name, version, verdict, champion))
+    logger.info("promote  %s", promotion.describe(name, version, verdict, champion))
     return PromotionRef(outcome=verdict.outcome, reason=verdict.reason, champion=champion, report=FileRef.of(report))

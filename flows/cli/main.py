@@ -539,7 +539,7 @@ def predict(options: argparse.Namespace) -> int:
     from torchmill.flows.cli.console import show_log
 
     show_log()
-    from torchmill.flows.prediction import answer
+    from torchmill.flows.predict import answer
 
     done = answer(options.model, options.inputs, options.output, not options.no_probabilities)
     print(done.output)

@@ -62,7 +62,7 @@ def test_the_life_of_a_champion(shared: Place):
     assert forced.returncode == 0 and f"{NAME} version 3 is champion" in forced.stdout
     assert aliases(shared) == {"champion": 3}
     back = shared.torchmill("rollback", NAME)
-    assert back.returncode == 0 and "version 2 is champion again" in back.stdout
+    assert back.returncode == 0 and "version 2 is the champion again" in back.stdout
     assert aliases(shared)["champion"] == 2
     assert shared.torchmill("rollback", NAME).returncode == 0 and aliases(shared)["champion"] == 3
     listed = shared.torchmill("models")
