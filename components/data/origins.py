@@ -1,6 +1,6 @@
-"""Where the samples of a prepared data set come from: a text file beside its arrays, a line for each of a split.
+"""Origins of samples, for example file names: a text file per split beside its arrays, a line per sample.
 
-It names files to people and decides nothing: the digest of the data is without it.
+Origins inform people and decide nothing: the data's digest leaves them out.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,30 +11,30 @@ from torchmill.components.data import disk
 
 
 def origins_file(folder: Path, split: str) -> Path:
-    """The file with the names of a split's samples; there is none where only their rows are known."""
+    """Return the path of a split's origins; the file is missing if samples have no names."""
     return folder / f"{split}_origins.txt"
 
 
 def write_origins(folder: Path, split: str, names: Iterable[str]) -> Path:
-    """Write a line for each sample, in the order of the arrays; characters that can't be shown are escaped."""
+    """Write a line per sample, in the order of the arrays; unprintable characters are escaped."""
     path = origins_file(folder, split)
     with disk.new_file(path) as file:
-        file.writelines(f"{_shown(name)}\n".encode() for name in names)
+        file.writelines(f"{_printable(name)}\n".encode() for name in names)
     return path
 
 
 def read_origins(folder: Path, split: str, rows: Collection[int]) -> dict[int, str]:
-    """Give the names of some samples by their rows; line by line, for there may be millions. Empty without a file."""
+    """Return the origins of some samples by their rows; empty without a file."""
     path = origins_file(folder, split)
     if not rows or not path.is_file():
         return {}
-    wanted = set(rows)
+    chosen = set(rows)
     with path.open("rb") as file:
-        lines = enumerate(islice(file, max(wanted) + 1))
-        return {row: line.rstrip(b"\n").decode() for row, line in lines if row in wanted}
+        lines = enumerate(islice(file, max(chosen) + 1))
+        return {row: line.rstrip(b"\n").decode() for row, line in lines if row in chosen}
 
 
-def _shown(name: str) -> str:
+def _printable(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)

@@ -1,4 +1,4 @@
-"""What a user sees of a download and of other work that takes long: a bar on a terminal, one line in a log."""
+"""Progress of downloads and other long work: a bar on a terminal, one line in a log."""
 
 import contextlib
 import logging
@@ -8,14 +8,14 @@ from collections.abc import Callable, Generator
 from typing import TextIO
 
 Report = Callable[[int, int | None, str], None]
-"""Called with the bytes that are there, the bytes there will be (where known), and who sends them."""
+"""Function of the bytes so far, the bytes in all (None if unknown), and the sender."""
 
 logger = logging.getLogger("torchmill")
 
 
 @contextlib.contextmanager
 def shown(label: str, stream: TextIO | None = None) -> Generator[Report, None, None]:
-    """Show how far the download called ``label`` is, on ``stream`` (standard error)."""
+    """Show the progress of a download on ``stream``, by default standard error."""
     stream = stream or sys.stderr
     with _bar(label, stream) if stream.isatty() else _line(label) as report:
         yield report
@@ -23,7 +23,7 @@ def shown(label: str, stream: TextIO | None = None) -> Generator[Report, None, N
 
 @contextlib.contextmanager
 def _line(label: str) -> Generator[Report, None, None]:
-    began = time.monotonic()
+    started = time.monotonic()
     last = (0, "")
 
     def report(done_bytes: int, total_bytes: int | None, source: str) -> None:
@@ -33,13 +33,13 @@ def _line(label: str) -> Generator[Report, None, None]:
     yield report
     done_bytes, source = last
     if source:
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
         logger.info("Downloaded %s, %.2f MB in %.1f s, from %s", label, done_bytes / 1e6, seconds, source)
 
 
 @contextlib.contextmanager
 def _bar(label: str, stream: TextIO) -> Generator[Report, None, None]:
-    # A third of a second that only those wait for who have a terminal and something to download.
+    # Here, since it takes a third of a second: only a download on a terminal needs it.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -55,12 +55,12 @@ def _bar(label: str, stream: TextIO) -> Generator[Report, None, None]:
 
 @contextlib.contextmanager
 def counted(label: str, total: int, stream: TextIO | None = None) -> Generator[Callable[[int], None], None, None]:
-    """Show how many of ``total`` things are done, on ``stream`` (standard error); report how many more are."""
+    """Show a count up to ``total`` on ``stream``, by default standard error; yield a function that adds to it."""
     stream = stream or sys.stderr
     if not stream.isatty():
-        began = time.monotonic()
+        started = time.monotonic()
         yield lambda _: None
-        logger.info("%s: %s in %.1f s", label, f"{total:,}", time.monotonic() - began)
+        logger.info("%s: %s in %.1f s", label, f"{total:,}", time.monotonic() - started)
         return
     from rich.console import Console
     from rich.progress import Progress

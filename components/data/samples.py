@@ -1,4 +1,4 @@
-"""Read a prepared data set's splits."""
+"""The splits of a prepared data set as tensors, read from disk or from memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,27 +13,31 @@ from torch import Tensor
 from torchmill.components.data.splits import stratified_split
 from torchmill.components.refs import PADDING, DataRef
 
-IN_MEMORY = 0.25  # of the memory that is free: larger arrays stay on disk, mapped into memory
-ON_CARD = 0.5  # of a card's memory that is free: larger arrays stay with the processor, whence batches are sent
+IN_MEMORY = 0.25
+"""Share of the free memory up to which an array is read; larger ones are mapped from disk."""
+
+ON_CARD = 0.5
+"""Share of a GPU's free memory up to which an array is copied to it; larger ones are sent batch by batch."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A split: raw inputs and labels, on one device. What is too large for it is read, or sent, where it is taken."""
+    """A split: raw inputs and labels on one device. Inputs that are too large stay elsewhere until they are taken."""
 
     inputs: Tensor
-    """uint8 pixels (N, C, H, W), int32 token ids (N, L), float32 numbers (N, F, …)."""
+    """Pixels, uint8 (N, C, H, W); token ids, int32 (N, L); or numbers, float32 (N, F, …)."""
     labels: Tensor
-    """int64 classes (N,), float32 labels or targets (N, K)."""
+    """Classes, int64 (N,); or labels or targets, float32 (N, K)."""
     lengths: Tensor | None = None
-    """Of the sequences, on the processor."""
+    """Lengths of the sequences, on the CPU."""
     rows: Tensor | None = None
-    """Which of the inputs are meant, where they are elsewhere than the labels: on disk, or with the processor."""
+    """Rows of the split in ``inputs``, if those are not with the labels but on disk or on the CPU."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Samples":
+        """Return the samples on a device; inputs that are too large for it stay on the CPU."""
         labels = self.labels.to(device)
         if self.rows is not None:
             return Samples(self.inputs, labels, self.lengths, self.rows)
@@ -42,10 +46,10 @@ class Samples:
         return Samples(self.inputs.to(device), labels, self.lengths)
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Give some samples on the device of the labels, sequences as long as the longest of them.
+        """Return inputs and labels of some samples on the labels' device; sequences are cut to the longest.
 
         Args:
-            indices: on the processor.
+            indices: on the CPU.
         """
         device = self.labels.device
         chosen = indices.to(device)
@@ -54,28 +58,28 @@ class Samples:
         else:
             inputs = self.inputs[self.rows[indices]]
             if device.type == "cuda":
-                inputs = inputs.pin_memory()  # from which it is sent while the card computes
+                inputs = inputs.pin_memory()  # the copy runs while the GPU computes
             inputs = inputs.to(device, non_blocking=device.type == "cuda")
         if self.lengths is not None:
             inputs = inputs[:, : int(self.lengths[indices].max())]
         return inputs, self.labels[chosen]
 
     def ahead(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """As ``take`` for each of the batches; what is elsewhere is read while the one before it is computed with."""
+        """Yield ``take`` of each batch, and read inputs that are elsewhere one batch ahead."""
         if self.rows is None:
             yield from map(self.take, batches)
             return
         with ThreadPoolExecutor(1, "batches") as reader:
-            coming: Future[tuple[Tensor, Tensor]] | None = None
+            upcoming: Future[tuple[Tensor, Tensor]] | None = None
             for batch in batches:
-                ready, coming = coming, reader.submit(self.take, batch)
+                ready, upcoming = upcoming, reader.submit(self.take, batch)
                 if ready:
                     yield ready.result()
-            if coming:
-                yield coming.result()
+            if upcoming:
+                yield upcoming.result()
 
     def part(self, indices: Tensor) -> "Samples":
-        """Give some samples as a split of their own; indices are on the processor."""
+        """Return some samples as a split; the indices are on the CPU."""
         lengths = None if self.lengths is None else self.lengths[indices]
         labels = self.labels[indices.to(self.labels.device)]
         if self.rows is not None:
@@ -83,16 +87,16 @@ class Samples:
         return Samples(self.inputs[indices.to(self.inputs.device)], labels, lengths)
 
     def first(self, count: int) -> "Samples":
-        """Give the first samples alone."""
+        """Return the first samples as a split."""
         inputs, labels = self.take(torch.arange(min(count, len(self))))
         return Samples(inputs, labels, None if self.lengths is None else self.lengths[:count])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """In their order, the last one may be smaller."""
+        """Yield inputs and labels in order, in batches of one size; the last may be smaller."""
         return self._in_order(lambda values: values.split(size))
 
     def parts(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """In their order, in so many parts, which differ by one sample at most."""
+        """Yield inputs and labels in order, in ``count`` parts whose sizes differ by one at most."""
         return self._in_order(lambda values: values.tensor_split(count))
 
     def _in_order(self, split: Callable[[Tensor], Iterable[Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -102,9 +106,9 @@ class Samples:
 
 
 def read_training(data: DataRef) -> tuple[Samples, Samples]:
-    """Give the training and the validation split; the test split is not opened.
+    """Return the training and the validation split, with standardised targets. The test split is not opened.
 
-    The data set's own validation split, or a part of the training file. Targets of a regression are standardised.
+    Validation samples are the data set's own split, or cut from the training file as ``data.split`` says.
     """
     inputs, labels = _read(data, "train")
     if data.validation_size:
@@ -114,7 +118,7 @@ def read_training(data: DataRef) -> tuple[Samples, Samples]:
 
 
 def read_validation(data: DataRef) -> Samples:
-    """Give the validation split alone, the same as ``read_training`` does."""
+    """Return the validation split of ``read_training``."""
     if data.validation_size:
         return _samples(data, *_read(data, "validation"))
     inputs, labels = _read(data, "train")
@@ -122,7 +126,7 @@ def read_validation(data: DataRef) -> Samples:
 
 
 def training_sizes(data: DataRef) -> tuple[int, int]:
-    """Samples of the training and of the validation split."""
+    """Return the numbers of samples that ``read_training`` trains and validates with."""
     if data.validation_size:
         return data.train_size, data.validation_size
     labels = np.load(data.folder / "train_labels.npy")
@@ -131,7 +135,7 @@ def training_sizes(data: DataRef) -> tuple[int, int]:
 
 
 def read_sample(data: DataRef, count: int, seed: int) -> Samples:
-    """Give some samples of the training file, targets standardised."""
+    """Return some samples of the training file, with standardised targets."""
     inputs, labels = _read(data, "train")
     rng = np.random.default_rng(seed)
     indices = np.sort(rng.permutation(len(labels))[:count])
@@ -139,14 +143,14 @@ def read_sample(data: DataRef, count: int, seed: int) -> Samples:
 
 
 def read_test(data: DataRef) -> Samples:
-    """Give the test split, targets in their own units: for evaluation and for the comparison of an export alone."""
+    """Return the test split, with targets in their own units. Only evaluation and the parity check may use it."""
     return _samples(data, *_read(data, "test"), standardize=False)
 
 
 def _read(data: DataRef, split: Literal["train", "validation", "test"]) -> tuple[np.ndarray, np.ndarray]:
     path = data.folder / f"{split}_inputs.npy"
     large = path.stat().st_size > IN_MEMORY * psutil.virtual_memory().available
-    # Copy on write, though nobody writes: torch complains of memory that is read-only.
+    # Copy on write, though nobody writes: torch warns about read-only memory.
     return np.load(path, mmap_mode="c" if large else None), np.load(data.folder / f"{split}_labels.npy")
 
 
@@ -167,15 +171,15 @@ def _samples(
         inputs = inputs[indices]
     lengths = None
     if data.kind == "tokens":
-        # What is mapped from disk is read in parts: all of it at once is what the memory does not take.
+        # In parts: an array that is mapped from disk doesn't fit into memory.
         parts = [inputs] if rows is None else (inputs[part.numpy()] for part in rows.split(65_536))
         lengths = torch.from_numpy(np.concatenate([sequence_lengths(part) for part in parts]))
     return Samples(torch.from_numpy(inputs), torch.from_numpy(labels), lengths, rows)
 
 
 def sequence_lengths(tokens: np.ndarray) -> np.ndarray:
-    """Lengths of sequences that are filled up at their end; int64, at least 1."""
+    """Return the lengths of sequences with padding at the end; int64 (N,), at least 1."""
     if not tokens.shape[1]:
         return np.ones(len(tokens), np.int64)
-    filled = tokens[:, ::-1] != PADDING
-    return np.where(filled.any(1), tokens.shape[1] - filled.argmax(1), 1)
+    is_token = tokens[:, ::-1] != PADDING
+    return np.where(is_token.any(1), tokens.shape[1] - is_token.argmax(1), 1)

@@ -252,7 +252,7 @@ def _column(table: Table, column: Column) -> np.ndarray:
     """The numbers of a column (N, 1), or 0 and 1 for each of its categories (N, categories)."""
     if not column.categories:
         return table.numbers(column.name)[:, None]
-    ones = column.ones(table.column(column.name))
+    ones = column.one_hot(table.column(column.name))
     if unknown := int((~ones.any(1)).sum()):
         logger.info(
             "%s: %d values of '%s' are not among those of the training rows: all 0", table.file, unknown, column.name

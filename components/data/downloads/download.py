@@ -1,4 +1,4 @@
-"""Downloads: mirrors in order, on from the byte where it stopped, checked, under its name only when whole."""
+"""Downloads: mirrors in order, resumed at the byte where they broke off, checked, renamed when complete."""
 
 import contextlib
 import http.client
@@ -25,18 +25,23 @@ from torchmill.components.errors import ConfigError, Unreachable, UserError
 logger = logging.getLogger("torchmill")
 
 MIRROR_VARIABLE = "TORCHMILL_MIRROR"
+"""Environment variable with the user's own mirrors."""
 
 ATTEMPTS = 4
-"""How often in a row a mirror may fail without getting any further."""
+"""Failures in a row, without progress, after which a mirror is given up."""
+
 PATIENCE_SECONDS = 20.0
-"""With nothing from anybody for so long, the mirrors that are left get one attempt each."""
+"""Time without progress after which each remaining mirror gets one attempt."""
+
 PROGRESS_BYTES = 64 * 1024
-"""Less than this is no progress: a server that gives a byte per connection would keep us for ever."""
+"""Smallest progress that counts: a server that sends a byte per connection would take for ever."""
+
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 8.0
 
 CHUNK_BYTES = 16 * 1024
-WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses of faults that may pass."""
 
 
 def download(
@@ -47,16 +52,17 @@ def download(
     show: Callable[[str], AbstractContextManager[Report]] = shown,
     wire: Wire | None = None,
 ) -> None:
-    """Have ``file`` at ``destination``, whole and checked; at once if it is there already.
+    """Download a file and check its digest, unless ``destination`` holds it already.
 
-    ``mirrors`` are addresses of folders that hold the file. Those in ``TORCHMILL_MIRROR`` come
-    before them. What has arrived lies beside the destination as ``NAME.part`` and is gone on
-    with, in this process or a later one.
+    Bytes arrive in ``NAME.part`` beside the destination. A later call, or another process, resumes from there.
+
+    Args:
+        mirrors: addresses of folders that hold the file; those in ``TORCHMILL_MIRROR`` are asked first.
 
     Raises:
-        ConfigError: ``TORCHMILL_MIRROR`` is none.
-        Unreachable: no mirror answered, or not to the end.
-        UserError: no mirror has it, what they have is something else, or the disk will not take it.
+        ConfigError: ``TORCHMILL_MIRROR`` is not the address of a mirror.
+        Unreachable: no mirror answered, or none sent the whole file.
+        UserError: no mirror has the file, all have other contents, or the disk is full.
     """
     if flaw(destination, file) is None:
         return
@@ -77,11 +83,11 @@ def download(
                     refusals.append((url, refusal))
                     if url != urls[-1]:
                         logger.info("%s: %s; trying the next mirror", without_password(url), refusal)
-    raise _nobody_had_it(file, refusals)
+    raise _download_error(file, refusals)
 
 
 def own_mirrors(setting: str) -> list[str]:
-    """Read ``TORCHMILL_MIRROR``, addresses separated by commas; each is returned with a slash at its end.
+    """Return the addresses in ``TORCHMILL_MIRROR``, which separates them by commas, each with a slash at its end.
 
     Raises:
         ConfigError: one of them is not ``file:///folder``, ``http://…`` or ``https://…``.
@@ -90,11 +96,11 @@ def own_mirrors(setting: str) -> list[str]:
     for mirror in mirrors:
         try:
             parts = urllib.parse.urlsplit(mirror)
-            right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            right = right or (parts.scheme == "file" and parts.netloc in ("", "localhost"))
+            is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            is_valid = is_valid or (parts.scheme == "file" and parts.netloc in ("", "localhost"))
         except ValueError:
-            right = False
-        if not right:
+            is_valid = False
+        if not is_valid:
             raise ConfigError(
                 f"{MIRROR_VARIABLE} is not the address of a mirror: {without_password(mirror)!r}.",
                 "Give file:///folder (three slashes), http://… or https://…, several separated by commas.",
@@ -103,7 +109,7 @@ def own_mirrors(setting: str) -> list[str]:
 
 
 class _Fault(Exception):
-    """Something that may go better in a moment."""
+    """A fault that may pass in a moment."""
 
     def __init__(self, reason: str, pause_seconds: float = 0.0):
         super().__init__(reason)
@@ -111,7 +117,7 @@ class _Fault(Exception):
 
 
 class _Refusal(Exception):
-    """This mirror is done with."""
+    """A mirror that is given up."""
 
     temporary = False
     wrong_contents = False
@@ -126,7 +132,7 @@ class _WrongContents(_Refusal):
 
 
 class _Part:
-    """What has arrived so far, and beside it where that came from."""
+    """The bytes that have arrived (``NAME.part``), and their origin (``NAME.part.json``)."""
 
     def __init__(self, destination: Path, wire: Wire):
         self.path = destination.with_name(f"{destination.name}.part")
@@ -139,7 +145,7 @@ class _Part:
         return 0
 
     def origin(self, url: str) -> dict[str, Any]:
-        """What is known of the part if it came from ``url``, else nothing."""
+        """Return the part's origin if it came from ``url``; else an empty dict."""
         try:
             origin = json.loads(self.origin_path.read_bytes())
         except (OSError, ValueError):
@@ -153,7 +159,7 @@ class _Part:
             self.origin_path.unlink(missing_ok=True)
 
     def begin(self, url: str, headers: Any, total_bytes: int | None) -> IO[bytes]:
-        # In this order, for whoever is killed here: bytes never stand beside the origin of other ones.
+        # The order matters after a kill: bytes never lie beside the origin of other bytes.
         self.discard()
         origin = {
             "url": without_password(url),
@@ -166,7 +172,7 @@ class _Part:
                 file.write(json.dumps(origin).encode())
             return self.wire.open_file(self.path, "wb")
 
-    def go_on(self) -> IO[bytes]:
+    def resume(self) -> IO[bytes]:
         with disk.writing(self.path.parent):
             return self.wire.open_file(self.path, "ab")
 
@@ -177,7 +183,7 @@ class _Part:
 
 
 class _Download:
-    """One file on its way, from one mirror after the other."""
+    """The download of one file, from one mirror after the other."""
 
     def __init__(self, file: PublishedFile, destination: Path, report: Report, wire: Wire):
         self.file, self.destination, self.report, self.wire = file, destination, report, wire
@@ -185,29 +191,29 @@ class _Download:
         self.last_progress = wire.clock()
 
     def take_from(self, url: str) -> None:
-        """Get the file from this address and put it in its place.
+        """Download the file from an address to its destination.
 
         Raises:
-            _Refusal: this mirror does not give it.
+            _Refusal: this mirror does not send it.
         """
         if self.part.size() and self.part.size() == self.part.origin(url).get("total_bytes"):
-            # Killed after the last byte and before the new name.
+            # An earlier process was killed after the last byte and before the rename.
             if flaw(self.part.path, self.file) is None:
                 return self.part.publish(self.destination)
             self.part.discard()
-        doubtful = self._transfer_patiently(url)
-        wrong = flaw(self.part.path, self.file)
-        if wrong and doubtful:
+        is_doubtful = self._transfer_patiently(url)
+        fault = flaw(self.part.path, self.file)
+        if fault and is_doubtful:
             self.part.discard()
             self._transfer_patiently(url)
-            wrong = flaw(self.part.path, self.file)
-        if wrong:
+            fault = flaw(self.part.path, self.file)
+        if fault:
             self.part.discard()
-            raise _WrongContents(wrong)
+            raise _WrongContents(fault)
         self.part.publish(self.destination)
 
     def _transfer_patiently(self, url: str) -> bool:
-        """Try until all bytes are there; return what ``_transfer`` does."""
+        """Call ``_transfer`` until all bytes have arrived, and return its result."""
         failures, farthest = 0, 0
         while True:
             try:
@@ -220,44 +226,44 @@ class _Download:
                 failures += 1
                 if failures >= ATTEMPTS or self.wire.clock() - self.last_progress > PATIENCE_SECONDS:
                     raise _Silence(str(fault)) from fault
-                # "Full jitter": a thousand clients that fail together do not come back together.
+                # "Full jitter": a thousand clients that fail together don't return together.
                 longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
                 pause = max(self.wire.chance() * longest, fault.pause_seconds)
                 logger.debug("%s: %s; again in %.1f s", without_password(url), fault, pause)
                 self.wire.sleep(pause)
 
     def _transfer(self, url: str) -> bool:
-        """Ask once, from where the part ends.
+        """Send one request, from the end of the part.
 
         Returns:
-            Whether a flaw may be the transfer's: the halves may be of different files where a server
-            does not keep to the rules of ranges, and an end that was not announced may be no end.
+            Whether the transfer itself may be at fault if the contents are wrong. A server that mishandles ranges
+            may send halves of different files, and without a length the end may come early.
         """
         origin = self.part.origin(url)
         validator = _validator(origin)
-        held = self.part.size() if validator else 0
+        size = self.part.size() if validator else 0
         request = request_for(url)
-        if held:
-            request.add_header("Range", f"bytes={held}-")
+        if size:
+            request.add_header("Range", f"bytes={size}-")
             request.add_header("If-Range", validator)
         with self._ask(request) as answer:
             status = getattr(answer, "status", None) or 200  # file:// has none
-            if status == 416 and held:
+            if status == 416 and size:
                 if flaw(self.part.path, self.file) is None:
                     return True
                 self.part.discard()
                 raise _Fault("the part of an earlier download no longer fits")
-            if status == 206 and held and not _continues(answer.headers, origin, held):
+            if status == 206 and size and not _continues(answer.headers, origin, size):
                 self.part.discard()
                 raise _Fault("the file on the server has changed")
-            if status not in (200, 206) or (status == 206 and not held):
+            if status not in (200, 206) or (status == 206 and not size):
                 raise _Refusal(f"HTTP {status}")
-            begun = held if status == 206 else 0
+            begun = size if status == 206 else 0
             length = answer.headers.get("Content-Length", "")
             total = begun + int(length) if length.isdigit() else None
             if total and total > self.file.limit_bytes:
                 raise _WrongContents(f"has {total:,} bytes, more than the file can have")
-            part = self.part.go_on() if begun else self.part.begin(url, answer.headers, total)
+            part = self.part.resume() if begun else self.part.begin(url, answer.headers, total)
             self._copy(answer, part, begun, total, without_password(url))
         return begun > 0 or total is None
 
@@ -269,7 +275,7 @@ class _Download:
                 return error
             with error:
                 wait = error.headers.get("Retry-After", "") if error.headers else ""
-            if error.code in WORTH_ANOTHER_TRY:
+            if error.code in RETRY_STATUSES:
                 pause = min(float(wait), LONGEST_PAUSE_SECONDS) if wait.isdigit() else 0.0
                 raise _Fault(f"HTTP {error.code}", pause) from error
             raise _Refusal(f"HTTP {error.code}") from error
@@ -300,25 +306,25 @@ class _Download:
                     part.write(chunk)
                 self.report(done, total, source)
         finally:
-            # Closing writes what is buffered, so a full disk can show itself here.
+            # Closing writes the buffer, so a full disk may raise here.
             with disk.writing(folder, (total or self.file.limit_bytes) - done):
                 part.close()
-        # http.client does not mind a body that is shorter than was said.
+        # http.client accepts a body that is shorter than its announced length.
         if total is not None and done < total:
             raise _Fault(f"broke off after {done:,} of {total:,} bytes")
 
 
 def _validator(origin: dict[str, Any]) -> str:
-    """What to name in If-Range; empty if the server gave nothing by which to know the file again."""
+    """Return the value for If-Range; empty if the server sent neither a strong tag nor a date."""
     etag = str(origin.get("etag") or "")
     # A weak tag promises the same meaning, not the same bytes (RFC 9110, 13.1.5).
     return etag if etag.startswith('"') else str(origin.get("last_modified") or "")
 
 
-def _continues(headers: Any, origin: dict[str, Any], held: int) -> bool:
-    """Whether a 206 gives just the bytes after those we hold, of the same file."""
+def _continues(headers: Any, origin: dict[str, Any], size: int) -> bool:
+    """Return True if a 206 continues the same file after its first ``size`` bytes."""
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
-    if not span or int(span[1]) != held:
+    if not span or int(span[1]) != size:
         return False
     same_size = "*" in (span[2], str(origin.get("total_bytes") or "*")) or int(span[2]) == origin["total_bytes"]
     tag, date = headers.get("ETag"), headers.get("Last-Modified")
@@ -327,11 +333,13 @@ def _continues(headers: Any, origin: dict[str, Any], held: int) -> bool:
     return same_size and same_tag and same_date
 
 
-def _nobody_had_it(file: PublishedFile, refusals: Sequence[tuple[str, _Refusal]]) -> UserError:
-    tried = "".join(f"\n  {without_password(url)}: {refusal}." for url, refusal in refusals)
-    own = f"set {MIRROR_VARIABLE} to a folder (file:///…) or a server (https://…) that has {file.path}"
+def _download_error(file: PublishedFile, refusals: Sequence[tuple[str, _Refusal]]) -> UserError:
+    attempts = "".join(f"\n  {without_password(url)}: {refusal}." for url, refusal in refusals)
+    remedy = f"set {MIRROR_VARIABLE} to a folder (file:///…) or a server (https://…) that has {file.path}"
     if any(refusal.wrong_contents for _, refusal in refusals):
-        return UserError(f"Nobody gave the {file.path} that was published.{tried}", f"{own[0].upper()}{own[1:]}.")
+        return UserError(
+            f"Nobody gave the {file.path} that was published.{attempts}", f"{remedy[0].upper()}{remedy[1:]}."
+        )
     if any(refusal.temporary for _, refusal in refusals):
-        return Unreachable(f"Could not download {file.path}.{tried}", f"Check the network, or {own}.")
-    return UserError(f"No mirror has {file.path}.{tried}", f"{own[0].upper()}{own[1:]}.")
+        return Unreachable(f"Could not download {file.path}.{attempts}", f"Check the network, or {remedy}.")
+    return UserError(f"No mirror has {file.path}.{attempts}", f"{remedy[0].upper()}{remedy[1:]}.")

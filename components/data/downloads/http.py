@@ -1,4 +1,4 @@
-"""Everything outside that a download touches: addresses, files, time and chance."""
+"""The outside world of a download: HTTP, files, time and chance."""
 
 import base64
 import http.client
@@ -23,7 +23,7 @@ def open_url(
     connect_seconds: float = CONNECT_SECONDS,
     read_seconds: float = READ_SECONDS,
 ) -> Any:
-    """Open ``http``, ``https`` or ``file``; ``urllib`` alone has one time-out for connecting and reading."""
+    """Open ``http``, ``https`` or ``file``, with one time-out to connect and one to read, which ``urllib`` lacks."""
 
     class Http(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -48,39 +48,43 @@ def open_url(
 
 
 def open_file(path: Path, mode: str) -> IO[Any]:
+    """Open a file."""
     return path.open(mode)
 
 
 @dataclass(frozen=True)
 class Wire:
-    """What a test replaces by its own."""
+    """The functions of the outside world, which tests replace."""
 
     open_url: Callable[[urllib.request.Request], Any] = open_url
     open_file: Callable[[Path, str], IO[Any]] = open_file
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
-    """From 0 to 1."""
+    """Random number from 0 to 1."""
 
 
 def request_for(url: str) -> urllib.request.Request:
+    """Return a request whose password is in a header rather than in the address."""
     parts = urllib.parse.urlsplit(url)
     clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    # Bytes as they lie on the server, for ranges and digests count those.
+    # Uncompressed by HTTP: ranges and digests count the bytes of the file on the server.
     request = urllib.request.Request(clean, headers={"Accept-Encoding": "identity", "User-Agent": "torchmill"})
     if parts.username:
         words = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         secret = base64.b64encode(words.encode()).decode()
-        # Unredirected: a server that sends us elsewhere does not send the password there.
+        # Unredirected: another server must not receive the password.
         request.add_unredirected_header("Authorization", f"Basic {secret}")
     return request
 
 
 def without_password(url: str) -> str:
+    """Return an address without user and password."""
     return re.sub(r"//[^/]*@", "//", url)
 
 
 def in_short(error: object) -> str:
+    """Return a network error in a few words."""
     if isinstance(error, socket.gaierror):
         return "the name of the server is not known"
     if isinstance(error, TimeoutError):

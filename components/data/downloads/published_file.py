@@ -1,4 +1,4 @@
-"""A file as its authors published it, and whether one on disk is that."""
+"""Files as their authors published them, and the check of a copy on disk."""
 
 import gzip
 import hashlib
@@ -9,21 +9,21 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file as its authors published it, mostly packed by gzip.
+    """A file as its authors published it, mostly as gzip.
 
-    Mirrors compress anew, so the digest of the contents is the one that counts. Where nobody
-    published that, the digest of the compressed file has to do.
+    Mirrors compress files anew, so the digest of the contents counts. If nobody published that, the digest of the
+    compressed file is used.
     """
 
     dataset: str
-    """The file's folder on a mirror of the user's own."""
+    """Folder of the file on the user's own mirror."""
     name: str
     content_bytes: int
-    """Size of the contents: more than this is never unpacked."""
+    """Size of the contents; unpacking stops there."""
     content_sha256: str = ""
     gzip_sha256: str = ""
     packed: bool = True
-    """By gzip; otherwise the file is its contents."""
+    """True for a gzip file; otherwise the file is its contents."""
 
     def __post_init__(self) -> None:
         if not (self.content_sha256 or self.gzip_sha256):
@@ -31,19 +31,20 @@ class PublishedFile:
 
     @property
     def path(self) -> str:
+        """Path of the file on a mirror."""
         return f"{self.dataset}/{self.name}"
 
     @property
     def limit_bytes(self) -> int:
-        """No honest gzip file of these contents is larger: deflate adds 5 bytes to 16 KB at worst."""
+        """Largest size of a gzip file with these contents: deflate adds at most 5 bytes to 16 KB."""
         return self.content_bytes + self.content_bytes // 1000 + 64 * 1024
 
 
 def flaw(path: Path, file: PublishedFile) -> str | None:
-    """Say what is wrong with the file at ``path``; None if it is what was published."""
+    """Return the fault of a file in words; None if it is as published."""
     try:
         if not file.content_sha256:
-            return _other_gzip(path, file)
+            return _gzip_flaw(path, file)
         digest, size = hashlib.sha256(), 0
         with gzip.open(path) if file.packed else path.open("rb") as contents:
             while chunk := contents.read(1 << 20):
@@ -64,12 +65,12 @@ def flaw(path: Path, file: PublishedFile) -> str | None:
     return f"has other contents: sha256 expected {file.content_sha256}, got {digest.hexdigest()}"
 
 
-def _other_gzip(path: Path, file: PublishedFile) -> str | None:
+def _gzip_flaw(path: Path, file: PublishedFile) -> str | None:
     with path.open("rb") as compressed:
-        got = hashlib.file_digest(compressed, "sha256").hexdigest()
-    if got == file.gzip_sha256:
+        digest = hashlib.file_digest(compressed, "sha256").hexdigest()
+    if digest == file.gzip_sha256:
         return None
     return (
-        f"is not the published .gz file: sha256 expected {file.gzip_sha256}, got {got}. Only the digest of "
+        f"is not the published .gz file: sha256 expected {file.gzip_sha256}, got {digest}. Only the digest of "
         "the compressed file is known, so a mirror that compressed it anew cannot be told from a wrong one"
     )

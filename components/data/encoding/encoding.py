@@ -1,4 +1,4 @@
-"""What the numbers of an input stand for: tokens of a text, or cells of a table."""
+"""Encodings of inputs: the tokens of a text, or the columns of a table."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.refs import DataRef
 
 Encoding = Vocabulary | Columns
-"""Both ``decode`` an input for people, and have a ``translation`` of inputs that another one has encoded."""
+"""Both ``decode`` an input into words, and have a ``translation`` of inputs from another encoding."""
 
 
 def read_encoding(data: DataRef) -> Encoding | None:
-    """Give that of a data set; None of images, and of numbers whose columns have no names."""
-    # Here, for it takes a quarter of a second, which whoever only predicts need not spend.
+    """Return a data set's encoding; None for images, and for numbers whose columns have no names."""
+    # Here, since it takes a quarter of a second, which a prediction does not need to spend.
     from torchmill.components.data.fetch import read_columns, read_vocabulary
 
     match data.kind:
@@ -27,9 +27,9 @@ def read_encoding(data: DataRef) -> Encoding | None:
 
 
 def translation(theirs: Encoding | None, ours: Encoding | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Say how inputs of their encoding become what ours would have had: token ids (N, L), or numbers (N, F).
+    """Return a function that converts inputs from their encoding into ours: token ids (N, L), or numbers (N, F).
 
-    Where both are the same, or either is not known, they stay as they are.
+    Inputs stay as they are if the encodings are equal, or if one of them is unknown.
 
     Raises:
         UserError: a column is missing.

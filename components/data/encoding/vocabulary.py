@@ -1,4 +1,4 @@
-"""Text as token ids: characters or words, known from the training split alone."""
+"""Text as token ids: characters or words of the training split."""
 
 import json
 import re
@@ -14,8 +14,10 @@ import numpy as np
 from torchmill.components.refs import PADDING
 
 UNKNOWN = 1
-"""The token for whatever the training split does not hold."""
+"""Token id for anything that the training split lacks."""
+
 SPECIAL = ("<padding>", "<unknown>")
+"""Tokens with the ids 0 and 1."""
 
 Level = Literal["characters", "words"]
 
@@ -24,37 +26,38 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens by id, and how a text is cut into them."""
+    """Tokens with their ids, and the rules that cut a text into tokens."""
 
     level: Level
     lower_case: bool
     max_length: int
-    """Tokens of a text that count; what comes after them is cut off."""
+    """Longest text in tokens; more are cut off."""
     tokens: tuple[str, ...]
-    """By id, from 0: padding, unknown, then the most frequent first."""
+    """Tokens in the order of their ids: padding, unknown, then the most frequent first."""
 
     @classmethod
     def of(
         cls, texts: Iterable[str], level: Level, *, lower_case: bool, max_length: int, max_size: int = 50_000
     ) -> "Vocabulary":
-        """Gather the tokens of the training texts, the most frequent ``max_size`` of them."""
+        """Return the vocabulary of the training texts, with their ``max_size`` most frequent tokens."""
         counts: Counter[str] = Counter()
         for text in texts:
-            counts.update(pieces(text, level, lower_case))
-        known = sorted(counts, key=lambda token: (-counts[token], token))[: max_size - len(SPECIAL)]
-        return cls(level, lower_case, max_length, (*SPECIAL, *known))
+            counts.update(tokenize(text, level, lower_case))
+        frequent = sorted(counts, key=lambda token: (-counts[token], token))[: max_size - len(SPECIAL)]
+        return cls(level, lower_case, max_length, (*SPECIAL, *frequent))
 
     @cached_property
     def ids(self) -> dict[str, int]:
+        """Ids of the tokens."""
         return {token: number for number, token in enumerate(self.tokens)}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Give token ids, int32, (texts, the longest of them), filled up with padding. An empty text is one unknown.
+        """Return token ids, int32 (texts, longest text), with padding at the end.
 
-        A network sees at least one token that is no padding: what attends to nothing gives no number.
+        An empty text becomes one unknown token: attention to padding alone is NaN.
         """
         rows = [
-            [self.ids.get(token, UNKNOWN) for token in pieces(text, self.level, self.lower_case)[: self.max_length]]
+            [self.ids.get(token, UNKNOWN) for token in tokenize(text, self.level, self.lower_case)[: self.max_length]]
             for text in texts
         ]
         encoded = np.full((len(rows), max([1, *map(len, rows)])), PADDING, np.int32)
@@ -62,41 +65,42 @@ class Vocabulary:
             encoded[number, : max(1, len(row))] = row or [UNKNOWN]
         return encoded
 
-    def translation(self, other: "Vocabulary") -> Callable[[np.ndarray], np.ndarray]:
-        """Say how token ids by an ``other`` vocabulary, (N, L), become ids by this one; what it does not know is
-        unknown."""
-        known = [self.ids.get(token, UNKNOWN) for token in other.tokens[len(SPECIAL) :]]
-        table = np.array([*range(len(SPECIAL)), *known], np.int32)
+    def translation(self, source: "Vocabulary") -> Callable[[np.ndarray], np.ndarray]:
+        """Return a function from ids of the ``source`` vocabulary, (N, L), to ids of this one, or ``UNKNOWN``."""
+        ids = [self.ids.get(token, UNKNOWN) for token in source.tokens[len(SPECIAL) :]]
+        table = np.array([*range(len(SPECIAL)), *ids], np.int32)
         return lambda tokens: table[tokens[:, : self.max_length]]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Give the text of token ids, for people."""
-        known = (self.tokens[number] for number in ids if number != PADDING)
-        return ("" if self.level == "characters" else " ").join(known)
+        """Return the text of token ids."""
+        tokens = (self.tokens[number] for number in ids if number != PADDING)
+        return ("" if self.level == "characters" else " ").join(tokens)
 
     @property
     def cut(self) -> str:
-        """What texts are cut into, in words."""
+        """The rules that cut a text into tokens, in words."""
         return f"{self.level} in {'lower' if self.lower_case else 'upper and lower'} case"
 
     def as_json(self) -> str:
-        described = {"level": self.level, "lower_case": self.lower_case, "max_length": self.max_length}
-        return json.dumps({**described, "tokens": self.tokens}, ensure_ascii=False)
+        """Return the vocabulary as JSON."""
+        rules = {"level": self.level, "lower_case": self.lower_case, "max_length": self.max_length}
+        return json.dumps({**rules, "tokens": self.tokens}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        held: dict[str, Any] = json.loads(text)
-        held["tokens"] = tuple(held["tokens"])
-        return cls(**held)
+        """Parse the output of ``as_json``."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["tokens"] = tuple(fields["tokens"])
+        return cls(**fields)
 
 
 def normalized(text: str) -> str:
-    """One of the ways to write the same text: composed characters (NFC), single spaces."""
+    """Return a text with composed characters (NFC) and single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def pieces(text: str, level: Level, lower_case: bool) -> list[str]:
-    """Cut a text into its tokens."""
+def tokenize(text: str, level: Level, lower_case: bool) -> list[str]:
+    """Return the tokens of a text."""
     text = normalized(text)
     text = text.lower() if lower_case else text
     return list(text) if level == "characters" else WORD.findall(text)

@@ -16,7 +16,7 @@ def test_what_is_written_is_read_again():
 
 
 def test_cells_become_ones_and_back():
-    assert OURS.columns[1].ones(["red", "green", "blue"]).tolist() == [[False, True], [False, False], [True, False]]
+    assert OURS.columns[1].one_hot(["red", "green", "blue"]).tolist() == [[False, True], [False, False], [True, False]]
     assert OURS.cells(np.array([3, 0, 1, 0.123456])) == {"age": "3", "color": "red", "size": "0.12346"}
     assert OURS.cells(np.array([3, 0, 0, 2.0]))["color"] == "?"
     assert OURS.decode(np.array([3, 0, 1, 0.5])) == "age 3, color red, size 0.5"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary, pieces
+from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary, tokenize
 
 
 def words(*texts: str, **options) -> Vocabulary:
@@ -30,7 +30,7 @@ def test_no_more_than_so_many_tokens():
 
 
 def test_one_text_written_in_two_ways_is_one():
-    assert pieces("Cafe\u0301  noir\n", "words", True) == pieces("Café noir", "words", True) == ["café", "noir"]
+    assert tokenize("Cafe\u0301  noir\n", "words", True) == tokenize("Café noir", "words", True) == ["café", "noir"]
 
 
 @pytest.mark.parametrize("level", ["words", "characters"])
