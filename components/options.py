@@ -154,7 +154,7 @@ class Room:
         return Option(name, self.folder / f"{name}.py")
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        return isinstance(name, str) and not name.startswith("_") and self[name].file.is_file()
 
     def load(self, name: str) -> ModuleType:
         """Import an option.

@@ -108,8 +108,8 @@ def initialize(model: ModelConfig, config: InitializeConfig, data: DataRef) -> N
     from torchmill.components.data.samples import read_sample
     from torchmill.components.evaluation.plots import draw_layers
     from torchmill.components.initialization.build import initialize
-    from torchmill.components.initialization.schemes import as_table
     from torchmill.components.initialization.standardized_model import standardized
+    from torchmill.components.initialization.statistics import as_table
     from torchmill.components.initialization.weights import save_weights
 
     run, seed = current_run(), current_config().seed

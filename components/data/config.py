@@ -10,25 +10,8 @@ from torchmill.components.options import Room
 from torchmill.components.section import NOT_IN_KEY, JsonObject, Named
 from torchmill.components.user_code.reference import check_reference
 
-AUGMENTATIONS = {
-    "shift": (2, 0, 1000, "pixels, each way"),
-    "flip": (0.5, 0, 1, "probability"),
-    "flip_vertical": (0.5, 0, 1, "probability"),
-    "flip_alternate": (1, 1, 1, "always 1: every image, each other epoch"),
-    "crop": (0.5, 0.01, 1, "smallest share of the area that is kept, grown to the full size"),
-    "rotate": (15, 0, 180, "degrees, each way"),
-    "affine": (0.1, 0, 0.9, "share of the size that it moves and grows by; turns and shears by 90 degrees times it"),
-    "color": (0.3, 0, 1, "change of brightness and contrast, and of saturation in colour images"),
-    "blur": (1.0, 0.1, 100, "largest deviation, pixels"),
-    "erase": (0.25, 0, 1, "probability"),
-    "autocontrast": (0.5, 0, 1, "probability"),
-    "trivial": (31, 2, 100, "bins of magnitude"),
-    "rand": (9, 0, 30, "magnitude of 0 to 30"),
-}
-"""Names with their usual strength, its lowest and highest value, and what it means."""
-
-
 DATASETS = Room(Path(__file__).parent / "datasets")
+AUGMENTATIONS = Room(Path(__file__).parent / "augmentation")
 
 
 def dataset_names() -> list[str]:
@@ -47,6 +30,41 @@ def dataset_place(name: str) -> tuple[str, str]:
         return kind, path
     kind, _, function = name.rpartition(":")
     return kind, function
+
+
+def usual_strengths() -> list[str]:
+    """Return the augmentations with their usual strengths, for example ``shift:2``."""
+    return [f"{name}:{_usual_strength(name):g}" for name in AUGMENTATIONS.names()]
+
+
+def split_strength(item: str) -> tuple[str, float]:
+    """Split ``shift:3`` into the name of an augmentation and its strength; ``shift`` alone has the usual one.
+
+    Raises:
+        ValueError: there is no such augmentation, or the strength is out of its range.
+    """
+    name, colon, strength = item.partition(":")
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"unknown '{name}'. {nearest(name, AUGMENTATIONS.names())}")
+    option, usual = AUGMENTATIONS[name], _usual_strength(name)
+    low, high = option.range("strength") or (float("-inf"), float("inf"))
+    try:
+        value = float(strength) if colon else usual
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise ValueError(
+            f"'{item}': the strength of {name} is a number from {low:g} to {high:g} "
+            f"({option.constant('MEANING', 'any number')}), as in {name}:{usual:g}"
+        )
+    return name, value
+
+
+def _usual_strength(name: str) -> float:
+    option = AUGMENTATIONS[name]
+    return next(
+        float(option.usual(function)["strength"]) for function in ("change", "change_samples") if option.usual(function)
+    )
 
 
 class DataConfig(Named):

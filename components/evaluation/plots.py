@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from torchmill.components.files import write_atomically
-from torchmill.components.initialization.schemes import LayerStatistics
+from torchmill.components.initialization.statistics import LayerStatistics
 from torchmill.components.metrics.scores import ClassScore
 from torchmill.components.training.progress import EpochResult
 

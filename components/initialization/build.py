@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.initialization.config import MODELS, TORCHVISION, InitializeConfig, ModelConfig
 from torchmill.components.initialization.pretrained import freeze, load_pretrained
-from torchmill.components.initialization.schemes import LayerStatistics, compare, fill, measure
+from torchmill.components.initialization.schemes import fill
 from torchmill.components.initialization.standardized_model import blank
+from torchmill.components.initialization.statistics import LayerStatistics, compare, measure
 from torchmill.components.refs import DataRef
 from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import first_hand, import_from

@@ -1,35 +1,39 @@
 """Settings of the network and its first weights, and the networks that can be named. Imports no torch."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from torchmill.components.errors import nearest
-from torchmill.components.options import Room
+from torchmill.components.options import Listed, OneOf, Option, Room
 from torchmill.components.section import JsonObject, Named, Names, none_from_text
 from torchmill.components.user_code.reference import check_reference, source_file
-
-Scheme = Literal[
-    "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform", "orthogonal", "trunc_normal", "lsuv", "none"
-]
-
-RULE_SCHEMES = (*(name for name in get_args(Scheme) if name != "lsuv"), "whitening", "dirac")
-"""Schemes that a rule may name."""
 
 Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]
 
 TORCHVISION = "torchvision"
 """``torchvision:NAME`` is a network of that library."""
 
-
 MODELS = Room(Path(__file__).parents[1] / "models")
+SCHEMES = Room(Path(__file__).parent / "schemes")
 
 
 def model_names() -> list[str]:
     """Return the names of the networks that are found by their files."""
     return MODELS.names()
+
+
+def network_schemes() -> list[str]:
+    """Return the schemes that can fill a whole network."""
+    return SCHEMES.names(lambda option: option.constant("FOR_NETWORK", True))
+
+
+def rule_schemes() -> list[str]:
+    """Return the schemes that a rule may name."""
+    return SCHEMES.names(lambda option: option.constant("FOR_RULES", True))
 
 
 class ModelConfig(Named):
@@ -61,25 +65,27 @@ class ModelConfig(Named):
 
 
 class InitializeConfig(Named):
-    name: Scheme = "xavier_normal"
-    """How the weights begin: a scheme over linear and convolution layers, with zero biases; lsuv scales orthogonal
-    ones by what a batch of the data makes of them; none leaves all as the class made them."""
-    rules: JsonObject = Field(default_factory=dict)
-    """Schemes of their own by pattern of layer names, over any layer's matrices: {"fc.*": "orthogonal"}; the last
-    one that fits counts. Of convolutions also dirac, which hand their inputs on, and whitening, which do away with what
-    neighbouring pixels have in common."""
+    name: Annotated[str, OneOf(network_schemes)] = "xavier_normal"
+    """Scheme of the first weights of linear and convolution layers, with zero biases; lsuv scales orthogonal ones by a
+    batch of the data; none keeps the weights that the class made."""
+    rules: Annotated[JsonObject, Listed(rule_schemes, "Schemes")] = Field(default_factory=dict)
+    """Schemes by pattern of layer names, for the matrices of any layer: {"fc.*": "orthogonal"}. The last pattern that
+    fits counts. dirac passes the inputs of a convolution on, whitening decorrelates its patches."""
     gain: Gain = "scheme"
-    """The non-linearity that weights are scaled for; scheme: the one that the scheme was made for."""
+    """Non-linearity that the weights are scaled for; scheme: the one that the scheme was made for."""
     bias: Annotated[float | None, BeforeValidator(none_from_text)] = 0.0
-    """Biases of the layers that are filled; none leaves them as the class made them."""
+    """Value of the biases in filled layers; none keeps those that the class made."""
 
     @field_validator("rules")
     @classmethod
     def _known_rules(cls, rules: dict[str, Any]) -> dict[str, Any]:
         for pattern, scheme in rules.items():
-            if scheme not in RULE_SCHEMES:
-                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), RULE_SCHEMES)}")
+            if scheme not in (known := rule_schemes()):
+                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), known)}")
         return rules
+
+    def options(self) -> Iterator[Option]:
+        yield from (SCHEMES[name] for name in dict.fromkeys((self.name, *self.rules.values())))
 
 
 def _classes_in(place: str) -> str:

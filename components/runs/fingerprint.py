@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from torchmill.components.config import RunConfig, deciding, sections
-from torchmill.components.data.config import DATASETS, DataConfig, dataset_names, dataset_place
-from torchmill.components.initialization.config import MODELS, TORCHVISION, ModelConfig
+from torchmill.components.data.config import AUGMENTATIONS, DATASETS, DataConfig, dataset_names, dataset_place
+from torchmill.components.initialization.config import MODELS, SCHEMES, TORCHVISION, ModelConfig
 from torchmill.components.refs import FileRef, FitRef, NetworkRef, Ref
 from torchmill.components.section import Section
 from torchmill.components.training.config import LOSSES, OPTIMIZERS, SCHEDULES, TrainConfig
@@ -48,7 +48,7 @@ LIBRARIES = {
 }
 """Libraries that decide the result of each step."""
 
-ROOMS = (LOSSES, OPTIMIZERS, SCHEDULES)
+ROOMS = (AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES, SCHEMES)
 """Rooms whose options decide results."""
 
 

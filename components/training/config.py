@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from torchmill.components.data.config import AUGMENTATIONS
+from torchmill.components.data.config import AUGMENTATIONS, split_strength, usual_strengths
 from torchmill.components.errors import nearest
 from torchmill.components.options import Listed, OneOf, Option, Room, with_arguments
 from torchmill.components.section import (
@@ -84,10 +84,9 @@ class TrainConfig(Section):
     """Stop after so many epochs without a better validation loss; none trains to the end."""
     ema: Annotated[float | None, BeforeValidator(none_from_text)] = Field(None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, as 0.999: it is validated and kept instead of them."""
-    augment: Names = ()
-    """Random changes to training images, each with its strength after a colon where it isn't the usual one, as
-    'flip,shift:3,erase:0.2'; none, shift, flip, flip_vertical, flip_alternate, crop, rotate, affine, color, blur,
-    erase, autocontrast, trivial, rand."""
+    augment: Annotated[Names, Listed(lambda: ["none", *usual_strengths()])] = ()
+    """Random changes to training images, for example 'flip,shift:3,erase:0.2'. A number after a colon is the strength;
+    without one, it is the usual one."""
     mixup: float = Field(0.0, ge=0, le=10)
     """Mix pairs of training samples with their labels: alpha of the Beta distribution that weighs them."""
     cutmix: float = Field(0.0, ge=0, le=10)
@@ -118,19 +117,7 @@ class TrainConfig(Section):
     @classmethod
     def _known_augment(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for item in names:
-            name, colon, strength = item.partition(":")
-            if name not in AUGMENTATIONS:
-                raise ValueError(f"unknown '{name}'. {nearest(name, AUGMENTATIONS)}")
-            usual, low, high, meaning = AUGMENTATIONS[name]
-            try:
-                value = float(strength) if colon else usual
-            except ValueError:
-                value = float("nan")
-            if not low <= value <= high:
-                raise ValueError(
-                    f"'{item}': the strength of {name} is a number from {low:g} to {high:g} ({meaning}), "
-                    f"as in {name}:{usual:g}"
-                )
+            split_strength(item)
         return names
 
     @model_validator(mode="after")
@@ -166,6 +153,7 @@ class TrainConfig(Section):
         return loss
 
     def options(self) -> Iterator[Option]:
+        yield from (AUGMENTATIONS[split_strength(item)[0]] for item in self.augment)
         yield OPTIMIZERS[self.optimizer]
         yield SCHEDULES[self.schedule]
         if self.loss == "auto":  # one of these, by the task

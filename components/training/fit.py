@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.data.augmentation.augment import Augmentation
+from torchmill.components.data.augmentation import Augmentation
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.initialization.weights import save_weights

@@ -7,7 +7,7 @@ from itertools import count
 
 from torch import Tensor
 
-from torchmill.components.data.augmentation.augment import Augmentation
+from torchmill.components.data.augmentation import Augmentation
 from torchmill.components.data.samples import Samples
 from torchmill.components.training.fit import as_trained, batch_orders, known_batch_size
 from torchmill.components.training.losses import make_loss

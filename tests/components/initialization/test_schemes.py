@@ -11,8 +11,10 @@ from torchmill.components.evaluation.plots import draw_layers
 from torchmill.components.initialization.build import initialize
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.initialization.pretrained import freeze
-from torchmill.components.initialization.schemes import as_table, fill, measure, scale_to_unit_variance
+from torchmill.components.initialization.schemes import fill
+from torchmill.components.initialization.schemes.lsuv import finish
 from torchmill.components.initialization.standardized_model import standardized
+from torchmill.components.initialization.statistics import as_table, measure
 
 PLAIN = InitializeConfig()
 
@@ -142,11 +144,11 @@ def test_lsuv_gives_every_layer_outputs_of_variance_1(toy):
 def test_lsuv_leaves_a_layer_that_gives_nothing_as_it_is():
     network = sequence()
     before = network[0].weight.clone()
-    scale_to_unit_variance(network, ["0", "2", "4"], torch.zeros(4, 6) * network[0].bias.sum().detach())
+    finish(network, ["0", "2", "4"], torch.zeros(4, 6) * network[0].bias.sum().detach())
     assert torch.isfinite(torch.cat([weight.flatten() for weight in network.parameters()])).all()
     with torch.no_grad():
         network[0].weight.zero_(), network[0].bias.zero_()
-    scale_to_unit_variance(network, ["0"], torch.ones(4, 6))
+    finish(network, ["0"], torch.ones(4, 6))
     assert (network[0].weight == 0).all() and before.abs().max() > 0
 
 
@@ -207,7 +209,7 @@ def test_measuring_never_fails_and_tells_what_it_came_to(make, seen):
     batch = torch.rand(4, 6) * (torch.arange(6) < torch.tensor([[6], [3], [2], [5]]))
     measured = measure(network, batch)
     assert seen <= {one.layer for one in measured if one.output_std is not None}
-    scale_to_unit_variance(network, sorted(seen), batch)
+    finish(network, sorted(seen), batch)
 
 
 def test_layers_that_the_constructor_froze_keep_their_weights_unless_a_rule_names_them():

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, senseless, state, train
 from tests.toy import made, toy_data
-from torchmill.components.data.augmentation.augment import Augmentation
+from torchmill.components.data.augmentation import Augmentation
 from torchmill.components.data.samples import Samples, read_training
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.standardized_model import StandardizedModel

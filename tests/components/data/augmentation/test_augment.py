@@ -7,8 +7,8 @@ from torch.nn.functional import one_hot, pad
 
 from tests.toy import toy_numbers, toy_tokens
 from torchmill.components.config import load
-from torchmill.components.data.augmentation.augment import Augmentation
-from torchmill.components.data.config import AUGMENTATIONS
+from torchmill.components.data.augmentation import Augmentation
+from torchmill.components.data.config import AUGMENTATIONS, usual_strengths
 from torchmill.components.errors import ConfigError, UserError
 from torchmill.components.training.config import TrainConfig
 
@@ -47,7 +47,7 @@ def test_none_gives_back_the_very_tensor(augment, images):
     assert augment(images, "none") is images
 
 
-every_change = pytest.mark.parametrize("name", AUGMENTATIONS)
+every_change = pytest.mark.parametrize("name", AUGMENTATIONS.names())
 
 
 @every_change
@@ -84,7 +84,7 @@ def test_images_are_changed_each_in_its_own_way(augment, name):
 
 @every_change
 def test_a_change_of_the_least_strength_and_of_the_greatest_is_one(augment, name):
-    _, low, high, _ = AUGMENTATIONS[name]
+    low, high = AUGMENTATIONS[name].range("strength")
     for strength in (low, min(high, 30)):  # a shift by 1,000 pixels would be large, not another one
         after = augment(pixels(3, 4), f"{name}:{strength}")
         assert (after.shape, after.dtype) == ((4, 3, 9, 12), torch.uint8)
@@ -92,7 +92,8 @@ def test_a_change_of_the_least_strength_and_of_the_greatest_is_one(augment, name
 
 @every_change
 def test_a_strength_out_of_bounds_is_refused_with_its_bounds_and_its_meaning(name):
-    usual, low, high, meaning = AUGMENTATIONS[name]
+    (low, high), meaning = AUGMENTATIONS[name].range("strength"), AUGMENTATIONS[name].constant("MEANING")
+    (usual,) = (float(item.partition(":")[2]) for item in usual_strengths() if item.startswith(f"{name}:"))
     for strength in (high * 1.5, low - 1, "nan", "strong", ""):
         with pytest.raises(ConfigError) as raised:
             load(None, {"train.augment": f"{name}:{strength}"})

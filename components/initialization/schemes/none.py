@@ -1,0 +1,1 @@
+"""All weights as the class made them."""
