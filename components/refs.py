@@ -3,24 +3,17 @@
 import hashlib
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from torchmill.components import tasks
 
 Kind = Literal["images", "tokens", "numbers"]
 """Kind of inputs: uint8 pixels (N, C, H, W); token ids (N, L), padded at the end; or floats (N, F, …)."""
 
-Task = Literal["classification", "multilabel", "regression"]
-
-MEASURES: dict[Task, str] = {"classification": "accuracy", "multilabel": "label_accuracy", "regression": "r2"}
-"""First measure of each task: share of right answers; share of right labels; share of variance explained."""
-
-PLAIN_LOSSES: dict[Task, str] = {
-    "classification": "cross-entropy",
-    "multilabel": "binary cross-entropy",
-    "regression": "squared error",
-}
-"""Loss that an evaluation reports, whichever loss was trained with."""
+TaskName = Annotated[str, AfterValidator(tasks.checked)]
+"""Name of a file in components/tasks/."""
 
 PADDING = 0
 """Token id that pads a sequence."""
@@ -77,7 +70,7 @@ class DataRef(Ref):
     source: str
     """Origin of the data: a URL, a path or a name."""
     kind: Kind = "images"
-    task: Task = "classification"
+    task: TaskName = tasks.DEFAULT
     shape: tuple[int, ...]
     """Shape of one input. Images: channels, height, width; tokens: the longest sequence; numbers: features first."""
     classes: tuple[str, ...]
@@ -113,15 +106,18 @@ class DataRef(Ref):
     @property
     def measure(self) -> str:
         """First measure of the task: a mean over samples, at most 1; more is better."""
-        return MEASURES[self.task]
+        return self.task_object.main_measure
+
+    @property
+    def task_object(self) -> tasks.Task:
+        """Everything that depends on the task."""
+        return tasks.task(self.task)
 
     @property
     def outputs(self) -> str:
         """Number of classes, labels or targets, in words."""
-        noun = {"classification": "class", "multilabel": "label", "regression": "target"}[self.task]
-        plural = "classes" if noun == "class" else f"{noun}s"
         number = len(self.classes)
-        return f"{number:,} {noun if number == 1 else plural}"
+        return f"{number:,} {self.task_object.singular if number == 1 else self.task_object.plural}"
 
     @property
     def arguments(self) -> dict[str, int]:
@@ -247,13 +243,8 @@ class EvaluationRef(Ref):
 
     def words(self) -> str:
         """Return the score and its interval in words."""
-        values = [shown(self.measure, value) for value in (self.score, self.score_low, self.score_high)]
+        values = [tasks.shown(self.measure, value) for value in (self.score, self.score_low, self.score_high)]
         return "{} (95 %: {} to {}) of {:,}".format(*values, self.samples)
-
-
-def shown(measure: str, value: float) -> str:
-    """Return a score as people write it: shares in per cent, R² as a number."""
-    return f"{value:.4f}" if measure == "r2" else f"{value:.2%}"
 
 
 class ExportRef(Ref):

@@ -18,7 +18,6 @@ from torchmill.components.export.config import ExportConfig
 from torchmill.components.files import write_text
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.refs import (
-    PLAIN_LOSSES,
     CheckRef,
     DataRef,
     EvaluationRef,
@@ -65,8 +64,8 @@ def fetch(config: DataConfig) -> DataRef:
     sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
     told = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
     what = "samples" if data.kind == "numbers" else "texts" if data.kind == "tokens" else "images"
-    meant = {"multilabel": f", yes or no for {data.outputs}", "regression": f", regression of {data.outputs}"}
-    logger.info("data  %s: %s %s%s, sha256 %s…", data.name, told, what, meant.get(data.task, ""), data.sha256[:12])
+    meant = data.task_object.describe_data(data.outputs)
+    logger.info("data  %s: %s %s%s, sha256 %s…", data.name, told, what, meant, data.sha256[:12])
     return data
 
 
@@ -278,7 +277,7 @@ def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef) -> Evaluati
     tracking.log_metrics(run, scores.metrics())
     tracking.log_files(run, [one.path for one in (scores.picture, *scores.pictures)], "pictures")
     tracking.log_files(run, [one.path for one in (scores.report, scores.predictions) if one])
-    measure, loss = scores.measure.replace("_", " "), PLAIN_LOSSES[data.task]
+    measure, loss = scores.measure.replace("_", " "), data.task_object.loss_words
     logger.info("test  %s %s, %s %.4f", measure, scores.words(), loss, scores.loss)
     return scores
 

@@ -14,7 +14,7 @@ from torchmill.components.evaluation.predictions import predict
 from torchmill.components.initialization.build import initialize
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.initialization.standardized_model import StandardizedModel
-from torchmill.components.refs import DataRef, Task
+from torchmill.components.refs import DataRef
 
 
 def toy_data(
@@ -81,7 +81,7 @@ def toy_tokens(
 def toy_numbers(
     folder: Path,
     *,
-    task: Task = "classification",
+    task: str = "classification",
     features: int = 6,
     outputs: int = 3,
     train: int = 400,

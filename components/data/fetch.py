@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from torchmill.components import files
+from torchmill.components import files, tasks
 from torchmill.components.data import disk
 from torchmill.components.data.config import DataConfig, dataset_place
 from torchmill.components.data.encoding.columns import Columns
@@ -202,7 +202,7 @@ def _prepare(
     parts["test"] = splits.test
     # Before the arrays get their names: one that is mapped from a file may be moved.
     mean, std = _statistics(kind, splits.train.inputs)
-    target_mean, target_std = _target_statistics(splits)
+    target_mean, target_std = tasks.task(splits.task).statistics(splits.train.labels)
     shape = splits.train.inputs.shape[1:]
     if splits.vocabulary:
         shape = (splits.vocabulary.max_length,)
@@ -269,13 +269,6 @@ def _statistics(kind: Kind, inputs: np.ndarray) -> tuple[tuple[float, ...], tupl
             return (), ()
 
 
-def _target_statistics(splits: Splits) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if splits.task != "regression":
-        return (), ()
-    targets = splits.train.labels
-    return tuple(map(float, targets.mean(0, np.float64))), tuple(map(float, targets.std(0, np.float64)))
-
-
 def channel_statistics(images_NCHW: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel of uint8 pixels scaled to 0…1.
 
@@ -337,20 +330,7 @@ def _faults(part: Split, splits: Splits, kind: Kind, classes: int) -> list[str]:
         return [f"inputs hold {int((~np.isfinite(inputs)).sum())} values that are no finite numbers"]
     if kind == "tokens" and splits.vocabulary and inputs.max() >= len(splits.vocabulary.tokens):
         return [f"inputs hold token {inputs.max()}, with a vocabulary of {len(splits.vocabulary.tokens)}"]
-    if splits.task == "classification":
-        if labels.dtype != np.int64 or labels.shape != inputs.shape[:1]:
-            return [f"labels are {labels.dtype} {labels.shape}, not int64 ({len(inputs)},)"]
-        if not 0 <= labels.min() <= labels.max() < classes:
-            return [f"labels go from {labels.min()} to {labels.max()}, with {classes} classes"]
-        return []
-    dtype = np.uint8 if splits.task == "multilabel" else np.float32
-    if labels.dtype != dtype or labels.shape != (len(inputs), classes):
-        return [f"labels are {labels.dtype} {labels.shape}, not {dtype.__name__} ({len(inputs)}, {classes})"]
-    if splits.task == "multilabel" and labels.max() > 1:
-        return [f"labels go up to {labels.max()}, and not from 0 to 1"]
-    if not np.isfinite(labels).all():
-        return ["targets are not all finite"]
-    return []
+    return tasks.task(splits.task).faults(labels, len(inputs), classes)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

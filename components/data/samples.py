@@ -159,11 +159,7 @@ def _samples(
 ) -> Samples:
     if indices is not None:
         labels = labels[indices]
-    if data.task != "classification":
-        labels = labels.astype(np.float32)
-    if data.task == "regression" and standardize:
-        spread = np.array([value or 1.0 for value in data.target_std])
-        labels = ((labels - np.array(data.target_mean)) / spread).astype(np.float32)
+    labels = data.task_object.trained_on(labels, (data.target_mean, data.target_std) if standardize else None)
     rows = None
     if isinstance(inputs, np.memmap):
         rows = torch.from_numpy(np.arange(len(labels)) if indices is None else indices)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchmill.components import tasks
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.vocabulary import Vocabulary
-from torchmill.components.refs import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Splits:
     """Validation split; without one, each run cuts it from train."""
     classes: tuple[str, ...] = ()
     """Names of classes, labels or targets; empty if the module's ``CLASSES`` names them."""
-    task: Task = "classification"
+    task: str = tasks.DEFAULT
     vocabulary: Vocabulary | None = None
     """Vocabulary of token ids."""
     columns: Columns | None = None

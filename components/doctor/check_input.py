@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,7 +26,8 @@ class CheckInput:
     loss_name: str
     """``cross_entropy``, ``focal``, ``bce`` (with logits), ``mse``, ``huber``, or a name of the user's own."""
 
-    task: Literal["classification", "multilabel", "regression"]
+    task: str
+    """Name of a task."""
     num_outputs: int
 
     padding_index: int | None = None

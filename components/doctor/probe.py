@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchmill.components import tasks
 from torchmill.components.doctor.check_input import CheckInput
 from torchmill.components.doctor.snapshot import Snapshot, has_own_state
 from torchmill.components.doctor.trace import Look, Raised, Recorder, Trace, Tracer, main_output
+from torchmill.components.training.losses import losses_of
 from torchmill.components.training.rng import seed_all
 
 # As many samples as most checks look at.
@@ -49,15 +51,9 @@ class Probe:
 
     @property
     def kind_of_loss(self) -> str:
-        """``softmax`` or ``sigmoid`` where the loss applies it by itself, ``regression``, or nothing known."""
-        match self.case.loss_name, self.case.task:
-            case ("cross_entropy", _) | ("focal", "classification"):
-                return "softmax"
-            case ("bce", _) | ("focal", "multilabel"):
-                return "sigmoid"
-            case ("mse" | "huber", _):
-                return "regression"
-        return ""
+        """Function that the loss applies to the outputs: softmax, sigmoid or identity; empty if nobody knows."""
+        task = tasks.task(self.case.task)
+        return task.activation if self.case.loss_name in losses_of(task.name) else ""
 
     def run(
         self,

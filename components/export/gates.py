@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.export.parity import Judgement, predict_double
-from torchmill.components.export.pre_and_post import INPUTS, OUTPUTS, PREPARED
+from torchmill.components.export.pre_and_post import INPUTS, PREPARED
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model.run import answers, as_taken
 from torchmill.components.onnx_model.session import open_session
@@ -76,24 +76,20 @@ def _looked(name: str, look: "Look", candidate: Candidate) -> Gate | None:
 def meaning(candidate: Candidate) -> Gate | None:
     """Do labels and probabilities follow from the logits, and are the labels those of the data?"""
     data = candidate.data
-    if data.task == "regression":
+    if not data.task_object.has_probabilities:
         return None
     told = {entry.key: entry.value for entry in candidate.proto.metadata_props}
     if json.loads(told.get("labels", "[]")) != list(data.classes):
         return Gate("labels", "the labels in the metadata are not those of the data, in their order", False)
     inputs, _ = _some(candidate.test)
     named = {INPUTS[data.kind]: inputs}
-    logits, probabilities, labels = answers(candidate.session(), ["logits", "probabilities", "labels"], **named)
+    logits, probabilities, labels = answers(
+        candidate.session(), [data.task_object.onnx_output, "probabilities", "labels"], **named
+    )
     # From the network itself, not from the logits that came with them.
     exact = predict_double(candidate.model, candidate.test.first(SAMPLE))
-    tempered = exact / candidate.temperature
-    if data.task == "classification":
-        shares = np.exp(tempered - tempered.max(1, keepdims=True))
-        expected = shares / shares.sum(1, keepdims=True)
-        names = np.array(data.classes, dtype=object)[logits.argmax(1)]
-    else:
-        expected = 1 / (1 + np.exp(-np.clip(tempered, -700, 700)))
-        names = logits > 0
+    expected = data.task_object.probabilities(exact, candidate.temperature)
+    names = data.task_object.labels(logits, data.classes)
     worst = float(np.abs(probabilities - expected).max())
     off = max(1e-4, 2 * candidate.judge.allowed)
     if not worst <= off:
@@ -117,9 +113,11 @@ def pictures(candidate: Candidate) -> Gate | None:
     for tall, wide in SIZES:
         size = (round(height * tall), round(width * wide))
         large = np.stack([_scaled(one, size) for one in pixels])
-        outputs, prepared = answers(session, [OUTPUTS[data.task], PREPARED], pixels=large)
+        outputs, prepared = answers(session, [data.task_object.onnx_output, PREPARED], pixels=large)
         if channels in (1, 3):
-            (turned,) = answers(session, [OUTPUTS[data.task]], pixels=np.ascontiguousarray(large.transpose(0, 2, 3, 1)))
+            (turned,) = answers(
+                session, [data.task_object.onnx_output], pixels=np.ascontiguousarray(large.transpose(0, 2, 3, 1))
+            )
             if not np.array_equal(outputs, turned):
                 return Gate("pictures", f"{size[0]}x{size[1]} answers otherwise where channels are last", False)
             wanted = np.stack(
@@ -154,7 +152,7 @@ def texts(candidate: Candidate) -> Gate | None:
     known[0, 0] = known[-1, 0] = known[len(odd) // 2, 0] = 1
     session = candidate.session()
     for name, given, taken in (("padded", padded, padded[:, :longest]), ("unknown tokens", odd, known)):
-        outputs = answers(session, [OUTPUTS[data.task]], tokens=given)[0] / candidate.judge.units
+        outputs = answers(session, [data.task_object.onnx_output], tokens=given)[0] / candidate.judge.units
         exact = predict_double(candidate.model, _as_samples(taken, candidate.test)) / candidate.judge.units
         apart = float(np.abs(outputs - exact).max())
         if not apart <= candidate.judge.allowed:
@@ -173,7 +171,7 @@ def constant(candidate: Candidate) -> Gate | None:
             "constant", f"the network gives all {len(judge.outputs):,} samples the same outputs; {LEARN}", False
         )
     given = len(np.unique(judge.answers(judge.outputs), axis=0))
-    if given == 1 and judge.task == "classification":
+    if given == 1 and judge.task_object.is_exclusive:
         return Gate("constant", f"the network gives all {len(judge.outputs):,} samples the same answer; {LEARN}", False)
     return Gate("constant", f"{given:,} different answers to {len(judge.outputs):,} samples")
 
@@ -188,7 +186,7 @@ def power(candidate: Candidate) -> Gate | None:
         changed = _noisy(candidate.proto, noise)
         if changed is None:
             return None
-        (outputs,) = answers(candidate.session(changed), [OUTPUTS[candidate.data.task]], **{name: inputs})
+        (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **{name: inputs})
         apart = float(np.abs(outputs / candidate.judge.units - wanted).max())
         if not apart <= candidate.judge.allowed:
             return Gate("power", f"weights that are off by {noise:g} of themselves would be noticed ({apart:.1e})")
@@ -206,7 +204,7 @@ def reference(candidate: Candidate) -> Gate | None:
     if counter.get_total_flops() > REFERENCE_FLOPS:
         return Gate("reference", f"not tried: {counter.get_total_flops():.1e} operations a sample would take minutes")
     inputs, _ = _some(few)
-    output = OUTPUTS[candidate.data.task]
+    output = candidate.data.task_object.onnx_output
     try:
         (given, *_) = ReferenceEvaluator(candidate.proto).run([output], {INPUTS[candidate.data.kind]: inputs})
     except (NotImplementedError, RuntimeError, TypeError) as error:  # an operator that it does not have

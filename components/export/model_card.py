@@ -8,7 +8,8 @@ import onnx
 
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.files import write_text
-from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef, shown
+from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
+from torchmill.components.tasks import shown
 
 SNIPPETS = {
     "images": "pixels = np.asarray(Image.open('picture.png'))\n"

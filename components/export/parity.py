@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchmill.components import tasks
 from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
-from torchmill.components.evaluation.comparison.paired import difference_interval, mcnemar
 from torchmill.components.evaluation.predictions import predict
 from torchmill.components.initialization.standardized_model import StandardizedModel
-from torchmill.components.metrics.scores import target_scores
+from torchmill.components.metrics.paired import difference_interval, mcnemar
 from torchmill.components.onnx_model.run import run
 from torchmill.components.onnx_model.session import open_session
-from torchmill.components.refs import DataRef, Task
+from torchmill.components.refs import DataRef
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -99,55 +99,42 @@ class Judgement:
     outputs: np.ndarray
     """Float64, (samples, classes, labels or targets)."""
     truth: np.ndarray
-    task: Task
+    """Labels, in the units of the outputs."""
+    task: str
     units: np.ndarray
     """What the targets of a regression, and the outputs for them, are divided by."""
     allowed: float
 
     def answers(self, outputs: np.ndarray) -> np.ndarray:
-        """Give what outputs mean: a class, or yes and no for each label. Numbers are their own answer."""
-        match self.task:
-            case "classification":
-                return outputs.argmax(1)[:, None]
-            case "multilabel":
-                return outputs > 0
-            case _:
-                return outputs
+        """Return what outputs mean: a class, or yes and no for each label; numbers are their own answer."""
+        return self.task_object.answers(outputs)
 
     def differing(self, outputs: np.ndarray) -> np.ndarray:
-        """Mark samples with another answer; bool, (samples,). Of numbers: those that differ by more than allowed."""
-        if self.task == "regression":
-            return np.any(np.abs(outputs - self.outputs) > self.allowed, axis=1)
-        return np.any(self.answers(outputs) != self.answers(self.outputs), axis=1)
+        """Return samples with another answer; bool, (samples,). Of numbers: those that differ by more than allowed."""
+        return self.task_object.differing(outputs, self.outputs, self.allowed)
 
     @property
     def undecided(self) -> np.ndarray:
         """Samples so near to another answer that an allowed difference may turn theirs."""
-        match self.task:
-            case "classification" if self.outputs.shape[1] > 1:
-                best_two = np.sort(self.outputs, axis=1)[:, -2:]
-                return best_two[:, 1] - best_two[:, 0] <= 2 * self.allowed
-            case "multilabel":
-                return np.any(np.abs(self.outputs) <= self.allowed, axis=1)
-            case "regression":
-                return np.zeros(len(self.outputs), bool)
-        return np.ones(len(self.outputs), bool)
+        return self.task_object.undecided(self.outputs, self.allowed)
 
     def part(self, indices: Tensor) -> "Judgement":
         """Judge some samples alone."""
         chosen = indices.numpy()
         return replace(self, outputs=self.outputs[chosen], truth=self.truth[chosen])
 
-    def right(self, outputs: np.ndarray) -> np.ndarray:
-        """Mark samples whose class is answered right."""
-        return self.answers(outputs)[:, 0] == self.truth
+    @property
+    def task_object(self) -> tasks.Task:
+        """Everything that depends on the task."""
+        return tasks.task(self.task)
+
+    def measured(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the main measure of each sample, (samples,); bool if answers are right or wrong."""
+        return self.task_object.measure(outputs, self.truth)[self.task_object.main_measure]
 
     def score(self, outputs: np.ndarray) -> float:
-        """Give accuracy, share of right labels or R² of outputs."""
-        if self.task == "regression":
-            return float(np.mean([one.r2 for one in target_scores(self.truth / self.units, outputs)]))
-        truth = self.truth[:, None] if self.task == "classification" else self.truth > 0.5
-        return float((self.answers(outputs) == truth).mean())
+        """Return accuracy, share of right labels or R² of outputs."""
+        return self.task_object.score(outputs, self.truth)
 
 
 def compare(
@@ -172,7 +159,9 @@ def compare(
     outputs = predict_double(model, test) / units
     rounding = float(np.abs(single - outputs).max())
     scale = max(1.0, float(np.abs(outputs).max()))
-    judge = Judgement(outputs, test.labels.numpy(), data.task, units, max(tolerance * scale, 8 * rounding))
+    truth = test.labels.numpy()
+    truth = truth / units if data.target_std else truth
+    judge = Judgement(outputs, truth, data.task, units, max(tolerance * scale, 8 * rounding))
     complaints: list[str] = []
     if not np.isfinite(single).all():
         complaints.append("the network itself gives outputs that are not finite")
@@ -191,8 +180,8 @@ def compare(
     comparisons = [comparison for comparison, _ in given.values()]
     whole, outputs_of_all = given[largest]
     difference = None
-    if outputs_of_all is not None and data.task == "classification":
-        found = mcnemar(judge.right(single), judge.right(outputs_of_all))
+    if outputs_of_all is not None and (right := judge.measured(outputs_of_all)).dtype == bool:
+        found = mcnemar(judge.measured(single), right)
         difference = (found.only_second - found.only_first) / len(test), *difference_interval(found)
     return Parity(
         samples=len(test),

@@ -16,7 +16,7 @@ from torch import nn
 
 from torchmill.components.data.fetch import VOCABULARY, read_columns
 from torchmill.components.errors import UserError
-from torchmill.components.export.pre_and_post import INPUTS, OPSET, OUTPUTS, add_pre_and_postprocessing
+from torchmill.components.export.pre_and_post import INPUTS, OPSET, add_pre_and_postprocessing
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.refs import DataRef
@@ -65,7 +65,6 @@ def to_onnx(
 def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Say what the model takes and gives, so that the file can be used without anything beside it."""
     shape = ", ".join(map(str, data.shape))
-    outputs = len(data.classes)
     columns = read_columns(data)
     match data.kind:
         case "images":
@@ -81,11 +80,6 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
             takes, prepares = f"float32 (batch, {shape})", "standardised"
             if columns:
                 takes += ", the columns in their order; one of categories is a 0 or 1 for each of these"
-    gives = {
-        "classification": f"logits and probabilities, float32 (batch, {outputs}); labels, the likeliest's name (batch)",
-        "multilabel": f"logits and probabilities, float32 (batch, {outputs}); labels, bool (batch, {outputs})",
-        "regression": f"values, float32 (batch, {outputs}) in the targets' own units",
-    }
     described = {
         "labels": json.dumps(list(data.classes)),
         "kind": data.kind,
@@ -93,10 +87,10 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
         "shape": json.dumps(list(data.shape)),
         "input": takes,
         "preprocessing": prepares,
-        "output": gives[data.task],
+        "output": data.task_object.describe_output(len(data.classes)),
         "input_statistics": json.dumps({"mean": list(data.mean), "std": list(data.std)}),
     }
-    if data.task != "regression":
+    if data.task_object.has_probabilities:
         described["temperature"] = f"{temperature:.6g}"
     if data.kind == "tokens":
         described["vocabulary"] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
@@ -128,7 +122,7 @@ def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[INPUTS[data.kind]],
-                output_names=[OUTPUTS[data.task]],
+                output_names=[data.task_object.onnx_output],
                 dynamic_shapes=dynamic,
                 verbose=False,
             )

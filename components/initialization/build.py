@@ -208,13 +208,12 @@ def outputs_of(output: object) -> tuple[Any, ...]:
 
 def _check_output(output: object, reference: str, data: DataRef) -> None:
     expected = (2, len(data.classes))
-    each = {"classification": "a logit for each class", "multilabel": "a logit for each label"}
     if not isinstance(output, Tensor):
         raise UserError(f"{reference} returns a {type(output).__name__}; expected a tensor of shape {expected}.")
     if tuple(output.shape) != expected:
         raise UserError(
             f"{reference} gives shape {tuple(output.shape)} for 2 samples; "
-            f"expected {expected}, {each.get(data.task, 'a number for each target')} of {data.name}.",
+            f"expected {expected}, {data.task_object.output_words} of {data.name}.",
             _remedy(output, expected, data),
         )
 

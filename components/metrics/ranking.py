@@ -1,7 +1,9 @@
 """How well outputs tell one class from the rest, whatever the threshold: ROC and precision-recall curves."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +38,25 @@ class Ranking:
     @property
     def macro_precision(self) -> float:
         return sum(self.average_precision.values()) / len(self.average_precision)
+
+    def areas(self) -> dict[str, float]:
+        """Return both means by their name in a report."""
+        return {"roc_auc": self.macro_auc, "average_precision": self.macro_precision}
+
+    def intervals(self) -> dict[str, list[float]]:
+        """Return the 95 % intervals of both means by their name in a report."""
+        return {"roc_auc_95": list(self.auc_95), "average_precision_95": list(self.precision_95)}
+
+    def as_plain(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return curves and areas for a report, by the names of the classes."""
+        return {
+            "classes": {
+                names[number]: {"roc_auc": area, "average_precision": self.average_precision[number]}
+                for number, area in self.roc_auc.items()
+            },
+            "true_positive_rate": self.true_positive_rate,
+            "precision": self.precision,
+        }
 
 
 def rank(scores: np.ndarray, truth: np.ndarray) -> Ranking | None:

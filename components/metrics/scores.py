@@ -1,6 +1,7 @@
 """What answers are worth, counted: precision, recall and F1 of classes and labels, errors of targets."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,19 @@ class ClassScore:
     """Samples of this class."""
     answered: int
     """Answers with this class."""
+
+
+def with_intervals(score: ClassScore) -> dict[str, Any]:
+    """Return a class's scores and the 95 % intervals of precision and recall, which are None without cases."""
+    ends = {}
+    for name, share, cases in (("precision", score.precision, score.answered), ("recall", score.recall, score.support)):
+        ends[f"{name}_95"] = list(wilson_interval(round(share * cases), cases)) if cases else None
+    return {**asdict(score), **ends}
+
+
+def highest(rows: np.ndarray, values: np.ndarray, most: int) -> list[int]:
+    """Return the rows of the highest values; of equal ones the first."""
+    return rows[np.argsort(-values, kind="stable")[:most]].tolist()
 
 
 def confusion_matrix(truth: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:

@@ -14,12 +14,13 @@ import onnx
 import psutil
 from google.protobuf.message import DecodeError
 
+from torchmill.components import tasks
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding
 from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.onnx_model.session import open_session
-from torchmill.components.refs import DataRef, Kind, Task
+from torchmill.components.refs import DataRef, Kind
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -39,7 +40,7 @@ class OnnxModel:
     file: Path
     session: "onnxruntime.InferenceSession"
     kind: Kind
-    task: Task
+    task: str
     labels: tuple[str, ...]
     """Names of classes, labels or targets; their numbers where the file has no names."""
     shape: tuple[int, ...]
@@ -85,25 +86,24 @@ class OnnxModel:
     def _outputs(self) -> list[str]:
         return [given.name for given in self.session.get_outputs()]
 
+    @property
+    def task_object(self) -> tasks.Task:
+        """Everything that depends on the task."""
+        return tasks.task(self.task)
+
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
-        """Give the logits, or the values of a regression: float32, (N, K)."""
-        return self._run("values" if self.task == "regression" else "logits", inputs)
+        """Return the logits, or the values of a regression: float32, (N, K)."""
+        return self._run(self.task_object.onnx_output, inputs)
 
     def answers(self, inputs: np.ndarray) -> np.ndarray:
-        """Give probabilities, of each class or of each label; or the values of a regression: float32, (N, K)."""
-        if self.task == "regression" or "probabilities" not in self._outputs:
+        """Return probabilities, of each class or of each label; or the values of a regression: float32, (N, K)."""
+        if not self.task_object.has_probabilities or "probabilities" not in self._outputs:
             return self.probabilities(self.outputs(inputs))
         return self._run("probabilities", inputs)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """Make probabilities of logits; values of a regression stay as they are."""
-        if self.task == "regression":
-            return outputs
-        logits = outputs.astype(np.float64) / self.temperature
-        if self.task == "multilabel":
-            return (1 / (1 + np.exp(-logits.clip(-500, 500)))).astype(np.float32)
-        raised = np.exp(logits - logits.max(1, keepdims=True))
-        return (raised / raised.sum(1, keepdims=True)).astype(np.float32)
+        """Return the probabilities of logits; values of a regression stay as they are."""
+        return self.task_object.probabilities(outputs, self.temperature).astype(outputs.dtype)
 
     @cached_property
     def temperature(self) -> float:
@@ -306,14 +306,13 @@ def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], fil
     return kind  # ty: ignore[invalid-explicit-return]
 
 
-def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> Task:
-    match metadata.get("task"), [one.name for one in session.get_outputs()]:
-        case ("classification" | "multilabel" | "regression") as task, _:
-            return task
-        case _, names if "values" in names:
-            return "regression"
-    # Files that do not name their task say in words what the logits mean.
-    return "multilabel" if "above 0 is yes" in metadata.get("output", "") else "classification"
+def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> str:
+    """Return the task in the metadata; old files do not name it, and their outputs are told apart in words."""
+    if (name := metadata.get("task")) in tasks.names():
+        return str(name)
+    outputs = [output.name for output in session.get_outputs()]
+    description = metadata.get("output", "")
+    return next((name for name in tasks.names() if tasks.task(name).exported(outputs, description)), tasks.DEFAULT)
 
 
 def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.formats import image_files as pictures
 from torchmill.components.data.formats.class_folders import QUIET
-from torchmill.components.data.formats.labels import in_order
+from torchmill.components.data.formats.class_names import in_order
 from torchmill.components.data.formats.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_table
 from torchmill.components.data.formats.texts import decoded
 from torchmill.components.errors import UserError, nearest

@@ -166,17 +166,11 @@ def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tup
     held = [read[at] for at in good]
     inputs = model.vocabulary.encode(held) if model.kind == "tokens" else np.stack(held)
     given = model.answers(inputs)
-    confidence = np.empty(0)
-    if model.task != "regression":
-        sure = given if model.task == "classification" else np.maximum(given, 1 - given)
-        confidence = sure.max(1) if model.task == "classification" else sure.min(1)
-    best = given.argmax(1).tolist()
+    confidence = model.task_object.confidence(given)
     for order, (at, numbers) in enumerate(zip(good, given.tolist(), strict=True)):
-        label = sure_as = None
-        if model.task != "regression":
-            chosen = [best[order]] if model.task == "classification" else np.flatnonzero(given[order] > 0.5).tolist()
-            label, sure_as = "|".join(model.labels[number] for number in chosen), _short(float(confidence[order]))
-        rows[at] = (names[at], label, sure_as, [_short(number) for number in numbers], "")
+        label = model.task_object.answer_words(given[order], model.labels)
+        sure = None if label is None else _short(float(confidence[order]))
+        rows[at] = (names[at], label, sure, [_short(number) for number in numbers], "")
     return rows, drift.sums_of(model, inputs, confidence)
 
 
@@ -190,23 +184,23 @@ def _rows(parts: Path, names: Sequence[str], sums: list[drift.Sums]) -> Iterator
 
 def _write(model: OnnxModel, rows: Iterator[Row], output: Path, probabilities: bool) -> tuple[int, int]:
     """Write the output whole or not at all; gives how many rows have answers, and how many an error."""
-    regression = model.task == "regression"
-    given = [*model.labels] if regression else [f"probability of {label}" for label in model.labels]
+    labelled = model.task_object.has_probabilities
+    given = [f"probability of {label}" for label in model.labels] if labelled else [*model.labels]
     columns = [
         "file",
-        *([] if regression else ["label", "confidence"]),
-        *(given if probabilities or regression else []),
+        *(["label", "confidence"] if labelled else []),
+        *(given if probabilities or not labelled else []),
     ]
     columns += ["error"]
     counts, empty = [0, 0], [None] * len(given)
-    shows = probabilities or regression
+    shows = probabilities or not labelled
 
     def finished() -> Iterator[list[Any]]:
         for file, label, confidence, numbers, error in rows:
             counts[bool(error)] += 1
             if error and counts[1] <= COMPLAINTS:
                 logger.warning("predict  %s %s: left out", file, error)
-            said = [file] if regression else [file, label, confidence]
+            said = [file, label, confidence] if labelled else [file]
             yield [*said, *((numbers or empty) if shows else ()), error]
 
     writers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

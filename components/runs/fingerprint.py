@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torchmill.components.config import RunConfig, deciding, sections
 from torchmill.components.data.config import AUGMENTATIONS, DATASETS, DataConfig, dataset_names, dataset_place
 from torchmill.components.initialization.config import MODELS, SCHEMES, TORCHVISION, ModelConfig
-from torchmill.components.refs import FileRef, FitRef, NetworkRef, Ref
+from torchmill.components.refs import DataRef, FileRef, FitRef, NetworkRef, Ref
 from torchmill.components.section import Section
+from torchmill.components.tasks import TASKS
 from torchmill.components.training.config import LOSSES, OPTIMIZERS, SCHEDULES, TrainConfig
 from torchmill.components.user_code import source_code
 from torchmill.components.user_code.reference import source_file
@@ -48,7 +49,7 @@ LIBRARIES = {
 }
 """Libraries that decide the result of each step."""
 
-ROOMS = (AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES, SCHEMES)
+ROOMS = (AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES, SCHEMES, TASKS)
 """Rooms whose options decide results."""
 
 
@@ -115,6 +116,9 @@ def of_step(step: str, arguments: Mapping[str, Any]) -> StepFingerprint:
                 settings |= _of_network(network)
                 inputs |= argument.identity()
                 references.append(network.reference)
+            case DataRef():
+                inputs |= argument.identity()
+                options.append(TASKS[argument.task].file)
             case Ref():
                 inputs |= argument.identity()
             case _:
@@ -155,6 +159,8 @@ def _gather(
 ) -> StepFingerprint:
     files = [ROOT / file for step in steps for file in CODE[step]] + list(options)
     kind, _ = dataset_place(settings.get("data.name", ""))
+    if "fetch" in steps:  # nobody knows yet which task the data is for
+        files += [TASKS[name].file for name in TASKS.names()]
     if "fetch" in steps and kind in dataset_names():  # the user's own function is among the references
         files.append(DATASETS[kind].file)
     code = _definitions(files)

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchmill.components import tasks
 from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.build import outputs_of
 from torchmill.components.initialization.standardized_model import StandardizedModel
-from torchmill.components.refs import MEASURES, Task
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.compilation import Compiled
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.distributed.process_group import ALONE, ProcessGroup
 from torchmill.components.training.ema import Ema, set_buffer
-from torchmill.components.training.losses import Objective, score_sum
+from torchmill.components.training.losses import Objective
 from torchmill.components.training.nonfinite import first_not_finite
 from torchmill.components.training.optimizers import clip_gradients, last_layer, make_optimizer
 from torchmill.components.training.precision import Arithmetic
@@ -38,13 +38,13 @@ class Training:
         self,
         model: StandardizedModel,
         objective: Objective,
-        task: Task,
+        task: str,
         config: TrainConfig,
         device: torch.device,
         steps: int,
         process_group: ProcessGroup = ALONE,
     ):
-        self.model, self.objective, self.task = model, objective, task
+        self.model, self.objective, self.task = model, objective, tasks.task(task)
         self.config, self.device, self.process_group = config, device, process_group
         self.ema = Ema(model, config.ema) if config.ema else None
         self.parallel: Any = model if config.shard == "on" else process_group.parallel(model)
@@ -79,8 +79,8 @@ class Training:
 
     def _begin_epoch(self) -> None:
         self.total_loss = torch.zeros((), device=self.device)
-        whole = self.task == "classification"  # samples are counted, other scores added up
-        self.total_score = torch.zeros((), device=self.device, dtype=torch.int64 if whole else torch.float32)
+        counted = torch.int64 if self.task.counts_right else torch.float32
+        self.total_score = torch.zeros((), device=self.device, dtype=counted)
         self.seen, self.seconds = 0, 0.0
 
     @property
@@ -157,7 +157,7 @@ class Training:
         if share < 1:
             loss = loss * share
         self.arithmetic.backward(loss if weight == 1 else loss * weight)
-        return loss.detach(), score_sum(self.task, outputs_of(output)[0].detach(), labels)
+        return loss.detach(), self.task.score_sum(outputs_of(output)[0].detach(), labels)
 
     def parts(self, samples: int) -> int:
         """In how many parts a batch goes through."""
@@ -245,7 +245,7 @@ class Training:
         out_of_patience = patience is not None and self.epoch - self.best_epoch >= patience
         result = EpochResult(
             epoch=self.epoch,
-            measure=MEASURES[self.task],
+            measure=self.task.main_measure,
             train_loss=train_loss,
             train_score=train_score,
             validation_loss=validation_loss,
@@ -348,14 +348,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, objective: Objective, task: Task, split: Samples, parts: int = 1) -> tuple[float, float]:
+def validate(
+    model: nn.Module, objective: Objective, task: tasks.Task, split: Samples, parts: int = 1
+) -> tuple[float, float]:
     """Give mean loss and score in evaluation mode, going through the split in so many parts."""
     model.eval()
     loss, score = 0.0, 0.0
     for inputs, labels in split.parts(parts):
         output = model(inputs)
         loss += objective(output, labels).item() * len(labels)
-        score += score_sum(task, output, labels).item()
+        score += task.score_sum(output, labels).item()
     return loss / len(split), score / len(split)
 
 

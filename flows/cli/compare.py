@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchmill.components import tracking
+from torchmill.components import tasks, tracking
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.comparison.page import differing, row, summary, verdict, write_comparison
-from torchmill.components.evaluation.comparison.paired import Pairing, pair
-from torchmill.components.evaluation.predictions import Predictions
-from torchmill.components.refs import MEASURES
+from torchmill.components.evaluation.comparison.paired import pair
+from torchmill.components.metrics.paired import Pairing
+from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.reproduction import RecordedRun
 
@@ -49,8 +49,7 @@ def compare(runs: Runs, first: str, second: str) -> Compared:
     held = [_predictions(runs, run, folder / run.run_id) for run in (one, other)]
     report = tracking.fetch_file(runs, one, "evaluation.json", folder / one.run_id)
     measure = json.loads(report.read_text(encoding="utf-8"))["measure"]
-    task = next(task for task, known in MEASURES.items() if known == measure)
-    pairing = pair(held[0], held[1], task)
+    pairing = pair(held[0], held[1], tasks.by_measure(measure).name)
     return Compared(one, other, pairing, write_comparison(one, other, pairing, measure, folder))
 
 

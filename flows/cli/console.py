@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from torchmill.components import tasks
 from torchmill.components.evaluation.report.summary import summary
-from torchmill.components.refs import MEASURES, EvaluationRef, Reproduction
+from torchmill.components.refs import EvaluationRef, Reproduction
 from torchmill.components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
@@ -64,8 +65,7 @@ def show_comparison(done: Reproduction) -> None:
 def show_scores(scores: EvaluationRef) -> None:
     """Print the first things to know of an evaluation, each with its interval."""
     report = json.loads(scores.report.path.read_text(encoding="utf-8"))
-    task = next(task for task, measure in MEASURES.items() if measure == scores.measure)
-    rows = summary(report, task)
+    rows = summary(report, tasks.by_measure(scores.measure).name)
     names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
     print(f"\n{'':{names}}  {'':{values}}  95 % interval, of {scores.samples:,} samples")
     for row in rows:
@@ -107,7 +107,7 @@ class TrainingDisplay:
 
     def score(self, value: float) -> str:
         """A score with its name, as it is shown while the training goes on."""
-        shown = f"{value:.4f}" if self.measure == "r2" else f"{100 * value:.2f} %"
+        shown = f"{100 * value:.2f} %" if tasks.is_share(self.measure) else f"{value:.4f}"
         return f"{self.measure.replace('_', ' ')} {shown}"
 
     def step(self, progress: StepProgress) -> None:

@@ -17,9 +17,10 @@ from torchmill.components import config as configuration
 from torchmill.components.data.config import dataset_names
 from torchmill.components.errors import ConfigError, UserError, nearest
 from torchmill.components.initialization.config import TORCHVISION, model_names
-from torchmill.components.refs import TrainResult, shown
+from torchmill.components.refs import TrainResult
 from torchmill.components.runs.folders import Runs
 from torchmill.components.section import Named
+from torchmill.components.tasks import shown
 from torchmill.flows.cli import catalog as catalogue
 from torchmill.flows.services.prewarm.server import hand_over
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, one_hot
+from torch.nn.functional import affine_grid, grid_sample
 
 from torchmill.components.data.config import AUGMENTATIONS, split_strength
 from torchmill.components.errors import UserError
@@ -37,7 +37,7 @@ class Augmentation:
                 f"{data.name} has {data.kind}: mixup mixes images or numbers, cutmix images alone.", "Leave it out."
             )
         self.seed, self.mixup, self.cutmix = seed, config.mixup, config.cutmix
-        self.classes = len(data.classes) if data.task == "classification" else 0
+        self.task, self.outputs = data.task_object, len(data.classes)
         self.sample_changes: dict[str, Callable[..., Tensor]] = {}
         """Changes that depend on the sample and the epoch, by name: twice the same would undo itself."""
         self.changes: list[Callable[[Tensor, torch.Generator], Tensor]] = []
@@ -74,7 +74,7 @@ class Augmentation:
         cut = self.cutmix and (not self.mixup or torch.rand((), generator=rng).item() < 0.5)
         share = _beta(self.cutmix if cut else self.mixup, rng)
         partner = torch.randperm(len(inputs), generator=rng).to(inputs.device)
-        targets = one_hot(labels, self.classes).float() if self.classes else labels.float()
+        targets = self.task.shares(labels, self.outputs)
         if cut:
             top, bottom, left, right = _rectangle(*inputs.shape[2:], 1 - share, rng)
             inputs = inputs.clone()

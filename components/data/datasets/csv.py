@@ -7,10 +7,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
+from torchmill.components import tasks
 from torchmill.components.data.encoding.columns import Column, Columns
 from torchmill.components.data.encoding.vocabulary import Level
 from torchmill.components.data.formats.labels import Labels, read_labels
@@ -18,7 +18,6 @@ from torchmill.components.data.formats.tables import USUAL_LABELS, USUAL_TEXTS, 
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.refs import Task
 
 logger = logging.getLogger("torchmill")
 
@@ -32,7 +31,7 @@ def load(
     validation_fraction: float = 0.1,
     label: str | None = None,
     text: str | None = None,
-    task: Task | Literal["auto"] = "auto",
+    task: str = "auto",
     ignore: str = "",
     test: str | None = None,
     test_fraction: float = 0.2,
@@ -61,8 +60,8 @@ def load(
     Raises:
         UserError: as ``read_table``; a column is not there; a cell is empty or not a number; labels fit no task.
     """
-    if task != "auto" and task not in get_args(Task):
-        raise UserError(f"Unknown task {task!r}.", nearest(str(task), ["auto", *get_args(Task)]))
+    if task != "auto" and task not in tasks.names():
+        raise UserError(f"Unknown task {task!r}.", nearest(str(task), ["auto", *tasks.names()]))
     tables = _tables(path, test)
     labels_in, left_out = _label_columns(tables["train"], label), _names(ignore)
     for name in left_out:
@@ -130,7 +129,7 @@ def _label_columns(table: Table, label: str | None) -> list[str]:
     return [next((by_lower_case[name] for name in USUAL_LABELS if name in by_lower_case), table.columns[-1])]
 
 
-def _labels(tables: dict[str, Table], names: Sequence[str], task: Task | None, place: str) -> Labels:
+def _labels(tables: dict[str, Table], names: Sequence[str], task: str | None, place: str) -> Labels:
     if len(names) == 1 and task in (None, "multilabel"):
         _refuse_joined(tables["train"], names[0])
     if len(names) == 1 and task in (None, "classification"):

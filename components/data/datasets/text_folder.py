@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchmill.components.data.encoding.vocabulary import Level
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES, origin, read_tree
-from torchmill.components.data.formats.labels import in_order, named
+from torchmill.components.data.formats.class_names import in_order, named
 from torchmill.components.data.formats.texts import Texts, complete, decoded, encode_splits
 from torchmill.components.data.splits import Splits
 from torchmill.components.errors import UserError
@@ -47,12 +47,12 @@ def load(
     if level not in ("words", "characters"):
         raise UserError(f"level is {level!r}.", "Give words or characters.")
     read = _lines(path) or _files(path, downloads.parent)
-    labels = named({split: names for split, (_, names, _) in read.items()}, str(path))
-    parts = {split: Texts(texts, labels.values[split], origins) for split, (texts, _, origins) in read.items()}
+    values, classes = named({split: names for split, (_, names, _) in read.items()}, str(path))
+    parts = {split: Texts(texts, values[split], origins) for split, (texts, _, origins) in read.items()}
     parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
     return encode_splits(
         parts,
-        labels.classes,
+        classes,
         level,
         lower_case=lower_case,
         max_length=max_length,

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from torchmill.components import tasks
 from torchmill.components.data.encoding.vocabulary import Level, Vocabulary, normalized
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError
-from torchmill.components.refs import Task
 
 
 class Texts(NamedTuple):
@@ -43,7 +43,7 @@ def encode_splits(
     lower_case: bool,
     max_length: int,
     max_size: int = 50_000,
-    task: Task = "classification",
+    task: str = tasks.DEFAULT,
     source: str = "",
 ) -> Splits:
     """Make token ids of train, validation and test, by a vocabulary that knows the training texts alone."""

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from torchmill.components import tasks
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.vocabulary import Level
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
@@ -19,7 +20,6 @@ from torchmill.components.data.formats.labels import Labels, read_labels
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits, usual_level
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.refs import Task
 from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import first_hand, import_from
 
@@ -110,7 +110,7 @@ def _with_our_names(made: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _check_options(options: Mapping[str, Any], place: str) -> None:
-    for option, known in (("task", get_args(Task)), ("level", get_args(Level))):
+    for option, known in (("task", tasks.names()), ("level", get_args(Level))):
         if option in options and options[option] not in known:
             raise UserError(f"{place}: unknown {option} {options[option]!r}.", nearest(str(options[option]), known))
     length = options.get("max_length", 1)

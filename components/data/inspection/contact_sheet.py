@@ -57,9 +57,9 @@ Groups = list[tuple[str, int, np.ndarray]]
 
 
 def _groups(data: DataRef, labels: np.ndarray, rows: np.ndarray) -> Groups:
-    if data.task == "regression":
-        return [("all", -1, rows)]
     held = labels[rows]
+    if data.task_object.counts(held, len(data.classes)) is None:
+        return [("all", -1, rows)]
     chosen = [(name, number) for number, name in enumerate(data.classes[:CLASSES])]
     return [(name, number, rows[held == number if held.ndim == 1 else held[:, number] == 1]) for name, number in chosen]
 
@@ -74,7 +74,7 @@ def _pictures(
     lines = []
     for name, number, rows in groups:
         lines.append((name, number, INK, _spread(rows, EACH).tolist()))
-        if data.task == "classification" and (doubtful := [row for row in suspects if labels[row] == number][:EACH]):
+        if data.task_object.is_exclusive and (doubtful := [row for row in suspects if labels[row] == number][:EACH]):
             lines.append((f"{name}?", number, RED, doubtful))
     legend = 24 * any(color == RED for _, _, color, _ in lines)
     height = len(lines) * (CELL + GAP) + GAP

@@ -47,13 +47,13 @@ def find_copies(data: DataRef, splits: dict[str, SplitPart], vocabulary: Vocabul
                 near[number] = (found[0], found[1], 0.99)
     elif data.kind == "images":
         near, compared, points = _near_images(splits, leaks)
-    elif data.kind == "numbers" and data.task == "classification":
+    elif data.kind == "numbers" and data.task_object.is_exclusive:
         points = _standardised(data, splits["train"].inputs)
     told = sorted({**near, **leaks}.items())
     share = len(leaks) / max(1, len(splits["test"])) + len(near) / max(1, compared)
     suspects = (
         neighbours.doubted(points, splits["train"].labels)
-        if points is not None and data.task == "classification"
+        if points is not None and data.task_object.is_exclusive
         else []
     )
     return {
@@ -194,7 +194,7 @@ def _contradictions(data: DataRef, splits: dict[str, SplitPart], keys: dict[str,
     parts = [splits["train"], splits["validation"]]
     held = np.concatenate([keys["train"], keys["validation"]])
     labels = np.concatenate([part.labels[part.rows] for part in parts])
-    if data.task == "regression" or not len(held):
+    if data.task_object.counts(labels, len(data.classes)) is None or not len(held):
         return {"contradictions": 0, "contradicting": ()}
     if labels.ndim > 1:
         labels = np.unique(labels, axis=0, return_inverse=True)[1].ravel()

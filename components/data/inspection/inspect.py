@@ -71,16 +71,15 @@ def _read(data: DataRef) -> dict[str, SplitPart]:
 
 
 def _balance(data: DataRef, splits: dict[str, SplitPart]) -> dict[str, Any]:
-    if data.task == "regression":
-        return {"counts": {}, "majority_share": 0.0, "imbalance": 0.0}
     counts = {}
     for split, part in splits.items():
-        labels = part.labels[part.rows]
-        number = np.bincount(labels, minlength=len(data.classes)) if labels.ndim == 1 else labels.sum(0, np.int64)
+        number = data.task_object.counts(part.labels[part.rows], len(data.classes))
+        if number is None:
+            return {"counts": {}, "majority_share": 0.0, "imbalance": 0.0}
         counts[split] = dict(zip(data.classes, number.tolist(), strict=True))
     held = [count for count in counts["train"].values() if count]
     largest, smallest = max(held, default=0), min(held, default=0)
-    share = largest / max(1, len(splits["train"])) if data.task == "classification" else 0.0
+    share = largest / max(1, len(splits["train"])) if data.task_object.is_exclusive else 0.0
     return {"counts": counts, "majority_share": share, "imbalance": largest / smallest if smallest else 0.0}
 
 

@@ -102,7 +102,7 @@ def last(probe: Probe) -> Iterator[Verdict]:
             yield from _before_softmax(probe, logits, kind, layer)
         case "sigmoid":
             yield from _before_sigmoid(probe, logits, kind, layer)
-        case "regression":
+        case "identity":
             yield from _before_regression(probe, logits, kind, layer)
 
 

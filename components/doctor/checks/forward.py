@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from torchmill.components import tasks
 from torchmill.components.doctor.probe import Probe
 from torchmill.components.doctor.trace import Call, Raised, Trace, tensors
 from torchmill.components.doctor.verdict import Verdict
@@ -53,7 +54,7 @@ def _outputs(probe: Probe) -> Iterator[Verdict]:
                 "fail",
                 _last_layer(trace),
                 f"in {mode} mode it gives shape {tuple(output.shape)}, expected {expected}: one row per sample, one "
-                f"column per {'class' if probe.case.task == 'classification' else 'target'}",
+                f"column per {tasks.task(probe.case.task).singular}",
                 f"Give the last layer {probe.case.num_outputs} outputs and keep the batch first.",
             )
         elif not output.is_floating_point():

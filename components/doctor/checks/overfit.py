@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
+from torchmill.components import tasks
 from torchmill.components.doctor.probe import Probe
 from torchmill.components.doctor.trace import Raised
 from torchmill.components.doctor.verdict import Verdict
@@ -79,7 +80,7 @@ def distinct(probe: Probe) -> list[int]:
     for index in range(len(inputs)):
         if not any(torch.equal(inputs[index], inputs[other]) for other in seen):
             seen.append(index)
-    if probe.case.task != "classification":
+    if not tasks.task(probe.case.task).is_exclusive:
         return seen[:FEW]
     rank = {}
     counts: dict[int, int] = {}

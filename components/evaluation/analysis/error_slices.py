@@ -61,7 +61,7 @@ def error_slices(wrong: np.ndarray, test: Samples, data: DataRef) -> list[Group]
 
 def _groups(test: Samples, data: DataRef) -> Iterator[tuple[str, str, np.ndarray]]:
     """Give kind, name and members, bool (N,)."""
-    if data.task == "classification" and len(data.classes) <= MOST_CLASSES:
+    if data.task_object.is_exclusive and len(data.classes) <= MOST_CLASSES:
         labels = test.labels.numpy()
         for number, name in enumerate(data.classes):
             yield "class", name, labels == number

@@ -1,7 +1,7 @@
 """The worst mistakes: what was answered wrongly and most surely, as a list and as a sheet of pictures."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from torchmill.components.data.encoding.encoding import Encoding
 from torchmill.components.data.inspection.contact_sheet import is_legible, picture, shortened, typeface
 from torchmill.components.data.samples import Samples
 from torchmill.components.files import write_atomically
-from torchmill.components.metrics.calibration import confidences
 from torchmill.components.refs import DataRef
+from torchmill.components.tasks import Mistake
 
 MOST = 24
 TEXT_SHOWN = 200
@@ -24,69 +24,23 @@ COLUMNS, CELL, GAP, CAPTION = 6, 112, 10, 50
 INK, QUIET, RED = "#1d2433", "#5d6678", "#c62828"
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A test sample that was answered wrongly."""
-
-    sample: int
-    """Place in the test split, from 0."""
-    output: int
-    """The class that was answered, or the label or target in question."""
-    truth: str
-    answer: str
-    confidence: float | None
-    """Probability that the network gives its answer; None of numbers."""
-
-    def told(self, inputs: np.ndarray, encoding: Encoding | None) -> dict[str, Any]:
-        """Give it as plain values, with the input where that is a text or numbers."""
-        held: dict[str, Any] = asdict(self)
-        if encoding:
-            held["text"] = shortened(encoding.decode(inputs), TEXT_SHOWN)
-        if inputs.dtype == np.float32:
-            held["input"] = [float(f"{value:.5g}") for value in inputs.ravel()[:NUMBERS_SHOWN].tolist()]
-        return held
-
-
 def worst_mistakes(outputs: np.ndarray, truth: np.ndarray, data: DataRef, temperature: float = 1.0) -> list[Mistake]:
-    """Give the wrong answers of the highest confidence, or the values that are farthest from the truth."""
-    match data.task:
-        case "classification":
-            answers, sure = outputs.argmax(1), confidences(outputs, temperature)
-            wrong = np.flatnonzero(answers != truth)
-            return [
-                Mistake(row, int(answers[row]), data.classes[truth[row]], data.classes[answers[row]], float(sure[row]))
-                for row in _first(wrong, sure[wrong])
-            ]
-        case "multilabel":
-            rows, labels = np.nonzero((outputs > 0) != (truth > 0.5))
-            sure = 1 / (1 + np.exp(-np.abs(outputs[rows, labels].astype(np.float64))))
-            told = []
-            for at in _first(np.arange(len(rows)), sure):
-                row, label = int(rows[at]), int(labels[at])
-                words = ("yes", "no") if truth[row, label] > 0.5 else ("no", "yes")
-                told.append(Mistake(row, label, *(f"{data.classes[label]}: {word}" for word in words), float(sure[at])))
-            return told
-        case _:
-            spread = np.array([value or 1.0 for value in data.target_std])
-            apart = np.abs(outputs.astype(np.float64) - truth) / spread
-            target = apart.argmax(1)
-            found = []
-            for row in _first(np.arange(len(apart)), apart.max(1)):
-                at = int(target[row])
-                name = f"{data.classes[at]} " * (len(data.classes) > 1)
-                values = truth[row, at], outputs[row, at]
-                found.append(Mistake(row, at, *(f"{name}{value:.5g}" for value in values), None))
-            return found
-
-
-def _first(rows: np.ndarray, values: np.ndarray) -> list[int]:
-    """Give the rows of the highest values; of equal ones the first."""
-    return rows[np.argsort(-values, kind="stable")[:MOST]].tolist()
+    """Return the wrong answers of the highest confidence, or the values that are farthest from the truth."""
+    return data.task_object.worst_mistakes(outputs, truth, data.classes, data.target_std, temperature, MOST)
 
 
 def tell(mistakes: Sequence[Mistake], test: Samples, encoding: Encoding | None) -> list[dict[str, Any]]:
-    """Give mistakes as plain values."""
-    return [one.told(_inputs(test, one.sample), encoding) for one in mistakes]
+    """Return mistakes as plain values, each with its input if that is a text or numbers."""
+    return [_plain(one, _inputs(test, one.sample), encoding) for one in mistakes]
+
+
+def _plain(mistake: Mistake, inputs: np.ndarray, encoding: Encoding | None) -> dict[str, Any]:
+    entry: dict[str, Any] = asdict(mistake)
+    if encoding:
+        entry["text"] = shortened(encoding.decode(inputs), TEXT_SHOWN)
+    if inputs.dtype == np.float32:
+        entry["input"] = [float(f"{value:.5g}") for value in inputs.ravel()[:NUMBERS_SHOWN].tolist()]
+    return entry
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], test: Samples, path: Path) -> None:

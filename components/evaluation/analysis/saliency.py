@@ -16,10 +16,11 @@ from torchmill.components.data.encoding.encoding import Encoding
 from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary
 from torchmill.components.data.inspection.contact_sheet import picture, typeface
 from torchmill.components.data.samples import Samples
-from torchmill.components.evaluation.analysis.mistakes import INK, QUIET, RED, Mistake, fitting
+from torchmill.components.evaluation.analysis.mistakes import INK, QUIET, RED, fitting
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.refs import PADDING, DataRef
+from torchmill.components.tasks import Mistake
 
 EACH = 4
 """Right and wrong cases."""
@@ -55,7 +56,7 @@ class Saliency:
 def cases(outputs: np.ndarray, truth: np.ndarray, data: DataRef, mistakes: Sequence[Mistake]) -> list[Case]:
     """Choose right answers, of as many classes as possible, and the worst mistakes."""
     worst = [Case(one.sample, one.output, one.answer, one.truth, False) for one in mistakes[:EACH]]
-    if data.task != "classification":
+    if not data.task_object.is_exclusive:
         return worst
     answers = outputs.argmax(1)
     right = np.flatnonzero(answers == truth)

@@ -9,7 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from torchmill.components.refs import Task, shown
+from torchmill.components import tasks
+from torchmill.components.metrics.paired import mcnemar
+from torchmill.components.tasks import shown
 
 RESAMPLES = 2000
 
@@ -68,27 +70,19 @@ def _text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def sample_scores(task: Task, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Score each answer so that the mean over samples is the measure of the task.
+def sample_scores(task: str, outputs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Score each answer so that the mean over samples is the main measure of the task.
 
     Args:
         outputs: logits or values, (N, K).
         truth: classes (N,), yes and no as 1 and 0 (N, K), or targets (N, K) in the units of the values.
 
     Returns:
-        Of classes bool, (N,): right or wrong. Otherwise float64, (N,): the share of right labels; or 1 - e²/v with the
-        error e and the variance v of the targets over all samples, averaged over the targets.
+        Of answers that are right or wrong bool, (N,). Otherwise float64, (N,): the share of right labels; or 1 - e²/v
+        with the error e and the variance v of the targets over all samples, averaged over the targets.
     """
-    match task:
-        case "classification":
-            return outputs.argmax(1) == truth
-        case "multilabel":
-            return ((outputs > 0) == (truth > 0.5)).mean(1)
-        case _:
-            values = truth.astype(np.float64)
-            variance = values.var(0)
-            squares = (outputs.astype(np.float64) - values) ** 2
-            return np.where(variance > 0, 1 - squares / np.where(variance > 0, variance, 1), 0.0).mean(1)
+    chosen = tasks.task(task)
+    return chosen.measure(outputs, truth)[chosen.main_measure]
 
 
 def compare(champion: np.ndarray, challenger: np.ndarray, confidence: float) -> Comparison:
@@ -98,8 +92,6 @@ def compare(champion: np.ndarray, challenger: np.ndarray, confidence: float) -> 
     and one test set, and Tango's score interval (1998) of the difference of paired shares, which also holds where few
     or no samples are discordant. Other scores: a paired bootstrap (Efron 1979), always by the same resamples.
     """
-    from torchmill.components.evaluation.comparison.paired import mcnemar
-
     if champion.shape != challenger.shape or not champion.size:
         raise ValueError(f"scores of {champion.shape} and {challenger.shape} are not pairs")
     advantage = float(champion.mean() - challenger.mean())

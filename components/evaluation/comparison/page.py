@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from torchmill.components.evaluation.comparison.paired import Difference, Pairing
 from torchmill.components.evaluation.report import charts
 from torchmill.components.evaluation.report.charts import Bar, Point, Series
 from torchmill.components.evaluation.report.page import render
 from torchmill.components.files import write_text
+from torchmill.components.metrics.paired import Difference, Pairing
 from torchmill.components.runs.reproduction import CIRCUMSTANCES, RecordedRun
 
 SHARES = ("accuracy", "macro F1", "label accuracy", "all labels right")

@@ -7,7 +7,6 @@ from pathlib import Path
 from torchmill.components.config import RunConfig
 from torchmill.components.files import write_text
 from torchmill.components.refs import (
-    PLAIN_LOSSES,
     DataRef,
     EvaluationRef,
     ExportRef,
@@ -15,8 +14,8 @@ from torchmill.components.refs import (
     PromotionRef,
     RunRef,
     StepRef,
-    shown,
 )
+from torchmill.components.tasks import shown, title
 from torchmill.components.training.config import TrainConfig
 
 
@@ -34,7 +33,7 @@ def write_report(
     """Write ``report.md`` into the run's folder."""
     evaluation = json.loads(scores.report.path.read_text(encoding="utf-8"))
     parity = json.loads(model.report.path.read_text(encoding="utf-8"))
-    measure = "R²" if data.measure == "r2" else data.measure.replace("_", " ")
+    measure = title(data.measure)
     early = ", stopped early" if trained.stopped_early else ""
     told = {"ran": "{:.1f} s", "resumed": "{:.1f} s since it was resumed", "cached": "done before"}
     seconds = ", ".join(f"{name} {told[step.state].format(step.seconds)}" for name, step in steps.items())
@@ -43,7 +42,7 @@ def write_report(
         "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.samples_per_second:,.0f} samples/s",
         "Best epoch": f"{trained.best_epoch}: validation {measure} {shown(data.measure, trained.validation_score)}, "
         f"{_trained_by(config.train, data)} {trained.validation_loss:.4f}",
-        f"Test {PLAIN_LOSSES[data.task]}": f"{scores.loss:.4f}",
+        f"Test {data.task_object.loss_words}": f"{scores.loss:.4f}",
         "ONNX model": f"{registered}; {model.agreement:.2%} of the answers agree, "
         f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
         f"{measure.capitalize()} of the ONNX model": f"{shown(data.measure, parity['onnx_score'])} in onnxruntime, "
@@ -85,5 +84,5 @@ def _trained_by(config: TrainConfig, data: DataRef) -> str:
     """The loss of training and validation by name, which is another than the test's where it has arguments."""
     own = config.loss not in ("auto", "cross_entropy", "bce", "mse")
     arguments = ", ".join(f"{name} {value}" for name, value in config.loss_args.items())
-    name = f"loss {config.loss}" if own else PLAIN_LOSSES[data.task]
+    name = f"loss {config.loss}" if own else data.task_object.loss_words
     return f"{name} ({arguments})" if arguments else name

@@ -23,8 +23,8 @@ from torchmill.components.refs import (
     PromotionRef,
     RunRef,
     StepRef,
-    shown,
 )
+from torchmill.components.tasks import shown, title
 
 LARGEST_PICTURE = 900_000
 """Bytes; larger ones are left out, so that the page stays below 5 MB."""
@@ -94,7 +94,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "record": record,
         "config": record.config,
         "name": record.run.name,
-        "measure": "R²" if data.measure == "r2" else data.measure.replace("_", " "),
+        "measure": title(data.measure),
         "score": shown(data.measure, scores.score),
         "interval": [shown(data.measure, end) for end in (scores.score_low, scores.score_high)],
         "evaluation": evaluation,

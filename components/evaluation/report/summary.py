@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torchmill.components.refs import PLAIN_LOSSES, Task, shown
+from torchmill.components import tasks
+from torchmill.components.tasks import shown
 
 NAMES = {
     "accuracy": "accuracy",
@@ -31,7 +32,7 @@ class Row(NamedTuple):
     """Empty where there is none."""
 
 
-def summary(report: Mapping[str, Any], task: Task) -> list[Row]:
+def summary(report: Mapping[str, Any], task: str) -> list[Row]:
     """Give what an ``evaluation.json`` says first."""
     rows = []
     for key, name in NAMES.items():
@@ -46,7 +47,11 @@ def summary(report: Mapping[str, Any], task: Task) -> list[Row]:
         ]
     ends = report.get("loss_95")
     rows.append(
-        Row(PLAIN_LOSSES[task], f"{report['loss']:.4f}", between(*(f"{end:.4f}" for end in ends)) if ends else "")
+        Row(
+            tasks.task(task).loss_words,
+            f"{report['loss']:.4f}",
+            between(*(f"{end:.4f}" for end in ends)) if ends else "",
+        )
     )
     if "calibration" in report:
         after = report["calibration"]["after"]["loss"]

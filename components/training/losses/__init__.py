@@ -5,19 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.build import outputs_of
-from torchmill.components.refs import DataRef, Task
+from torchmill.components.refs import DataRef
 from torchmill.components.training.config import LOSSES, TrainConfig
 from torchmill.components.training.user_loss import user_loss
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-def losses_of(task: Task) -> list[str]:
+def losses_of(task: str) -> list[str]:
     """Return the losses that fit a task; the first is the one that ``auto`` stands for."""
     fitting = LOSSES.names(lambda option: task in option.constant("TASKS", ()))
     return sorted(fitting, key=lambda name: not LOSSES[name].constant("USUAL", False))
@@ -96,55 +95,13 @@ def class_weights(choice: object, data: DataRef, training: Samples) -> Tensor:
     count = len(data.classes)
     labels = training.labels.cpu()
     if choice == "balanced":
-        if data.task == "classification":
-            return len(labels) / (count * torch.bincount(labels, minlength=count).clamp(min=1)).float()
-        positive = labels.sum(0)
-        return (len(labels) - positive) / positive.clamp(min=1)
+        return data.task_object.class_weights(labels, count)
     if not isinstance(choice, list) or not all(isinstance(weight, int | float) and weight >= 0 for weight in choice):
         raise UserError('--train.loss_args weight: give a number for each class, or "balanced".')
     if len(choice) != count:
         raise UserError(f"--train.loss_args weight: {len(choice)} numbers for the {count} classes of {data.name}.")
     weights = torch.tensor(choice, dtype=torch.float32)
-    if data.task != "classification":
-        return weights
-    mean = weights[labels].mean()
+    mean = data.task_object.mean_weight(weights, labels)
     if not mean > 0:
         raise UserError("--train.loss_args weight: it is 0 for all classes that there are samples of.")
     return weights / mean
-
-
-def plain_loss(task: Task) -> Criterion:
-    """Return the loss that results are told in: cross-entropy (nats) or squared error of standardized targets."""
-    return {
-        "classification": F.cross_entropy,
-        "multilabel": lambda outputs, labels: F.binary_cross_entropy_with_logits(outputs, labels.to(outputs)),
-        "regression": F.mse_loss,
-    }[task]
-
-
-def plain_losses(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return ``plain_loss`` of each sample, (N,)."""
-    match task:
-        case "classification":
-            return F.cross_entropy(outputs, labels, reduction="none")
-        case "multilabel":
-            return F.binary_cross_entropy_with_logits(outputs, labels.to(outputs), reduction="none").mean(1)
-        case _:
-            return F.mse_loss(outputs, labels, reduction="none").mean(1)
-
-
-def score_sum(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the task's measure, summed over samples: 1 for a right answer.
-
-    Args:
-        outputs: (N, K).
-        labels: as the loss takes them; shares of classes count for the largest.
-    """
-    match task:
-        case "classification":
-            truth = labels.argmax(1) if labels.is_floating_point() else labels
-            return (outputs.argmax(1) == truth).sum()
-        case "multilabel":
-            return ((outputs > 0) == (labels > 0.5)).float().mean(1).sum()
-        case _:
-            return (1 - (outputs - labels).square().mean(1)).sum()

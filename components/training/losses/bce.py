@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchmill.components.refs import Task
 from torchmill.components.training.losses import Criterion
 
 TASKS = ("multilabel",)
@@ -11,7 +10,7 @@ USUAL = True
 RANGES = {"label_smoothing": (0, 1)}
 
 
-def make(task: Task, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Criterion:
+def make(task: str, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Criterion:
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         smooth = labels.to(logits) * (1 - label_smoothing) + label_smoothing / 2
         weights = None if weight is None else weight.to(logits)

@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchmill.components.refs import Task
 from torchmill.components.training.losses import Criterion
 
 TASKS = ("classification",)
@@ -11,7 +10,7 @@ USUAL = True
 RANGES = {"label_smoothing": (0, 1)}
 
 
-def make(task: Task, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Criterion:
+def make(task: str, *, weight: Tensor | None = None, label_smoothing: float = 0.0) -> Criterion:
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         if weight is None:
             return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)

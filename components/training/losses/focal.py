@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchmill.components.refs import Task
+from torchmill.components import tasks
 from torchmill.components.training.losses import Criterion
 
 TASKS = ("classification", "multilabel")
 RANGES = {"gamma": (0, 100)}
 
 
-def make(task: Task, *, gamma: float = 2.0, weight: Tensor | None = None) -> Criterion:
-    return of_classes(gamma, weight) if task == "classification" else of_labels(gamma, weight)
+def make(task: str, *, gamma: float = 2.0, weight: Tensor | None = None) -> Criterion:
+    return of_classes(gamma, weight) if tasks.task(task).is_exclusive else of_labels(gamma, weight)
 
 
 def of_classes(gamma: float, weight: Tensor | None) -> Criterion:

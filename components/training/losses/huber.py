@@ -2,12 +2,11 @@
 
 from torch.nn import functional as F
 
-from torchmill.components.refs import Task
 from torchmill.components.training.losses import Criterion
 
 TASKS = ("regression",)
 RANGES = {"delta": (1e-9, 1e9)}
 
 
-def make(task: Task, *, delta: float = 1.0) -> Criterion:
+def make(task: str, *, delta: float = 1.0) -> Criterion:
     return lambda outputs, targets: F.huber_loss(outputs, targets, delta=delta)

@@ -2,12 +2,11 @@
 
 from torch.nn import functional as F
 
-from torchmill.components.refs import Task
 from torchmill.components.training.losses import Criterion
 
 TASKS = ("regression",)
 USUAL = True
 
 
-def make(task: Task) -> Criterion:
+def make(task: str) -> Criterion:
     return F.mse_loss

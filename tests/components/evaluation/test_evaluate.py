@@ -25,10 +25,11 @@ from tests.toy import made, toy_numbers, toy_tokens
 from torchmill.components.config import RunConfig
 from torchmill.components.data.samples import Samples, read_test, read_training
 from torchmill.components.errors import UserError
-from torchmill.components.evaluation.evaluate import evaluate, of_targets
-from torchmill.components.evaluation.predictions import Predictions, predict
+from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.evaluation.predictions import predict
 from torchmill.components.initialization.standardized_model import StandardizedModel, standardized
 from torchmill.components.metrics.intervals import wilson_interval
+from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.refs import DataRef
 
 CPU = torch.device("cpu")
@@ -187,9 +188,9 @@ def test_the_interval_of_a_score_is_where_the_scores_of_other_samples_lie(tmp_pa
     network = linear(data)
     whole = read_test(data)
     outputs, held = predict(StandardizedModel.of(network, data).eval(), whole, 256), 0
-    truth = of_targets(outputs, whole.labels, data).score
+    truth = data.task_object.scores(outputs, whole.labels, data.classes, data.target_std, 1.0).score
     for some, labels in zip(outputs.split(100), whole.labels.split(100), strict=True):
-        found = of_targets(some, labels, data)
+        found = data.task_object.scores(some, labels, data.classes, data.target_std, 1.0)
         held += found.low < truth < found.high
     assert held >= 25  # of 30, where 95 % are meant
 

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.image import imread
 
 from torchmill.components.errors import UserError
-from torchmill.components.evaluation.plots import draw_confusion, draw_curves, draw_labels, draw_targets
+from torchmill.components.evaluation.plots import draw_curves
+from torchmill.components.metrics.plots import draw_confusion, draw_labels, draw_targets
 from torchmill.components.metrics.scores import ClassScore
 from torchmill.components.training.progress import EpochResult
 

@@ -7,11 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from tests.components.training.small_training import Plain, make, train
+from torchmill.components import tasks
 from torchmill.components.data.samples import Samples, read_training
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
 from torchmill.components.training.config import TrainConfig
-from torchmill.components.training.losses import Objective, loss_name, losses_of, make_loss, plain_loss, score_sum
+from torchmill.components.training.losses import Objective, loss_name, losses_of, make_loss
 
 CLASSES = 4
 COUNTS = (40, 30, 20, 10)
@@ -65,7 +66,7 @@ def test_auto_is_the_loss_of_the_task(data):
         outputs, labels = drawn(task)
         got = made(data, task)(outputs, labels)
         torch.testing.assert_close(got, plain(outputs, labels))
-        torch.testing.assert_close(got, plain_loss(task)(outputs, labels))
+        torch.testing.assert_close(got, tasks.task(task).plain_loss(outputs, labels))
         assert got.shape == ()
 
 
@@ -150,7 +151,7 @@ def test_huber_is_squared_near_zero_and_linear_beyond(data):
         assert got.item() == pytest.approx(expected)
 
 
-EVERY = [(task, loss) for task in ("classification", "multilabel", "regression") for loss in losses_of(task)]
+EVERY = [(name, loss) for name in tasks.names() for loss in losses_of(name)]
 ARGUMENTS = {
     "cross_entropy": {"weight": "balanced", "label_smoothing": 0.1},
     "focal": {"weight": "balanced"},
@@ -291,12 +292,12 @@ def test_arguments_that_ones_own_loss_does_not_take_are_told(data, own):
 
 def test_a_score_is_the_sum_over_samples_of_what_the_task_is_judged_by():
     logits = torch.tensor([[2.0, 1, 0], [0, 1, 2]])
-    assert score_sum("classification", logits, torch.tensor([0, 1])) == 1
-    assert score_sum("classification", logits, torch.tensor([[0.6, 0.4, 0], [0.0, 0.3, 0.7]])) == 2
+    assert tasks.task("classification").score_sum(logits, torch.tensor([0, 1])) == 1
+    assert tasks.task("classification").score_sum(logits, torch.tensor([[0.6, 0.4, 0], [0.0, 0.3, 0.7]])) == 2
     yes = torch.tensor([[1.0, 1, 0], [0.0, 0, 0]])
-    assert score_sum("multilabel", logits - 0.5, yes).item() == pytest.approx(3 / 3 + 1 / 3)
+    assert tasks.task("multilabel").score_sum(logits - 0.5, yes).item() == pytest.approx(3 / 3 + 1 / 3)
     targets = torch.tensor([[2.0, 1, 0], [0, 0, 0]])
-    assert score_sum("regression", logits, targets).item() == pytest.approx(1 + 1 - 5 / 3)
+    assert tasks.task("regression").score_sum(logits, targets).item() == pytest.approx(1 + 1 - 5 / 3)
 
 
 def test_the_loss_that_is_asked_for_is_the_one_that_is_trained_with(toy, tmp_path):

@@ -4,8 +4,9 @@ import numpy as np
 
 from tests.components.evaluation.report.test_page import NASTY, read
 from torchmill.components.evaluation.comparison.page import differing, row, write_comparison
-from torchmill.components.evaluation.comparison.paired import Difference, pair
-from torchmill.components.evaluation.predictions import Predictions
+from torchmill.components.evaluation.comparison.paired import pair
+from torchmill.components.metrics.paired import Difference
+from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.runs.reproduction import RecordedRun
 
 TRUTH = np.arange(300) % 3

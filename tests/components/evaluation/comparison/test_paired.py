@@ -3,8 +3,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from torchmill.components.errors import UserError
-from torchmill.components.evaluation.comparison.paired import Difference, difference_interval, mcnemar, pair
-from torchmill.components.evaluation.predictions import Predictions
+from torchmill.components.evaluation.comparison.paired import pair
+from torchmill.components.metrics.paired import Difference, difference_interval, mcnemar
+from torchmill.components.metrics.predictions import Predictions
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.integers(0, 4, 500)

@@ -1,0 +1,133 @@
+"""Pieces of an ONNX graph from pixels of any size and layout to those of training.
+
+Plain operators alone, which every runtime has: of ONNX's own Resize, some know no antialias.
+"""
+
+import onnx
+from onnxscript import UINT8, OnnxFunction, script
+from onnxscript import opset20 as op
+
+FLOAT_TYPE, UINT8_TYPE, INT32_TYPE = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.INT32,
+)
+GREY_SHARES = onnx.helper.make_tensor("shares", INT32_TYPE, (1, 3, 1, 1), [19595, 38470, 7471])
+"""Of red, green and blue in Pillow's L, in 65,536ths."""
+
+
+@script(default_opset=op)
+def triangles(size, used, wanted):
+    """Weights (size, wanted) by which pixels along one side become those that are wanted: a triangle around each.
+
+    Of ``size`` pixels the middle ``used`` are scaled; their neighbours beyond count at the rim (Pillow, Resample.c).
+    """
+    zero, one, half = op.Constant(value_float=0.0), op.Constant(value_float=1.0), op.Constant(value_float=0.5)
+    step = op.Div(used, wanted)
+    centres = op.Add(op.Mul(op.Add(op.Range(zero, wanted, one), half), step), op.Mul(op.Sub(size, used), half))
+    sources = op.Add(op.Range(zero, size, one), half)
+    distance = op.Abs(op.Sub(op.Unsqueeze(sources, [1]), op.Unsqueeze(centres, [0])))
+    triangle = op.Max(op.Sub(one, op.Div(distance, op.Max(step, one))), zero)
+    return op.Div(triangle, op.ReduceSum(triangle, [0]))
+
+
+@script(default_opset=op)
+def fitted(planes, wanted_height, wanted_width):
+    """Scale pixels as Pillow's ``ImageOps.fit`` does with BILINEAR: what is too much is cut off on both sides alike."""
+    shape = op.Shape(planes)
+    height, width = op.Cast(op.Gather(shape, 2), to=FLOAT_TYPE), op.Cast(op.Gather(shape, 3), to=FLOAT_TYPE)
+    used_height = op.Min(height, op.Div(op.Mul(width, wanted_height), wanted_width))
+    used_width = op.Min(width, op.Div(op.Mul(height, wanted_width), wanted_height))
+    across = triangles(width, used_width, wanted_width)
+    down = op.Transpose(triangles(height, used_height, wanted_height), perm=[1, 0])
+    pixels = op.Cast(planes, to=FLOAT_TYPE)
+    half = op.Constant(value_float=0.5)
+    # Whole levels between both passes, and the vertical one first where rows are cut off, as Pillow 13 has it.
+    if op.Greater(height, used_height):
+        both = op.MatMul(op.Floor(op.Add(op.MatMul(down, pixels), half)), across)
+    else:
+        both = op.MatMul(down, op.Floor(op.Add(op.MatMul(pixels, across), half)))
+    zero, most = op.Constant(value_float=0.0), op.Constant(value_float=255.0)
+    return op.Cast(op.Clip(op.Floor(op.Add(both, half)), zero, most), to=UINT8_TYPE)
+
+
+@script(default_opset=op)
+def on_white(planes):
+    """Paint red, green, blue and opacity on a white ground."""
+    white = op.Constant(value_float=255.0)
+    colours = op.Cast(op.Slice(planes, [0], [3], [1]), to=FLOAT_TYPE)
+    opacity = op.Cast(op.Slice(planes, [3], [4], [1]), to=FLOAT_TYPE)
+    painted = op.Add(op.Mul(colours, opacity), op.Mul(op.Sub(white, opacity), white))
+    return op.Cast(op.Round(op.Div(painted, white)), to=UINT8_TYPE)
+
+
+@script(default_opset=op)
+def grey(planes):
+    """Make red, green and blue what they are in Pillow's mode L."""
+    shares = op.Constant(value=GREY_SHARES)
+    half, whole = (
+        op.Cast(op.Constant(value_int=32768), to=INT32_TYPE),
+        op.Cast(op.Constant(value_int=65536), to=INT32_TYPE),
+    )
+    added = op.ReduceSum(op.Mul(op.Cast(planes, to=INT32_TYPE), shares), [1])
+    return op.Cast(op.Div(op.Add(added, half), whole), to=UINT8_TYPE)
+
+
+@script(default_opset=op)
+def to_grey(planes):
+    """Make a picture with colours, which may be transparent, grey."""
+    if op.Equal(op.Gather(op.Shape(planes), 1), 4):
+        colours = on_white(planes)
+    else:
+        colours = op.Identity(planes)
+    return grey(colours)
+
+
+@script(default_opset=op)
+def to_colours(planes):
+    """Make a grey picture, or one that may be transparent, red, green and blue."""
+    if op.Equal(op.Gather(op.Shape(planes), 1), 4):
+        colours = on_white(planes)
+    else:
+        colours = op.Tile(planes, [1, 3, 1, 1])
+    return colours
+
+
+@script(default_opset=op)
+def as_they_are(planes):
+    """Leave channels of which nobody knows what they are."""
+    return op.Identity(planes)
+
+
+def pictures(channels: int, height: int, width: int) -> OnnxFunction:
+    """Take pixels of any size with one, three or four channels, first or last, and prepare them as training's were.
+
+    Channels are last where the last side is 1, 3 or 4, or as many as training had, unless what is given fits as it is.
+    """
+    wanted_height, wanted_width = float(height), float(width)
+    recoloured = {1: to_grey, 3: to_colours}.get(channels, as_they_are)
+
+    @script(default_opset=op)
+    def prepare(pixels: UINT8["batch", "d1", "d2", "d3"]) -> UINT8["batch", channels, height, width]:  # noqa: F821
+        sides = op.Shape(pixels)
+        second, last = op.Gather(sides, 1), op.Gather(sides, 3)
+        like_pictures = op.Or(op.Or(op.Equal(last, 1), op.Equal(last, 3)), op.Equal(last, 4))
+        like_channels = op.Or(like_pictures, op.Equal(last, channels))
+        fits = op.And(op.Equal(second, channels), op.Equal(last, width))
+        if op.And(like_channels, op.Not(fits)):
+            planes = op.Transpose(pixels, perm=[0, 3, 1, 2])
+        else:
+            planes = op.Identity(pixels)
+        if op.Equal(op.Gather(op.Shape(planes), 1), channels):
+            coloured = op.Identity(planes)
+        else:
+            coloured = recoloured(planes)
+        given = op.Shape(coloured)
+        if op.And(op.Equal(op.Gather(given, 2), height), op.Equal(op.Gather(given, 3), width)):
+            prepared = op.Identity(coloured)
+        else:
+            tall, wide = op.Constant(value_float=wanted_height), op.Constant(value_float=wanted_width)
+            prepared = fitted(coloured, tall, wide)
+        return prepared
+
+    return prepare

@@ -1,0 +1,34 @@
+"""A piece of an ONNX graph from token ids of any length to those of training."""
+
+import onnx
+from onnxscript import INT64, OnnxFunction, script
+from onnxscript import opset20 as op
+
+from torchmill.components.refs import PADDING
+
+INT32_TYPE = onnx.TensorProto.INT32
+
+
+def texts(vocabulary: int, longest: int) -> OnnxFunction:
+    """Take token ids of any length: what is beyond the longest text of training is cut off, as there.
+
+    An id that the vocabulary has not is unknown (1). A text of padding alone becomes one unknown token: to have
+    nothing to attend to gives some networks no number.
+    """
+
+    end = [longest]
+
+    @script(default_opset=op)
+    def prepare(tokens: INT64["batch", "length"]) -> INT64["batch", "cut"]:  # noqa: F821
+        unknown, padding = op.Constant(value_int=1), op.Constant(value_int=PADDING)
+        short = op.Slice(tokens, [0], op.Constant(value_ints=end), [1])
+        outside = op.Or(op.Less(short, padding), op.GreaterOrEqual(short, op.Constant(value_int=vocabulary)))
+        clean = op.Where(outside, unknown, short)
+        zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+        places = op.Range(zero, op.Gather(op.Shape(clean), 1), one)
+        filled = op.ReduceMax(op.Cast(op.Not(op.Equal(clean, padding)), to=INT32_TYPE), [1])
+        empty = op.Equal(filled, op.Cast(zero, to=INT32_TYPE))
+        prepared = op.Where(op.And(empty, op.Equal(places, zero)), unknown, clean)
+        return prepared
+
+    return prepare
