@@ -1,4 +1,4 @@
-"""95 % intervals: of proportions, and by resampling of whatever is computed from sums over samples."""
+"""95 % intervals of proportions (Wilson), and of statistics of sums over samples (bootstrap)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,21 +10,28 @@ Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
 
 RESAMPLES = 2000
 MANY = 20_000
-"""Samples beyond which resampling tells nothing that the normal interval doesn't."""
+"""Number of samples above which the normal interval is as accurate as resampling."""
 
 Interval = tuple[float, float]
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""From sums over samples, (…, k), to what is computed from them, (…, m)."""
+"""Function from sums over samples (…, k) to statistics (…, m)."""
 
 
 def wilson_interval(right: float, samples: float) -> Interval:
-    """Give the 95 % score interval of a proportion (Wilson 1927).
+    """Return the 95 % score interval of a proportion (Wilson 1927).
 
-    Unlike the textbook's ±1.96 standard errors it keeps its promise near 0 and 1, where good classifiers live.
+    Unlike ±1.96 standard errors, it has its coverage near 0 and 1 as well, where good classifiers are.
+
+    Raises:
+        ValueError: ``right`` is not between 0 and ``samples``, or there are no samples.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(97, 100)]
+        [0.915, 0.99]
     """
     if not 0 <= right <= samples or samples == 0:
-        raise ValueError(f"{right} of {samples} is no proportion")
+        raise ValueError(f"{right} of {samples} is not a proportion")
     share, z2 = right / samples, Z_95**2
     centre = (share + z2 / (2 * samples)) / (1 + z2 / samples)
     half = Z_95 / (1 + z2 / samples) * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples**2))
@@ -34,10 +41,11 @@ def wilson_interval(right: float, samples: float) -> Interval:
 
 
 def share_interval(shares: np.ndarray) -> Interval:
-    """Give the 95 % interval of the mean of independent shares, each from 0 to 1, as of right labels per sample.
+    """Return the 95 % interval of the mean of independent shares, for example of right labels per sample.
 
-    Wilson's for as many yes-or-no samples as would give the variance that is seen (Korn & Graubard 1998), but no
-    fewer than there are samples. So, where all are 1, it is not of no width, as by resampling.
+    It is Wilson's interval with the effective number of binary samples that has the observed variance (Korn & Graubard
+    1998), and at least the number of samples. If all shares are 1, the interval still has a width; a bootstrap's
+    wouldn't.
     """
     samples, mean = len(shares), float(np.mean(shares))
     variance = float(np.var(shares, ddof=1)) if samples > 1 else 0.0
@@ -47,7 +55,7 @@ def share_interval(shares: np.ndarray) -> Interval:
 
 
 def mean_interval(scores: np.ndarray) -> Interval:
-    """Give the 95 % interval of the mean of independent numbers, as of errors, by ``bootstrap_intervals``."""
+    """Return the 95 % bootstrap interval of the mean of independent numbers, for example of errors."""
     scores = np.asarray(scores, np.float64)
     ((low, high),) = bootstrap_intervals(np.stack([scores, np.ones_like(scores)], 1), _mean)
     return float(low), float(high)
@@ -58,15 +66,15 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_intervals(features: np.ndarray, statistic: Statistic, counts: np.ndarray | None = None) -> np.ndarray:
-    """Give 95 % intervals by the bootstrap, bias-corrected and accelerated (BCa; Efron 1987); always the same.
+    """Return 95 % intervals by the bias-corrected and accelerated bootstrap (BCa; Efron 1987), with a fixed seed.
 
-    Plain percentiles are too narrow where a statistic is skewed or biased, as macro F1, whose mean over resamples is
-    below its value. Beyond ``MANY`` samples it is the normal interval by the jackknife's variance.
+    Plain percentiles are too narrow if a statistic is skewed or biased. Macro F1 is: its mean over resamples is below
+    its value. Above ``MANY`` samples, the interval is the normal one with the jackknife's variance.
 
     Args:
-        features: (n, k), whose sums over samples are all that the statistic needs.
-        statistic: from sums (…, k) to m numbers (…, m).
-        counts: how many samples each row of features stands for; one by default.
+        features: (n, k); the statistic depends on their sums over samples alone.
+        statistic: function from sums (…, k) to m statistics (…, m).
+        counts: number of samples that each row of features stands for; 1 by default.
 
     Returns:
         Low and high ends, (m, 2).
@@ -96,14 +104,14 @@ def bootstrap_intervals(features: np.ndarray, statistic: Statistic, counts: np.n
 
 
 def _resampled_sums(features: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
-    """Give the sums of features (n, k) over as many samples, drawn with replacement: (RESAMPLES, k); seeded."""
+    """Return sums of features (n, k) over n samples drawn with replacement, (RESAMPLES, k); seeded."""
     rng = np.random.default_rng(0)
     if counts is not None:
         samples = int(counts.sum())
         return rng.multinomial(samples, np.asarray(counts) / samples, RESAMPLES) @ features
     samples = len(features)
     sums = np.empty((RESAMPLES, features.shape[1]))
-    rows = max(1, min(RESAMPLES, 2_000_000 // samples))  # so that what is drawn at a time takes some MB
+    rows = max(1, min(RESAMPLES, 2_000_000 // samples))  # a few MB of draws at a time
     for start in range(0, RESAMPLES, rows):
         part = min(rows, RESAMPLES - start)
         drawn = rng.integers(0, samples, (part, samples)) + samples * np.arange(part)[:, None]

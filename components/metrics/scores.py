@@ -1,4 +1,4 @@
-"""What answers are worth, counted: precision, recall and F1 of classes and labels, errors of targets."""
+"""Scores of answers: precision, recall and F1 of classes and labels, errors of regression targets."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,18 +10,18 @@ from torchmill.components.metrics.intervals import Interval, bootstrap_intervals
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class or label against the rest. A ratio without cases is 0, as scikit-learn's zero_division=0 has it."""
+    """Scores of one class or label against the rest. Undefined ratios are 0, as scikit-learn's zero_division=0."""
 
     precision: float
     """Share of the answers with this class that are right."""
     recall: float
-    """Share of this class's samples that are found."""
+    """Share of this class's samples that get this answer."""
     f1: float
-    """Harmonic mean of both."""
+    """Harmonic mean of precision and recall."""
     support: int
-    """Samples of this class."""
+    """Number of samples of this class."""
     answered: int
-    """Answers with this class."""
+    """Number of answers with this class."""
 
 
 def with_intervals(score: ClassScore) -> dict[str, Any]:
@@ -43,24 +43,24 @@ def confusion_matrix(truth: np.ndarray, answers: np.ndarray, classes: int) -> np
 
 
 def class_scores(confusion: np.ndarray) -> list[ClassScore]:
-    """Give precision, recall and F1 of each class."""
-    found = np.diag(confusion).astype(float)
-    return _scores(found, confusion.sum(0), confusion.sum(1))
+    """Return precision, recall and F1 of each class."""
+    right = np.diag(confusion).astype(float)
+    return _scores(right, confusion.sum(0), confusion.sum(1))
 
 
 def macro_intervals(confusion: np.ndarray) -> dict[str, tuple[float, Interval]]:
-    """Give macro F1 and balanced accuracy of a confusion matrix, each with its 95 % interval by the bootstrap.
+    """Return macro F1 and balanced accuracy, each with its 95 % bootstrap interval.
 
-    Balanced accuracy is the mean recall of the classes that have samples. Where no answer is wrong, resamples are all
-    alike: the interval is Wilson's then, of as many samples as an accuracy would need to be as unsure as that mean.
+    Balanced accuracy is the mean recall of the classes that have samples. If no answer is wrong, all resamples are
+    equal. Then the interval is Wilson's, with the number of samples at which an accuracy has the mean's variance.
     """
     classes, cells = len(confusion), np.argwhere(confusion > 0)
     rows, columns = cells.T
-    found = np.zeros((len(cells), 3 * classes))  # per class: right ones, samples, answers
+    features = np.zeros((len(cells), 3 * classes))  # per class: right answers, samples, answers
     at = np.arange(len(cells))
-    found[at[rows == columns], rows[rows == columns]] = 1
-    found[at, classes + rows] = 1
-    found[at, 2 * classes + columns] = 1
+    features[at[rows == columns], rows[rows == columns]] = 1
+    features[at, classes + rows] = 1
+    features[at, 2 * classes + columns] = 1
 
     def macro(sums: np.ndarray) -> np.ndarray:
         right, support, answered = (sums[..., start : start + classes] for start in (0, classes, 2 * classes))
@@ -69,21 +69,21 @@ def macro_intervals(confusion: np.ndarray) -> dict[str, tuple[float, Interval]]:
         return np.stack([f1.mean(-1), recall.sum(-1) / np.maximum((support > 0).sum(-1), 1)], -1)
 
     counts = confusion[rows, columns]
-    values = macro(counts @ found)
+    values = macro(counts @ features)
     if (rows == columns).all():
         support = counts[counts > 0]
-        unsure_as = len(support) ** 2 / float((1 / support).sum())
-        ends = [wilson_interval(unsure_as, unsure_as)] * 2
+        effective = len(support) ** 2 / float((1 / support).sum())
+        ends = [wilson_interval(effective, effective)] * 2
     else:
-        ends = [(float(low), float(high)) for low, high in bootstrap_intervals(found, macro, counts)]
+        ends = [(float(low), float(high)) for low, high in bootstrap_intervals(features, macro, counts)]
     return dict(zip(("macro_f1", "balanced_accuracy"), zip(map(float, values), ends, strict=True), strict=True))
 
 
 def top_accuracies(outputs: np.ndarray, truth: np.ndarray) -> dict[int, int]:
-    """Count the samples whose class is among the 2, 3, 5 highest outputs, as far as there are more classes than that.
+    """Count the samples whose class is among the 2, 3 and 5 highest outputs, for each k below the number of classes.
 
     Args:
-        outputs: (N, K); of equal ones the class that comes first is the higher.
+        outputs: (N, K). Among equal outputs the first class ranks higher.
     """
     own = outputs[np.arange(len(truth)), truth][:, None]
     earlier = np.arange(outputs.shape[1]) < truth[:, None]
@@ -92,12 +92,12 @@ def top_accuracies(outputs: np.ndarray, truth: np.ndarray) -> dict[int, int]:
 
 
 def label_scores(truth: np.ndarray, answers: np.ndarray) -> list[ClassScore]:
-    """Give precision, recall and F1 of each label from yes and no, bool, (N, K)."""
+    """Return precision, recall and F1 of each label; both arguments are bool (N, K)."""
     return _scores((truth & answers).sum(0).astype(float), answers.sum(0), truth.sum(0))
 
 
 def label_intervals(truth: np.ndarray, answers: np.ndarray) -> dict[str, tuple[float, Interval]]:
-    """Give F1 over all labels (micro) and the mean of theirs (macro), each with its 95 % interval by the bootstrap.
+    """Return micro and macro F1 of all labels, each with its 95 % bootstrap interval.
 
     Args:
         truth, answers: bool, (N, K).
@@ -114,36 +114,36 @@ def label_intervals(truth: np.ndarray, answers: np.ndarray) -> dict[str, tuple[f
     return dict(zip(("micro_f1", "macro_f1"), zip(map(float, f1(features.sum(0))), ends, strict=True), strict=True))
 
 
-def _scores(found: np.ndarray, answered: np.ndarray, support: np.ndarray) -> list[ClassScore]:
-    precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
-    recall = np.divide(found, support, out=np.zeros_like(found), where=support > 0)
+def _scores(right: np.ndarray, answered: np.ndarray, support: np.ndarray) -> list[ClassScore]:
+    precision = np.divide(right, answered, out=np.zeros_like(right), where=answered > 0)
+    recall = np.divide(right, support, out=np.zeros_like(right), where=support > 0)
     both = precision + recall
-    f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(found), where=both > 0)
+    f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(right), where=both > 0)
     rows = zip(precision, recall, f1, support, answered, strict=True)
     return [ClassScore(float(p), float(r), float(f), int(n), int(a)) for p, r, f, n, a in rows]
 
 
 @dataclass(frozen=True)
 class TargetScore:
-    """One target of a regression, in its own unit."""
+    """Errors of one regression target, in its own unit."""
 
     mae: float
     """Mean absolute error."""
     rmse: float
     """Root of the mean squared error."""
     r2: float
-    """Share of the test split's variance that is explained; 0 where there is none to explain."""
+    """Share of the variance that is explained; 0 if the target is constant."""
 
 
 def target_intervals(truth: np.ndarray, answers: np.ndarray) -> list[dict[str, Interval]]:
-    """Give the 95 % intervals of each target's errors, by resampling samples; both (N, K)."""
-    found = []
-    for true, given in zip(truth.T.astype(np.float64), answers.T.astype(np.float64), strict=True):
-        true_centred, error = true - true.mean(), given - true  # centred, lest the variance be lost in rounding
+    """Return 95 % bootstrap intervals of each target's errors; both arguments are (N, K)."""
+    rows = []
+    for true, answer in zip(truth.T.astype(np.float64), answers.T.astype(np.float64), strict=True):
+        true_centred, error = true - true.mean(), answer - true  # centred, so that the variance keeps its precision
         features = np.stack([np.abs(error), error**2, true_centred, true_centred**2, np.ones_like(true)], 1)
         ends = bootstrap_intervals(features, _errors)
-        found.append({name: (float(low), float(high)) for name, (low, high) in zip(ERRORS, ends, strict=True)})
-    return found
+        rows.append({name: (float(low), float(high)) for name, (low, high) in zip(ERRORS, ends, strict=True)})
+    return rows
 
 
 ERRORS = ("mae", "rmse", "r2")
@@ -158,7 +158,7 @@ def _errors(sums: np.ndarray) -> np.ndarray:
 
 
 def mean_r2_interval(truth: np.ndarray, answers: np.ndarray) -> Interval:
-    """Give the 95 % interval of the mean R² over targets, by resampling samples; both (N, K)."""
+    """Return the 95 % bootstrap interval of the mean R² over targets; both arguments are (N, K)."""
     true = truth.astype(np.float64) - truth.mean(0)
     squares, targets = (answers.astype(np.float64) - truth) ** 2, truth.shape[1]
     scale = np.where(true.std(0) > 0, true.std(0), 1.0)
@@ -175,7 +175,7 @@ def mean_r2_interval(truth: np.ndarray, answers: np.ndarray) -> Interval:
 
 
 def target_scores(truth: np.ndarray, answers: np.ndarray) -> list[TargetScore]:
-    """Give the errors of each target; both (N, K)."""
+    """Return the errors of each target; both arguments are (N, K)."""
     errors = answers.astype(np.float64) - truth
     variance = truth.astype(np.float64).var(0)
     squares = (errors**2).mean(0)

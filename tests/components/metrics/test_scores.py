@@ -52,7 +52,7 @@ def test_the_interval_holds_the_share_and_narrows_with_samples():
 
 @pytest.mark.parametrize(("right", "samples"), [(0, 0), (-1, 5), (6, 5)])
 def test_what_is_no_proportion_is_refused(right, samples):
-    with pytest.raises(ValueError, match="no proportion"):
+    with pytest.raises(ValueError, match="not a proportion"):
         wilson_interval(right, samples)
 
 
