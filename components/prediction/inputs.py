@@ -12,7 +12,7 @@ import numpy as np
 
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.formats import image_files as pictures
-from torchmill.components.data.formats.class_folders import QUIET
+from torchmill.components.data.formats.class_folders import SYSTEM_FILES
 from torchmill.components.data.formats.class_names import in_order
 from torchmill.components.data.formats.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_table
 from torchmill.components.data.formats.texts import decoded
@@ -90,7 +90,7 @@ def _files(places: Sequence[Path], suffixes: frozenset[str], what: str) -> list[
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path for each of a million files is slow)
-                if suffix in suffixes and not name.startswith(".") and name.lower() not in QUIET:
+                if suffix in suffixes and not name.startswith(".") and name.lower() not in SYSTEM_FILES:
                     inside.append(os.path.join(folder, name))  # noqa: PTH118
         if not inside:
             raise UserError(f"There are no {what} in {place}.", f"Their names end in {', '.join(sorted(suffixes))}.")

@@ -33,5 +33,5 @@ FILE = PublishedFile(
 
 
 def load(downloads: Path) -> Splits:
-    """Read the 100 kinds; each record holds its group of 20 before them."""
+    """Read the 100 kinds. Before its kind, each record holds one of 20 groups."""
     return cifar.load(FILE, downloads, ["cifar-100-binary/train.bin"], ["cifar-100-binary/test.bin"], label_bytes=2)

@@ -18,11 +18,11 @@ CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 SOURCE = "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits"
 
 SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
-"""Of the numbers in the file as bytes, row by row: 64 pixels from 0 to 16 and the label."""
+"""Digest of the rows as bytes: 64 pixels from 0 to 16 and the label."""
 
 TEST_PER_CLASS_PERCENT = 20
 SPLIT_SEED = 0
-"""Part of the definition, and no business of a run's seed. The same hands wrote both splits."""
+"""Seed of the split: part of the data set, and not a run's seed. The same people wrote both splits."""
 
 
 def load(downloads: Path) -> Splits:
@@ -49,12 +49,12 @@ def read_rows(path: Path) -> np.ndarray:
     """Read 1,797 rows of 64 pixels (0 to 16) and a label, uint8.
 
     Raises:
-        UserError: the file is missing or another.
+        UserError: the file is missing, or its digest differs.
     """
     try:
         with gzip.open(path, "rt") as file:
             rows = np.loadtxt(file, delimiter=",", dtype=np.uint8, ndmin=2)
-        reason = "its numbers are other ones"
+        reason = "its numbers are different"
     except (OSError, EOFError, ValueError) as error:
         rows, reason = np.empty((0, 65), np.uint8), str(error)
     if rows.shape[1] != 65 or hashlib.sha256(rows.tobytes()).hexdigest() != SHA256:
@@ -63,25 +63,24 @@ def read_rows(path: Path) -> np.ndarray:
 
 
 def grow(images_NHW: np.ndarray) -> np.ndarray:
-    """Grow images of 8x8, 0 to 16, to 28x28, 0 to 255: bilinear, pixel centres half a pixel in, uint8.
+    """Resize images of 8x8, 0 to 16, to 28x28, 0 to 255, uint8, as ``interpolate(mode="bilinear")`` does.
 
-    What ``torch.nn.functional.interpolate(mode="bilinear")`` does, but in whole numbers (all weights
-    are fourteenths), so that rounding is the same on every machine.
+    It computes in whole numbers (all weights are fourteenths), so that rounding is the same on every machine.
     """
     weights = np.zeros((28, 8), np.int64)
     for row in range(28):
         centre = min(max(4 * row - 5, 0), 7 * 14)  # in fourteenths of a source pixel: 14 * ((row + 0.5) * 8 / 28 - 0.5)
-        left, share = divmod(centre, 14)
-        weights[row, left] += 14 - share
-        weights[row, min(left + 1, 7)] += share
+        source, share = divmod(centre, 14)
+        weights[row, source] += 14 - share
+        weights[row, min(source + 1, 7)] += share
     grown = weights @ images_NHW.astype(np.int64) @ weights.T  # in 196ths
     scale = 14 * 14 * 16
     return ((grown * 255 + scale // 2) // scale).astype(np.uint8)
 
 
 def choose_test(labels: np.ndarray) -> np.ndarray:
-    """Mark a fifth of each class as test, always the same."""
-    # RandomState and not default_rng: numpy promises never to change its numbers (NEP 19).
+    """Return a mask that marks a fifth of each class for testing, always the same."""
+    # RandomState rather than default_rng: numpy promises never to change its numbers (NEP 19).
     rng = np.random.RandomState(SPLIT_SEED)
     test = np.zeros(len(labels), bool)
     for label in range(len(CLASSES)):

@@ -26,7 +26,7 @@ MIRRORS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
 )
-# The authors publish the MD5 of the .gz files; these are of the contents of just those files.
+# The authors publish the MD5 of the .gz files; these are digests of those files' contents.
 FILES = idx.mnist_like(
     "fashion_mnist",
     "content_sha256",

@@ -1,6 +1,6 @@
 """Image folder: your own images, a folder for each class; image_folder:PATH.
 
-PATH/train/CLASS/FILE, with val and test beside train where there are such, or PATH/CLASS/FILE alone.
+PATH/train/CLASS/FILE, perhaps with val and test beside train, or PATH/CLASS/FILE alone.
 Licence: yours.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from torchmill.components.data.formats import image_files as pictures
+from torchmill.components.data.formats import image_files
 from torchmill.components.data.formats.class_folders import Tree, origin, read_tree
 from torchmill.components.data.formats.image_files import Header
 from torchmill.components.data.splits import Split, Splits, cut
@@ -20,6 +20,7 @@ from torchmill.components.errors import UserError
 logger = logging.getLogger("torchmill")
 
 LARGEST_USUAL_SIZE = 224
+"""Largest size, in pixels, that is chosen if nobody names one."""
 
 
 def load(
@@ -33,49 +34,45 @@ def load(
 ) -> Splits:
     """Decode all images once into uint8 NCHW arrays.
 
-    Images of one size keep it. Otherwise, and where ``image_size`` is given, the shorter side is resized
-    (antialiased) and the middle square is cut out.
+    Images of one size keep it. If sizes differ, or ``image_size`` is set, the shorter side is resized (antialiased)
+    and the middle square is cut out.
 
     Args:
-        image_size: pixels, height and width. Without it, where sizes differ, the median of the shorter sides, as a
+        image_size: height and width in pixels. Without it, if sizes differ, the median of the shorter sides, as a
             multiple of 8, at most 224.
-        colors: auto makes grey images of those that are all stored as grey.
-        test_fraction: cut off where there is no test folder, the same share of each class; equal files stay together.
-        max_pixels: larger images count as unreadable; 170 million at most.
-        unreadable_share: so many of the files may be left out because they can't be read; more stop the run.
+        colors: grey or rgb; auto is grey if all images are stored as grey.
+        test_fraction: share of each class to test with if there is no test folder; equal files stay together.
+        max_pixels: largest image to read, in pixels; 170 million at most.
+        unreadable_share: largest share of unreadable files to leave out; more stop the run.
 
     Raises:
-        UserError: as ``read_tree``; more of the files than that, or all of a class, are unreadable.
+        UserError: as ``read_tree``; more files than that share, or all of a class, are unreadable.
     """
     _check(image_size, colors, test_fraction, unreadable_share)
-    tree = read_tree(path, pictures.SUFFIXES, "images")
+    tree = read_tree(path, image_files.SUFFIXES, "images")
     listed = [(split, file, label) for split, files in tree.splits.items() for file, label in files]
     files = [file for _, file, _ in listed]
-    headers = pictures.read_headers(files, max_pixels)
+    headers = image_files.read_headers(files, max_pixels)
     cache = downloads.parent
     cache.mkdir(parents=True, exist_ok=True)
-    # What already fails here is not worth decoding a million others for.
-    unreadable = {file: one for file, one in zip(files, headers, strict=True) if isinstance(one, str)}
+    # Report before a million images are decoded.
+    unreadable = {file: header for file, header in zip(files, headers, strict=True) if isinstance(header, str)}
     _report(unreadable, listed, tree, cache, unreadable_share)
-    rows = [(*row, one) for row, one in zip(listed, headers, strict=True) if isinstance(one, Header)]
+    rows = [(*row, header) for row, header in zip(listed, headers, strict=True) if isinstance(header, Header)]
     parts = _parts(rows, test_fraction)
     shape = _shape([header for *_, header in rows], image_size, colors)
-    decoded, labels, origins = {}, {}, {}
-    with pictures.kept_on_success(cache) as made:
+    splits = {}
+    with image_files.removed_on_failure() as written:
         for split, members in parts.items():
-            array, faults = pictures.decode(
-                [file for _, file, _, _ in members], shape, cache / f".{split}.decoded", made
+            images_NCHW, faults = image_files.decode(
+                [file for _, file, _, _ in members], shape, cache / f".{split}.decoded", written
             )
-            decoded[split] = array
             sound = [row for row in members if row[1] not in faults]
-            labels[split] = np.array([row[2] for row in sound], np.int64)
-            origins[split] = [origin(row[1], path) for row in sound]
+            labels = np.array([row[2] for row in sound], np.int64)
+            splits[split] = Split(images_NCHW, labels, [origin(row[1], path) for row in sound])
             unreadable |= faults
         _report(unreadable, listed, tree, cache, unreadable_share)
-    made_splits = {split: Split(decoded[split], labels[split], origins[split]) for split in parts}
-    return Splits(
-        made_splits["train"], made_splits["test"], made_splits.get("validation"), tree.classes, source=str(path)
-    )
+    return Splits(splits["train"], splits["test"], splits.get("validation"), tree.classes, source=str(path))
 
 
 def _check(image_size: int | None, colors: str, test_fraction: float, unreadable_share: float) -> None:
@@ -90,6 +87,7 @@ def _check(image_size: int | None, colors: str, test_fraction: float, unreadable
 
 
 Row = tuple[str, Path, int, Header]
+"""Split, file, class and header of an image."""
 
 
 def _parts(rows: list[Row], test_fraction: float) -> dict[str, list[Row]]:
@@ -98,20 +96,23 @@ def _parts(rows: list[Row], test_fraction: float) -> dict[str, list[Row]]:
     if "test" in parts:
         return parts
     train = parts["train"]
-    # By what is in the files too, so that the split does not depend on names or on the order of folders.
-    kept, test = cut(np.array([row[2] for row in train]), (test_fraction,), groups=[row[3].digest for row in train])
+    # Grouped by content, so that the split depends neither on names nor on the order of folders.
+    remaining, test = cut(
+        np.array([row[2] for row in train]), (test_fraction,), groups=[row[3].digest for row in train]
+    )
     if not len(test):
         raise UserError(
-            "There are too few images to cut any off for test.", "Two of a class at least, or a test folder."
+            "There are too few images to cut any off for test.",
+            "Add images until each class has two, or a test folder.",
         )
     logger.info("No test folder: %d of %d images are cut off for test", len(test), len(train))
-    return {**parts, "train": [train[index] for index in kept], "test": [train[index] for index in test]}
+    return {**parts, "train": [train[index] for index in remaining], "test": [train[index] for index in test]}
 
 
 def _shape(headers: list[Header], image_size: int | None, colors: str) -> tuple[int, int, int]:
-    """Channels, height and width of all images."""
-    grey = colors == "grey" or (colors == "auto" and all(header.grey for header in headers))
-    channels = 1 if grey else 3
+    """Return channels, height and width that all images get."""
+    is_grey = colors == "grey" or (colors == "auto" and all(header.grey for header in headers))
+    channels = 1 if is_grey else 3
     sizes = {header.size for header in headers}
     if image_size:
         return channels, image_size, image_size
@@ -129,23 +130,27 @@ def _shape(headers: list[Header], image_size: int | None, colors: str) -> tuple[
 
 
 def _report(
-    unreadable: dict[Path, str], listed: list[tuple[str, Path, int]], tree: Tree, cache: Path, most: float
+    unreadable: dict[Path, str], listed: list[tuple[str, Path, int]], tree: Tree, cache: Path, max_share: float
 ) -> None:
-    """Tell of all files that can't be read; stop where they are too many."""
+    """Log the unreadable files and list them in ``unreadable.txt``.
+
+    Raises:
+        UserError: they are too many, or all of a class.
+    """
     note = cache / "unreadable.txt"
     if not unreadable:
         note.unlink(missing_ok=True)
         return
     note.write_text("".join(f"{file}\t{reason}\n" for file, reason in unreadable.items()), encoding="utf-8")
     first = "".join(f"\n  {file}: {reason}" for file, reason in list(unreadable.items())[:5])
-    told = f"{len(unreadable):,} of {len(listed):,} images can't be read (all of them: {note}):{first}"
+    message = f"{len(unreadable):,} of {len(listed):,} images can't be read (all of them: {note}):{first}"
     readable = {(split, label) for split, file, label in listed if file not in unreadable}
     if lost := sorted({(split, label) for split, _, label in listed} - readable):
-        where = ", ".join(f"{split} {tree.classes[label]}" for split, label in lost)
-        raise UserError(f"{told}\nNone is left of {where}.", "Mend or replace these files.")
-    if len(unreadable) > most * len(listed):
+        classes = ", ".join(f"{split} {tree.classes[label]}" for split, label in lost)
+        raise UserError(f"{message}\nNone is left of {classes}.", "Mend or replace these files.")
+    if len(unreadable) > max_share * len(listed):
         raise UserError(
-            f"{told}\nMore than {most:.0%}.",
+            f"{message}\nMore than {max_share:.0%}.",
             "Mend or remove these files, or allow more by unreadable_share in --data.args.",
         )
-    logger.warning("%s\nThey are left out.", told)
+    logger.warning("%s\nThey are left out.", message)

@@ -17,7 +17,7 @@ MIRRORS = (
     "https://codh.rois.ac.jp/kmnist/dataset/kmnist/",
     "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
 )
-# Of the .gz files: nobody has published the digests of what is in them.
+# Digests of the .gz files: nobody has published those of their contents.
 FILES = idx.mnist_like(
     "kmnist",
     "gzip_sha256",

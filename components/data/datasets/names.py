@@ -1,7 +1,7 @@
 """Names: 18,827 surnames in 18 languages, letter by letter; 0.1 MB to download.
 
-Gathered by Sean Robertson for PyTorch's tutorial on character-level networks. The languages are of very different
-size, and some names stand in several of them: nobody gets all of them right. Licence: none is stated.
+Gathered by Sean Robertson for PyTorch's tutorial on character-level networks. Languages differ in size, and some names
+belong to several of them: no network gets all of them right. Licence: none is stated.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from torchmill.components.data.splits import Splits
 SOURCE = "https://docs.pytorch.org/tutorials/intermediate/char_rnn_classification_tutorial.html"
 
 MIRRORS = ("https://raw.githubusercontent.com/spro/practical-pytorch/master/data/names/",)
-"""Copies vary, by duplicates mostly. Only one with these very bytes is taken."""
+"""Mirrors. Copies of the files vary, mostly by duplicates; only these digests are accepted."""
 
 FILES = {  # size in bytes, SHA-256
     "Arabic": (5270, "cad93b6bc21add6c364b3733f5936ce693207ba387c690078ac813a876036fb8"),
@@ -46,7 +46,7 @@ MAX_LENGTH = 32
 
 
 def load(downloads: Path) -> Splits:
-    """Cut 10 % for test and 10 % for validation of each language; a name is never in two splits."""
+    """Cut 10 % of each language off for test and 10 % for validation; a name is never in two splits."""
     texts, labels = [], []
     for label, (language, (size, sha256)) in enumerate(FILES.items()):
         file = PublishedFile("names", f"{language}.txt", size, content_sha256=sha256, packed=False)

@@ -1,7 +1,7 @@
 """Text folder: your own texts, a folder or a file of lines for each class; text_folder:PATH.
 
-PATH/train/CLASS/*.txt, with val and test beside train where there are such; PATH/CLASS/*.txt alone; or PATH/CLASS.txt
-with a text in each line. Licence: yours.
+PATH/train/CLASS/*.txt, perhaps with val and test beside train; PATH/CLASS/*.txt alone; or PATH/CLASS.txt with a text
+in each line. Licence: yours.
 """
 
 import logging
@@ -17,7 +17,7 @@ from torchmill.components.errors import UserError
 logger = logging.getLogger("torchmill")
 
 UNREADABLE_SHARE = 0.05
-"""So many files may be left out because they are empty."""
+"""Largest share of empty files to leave out."""
 
 
 def load(
@@ -30,16 +30,16 @@ def load(
     test_fraction: float = 0.1,
     max_size: int = 50_000,
 ) -> Splits:
-    """Make token ids of all texts, by a vocabulary of the training texts alone.
+    """Encode all texts as token ids, with a vocabulary of the training texts.
 
-    Validation and test are cut from train where they are missing; texts that read the same stay together.
+    Missing validation and test splits are cut from train; equal texts stay together.
 
     Args:
         level: words or characters.
-        max_length: tokens of a text that count.
-        lower_case: Read and read are one word.
-        test_fraction: share of each class.
-        max_size: tokens in the vocabulary, the most frequent.
+        max_length: longest text in tokens; more are cut off.
+        lower_case: ignore case, so that Read and read are one word.
+        test_fraction: share of each class to test with if there is no test folder.
+        max_size: largest vocabulary; the most frequent tokens stay.
 
     Raises:
         UserError: as ``read_tree``; a file is not UTF-8; more than 5 % of the files are empty.
@@ -62,17 +62,17 @@ def load(
 
 
 Read = dict[str, tuple[list[str], list[str], list[str]]]
-"""Texts, names of their classes, and where they come from, by split."""
+"""Texts, names of their classes and origins, by split."""
 
 
 def _lines(path: Path) -> Read | None:
-    """Read PATH/CLASS.txt or PATH/train/CLASS.txt; None where texts lie in folders."""
+    """Read PATH/CLASS.txt or PATH/train/CLASS.txt; None if texts lie in folders."""
     if not path.is_dir():
         return None
     places = {}
     for split, names in SPLIT_NAMES.items():
-        if found := [path / name for name in names if (path / name).is_dir()]:
-            places[split] = found[0]
+        if folders := [path / name for name in names if (path / name).is_dir()]:
+            places[split] = folders[0]
     if "train" not in places or not _text_files(places["train"]):
         places = {"train": path}
     if not _text_files(places["train"]) or any(_has_folders(place) for place in places.values() if place != path):
@@ -86,7 +86,7 @@ def _lines(path: Path) -> Read | None:
             lines = enumerate(decoded(file.read_bytes(), file).splitlines(), 1)
             numbered = [(number, line) for number, line in lines if line.strip()]
             if not numbered:
-                raise UserError(f"{file} holds no text.", "A text in each line, or remove it.")
+                raise UserError(f"{file} holds no text.", "Write a text in each line, or remove it.")
             texts += [line for _, line in numbered]
             names += [file.stem] * len(numbered)
             origins += [f"{origin(file, path)} line {number}" for number, _ in numbered]
@@ -100,7 +100,7 @@ def _text_files(place: Path) -> list[Path]:
 
 
 def _has_folders(place: Path) -> bool:
-    return any(one.is_dir() and not one.name.startswith(".") for one in place.iterdir())
+    return any(path.is_dir() and not path.name.startswith(".") for path in place.iterdir())
 
 
 def _files(path: Path, cache: Path) -> Read:
@@ -136,7 +136,7 @@ def _report_empty(empty: list[Path], total: int, cache: Path) -> None:
         return
     note.write_text("".join(f"{file}\tis empty\n" for file in empty), encoding="utf-8")
     first = "".join(f"\n  {file}" for file in empty[:5])
-    told = f"{len(empty):,} of {total:,} texts are empty (all of them: {note}):{first}"
+    message = f"{len(empty):,} of {total:,} texts are empty (all of them: {note}):{first}"
     if len(empty) > UNREADABLE_SHARE * total:
-        raise UserError(f"{told}\nMore than {UNREADABLE_SHARE:.0%}.", "Mend or remove these files.")
-    logger.warning("%s\nThey are left out.", told)
+        raise UserError(f"{message}\nMore than {UNREADABLE_SHARE:.0%}.", "Mend or remove these files.")
+    logger.warning("%s\nThey are left out.", message)

@@ -1,4 +1,4 @@
-"""Files in a folder for each class: PATH/train/CLASS/FILE, with val and test beside train, or PATH/CLASS/FILE."""
+"""Files in a folder per class: PATH/train/CLASS/FILE, with val and test beside train, or PATH/CLASS/FILE."""
 
 import logging
 import os
@@ -17,71 +17,76 @@ SPLIT_NAMES = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-QUIET = frozenset({"thumbs.db", "desktop.ini"})
-"""What systems leave in folders, beside all hidden files."""
+"""Names of the splits' folders."""
+
+SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+"""Files that operating systems leave in folders; hidden files are others."""
 
 
 @dataclass(frozen=True)
 class Tree:
+    """The files of a data set by split and class."""
+
     classes: tuple[str, ...]
-    """In natural order: 2 before 10."""
+    """Names of the classes in natural order: 2 before 10."""
     splits: dict[str, list[tuple[Path, int]]]
-    """Files with their classes; train alone where there is one folder to split. In the order of their names."""
+    """Files with their classes, in the order of their names; train alone if the folder has no splits."""
 
 
-def read_tree(root: Path, suffixes: Collection[str], what: str) -> Tree:
-    """Find the files of each split and class.
-
-    There are splits where a folder called train holds folders. What is hidden is left out, and so is what ends
-    otherwise than ``suffixes``.
+def read_tree(root: Path, suffixes: Collection[str], noun: str) -> Tree:
+    """Return the files of each split and class. The folder has splits if it has a folder ``train`` with folders.
 
     Args:
-        what: plural, for messages.
+        suffixes: endings of the files in lower case; hidden files and other endings are left out.
+        noun: plural noun for the files, for messages.
 
     Raises:
-        UserError: no such folder, no such files, one class alone, a class without files or one that train has not.
+        UserError: the folder or its files are missing; there is one class alone; a class has no files, or is not in
+            train.
     """
     if not root.exists():
-        beside = [other.name for other in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise UserError(f"There is no folder {root}.", nearest(root.name, beside))
+        siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+        raise UserError(f"There is no folder {root}.", nearest(root.name, siblings))
     if not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder.", "Unpack it, where it is an archive, and name the folder.")
+        raise UserError(f"{root} is a file, not a folder.", "If it is an archive, unpack it and name the folder.")
     places = _splits(root)
     classes = tuple(in_order(folder.name for folder in _folders(places["train"])))
-    _check_classes(places, classes, what)
+    _check_classes(places, classes, noun)
     ignored: Counter[str] = Counter()
     splits = {}
     for split, place in places.items():
-        found = []
+        members = []
         for folder in sorted(_folders(place), key=lambda folder: classes.index(folder.name)):
             files = _files(folder, suffixes, ignored)
             if not files and split == "train":
-                raise UserError(f"The class '{folder.name}' has no {what} in {folder}.", _endings(suffixes))
-            found += [(file, classes.index(folder.name)) for file in files]
-        loose = [one for one in place.iterdir() if one.suffix.lower() in suffixes and one.is_file()]
+                raise UserError(f"The class '{folder.name}' has no {noun} in {folder}.", _endings(suffixes))
+            members += [(file, classes.index(folder.name)) for file in files]
+        loose = [path for path in place.iterdir() if path.suffix.lower() in suffixes and path.is_file()]
         if loose:
-            logger.warning("%s: %d %s lie in no class folder and are left out", place, len(loose), what)
-        if not found:
-            raise UserError(f"There are no {what} in {place}.", _endings(suffixes))
-        splits[split] = found
+            logger.warning("%s: %d %s lie in no class folder and are left out", place, len(loose), noun)
+        if not members:
+            raise UserError(f"There are no {noun} in {place}.", _endings(suffixes))
+        splits[split] = members
     if ignored:
         kinds = ", ".join(f"{count:,} {suffix or 'without ending'}" for suffix, count in ignored.most_common(5))
-        logger.info("%s: %d files left out, which are no %s by their names: %s", root, ignored.total(), what, kinds)
+        logger.info("%s: %d files left out, which are no %s by their names: %s", root, ignored.total(), noun, kinds)
     return Tree(classes, splits)
 
 
 def _splits(root: Path) -> dict[str, Path]:
-    """The folders of the splits; the folder itself as train where it isn't split."""
+    """Return the splits' folders; without splits, the folder itself as train."""
     folders = {folder.name.lower(): folder for folder in _folders(root)}
     places = {}
     for split, names in SPLIT_NAMES.items():
-        found = [folders[name] for name in names if name in folders]
-        if len(found) > 1:
-            raise UserError(f"{root} has {found[0].name} and {found[1].name}.", "Which of them is it? Move one away.")
-        places |= {split: found[0]} if found else {}
-    if "train" in places and _folders(places["train"]):  # otherwise it is a class, as in car, plane, train
-        known = {place.name for place in places.values()}
-        if others := [folder.name for folder in folders.values() if folder.name not in known]:
+        matches = [folders[name] for name in names if name in folders]
+        if len(matches) > 1:
+            raise UserError(
+                f"{root} has {matches[0].name} and {matches[1].name}.", "Which of them is it? Move one away."
+            )
+        places |= {split: matches[0]} if matches else {}
+    if "train" in places and _folders(places["train"]):  # otherwise train is a class, as in car, plane, train
+        used = {place.name for place in places.values()}
+        if others := [folder.name for folder in folders.values() if folder.name not in used]:
             logger.warning("%s: %s beside train left out: no split by name", root, ", ".join(in_order(others)))
         return places
     if places and len(places) == len(folders) and "train" not in places:
@@ -92,27 +97,27 @@ def _splits(root: Path) -> dict[str, Path]:
     return {"train": root}
 
 
-def _check_classes(places: dict[str, Path], classes: tuple[str, ...], what: str) -> None:
-    layout = f"Put the {what} of each class into a folder: PATH/CLASS/FILE or PATH/train/CLASS/FILE."
+def _check_classes(places: dict[str, Path], classes: tuple[str, ...], noun: str) -> None:
+    layout = f"Put the {noun} of each class into a folder: PATH/CLASS/FILE or PATH/train/CLASS/FILE."
     if not classes:
         raise UserError(f"There are no class folders in {places['train']}.", layout)
     if len(classes) == 1:
         raise UserError(f"There is one class alone in {places['train']}: '{classes[0]}'.", layout)
     for split, place in places.items():
-        held = {folder.name for folder in _folders(place)}
-        if not held:
+        names = {folder.name for folder in _folders(place)}
+        if not names:
             raise UserError(
                 f"There are no class folders in {place}.",
-                f"Without classes the {split} {what} have no labels: sort them, or move {place.name} away.",
+                f"Without classes the {split} {noun} have no labels: sort them, or move {place.name} away.",
             )
-        if unknown := in_order(held - set(classes)):
+        if unknown := in_order(names - set(classes)):
             near = nearest(unknown[0], classes)
             raise UserError(
                 f"{split} has {'classes' if unknown[1:] else 'a class'} that train does not have: "
                 f"{', '.join(unknown[:5])}.",
                 near if near.startswith("Did") else "Move them away, or give train some of them.",
             )
-        if split != "train" and (missing := in_order(set(classes) - held)):
+        if split != "train" and (missing := in_order(set(classes) - names)):
             logger.warning("%s has none of %s", place, ", ".join(missing[:5]))
 
 
@@ -121,21 +126,21 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _files(folder: Path, suffixes: Collection[str], ignored: Counter[str]) -> list[Path]:
-    """Files below a folder in natural order, in folders of its own too."""
-    found = []
+    """Return the files below a folder, at any depth, in natural order."""
+    paths = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path for each of a million files is slow)
             if suffix in suffixes and not name.startswith("."):
-                found.append(os.path.join(place, name))  # noqa: PTH118
-            elif not name.startswith(".") and name.lower() not in QUIET:
+                paths.append(os.path.join(place, name))  # noqa: PTH118
+            elif not name.startswith(".") and name.lower() not in SYSTEM_FILES:
                 ignored[suffix] += 1
-    return [Path(path) for path in in_order(found)]
+    return [Path(path) for path in in_order(paths)]
 
 
 def origin(file: Path, root: Path) -> str:
-    """What people know a file by: its path below the folder that they named."""
+    """Return the name of a file for people: its path below the folder that they named."""
     return file.relative_to(root).as_posix()
 
 

@@ -1,4 +1,4 @@
-"""The four gzip files in "idx" form in which MNIST came, and everything after it that takes its place."""
+"""The four gzip files in "idx" format of MNIST and of the data sets that follow it."""
 
 import gzip
 import shutil
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IdxFiles:
+    """The files of a data set."""
+
     train_images: PublishedFile
     train_labels: PublishedFile
     test_images: PublishedFile
@@ -28,9 +30,11 @@ class IdxFiles:
 
 
 def mnist_like(dataset: str, digest: str, *, of: tuple[str, str, str, str]) -> IdxFiles:
-    """Name the four files of a data set with MNIST's sizes: 60,000 and 10,000 images, 28 by 28.
+    """Return the four files of a data set with MNIST's sizes: 60,000 and 10,000 images, 28 by 28.
 
-    ``digest`` says what the four digests are of: ``content_sha256`` or ``gzip_sha256``.
+    Args:
+        digest: ``content_sha256`` if the digests are of the contents, ``gzip_sha256`` if of the compressed files.
+        of: digests of training images and labels, then of test images and labels.
     """
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     sizes = (16 + 60_000 * 28 * 28, 8 + 60_000, 16 + 10_000 * 28 * 28, 8 + 10_000)
@@ -43,10 +47,10 @@ def mnist_like(dataset: str, digest: str, *, of: tuple[str, str, str, str]) -> I
 
 
 def load(files: IdxFiles, mirrors: Sequence[str], downloads: Path) -> Splits:
-    """Download what is missing or damaged in ``downloads``, and read the four files.
+    """Download missing and damaged files, and read all four.
 
     Raises:
-        UserError: as ``download`` does, or a file is not what its name says.
+        UserError: as ``download``, or a file is not in idx format.
     """
     for file in (files.train_images, files.train_labels, files.test_images, files.test_labels):
         download(file, downloads / file.name, mirrors)
@@ -67,7 +71,7 @@ def _labels(file: PublishedFile, downloads: Path) -> np.ndarray:
 
 
 def _parsed(file: PublishedFile, downloads: Path, reader: str) -> np.ndarray:
-    # Here and not above: torchvision takes seconds, and whoever has the data prepared never needs it.
+    # Here, since torchvision takes seconds, and prepared data never needs it.
     from torchvision.datasets import mnist
 
     unpacked = downloads / f".{file.name}.unpacked.tmp"

@@ -1,4 +1,4 @@
-"""Image files of all sizes and modes, decoded on all cores into arrays that lie on disk."""
+"""Image files of all sizes and modes, decoded on all cores into arrays on disk."""
 
 import contextlib
 import hashlib
@@ -22,84 +22,90 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", 
 
 GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 ORIENTATION = 0x0112
-"""The EXIF tag; from 5 on, width and height change places."""
+"""EXIF tag of the orientation; from 5 on, width and height are swapped."""
+
 PILLOWS_LIMIT = 170_000_000
-"""Beyond about this many pixels Pillow itself refuses."""
+"""Largest image, in pixels, that Pillow itself opens, roughly."""
 
 
 @dataclass(frozen=True)
 class Header:
+    """Facts about an image file that need no decoding."""
+
     size: tuple[int, int]
-    """Width and height as the image is looked at."""
+    """Width and height of the upright image."""
     grey: bool
     digest: str
-    """Of the file."""
+    """Digest of the file."""
 
 
 def read_headers(files: Sequence[Path], max_pixels: int) -> list[Header | str]:
-    """Read what each image is without decoding it; a reason in words where it can't be read."""
+    """Return each image's header, or in words why it can't be read. Nothing is decoded."""
 
     def read(file: Path) -> Header | str:
-        return _guarded(lambda: _header(file, min(max_pixels, PILLOWS_LIMIT)))
+        return _or_reason(lambda: _header(file, min(max_pixels, PILLOWS_LIMIT)))
 
-    return _all(read, files, "Looked at images")
+    return _map(read, files, "Read headers of images")
 
 
 def decode(
-    files: Sequence[Path], shape: tuple[int, int, int], path: Path, made: list[Path]
+    files: Sequence[Path], shape: tuple[int, int, int], path: Path, written: list[Path]
 ) -> tuple[np.ndarray, dict[Path, str]]:
     """Decode images into a file at ``path``, mapped into memory.
 
     Args:
         shape: channels (1 or 3), height, width.
-        made: the files that this writes are put there.
+        written: list that gets the paths of the files that are written.
 
     Returns:
-        The images, uint8 NCHW, in the order of the files; and those that can't be read, with the reason.
+        The images, uint8 NCHW, in the order of the files; and the unreadable files, each with the reason.
     """
-    images_NCHW = new_array(path, (len(files), *shape), made)
+    images_NCHW = new_array(path, (len(files), *shape), written)
 
     def read(numbered: tuple[int, Path]) -> str:
         number, file = numbered
-        found = _guarded(lambda: _pixels(file, shape))
-        if isinstance(found, str):
-            return found
-        images_NCHW[number] = found
+        pixels = _or_reason(lambda: _pixels(file, shape))
+        if isinstance(pixels, str):
+            return pixels
+        images_NCHW[number] = pixels
         return ""
 
-    reasons = _all(read, list(enumerate(files)), "Decoded images")
+    reasons = _map(read, list(enumerate(files)), "Decoded images")
     faults = {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
     if not faults or len(faults) == len(files):
         return images_NCHW, faults
-    left = [number for number, reason in enumerate(reasons) if not reason]
-    closed_up = new_array(path.with_name(f"{path.name}.closed_up"), (len(left), *shape), made)
-    for row, number in enumerate(left):
-        closed_up[row] = images_NCHW[number]
+    readable = [number for number, reason in enumerate(reasons) if not reason]
+    without_gaps = new_array(path.with_name(f"{path.name}.without_gaps"), (len(readable), *shape), written)
+    for row, number in enumerate(readable):
+        without_gaps[row] = images_NCHW[number]
     path.unlink()
-    return closed_up, faults
+    return without_gaps, faults
 
 
 def read_pixels(file: Path, shape: tuple[int, int, int], max_pixels: int) -> np.ndarray | str:
-    """Decode one image as ``decode`` does, after a look at its size; a reason in words where it can't be read.
+    """Decode one image as ``decode`` does, unless its header says that it is too large.
 
     Args:
         shape: channels (1 or 3), height, width.
+
+    Returns:
+        Pixels, uint8 CHW; or in words why the image can't be read.
     """
 
     def read() -> np.ndarray | str:
         with Image.open(file) as image:
-            return _refused(image, min(max_pixels, PILLOWS_LIMIT)) or _fitted(image, shape)
+            return _refusal(image, min(max_pixels, PILLOWS_LIMIT)) or _fitted(image, shape)
 
-    return _guarded(read)
+    return _or_reason(read)
 
 
-def new_array(path: Path, shape: tuple[int, ...], made: list[Path]) -> np.memmap:
-    """Make a file for a uint8 array, mapped into memory.
+def new_array(path: Path, shape: tuple[int, ...], written: list[Path]) -> np.memmap:
+    """Create a file for a uint8 array, mapped into memory.
 
-    Its room is taken at once: a disk that is full when a page is written would end the process without a word.
+    Its disk space is allocated at once: a full disk at a later page write would kill the process without a message.
     """
     size = int(np.prod(shape))
-    made.append(path)
+    written.append(path)
     with disk.writing(path.parent, size):
         mapped = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
         if hasattr(os, "posix_fallocate"):
@@ -109,20 +115,20 @@ def new_array(path: Path, shape: tuple[int, ...], made: list[Path]) -> np.memmap
 
 
 @contextlib.contextmanager
-def kept_on_success(folder: Path) -> Generator[list[Path], None, None]:
-    """Remove the files in the list where the block fails."""
-    made: list[Path] = []
+def removed_on_failure() -> Generator[list[Path], None, None]:
+    """Yield a list for paths; delete these files if the block fails."""
+    written: list[Path] = []
     try:
-        yield made
+        yield written
     except BaseException:
-        for path in made:
+        for path in written:
             with contextlib.suppress(OSError):
                 path.unlink()
         raise
 
 
-def _all(work: Callable[[Any], Any], items: Sequence[Any], label: str) -> list[Any]:
-    """Do the work on all items, in threads: Pillow lets the others run while it decodes."""
+def _map(work: Callable[[Any], Any], items: Sequence[Any], label: str) -> list[Any]:
+    """Return the work's results on all items, done in threads: Pillow releases the GIL while it decodes."""
     chunks = [items[start : start + 64] for start in range(0, len(items), 64)]
 
     def do(chunk: Sequence[Any]) -> list[Any]:
@@ -130,15 +136,15 @@ def _all(work: Callable[[Any], Any], items: Sequence[Any], label: str) -> list[A
 
     results: list[Any] = []
     with warnings.catch_warnings(), counted(label, len(items)) as report, ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, of what is odd in a file and can be read all the same
+        warnings.simplefilter("ignore")  # Pillow warns about oddities in files that it can read
         for part in pool.map(do, chunks):
             results += part
             report(len(part))
     return results
 
 
-def _guarded(work: Callable[[], Any]) -> Any:
-    """Give what ``work`` does, or the reason in words: decoders fail in many ways on files that are broken."""
+def _or_reason(work: Callable[[], Any]) -> Any:
+    """Return the result of ``work``, or in words why it failed: decoders raise all kinds of errors on damaged files."""
     try:
         return work()
     except UserError:
@@ -158,19 +164,19 @@ def _header(file: Path, max_pixels: int) -> Header | str:
     if not content:
         return "is empty (0 bytes)"
     with Image.open(io.BytesIO(content)) as image:
-        if refused := _refused(image, max_pixels):
-            return refused
+        if refusal := _refusal(image, max_pixels):
+            return refusal
         width, height = image.size
-        # What Pillow would decode a PNG for, which may have it after the pixels.
+        # A PNG may have EXIF after its pixels, for which Pillow would decode them.
         exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-        turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
-        grey = image.mode in GREY_MODES
-    size = (height, width) if turned else (width, height)
-    return Header(size, grey, hashlib.blake2b(content, digest_size=16).hexdigest())
+        is_turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
+        is_grey = image.mode in GREY_MODES
+    size = (height, width) if is_turned else (width, height)
+    return Header(size, is_grey, hashlib.blake2b(content, digest_size=16).hexdigest())
 
 
-def _refused(image: Image.Image, max_pixels: int) -> str:
-    """Say what keeps an image from being decoded, by its header; empty if nothing does."""
+def _refusal(image: Image.Image, max_pixels: int) -> str:
+    """Return in words why the header forbids decoding an image; empty if it doesn't."""
     width, height = image.size
     if width * height > max_pixels:
         return f"has {width:,} × {height:,} pixels, more than max_pixels, {max_pixels:,}"
@@ -187,20 +193,20 @@ def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
 def _fitted(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     channels, height, width = shape
     if image.format == "JPEG" and image.mode in ("L", "RGB"):
-        # A large one is decoded at a half, a quarter or an eighth, still twice as large as needed: much faster.
+        # Faster: decode at a half, a quarter or an eighth, still twice as large as needed.
         image.draft(image.mode, (2 * max(height, width), 2 * max(height, width)))
     image.load()
     upright = ImageOps.exif_transpose(image)
     plain = _plain(upright, channels)
     if plain.size != (width, height):
-        # The shorter side fits, the rest is cut off on both sides alike.
+        # The shorter side fits; the longer is cut equally on both ends.
         plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(plain)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
-    """Make an image grey or RGB: what is transparent is white, 16 bits become 8."""
+    """Return an image in grey or RGB: on white if it is transparent, with 8 bits instead of 16."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Tables in text files: comma, semicolon or tab between the cells, names of columns in the first line."""
+"""Tables in text files: commas, semicolons or tabs between the cells, names of columns in the first line."""
 
 import csv
 import io
@@ -13,26 +13,33 @@ from torchmill.components.errors import UserError, nearest
 
 USUAL_LABELS = ("label", "target", "class", "y")
 USUAL_TEXTS = ("text", "sentence", "review")
-"""Names of columns, in lower case, that are the ones meant where nobody names any."""
+"""Names of columns, in lower case, that are used if the user names none."""
+
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+"""Cells, in lower case, that hold no value."""
+
 LONGEST_CELL = 10_000_000
+"""Longest cell in characters."""
+
 WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})*,\d+")
-"""A decimal comma, or commas between thousands."""
+"""Number with a decimal comma, or with commas between thousands."""
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
+    """A table whose cells are texts."""
+
     file: Path
     columns: tuple[str, ...]
     rows: list[list[str]]
     lines: list[int]
-    """The line of each row in the file, from 1."""
+    """Line of each row in the file, from 1."""
 
     def cells(self, name: str) -> list[str]:
-        """Give the cells of a column, empty ones too.
+        """Return the cells of a column, empty ones too.
 
         Raises:
-            UserError: there is no such column.
+            UserError: the column is missing.
         """
         if name not in self.columns:
             raise UserError(f"{self.file} has no column '{name}'.", nearest(name, self.columns))
@@ -40,10 +47,10 @@ class Table:
         return [row[number].strip() for row in self.rows]
 
     def column(self, name: str) -> list[str]:
-        """Give the cells of a column.
+        """Return the cells of a column.
 
         Raises:
-            UserError: there is no such column, or a cell is empty.
+            UserError: the column is missing, or a cell is empty.
         """
         cells = self.cells(name)
         missing = [line for cell, line in zip(cells, self.lines, strict=True) if cell.lower() in MISSING]
@@ -56,43 +63,43 @@ class Table:
         return cells
 
     def words(self, name: str) -> list[str]:
-        """Give the cells of a column that holds no numbers.
+        """Return the cells of a column of words.
 
         Raises:
-            UserError: as ``column``, or they are numbers all the same, written with a comma.
+            UserError: as ``column``, or all cells are numbers, some of them with a comma.
         """
         cells = self.column(name)
         if cells and all(WITH_COMMA.fullmatch(cell) or np.isfinite(number_of(cell)) for cell in cells):
-            at, cell = next((at, cell) for at, cell in enumerate(cells) if WITH_COMMA.fullmatch(cell))
+            line, cell = next(pair for pair in zip(self.lines, cells, strict=True) if WITH_COMMA.fullmatch(pair[1]))
             raise UserError(
-                f"{self.file} line {self.lines[at]}: '{cell}' in the column '{name}' is a number written with a comma.",
+                f"{self.file} line {line}: '{cell}' in the column '{name}' is a number written with a comma.",
                 "Write fractions with a point, and nothing between thousands: 0.5 and 2000.",
             )
         return cells
 
     def origins(self) -> list[str]:
-        """Give what people know each row by: its line in the file."""
+        """Return each row's name for people: its line in the file."""
         return [f"{self.file.name} line {line}" for line in self.lines]
 
     def numbers(self, name: str) -> np.ndarray:
-        """Give a column as float64.
+        """Return a column as float64.
 
         Raises:
-            UserError: as ``column``, or a cell is no finite number.
+            UserError: as ``column``, or a cell is not a finite number.
         """
         cells = self.column(name)
         values = np.array([number_of(cell) for cell in cells])
-        if wrong := np.flatnonzero(~np.isfinite(values)).tolist():
+        if rows := np.flatnonzero(~np.isfinite(values)).tolist():
             raise UserError(
-                f"{self.file} line {self.lines[wrong[0]]}: '{cells[wrong[0]]}' in the column '{name}' is not a number."
+                f"{self.file} line {self.lines[rows[0]]}: '{cells[rows[0]]}' in the column '{name}' is not a number."
             )
         return values
 
 
 def number_of(cell: str) -> float:
-    """The number in a cell; NaN where it is none."""
+    """Return the number in a cell; NaN if it holds none."""
     try:
-        return float(cell) if "_" not in cell else float("nan")  # Python reads 1_000, nobody else does
+        return float(cell) if "_" not in cell else float("nan")  # Python alone reads 1_000 as a number
     except ValueError:
         return float("nan")
 
@@ -101,17 +108,17 @@ def read_table(file: Path) -> Table:
     """Read a table.
 
     Raises:
-        UserError: with the line where it is wrong: not UTF-8, ragged, without names of columns, or empty.
+        UserError: the file is empty, not UTF-8, ragged, or lacks names of columns. The message names the line.
     """
     try:
         content = file.read_bytes()
     except OSError as error:
-        beside = [other.name for other in file.parent.iterdir()] if file.parent.is_dir() else []
-        raise UserError(f"Cannot read {file}: {error.strerror}.", nearest(file.name, beside)) from None
+        siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+        raise UserError(f"Cannot read {file}: {error.strerror}.", nearest(file.name, siblings)) from None
     text = decoded(content, file)
     first = next((line for line in text.splitlines() if line.strip()), "")
     if not first:
-        raise UserError(f"{file} is empty.", "Names of columns in the first line, then a row in each.")
+        raise UserError(f"{file} is empty.", "Write names of columns in the first line, then a row in each line.")
     before = csv.field_size_limit(LONGEST_CELL)
     try:
         lines, rows = _rows(text, _delimiter(file, first), file)
@@ -124,43 +131,43 @@ def _delimiter(file: Path, first: str) -> str:
     if file.suffix.lower() == ".tsv":
         return "\t"
     unquoted = "".join(first.split('"')[::2])
-    found = max(",;\t", key=unquoted.count)
-    if not unquoted.count(found):
+    delimiter = max(",;\t", key=unquoted.count)
+    if not unquoted.count(delimiter):
         raise UserError(
             f"{file} has one column alone: '{first[:60]}'.", "Put commas, semicolons or tabs between the cells."
         )
-    return found
+    return delimiter
 
 
 def _rows(text: str, delimiter: str, file: Path) -> tuple[list[int], list[list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines, rows, begun = [], [], 1
+    lines, rows, start = [], [], 1
     try:
         for row in reader:
             if any(cell.strip() for cell in row):
-                lines.append(begun)
+                lines.append(start)
                 rows.append(row)
-            begun = reader.line_num + 1
+            start = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{file} line {begun} can't be read: {error}.", "Is there a quotation mark too few?") from None
+        raise UserError(f"{file} line {start} can't be read: {error}.", "Is a quotation mark missing?") from None
     return lines, rows
 
 
 def _data_among(names: list[str]) -> str:
-    """Give the numbers in a first line that can't be names; those that count up, as pixels or years do, can."""
-    found = [name for name in names if np.isfinite(number_of(name))]
-    steps = set(np.diff([number_of(name) for name in found]).tolist())
-    counts_up = all(name.isdecimal() for name in found) and len(steps) == 1 and min(steps) > 0
-    return "" if counts_up else " and ".join(f"'{name}'" for name in found[:2])
+    """Return the numbers in a first line that can't be names; numbers that count up, as pixels or years do, can."""
+    numbers = [name for name in names if np.isfinite(number_of(name))]
+    steps = set(np.diff([number_of(name) for name in numbers]).tolist())
+    counts_up = all(name.isdecimal() for name in numbers) and len(steps) == 1 and min(steps) > 0
+    return "" if counts_up else " and ".join(f"'{name}'" for name in numbers[:2])
 
 
 def _checked(file: Path, lines: list[int], rows: list[list[str]]) -> Table:
     names = [name.strip() for name in rows[0]]
     if all(np.isfinite(number_of(name)) for name in names):
         raise UserError(f"{file} begins with numbers, and not with names of columns.", "Put names in the first line.")
-    if told := _data_among(names):
+    if numbers := _data_among(names):
         raise UserError(
-            f"{file} begins with {told}, which look like a row and not like names of columns.",
+            f"{file} begins with {numbers}, which look like a row and not like names of columns.",
             "Put names in the first line.",
         )
     for number, name in enumerate(names):
@@ -176,6 +183,6 @@ def _checked(file: Path, lines: list[int], rows: list[list[str]]) -> Table:
             )
     if len(rows) < 2:
         raise UserError(f"{file} has names of columns, and no rows.")
-    if not names[0]:  # the numbers of rows that pandas writes
+    if not names[0]:  # row numbers, which pandas writes
         names, rows = names[1:], [row[1:] for row in rows]
     return Table(file, tuple(names), rows[1:], lines[1:])

@@ -1,4 +1,4 @@
-"""Labelled texts on their way into a data set of tokens."""
+"""Labelled texts, between their source and a data set of tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,25 +12,25 @@ from torchmill.components.errors import UserError
 
 
 class Texts(NamedTuple):
-    """Texts of a split, and what belongs to them."""
+    """The texts of a split, with their labels and origins."""
 
     texts: Sequence[str]
     labels: np.ndarray
     origins: Sequence[str] = ()
-    """Where each of them comes from."""
+    """Origin of each text; may be empty."""
 
     def take(self, indices: np.ndarray) -> "Texts":
-        """Give some of them."""
-        texts, origins = ([held[one] for one in indices] if held else () for held in (self.texts, self.origins))
-        return Texts(texts, self.labels[indices], origins)
+        """Return some of the texts."""
+        origins = [self.origins[index] for index in indices] if self.origins else ()
+        return Texts([self.texts[index] for index in indices], self.labels[indices], origins)
 
 
 def cut_texts(
     texts: Sequence[str], labels: np.ndarray, *, test_fraction: float, validation_fraction: float
 ) -> dict[str, Texts]:
-    """Cut texts into train, validation and test; what reads the same, but for its case, stays together."""
-    same = [normalized(text).casefold() for text in texts]
-    train, validation, test = cut(labels, (validation_fraction, test_fraction), groups=same)
+    """Cut texts into train, validation and test; texts that differ by case alone stay together."""
+    groups = [normalized(text).casefold() for text in texts]
+    train, validation, test = cut(labels, (validation_fraction, test_fraction), groups=groups)
     parts = {"train": train, "validation": validation, "test": test}
     return {split: Texts(texts, labels).take(indices) for split, indices in parts.items()}
 
@@ -46,7 +46,7 @@ def encode_splits(
     task: str = tasks.DEFAULT,
     source: str = "",
 ) -> Splits:
-    """Make token ids of train, validation and test, by a vocabulary that knows the training texts alone."""
+    """Encode train, validation and test as token ids, with a vocabulary of the training texts."""
     vocabulary = Vocabulary.of(
         parts["train"].texts, level, lower_case=lower_case, max_length=max_length, max_size=max_size
     )
@@ -65,44 +65,44 @@ def encode_splits(
 def complete(
     parts: Mapping[str, Texts], place: str, *, test_fraction: float, validation_fraction: float
 ) -> dict[str, Texts]:
-    """Cut what is missing of validation and test from train; equal texts stay together.
+    """Cut missing validation and test splits from train; equal texts stay together.
 
     Raises:
-        UserError: there are too few texts for that.
+        UserError: there are too few texts to cut.
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
     missing = [split for split in fractions if split not in parts]
     if not missing:
         return dict(parts)
     train = parts["train"]
-    same = [normalized(text).casefold() for text in train.texts]
-    kept, *taken = cut(train.labels, [fractions[split] for split in missing], groups=same)
-    for split, indices in zip(missing, taken, strict=True):
+    groups = [normalized(text).casefold() for text in train.texts]
+    remaining, *cut_off = cut(train.labels, [fractions[split] for split in missing], groups=groups)
+    for split, indices in zip(missing, cut_off, strict=True):
         if not len(indices):
-            distinct = len(set(same))
+            distinct = len(set(groups))
             raise UserError(
                 f"{place} has too few texts to cut any off for {split}"
                 + (
-                    f": of its {len(same):,}, {distinct:,} are distinct, and equal texts stay together."
-                    if distinct < len(same)
+                    f": of its {len(groups):,}, {distinct:,} are distinct, and equal texts stay together."
+                    if distinct < len(groups)
                     else "."
                 ),
-                "Two or three different ones of a class at least.",
+                "Add texts until each class has two or three different ones.",
             )
-    indices = dict(zip(("train", *missing), (kept, *taken), strict=True))
-    return {**parts, **{split: train.take(which) for split, which in indices.items()}}
+    indices = dict(zip(("train", *missing), (remaining, *cut_off), strict=True))
+    return {**parts, **{split: train.take(rows) for split, rows in indices.items()}}
 
 
 def usual_level(texts: Sequence[str]) -> Level:
-    """Characters where half of the texts have at most two words, else words."""
+    """Return "characters" if half of the texts have at most two words, else "words"."""
     return "characters" if float(np.median([len(text.split()) for text in texts])) <= 2 else "words"
 
 
 def decoded(content: bytes, file: object) -> str:
-    """Give the text of a file, in UTF-8 with or without a byte order mark.
+    """Return the text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        UserError: it is in another encoding.
+        UserError: the file is in another encoding.
     """
     try:
         return content.decode("utf-8-sig")
@@ -112,5 +112,5 @@ def decoded(content: bytes, file: object) -> str:
         encoding = "UTF-16" if utf16 else "CP1252"
         raise UserError(
             f"{file} line {line} is not UTF-8: byte {error.start:,} of the file is 0x{content[error.start]:02x}.",
-            f"Convert it, as by: iconv -f {encoding} -t UTF-8.",
+            f"Convert it, for example with: iconv -f {encoding} -t UTF-8.",
         ) from None

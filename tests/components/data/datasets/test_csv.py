@@ -117,7 +117,7 @@ def test_the_numbers_of_rows_that_pandas_writes_are_no_feature(tmp_path):
         ("a;y\n" + "0,5;b\n-1,25;c\n" * 20, {}, "line 2: '0,5' in the column 'a' is a number written with a comma"),
         ('a,y\n"2,000",b\n1500,c\n', {}, "line 2: '2,000' in the column 'a' is a number written with a comma"),
         ("a;y\n" + "5;0,5\n2;1,25\n" * 20, {}, "line 2: '0,5' in the column 'y' is a number written with a comma"),
-        ("a,y\n" + "1,p\n2,q\n3,p|q\n4,p|r\n5,\n" * 9, {}, "as 'p|q' seem to hold several labels.*\"p,q,r\""),
+        ("a,y\n" + "1,p\n2,q\n3,p|q\n4,p|r\n5,\n" * 9, {}, "for example 'p|q', seem to hold several labels.*\"p,q,r\""),
         ("just text\nand more\n", {}, "one column alone"),
         (NUMBERS + "1,2\n", {}, "line 62 has 2 cells, and the first line 3"),
         (TEXTS + "only one cell\n", {}, "line 82 has 1 cells"),
@@ -138,7 +138,7 @@ def test_the_numbers_of_rows_that_pandas_writes_are_no_feature(tmp_path):
         (
             FLOWERS,
             {"max_categories": 2},
-            r"too many different values to tell apart: 'color' \(3 different, as 'blue'\)",
+            r"too many different values to tell apart: 'color' \(3 different, for example 'blue'\)",
         ),
         (NUMBERS, {"test": "nowhere.csv"}, "Cannot read .*nowhere.csv"),
         ({"train.csv": NUMBERS, "test.csv": "a,b,label\n1,2,maybe\n"}, {}, "test has a class that train does not have"),
