@@ -199,7 +199,7 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     return FitRef(
         network=network,
         weights=weights,
-        checkpoint=FileRef.of(job.kept().tidy()),
+        checkpoint=FileRef.of(job.open_checkpoints().tidy()),
         device=str(device),
         epochs=len(history),
         best_epoch=best.epoch,
@@ -255,11 +255,11 @@ def autotune(config: TrainConfig, network: NetworkRef, data: DataRef) -> tuple[A
     tracking.log_params(run, {"batch_size.used": config.batch_size})
     if config.lr is None:
         curve = cached_lr(folder, replace(setup, config=config, device=device))
-        draw_rates(curve.rates, curve.losses, curve.found, run.folder / "lr.png")
+        draw_rates(curve.rates, curve.losses, curve.lr, run.folder / "lr.png")
         tracking.log_files(run, [run.folder / "lr.png"], "pictures")
-        tracking.log_params(run, {"lr.used": curve.found})
-        logger.info("lr  %g, a tenth of where the loss is least", curve.found)
-        config = config.model_copy(update={"lr": curve.found})
+        tracking.log_params(run, {"lr.used": curve.lr})
+        logger.info("lr  %g, a tenth of where the loss is least", curve.lr)
+        config = config.model_copy(update={"lr": curve.lr})
     return device, config
 
 

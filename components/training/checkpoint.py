@@ -1,4 +1,4 @@
-"""The state of a training on disk: appears whole, names its own checksum, and the one before it is kept."""
+"""Checkpoints of a training: each is written atomically and has its checksum in its name."""
 
 import hashlib
 import io
@@ -15,18 +15,26 @@ from torchmill.components.files import write_atomically
 
 logger = logging.getLogger("torchmill")
 
-KEPT = 2  # the newest, and the one before it in case that the newest turns out damaged
-LARGEST_SHARE = 0.02  # of the time may go into writing them
+KEPT = 2
+"""Checkpoints to keep: the newest, and the one before it in case the newest is damaged."""
+LARGEST_SHARE = 0.02
+"""Largest share of the time to spend on writing checkpoints."""
 
 
 class Checkpoints:
     """The checkpoints of one training: ``000017-0123456789abcdef.pt``, a serial number and the file's SHA-256.
 
-    Since the name holds the checksum, one rename publishes both: a file is what its name says or it is damaged.
+    One rename publishes the file and its checksum together, so a damaged file never goes unnoticed.
 
     Args:
-        folder: theirs alone.
-        interval_seconds: how often, at most, one is written in the middle of an epoch; 0 for every step.
+        folder: a folder for this training's checkpoints alone.
+        interval_seconds: seconds between checkpoints within an epoch; 0 writes one after every step.
+
+    Example:
+        >>> checkpoints = Checkpoints(folder, interval_seconds=30)  # doctest: +SKIP
+        >>> checkpoints.save({"epoch": 3, "network": network.state_dict()})  # doctest: +SKIP
+        >>> checkpoints.newest()["epoch"]  # doctest: +SKIP
+        3
     """
 
     def __init__(self, folder: Path, interval_seconds: float):
@@ -37,21 +45,21 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
 
     def is_due(self, at_end_of_epoch: bool = False) -> bool:
-        """Tell whether to write one now: so seldom that writing takes at most 2 % of the time."""
+        """Return True if the interval is over, and writing still takes at most 2 % of the time."""
         if not self.interval_seconds:
             return True
-        affordable = self.cost_seconds / LARGEST_SHARE
-        wanted = 0 if at_end_of_epoch else self.interval_seconds
-        return time.monotonic() - self.written >= max(wanted, affordable)
+        affordable_interval = self.cost_seconds / LARGEST_SHARE
+        interval = 0 if at_end_of_epoch else self.interval_seconds
+        return time.monotonic() - self.written >= max(interval, affordable_interval)
 
     def save(self, state: dict[str, Any]) -> Path:
-        """Write a state of tensors and plain values, and let go of the ones that it makes superfluous.
+        """Write a state of tensors and plain values, and remove all but the newest ``KEPT`` checkpoints.
 
         Raises:
-            UserError: the disk doesn't take it; those that were there still are.
+            UserError: the state can't be written, for example because the disk is full. Older checkpoints remain.
         """
         started = time.monotonic()
-        buffer = io.BytesIO()  # torch's own writing tells a full disk as a RuntimeError about positions
+        buffer = io.BytesIO()  # on a full disk, torch's own writer raises a RuntimeError about positions
         torch.save(state, buffer)
         content = buffer.getbuffer()
         present = self._present()
@@ -66,43 +74,43 @@ class Checkpoints:
         return path
 
     def try_to_save(self, state: dict[str, Any]) -> None:
-        """Write a state if the disk takes it; a training that is not over may well find room the next time."""
+        """Write a state, or log a warning if that fails: the disk may have room again next time."""
         try:
             self.save(state)
         except UserError as error:
-            logger.warning("No checkpoint: %s The training goes on; the last good one is kept.", error)
+            logger.warning("No checkpoint: %s The training goes on, and the last good checkpoint is kept.", error)
 
     def newest(self) -> dict[str, Any] | None:
-        """Give the newest state that is intact; damaged ones are removed, and told.
+        """Return the newest intact state, if any; damaged files are set aside with a warning.
 
-        Nothing but tensors and plain values is unpickled, so that a foreign file can run no code.
+        Only tensors and plain values are unpickled, so a foreign file can't run code.
         """
         for path in reversed(self._present()):
             try:
                 content = path.read_bytes()
                 if _digest(content) != path.stem.partition("-")[2]:
-                    raise ValueError("it is not what was written")
+                    raise ValueError("its content does not match its checksum")
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception as error:  # a foreign file can make torch's reader fail in any way
                 reason = " ".join(str(error).split())[:200]
-                logger.warning("Checkpoint %s is of no use and is left out: %s", path.name, reason)
+                logger.warning("Checkpoint %s is damaged and is skipped: %s", path.name, reason)
                 path.replace(path.with_suffix(".damaged"))
         return None
 
     def tidy(self) -> Path:
-        """Keep the newest alone, after the training's end; gives it."""
+        """Remove all but the newest checkpoint, after the training's end, and return its path."""
         self._keep(1)
         return self._present()[-1]
 
     def _present(self) -> list[Path]:
-        found = (path for path in self.folder.glob("*.pt") if re.fullmatch(r"\d{6,}-[0-9a-f]{16}\.pt", path.name))
-        return sorted(found, key=_number)
+        files = (path for path in self.folder.glob("*.pt") if re.fullmatch(r"\d{6,}-[0-9a-f]{16}\.pt", path.name))
+        return sorted(files, key=_number)
 
     def _keep(self, count: int) -> None:
         for old in self._present()[:-count]:
             old.unlink(missing_ok=True)
-        for leftover in [*self.folder.glob(".*.partial"), *(self.folder.glob("*.damaged") if count == 1 else ())]:
-            leftover.unlink(missing_ok=True)
+        for stale in [*self.folder.glob(".*.partial"), *(self.folder.glob("*.damaged") if count == 1 else ())]:
+            stale.unlink(missing_ok=True)
 
 
 def _number(path: Path) -> int:

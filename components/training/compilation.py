@@ -1,4 +1,4 @@
-"""Compile a network with torch."""
+"""Compilation of a network by torch."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from torchmill.components.errors import UserError
 
 
 class CompilationFailed(UserError):
-    """This network does not compile, or there is nothing to compile it with."""
+    """The network doesn't compile, or the machine has no compiler."""
 
 
 class Compiled:
-    """A model whose passes are compiled when they are first taken; on CUDA, with inputs of one size, into graphs.
+    """A model that torch compiles at its first pass; on CUDA into graphs, if all inputs have one shape.
 
     Args:
-        varying: inputs differ in size: a graph for each would cost more than it saves.
+        varying: input shapes vary. A CUDA graph per shape would then cost more than it saves.
 
     Raises:
         CompilationFailed: at the first pass.
@@ -24,13 +24,13 @@ class Compiled:
 
     def __init__(self, model: nn.Module, device: torch.device, varying: bool):
         graphs = device.type == "cuda" and not varying
-        self.pass_through: Any = torch.compile(model, mode="reduce-overhead" if graphs else None)
+        self.compiled: Any = torch.compile(model, mode="reduce-overhead" if graphs else None)
 
     def __call__(self, inputs: Tensor) -> Any:
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return self.pass_through(inputs)
+            return self.compiled(inputs)
         except TorchDynamoException as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise CompilationFailed(f"The network does not compile: {reason}", "Leave --train.compile off.") from error

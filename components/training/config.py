@@ -39,79 +39,90 @@ def _usual_rates() -> list[str]:
 
 
 class TrainConfig(Section):
+    """Settings of the training.
+
+    Example:
+        >>> TrainConfig(epochs=20, optimizer="adamw", lr=3e-4, augment=("flip", "shift:3")).schedule
+        'one_cycle'
+    """
+
     epochs: int = Field(5, ge=1, le=100_000)
     """Passes over the training data."""
     batch_size: Annotated[int | None, BeforeValidator(auto_from_text)] = Field(USUAL_BATCH_SIZE, ge=1, le=1_000_000)
-    """Samples per optimizer step; auto tries which number is fastest and fits the device's memory."""
+    """Samples per optimizer step, in all processes together; auto measures which size is fastest and fits in memory."""
     loss: Annotated[str, Listed(lambda: ["auto", *LOSSES.names()])] = "auto"
-    """Loss, or your own file.py:Class. auto is the usual one of the task."""
+    """Loss, or your own as file.py:Class; auto is the task's usual one."""
     loss_args: Annotated[JsonObject, Listed(lambda: with_arguments(LOSSES), "Arguments", "; ")] = Field(
         default_factory=dict
     )
-    """Arguments of the loss as JSON. A weight is a list with a number per class, or "balanced"."""
+    """Arguments of the loss as JSON. The weight is a list with a number per class, or "balanced"."""
     auxiliary_weight: float = Field(0.3, ge=0, le=10)
-    """Weight of each auxiliary output, which some networks return beside their logits in train mode."""
+    """Weight, in the loss, of each auxiliary output that some networks return beside their logits in train mode."""
     optimizer: Annotated[str, OneOf(OPTIMIZERS.names)] = "adam"
-    """Optimizer; muon is for matrices and convolutions, and updates other parameters by AdamW."""
+    """Optimizer. muon updates matrices and convolutions, and leaves other parameters to AdamW."""
     optimizer_args: Annotated[JsonObject, Listed(lambda: with_arguments(OPTIMIZERS), "Arguments", "; ")] = Field(
         default_factory=dict
     )
-    """Further arguments of the optimizer as JSON, by torch's names: {"betas": [0.9, 0.95], "eps": 1e-6}."""
+    """Further arguments of the optimizer as JSON, under torch's names: {"betas": [0.9, 0.95], "eps": 1e-6}."""
     lr: Annotated[float | None, BeforeValidator(auto_from_text), Listed(_usual_rates, "Usual")] = Field(
         1e-3, gt=0, le=1e3
     )
     """Learning rate, or its peak under a schedule; auto searches for one."""
     lr_factors: JsonObject = Field(default_factory=dict)
-    """Factors of the learning rate by pattern of parameter names: {"features.*": 0.1}."""
+    """Factors of the learning rate as JSON, by pattern of parameter names: {"features.*": 0.1}."""
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Layer-wise decay of the learning rate: the ratio of each layer's to the next layer's."""
+    """Layer-wise decay: the ratio of each layer's learning rate to the next layer's; 1 is no decay."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of sgd (Nesterov) and rmsprop; the others have their own."""
+    """Momentum of sgd (Nesterov) and rmsprop; other optimizers have their own."""
     weight_decay: float = Field(0.0, ge=0, le=10)
-    """Weight decay, as the optimizer defines it; biases, norms and embeddings don't decay."""
+    """Weight decay, as the optimizer defines it. Biases, norms and embeddings don't decay."""
     schedule: Annotated[str, OneOf(SCHEDULES.names)] = "one_cycle"
-    """Course of the learning rate over all steps; plateau depends on the validation loss."""
+    """Schedule of the learning rate over all steps; plateau depends on the validation loss."""
     schedule_args: Annotated[JsonObject, Listed(lambda: with_arguments(SCHEDULES), "Arguments", "; ")] = Field(
         default_factory=dict
     )
-    """Numbers of the schedule as JSON: shares of all steps (rise) or of the learning rate (start, end, factor), equal
-    parts, and epochs (patience)."""
+    """Arguments of the schedule as JSON: rise is a share of all steps; start, end and factor are shares of the learning
+    rate; parts is a number of equal parts; patience is in epochs."""
     warmup: float = Field(0.0, ge=0, lt=1)
-    """Warm-up as a share of all steps: the learning rate rises from nearly nothing. one_cycle has its own."""
+    """Warm-up as a share of all steps: the learning rate rises linearly from nearly 0. one_cycle has its own."""
     clip: str = Field("none", pattern=r"^(none|(norm|value|agc):\d*\.?\d+(e-?\d+)?)$")
-    """Limit of gradients: norm:1, value:0.5, or adaptive to each unit's weights, agc:0.01."""
+    """Gradient clipping: norm:1 limits the norm of all gradients, value:0.5 each element, agc:0.01 the ratio of each
+    unit's gradient to its weights."""
     patience: Annotated[int | None, BeforeValidator(none_from_text)] = Field(None, ge=1)
-    """Stop after so many epochs without a better validation loss; none trains to the end."""
+    """Epochs without a better validation loss to tolerate before training stops; none trains all epochs."""
     ema: Annotated[float | None, BeforeValidator(none_from_text)] = Field(None, gt=0, lt=1)
-    """Decay of an exponential moving average of the weights, as 0.999: it is validated and kept instead of them."""
+    """Decay of an exponential moving average (EMA) of the weights, for example 0.999. The average is validated and
+    saved in place of the weights; none keeps no average."""
     augment: Annotated[Names, Listed(lambda: ["none", *usual_strengths()])] = ()
     """Random changes to training images, for example 'flip,shift:3,erase:0.2'. A number after a colon is the strength;
     without one, it is the usual one."""
     mixup: float = Field(0.0, ge=0, le=10)
-    """Mix pairs of training samples with their labels: alpha of the Beta distribution that weighs them."""
+    """Mixup of pairs of training samples and of their labels: alpha of the Beta distribution of the mixing weight; 0 is
+    off."""
     cutmix: float = Field(0.0, ge=0, le=10)
-    """Put a rectangle of one training image into another: alpha; with mixup, each batch gets one of both."""
+    """CutMix, a rectangle of one training image pasted into another: alpha of the Beta distribution of its area; 0 is
+    off. With mixup, each batch gets one of the two."""
     processes: Annotated[str, BeforeValidator(text_from_int)] = Field("1", pattern=r"^(auto|[1-9]\d{0,2})$")
-    """Processes that train together, each on its share of every batch; auto is one for each graphics card."""
+    """Processes per machine that train together, each on its share of every batch; auto is one per graphics card."""
     machines: int = Field(1, ge=1, le=1000)
-    """Machines that train together, each with so many processes; the others join by `torchmill join FOLDER`."""
+    """Machines that train together. All but the first join with `torchmill join FOLDER`."""
     rendezvous: str = Field("", pattern=r"^([\w.-]+:\d{1,5})?$")
-    """HOST:PORT of the first machine, where they meet."""
+    """Address of the first machine as HOST:PORT, for training on several."""
     shard: Annotated[Literal["off", "on"], BeforeValidator(switch_from_bool)] = "off"
-    """Split the network, its gradients and what the optimizer keeps among the processes (FSDP), where one device does
-    not take all of it. It takes longer than to have each hold everything."""
+    """Sharding of weights, gradients and optimizer state across the processes (FSDP), for a network that doesn't fit on
+    one device; slower than off, which gives each process a full copy."""
     precision: Precision = "auto"
-    """What is computed in: auto is bf16 on graphics cards that have it, else fp32; weights stay fp32."""
+    """Precision of computation; auto is bf16 on graphics cards that support it, else fp32. Weights stay fp32."""
     channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_from_bool)] = "auto"
-    """Memory format of images; auto: on for convolutional networks that bear it."""
+    """Channels-last memory format of images; auto is on for convolutional networks that support it."""
     compile: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "off"
-    """Have torch compile the network, on CUDA into graphs where inputs are of one size; auto: if a trial says that the
-    whole training is over sooner so. A clock then decides, and the same command may give other last bits."""
+    """Compilation by torch.compile, on CUDA into graphs if all inputs have one shape. auto compiles if a trial run
+    shows that the whole training ends sooner; since timing decides, a rerun may differ in the last bits."""
     profile: bool = False
-    """Have a few steps recorded by torch's profiler: a trace and a table of where the time goes, in the run."""
+    """Profile of a few steps by torch's profiler: a trace, and a table of operations by time, saved in the run."""
     checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=NOT_IN_KEY)
-    """Seconds between checkpoints within an epoch, besides those at its end; 0 writes one every step. Where writing
-    would take more than 2 % of the time, there are fewer."""
+    """Seconds between checkpoints within an epoch; 0 writes one after every step. Each epoch ends with one, too. If
+    writing takes more than 2 % of the time, there are fewer."""
 
     @field_validator("augment")
     @classmethod
@@ -128,18 +139,18 @@ class TrainConfig(Section):
             except ValueError as error:
                 raise ValueError(f"train.{field}_args: {error}") from None
         if self.machines > 1 and not self.rendezvous:
-            raise ValueError("train.rendezvous: where do the machines meet? Give HOST:PORT of the first one")
+            raise ValueError("train.rendezvous: several machines need HOST:PORT of the first one")
         if self.shard == "on":
             if self.machines == 1 and self.processes == "1":
-                raise ValueError("train.shard: one process has nobody to share with; add --train.processes")
+                raise ValueError("train.shard: one process has no other to shard with; add --train.processes")
             if OPTIMIZERS[self.optimizer].constant("NEEDS_WHOLE_WEIGHTS"):
-                raise ValueError(f"train.shard: a network that is split does not bear optimizer {self.optimizer}")
+                raise ValueError(f"train.shard: a sharded network does not support optimizer {self.optimizer}")
             for name, values in NOT_SHARDABLE.items():
                 if (value := getattr(self, name)) in values:
-                    raise ValueError(f"train.shard: a network that is split does not bear {name} {value}")
-        if self.warmup and (own := SCHEDULES[self.schedule].constant("WARMUP")):
+                    raise ValueError(f"train.shard: a sharded network does not support {name} {value}")
+        if self.warmup and (argument := SCHEDULES[self.schedule].constant("WARMUP")):
             raise ValueError(
-                f"train.warmup: {self.schedule} has its own; set it by train.schedule_args '{{\"{own}\": 0.1}}'"
+                f"train.warmup: {self.schedule} has its own; set it with train.schedule_args '{{\"{argument}\": 0.1}}'"
             )
         return self
 
@@ -148,15 +159,15 @@ class TrainConfig(Section):
     def _known_loss(cls, loss: str) -> str:
         if ":" in loss:
             check_reference(loss)
-        elif loss not in (known := ["auto", *LOSSES.names()]):
-            raise ValueError(f"unknown '{loss}'. {nearest(loss, known)} Your own: file.py:Class")
+        elif loss not in (names := ["auto", *LOSSES.names()]):
+            raise ValueError(f"unknown '{loss}'. {nearest(loss, names)} Your own: file.py:Class")
         return loss
 
     def options(self) -> Iterator[Option]:
         yield from (AUGMENTATIONS[split_strength(item)[0]] for item in self.augment)
         yield OPTIMIZERS[self.optimizer]
         yield SCHEDULES[self.schedule]
-        if self.loss == "auto":  # one of these, by the task
+        if self.loss == "auto":  # the task decides which of these
             yield from (LOSSES[name] for name in LOSSES.names(lambda option: option.constant("USUAL", False)))
         elif ":" not in self.loss:
             yield LOSSES[self.loss]

@@ -1,4 +1,4 @@
-"""Which device a run uses, and how many threads of the processor."""
+"""The devices of this machine, and the one that a run uses."""
 
 import torch
 
@@ -6,7 +6,7 @@ from torchmill.components.errors import UserError
 
 
 def available() -> list[str]:
-    """Kinds of device that this machine has, the best first."""
+    """Return the types of device that this machine has, the fastest first."""
     kinds = []
     if torch.cuda.is_available():
         kinds.append("cuda")
@@ -18,10 +18,10 @@ def available() -> list[str]:
 
 
 def resolve(name: str) -> torch.device:
-    """Give the device of that name; ``auto`` is the first of cuda, mps, xpu, cpu that is there.
+    """Return the device of that name; ``auto`` is the first available of cuda, mps, xpu and cpu.
 
     Raises:
-        UserError: it was named and isn't there.
+        UserError: this machine doesn't have it.
     """
     kinds = available()
     if name == "auto":

@@ -1,40 +1,28 @@
-"""Train a network: a generator of epoch results over a plain loop, which goes on from where it was stopped."""
+"""The training loop: train a network, yield each epoch's result, and resume from any checkpoint."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from torchmill.components.data.augmentation import Augmentation
-from torchmill.components.errors import UserError
-from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.initialization.weights import save_weights
-from torchmill.components.refs import DataRef
+from torchmill.components.training.batches import batch_size_of, epoch_batches
 from torchmill.components.training.checkpoint import Checkpoints
-from torchmill.components.training.config import USUAL_BATCH_SIZE, TrainConfig
-from torchmill.components.training.distributed.process_group import ALONE, ProcessGroup
-from torchmill.components.training.losses import make_loss
+from torchmill.components.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from torchmill.components.training.nonfinite import NotFinite, nonfinite_weights
 from torchmill.components.training.progress import EpochResult, StepProgress
 from torchmill.components.training.rng import seed_all
 from torchmill.components.training.setup import TrainingSetup
-from torchmill.components.training.state import Training
+from torchmill.components.training.state import TrainingState
 
-# How often the progress is told, seconds: telling it makes the processor wait for the device.
-PROGRESS_SECONDS = 0.25
-ALIKE = 32
-"""Batches of sequences among which those of like length are put together."""
+REPORT_SECONDS = 0.25
+"""Seconds between progress reports. Each one makes the CPU wait for the device."""
 
 
 class Stopped(Exception):
-    """The training was asked to stop, and did so between two steps."""
-
-
-class NotFinite(UserError):
-    """A loss or the weights became infinite or undefined."""
+    """``should_stop`` returned True, and training stopped between two steps."""
 
 
 def fit(
@@ -45,195 +33,100 @@ def fit(
     resume_from: dict[str, Any] | None = None,
     on_progress: Callable[[StepProgress], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
-    process_group: ProcessGroup = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Iterator[EpochResult]:
-    """Train ``network`` in place and yield after each epoch; at the end its best weights are in it and in ``best``.
+    """Train the network in place, yield each epoch's result, and leave it with the weights of its best epoch.
 
-    The best epoch is the one of the least validation loss. The order of samples and their augmentation are functions
-    of seed and epoch alone, all else that decides what comes next is in the checkpoints: a training that goes on from
-    one takes the very steps that it would have taken.
+    The best epoch has the lowest validation loss. Sample order and augmentation depend on seed and epoch alone, and
+    checkpoints hold all other state: a resumed training takes the same steps as one that was never interrupted.
 
     Args:
-        resume_from: a checkpoint, which is used up; the epochs that it has behind it are yielded first.
-        should_stop: asked after each step.
-        config: with nothing left open that trials settle.
-        process_group: processes that train together, each calling this with its own device. A batch is that of all of
-            them; the first alone writes checkpoints and weights, and tells the progress.
+        best: file for the best epoch's weights, written at the end.
+        resume_from: content of a checkpoint, modified by the training. The epochs in it are yielded first.
+        on_progress: called within an epoch, every ``REPORT_SECONDS``.
+        should_stop: called after each step and at the end of each epoch.
+        process_group: processes that train together. Each calls this function with its own device and computes on its
+            share of every batch; the main process alone writes files.
 
     Raises:
-        NotFinite: the loss is no longer a number; says from where. The last good checkpoint is kept.
-        Stopped: ``should_stop`` said so; a checkpoint of that very step is there if the disk took it.
-        UserError: memory does not even suffice for single samples, the disk is full at the end, or the network
-            does not bear channels-last.
+        NotFinite: the loss is infinite or NaN; the message names the layer. The last good checkpoint remains.
+        Stopped: ``should_stop`` returned True. The newest checkpoint is of the last step, unless the disk was full.
+        UserError: a single sample doesn't fit in memory, or the disk is full at the end.
+
+    Example:
+        >>> for epoch in fit(setup, Checkpoints(folder, 30), folder / "best.safetensors"):  # doctest: +SKIP
+        ...     print(epoch.epoch, epoch.validation_loss)
     """
-    network, data, config, device, seed = setup.network, setup.data, setup.config, setup.device, setup.seed
-    model = as_trained(network, config, device, data)
+    config, data, device, seed = setup.config, setup.data, setup.device, setup.seed
     augment = Augmentation(config, data, seed)
-    objective = make_loss(config, data, setup.training).to(device)
+    batch_size, smallest = batch_size_of(config), 2 * process_group.world_size
+    steps_per_epoch = len(epoch_batches(len(setup.training), batch_size, seed, 1, smallest))
+    state = TrainingState.begin(setup, steps_per_epoch * config.epochs, process_group)
     training, validation = setup.training.to(device), setup.validation.to(device)
-    least = 2 * process_group.size
-    batch_size = known_batch_size(config)
-    steps = len(batch_orders(len(training), batch_size, seed, epoch=1, least=least))
-    state = Training(model, objective, data.task, config, device, steps * config.epochs, process_group)
-    seed_all((seed + 1_000_003 * process_group.rank) % 2**32)  # dropout and whatever else the network draws
+
+    seed_all((seed + 1_000_003 * process_group.rank) % 2**32)  # for dropout: each rank draws its own
     if resume_from:
         state.restore(resume_from)
         yield from state.history
-    yielded = len(state.history)
-    # The processor may look at each loss at once. Another device would have to be waited for at each step: there it is
-    # looked at now and then, and where one was bad, the steps since the last checkpoint are taken again with care.
-    careful = device.type == "cpu"
-    if not (careful or resume_from):
-        state.keep(checkpoints, at_all_costs=True)
+    epochs_yielded = len(state.history)
+
+    # Reading every loss is free on a CPU but stalls a GPU, so there it is read now and then. If one is not finite, we
+    # go back to the last checkpoint and repeat the steps since, reading every loss, to find the first bad one.
+    read_every_loss = device.type == "cpu"
+    if not (read_every_loss or resume_from):
+        state.save(checkpoints, required=True)
 
     while not state.is_over:
-        epoch, started, told = state.epoch, time.perf_counter(), time.perf_counter()
-        batches = batch_orders(len(training), batch_size, seed, epoch, least, training.lengths)
+        epoch, started, reported = state.epoch, time.perf_counter(), time.perf_counter()
+        batches = epoch_batches(len(training), batch_size, seed, epoch, smallest, training.lengths)[state.batch :]
+        shares = [process_group.share(indices_B) for indices_B in batches]  # b: this process's part of batch B
         state.train_mode()
-        left = batches[state.batch :]
-        for batch, (inputs, labels) in zip(left, training.ahead(map(process_group.share, left)), strict=True):
-            inputs, labels = augment(
-                inputs, labels, epoch, state.batch * process_group.size + process_group.rank, process_group.share(batch)
-            )
-            loss = state.step(inputs, labels, len(inputs) * process_group.size / len(batch))
-            if careful and not math.isfinite(loss.item()):
-                raise _not_finite("loss", loss.item(), state.epoch, state.batch + 1, state.reason(inputs))
-            state.update(loss, len(inputs))
+        for indices_B, indices_b, (inputs_b, labels_b) in zip(batches, shares, training.ahead(shares), strict=True):
+            draw = state.batch * process_group.world_size + process_group.rank
+            inputs_b, labels_b = augment(inputs_b, labels_b, epoch, draw, indices_b)
+            loss = state.step(inputs_b, labels_b, weight=len(indices_b) * process_group.world_size / len(indices_B))
+            if read_every_loss and not math.isfinite(loss.item()):
+                raise NotFinite.in_step("loss", loss.item(), epoch, state.batch + 1, state.find_nonfinite(inputs_b))
+            state.update(loss, len(indices_b))
 
-            if state.batch % process_group.agrees_every:
+            if state.batch % process_group.agreement_interval:
                 continue
-            due, tell = checkpoints.is_due(), time.perf_counter() - told > PROGRESS_SECONDS
-            stop, due, tell = process_group.agree(should_stop(), due, tell)
-            if not (stop or due or tell):
-                continue
-            if not state.is_finite():
-                break
-            if tell:
+            report_due = time.perf_counter() - reported > REPORT_SECONDS
+            stop, save_due, report_due = process_group.agree(should_stop(), checkpoints.is_due(), report_due)
+            if (stop or save_due or report_due) and not state.is_finite():
+                break  # only good states are reported and saved
+            if report_due:
                 on_progress(state.progress())
-                told = time.perf_counter()
-            if stop or due:
+                reported = time.perf_counter()
+            if stop or save_due:
                 state.seconds += time.perf_counter() - started
-                state.keep(checkpoints)
+                state.save(checkpoints)
                 started = time.perf_counter()
             if stop:
                 raise Stopped
-        finite = state.is_finite()  # which waits for the device: the clock counts what was computed
+
+        finite = state.is_finite()  # waits for the device, so that the clock covers all of its work
         state.seconds += time.perf_counter() - started
         validation_loss, validation_score = state.validate(validation) if finite else (math.nan, 0.0)
         if not math.isfinite(validation_loss):
-            if careful:
-                raise _not_finite("validation loss or a weight", math.nan, state.epoch, state.batch, _broken(network))
-            careful = True
-            process_group.wait()
-            state.restore(_last_good(checkpoints))
+            if read_every_loss:
+                reason = nonfinite_weights(setup.network)
+                raise NotFinite.in_step("validation loss or a weight", math.nan, epoch, state.batch, reason)
+            read_every_loss = True
+            process_group.barrier()  # the main process may still be writing
+            state.restore_newest(checkpoints)
             continue
 
         result = state.end_epoch(validation_loss, validation_score)
-        stop, due = process_group.agree(should_stop(), checkpoints.is_due(at_end_of_epoch=True))
-        if state.is_over or stop or due:
-            state.keep(checkpoints, at_all_costs=state.is_over)
-        if result.epoch > yielded:  # not again, where the steps since a checkpoint were taken twice
-            yielded = result.epoch
+        stop, save_due = process_group.agree(should_stop(), checkpoints.is_due(at_end_of_epoch=True))
+        if state.is_over or stop or save_due:
+            state.save(checkpoints, required=state.is_over)
+        if result.epoch > epochs_yielded:  # repeated steps may end an epoch twice
+            epochs_yielded = result.epoch
             yield result
         if stop and not state.is_over:
             raise Stopped
-    state.give_best(network)
+
+    state.load_best(setup.network)
     if process_group.is_main:
-        save_weights(network, best)
-
-
-def known_batch_size(config: TrainConfig) -> int:
-    """The number of samples in a batch; the usual one as long as it is to be found yet."""
-    return USUAL_BATCH_SIZE if config.batch_size is None else config.batch_size
-
-
-def batch_orders(
-    samples: int, batch_size: int, seed: int, epoch: int, least: int = 2, lengths: Tensor | None = None
-) -> Sequence[Tensor]:
-    """Indices of each batch of an epoch.
-
-    A last batch of fewer samples than ``least`` is left out (others each epoch): batch norm cannot train on one.
-
-    Args:
-        lengths: of sequences, which share batches with others of like length, since what fills up the shorter ones is
-            computed for nothing: a random order is sorted within windows of ``ALIKE`` batches, whose order is random.
-    """
-    rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(samples, generator=rng)
-    if lengths is not None:
-        windows = order.split(ALIKE * batch_size)
-        order = torch.cat([window[lengths[window].argsort(stable=True)] for window in windows])
-    batches = order.split(batch_size)
-    batches = batches[:-1] if len(batches) > 1 and len(batches[-1]) < least else batches
-    if lengths is None:
-        return batches
-    # Within a batch the order is random, too: processes that share it get long and short ones alike.
-    mixed = [batch[torch.randperm(len(batch), generator=rng)] for batch in batches]
-    return [mixed[number] for number in torch.randperm(len(mixed), generator=rng).tolist()]
-
-
-def as_trained(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> StandardizedModel:
-    """Put a network on its device, in its memory format, behind the standardisation of its data; itself, no copy.
-
-    One that is to be split among processes stays on the processor: the device may not take the whole of it.
-    """
-    channels_last = wants_channels_last(network, config, device, data)
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
-    model = StandardizedModel.of(network, data, channels_last=channels_last, in_units=False)
-    return model if config.shard == "on" else model.to(device)
-
-
-@torch.no_grad()
-def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> bool:
-    """Decide the memory format, and look whether the network, on the CPU, bears it.
-
-    Channels-last is what convolution kernels of CPUs and of CUDA's tensor cores work in. ``auto`` takes it for
-    networks with 2-d convolutions that bear it: a ``view`` behind a convolution, for one, fails on it.
-
-    Raises:
-        UserError: it is to be on, and the network does not bear it.
-    """
-    convolves = len(data.shape) == 3 and any(isinstance(layer, nn.Conv2d) for layer in network.modules())
-    if config.shard == "on" or config.channels_last == "off" or (config.channels_last == "auto" and not convolves):
-        return False
-    if config.channels_last == "auto" and device.type not in ("cpu", "cuda"):
-        return False
-    modes = {layer: layer.training for layer in network.modules()}
-    network.eval().to(memory_format=torch.channels_last)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            network(blank(data).to(memory_format=torch.channels_last))
-    except RuntimeError as error:
-        if config.channels_last == "on":
-            raise UserError(
-                f"The network fails on channels-last images: {' '.join(str(error).split())}",
-                "Leave --train.channels_last at auto, or write reshape for view.",
-            ) from error
-        return False
-    finally:
-        network.to(memory_format=torch.contiguous_format)
-        for layer, mode in modes.items():
-            layer.training = mode
-    return True
-
-
-def _last_good(checkpoints: Checkpoints) -> dict[str, Any]:
-    state = checkpoints.newest()
-    if state is None:
-        raise NotFinite("The loss is no longer a number, and the checkpoints are gone.", "Try a smaller --train.lr.")
-    return state
-
-
-def _broken(network: nn.Module) -> str:
-    broken = [name for name, weight in network.named_parameters() if not torch.isfinite(weight).all()]
-    if not broken:
-        return "all weights are finite: the network itself gives it in evaluation mode"
-    return f"the update left {broken[0]}{f' and {len(broken) - 1} more' if broken[1:] else ''} not finite"
-
-
-def _not_finite(which: str, value: float, epoch: int, step: int, reason: str) -> NotFinite:
-    return NotFinite(
-        f"The {which} became {value} in epoch {epoch}, step {step}: {reason}.",
-        "Try a smaller --train.lr, or look there for a division, a logarithm or a root.",
-    )
+        save_weights(setup.network, best)

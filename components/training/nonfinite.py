@@ -1,4 +1,4 @@
-"""Where a loss that is no number comes from."""
+"""Find the first layer, weight or input that is infinite or NaN."""
 
 from collections.abc import Sequence
 
@@ -6,70 +6,106 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from torchmill.components.errors import UserError
 from torchmill.components.initialization.build import outputs_of
 from torchmill.components.initialization.standardized_model import StandardizedModel
 
-LARGEST_LOGIT = 1e30  # differences of larger ones overflow float32
+LARGEST_LOGIT = 1e30
+"""Differences of larger logits overflow float32."""
 
 
-def first_not_finite(model: StandardizedModel, batch: Sequence[Tensor]) -> str:
-    """Run a batch through the model and say which input, weight or layer is first infinite or undefined.
+class NotFinite(UserError):
+    """The loss or a weight became infinite or NaN."""
+
+    @classmethod
+    def in_step(cls, quantity: str, value: float, epoch: int, step: int, reason: str) -> "NotFinite":
+        return cls(
+            f"The {quantity} became {value} in epoch {epoch}, step {step}: {reason}.",
+            "Try a smaller --train.lr, or look there for a division, a logarithm or a root.",
+        )
+
+
+class _Search:
+    """Hooks on every layer that remember the first value that is not finite."""
+
+    def __init__(self, network: nn.Module):
+        self.finding = ""
+        self.handles = []
+        for name, layer in network.named_modules():
+            self.handles += [
+                layer.register_forward_pre_hook(lambda layer, inputs, name=name: self.before(name, layer, inputs)),
+                layer.register_forward_hook(
+                    lambda layer, inputs, output, name=name: self.after(name, layer, inputs, output)
+                ),
+            ]
+
+    def remove_hooks(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def before(self, name: str, layer: nn.Module, inputs: tuple[object, ...]) -> None:
+        """Look at a layer's inputs and weights."""
+        if self.finding:
+            return
+        if kind := _first_kind(inputs):
+            place = f"before layer {name} ({type(layer).__name__})" if name else "in the network"
+            self.finding = f"the input {place} holds {kind}; no layer before it gave that"
+            return
+        for weight_name, weight in layer.named_parameters(recurse=False):
+            if kind := _kind(weight):
+                self.finding = (
+                    f"layer {name} ({type(layer).__name__}) is the first whose weights are broken "
+                    f"(its {weight_name} holds {kind}), by the update of the step before"
+                )
+                return
+
+    def after(self, name: str, layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        """Look at a layer's output."""
+        if self.finding or not (kind := _first_kind(output)):
+            return
+        largest = max((value.detach().abs().max().item() for value in _tensors(inputs)), default=0)
+        place = f"layer {name} ({type(layer).__name__})" if name else f"{type(layer).__name__}.forward"
+        self.finding = f"{place} is the first to give {kind}, for inputs of up to {largest:.3g}"
+
+
+def first_not_finite(model: StandardizedModel, parts: Sequence[Tensor]) -> str:
+    """Run a batch through the model again and describe the first value that is infinite or NaN.
 
     Args:
-        model: with the weights with which the loss was computed; left as it is but for its buffers.
-        batch: inputs, in parts that the memory takes.
+        model: has the weights that the loss was computed with. Only its buffers change.
+        parts: inputs of the batch, in parts that fit in memory.
     """
-    found: list[str] = []
-    handles = []
-
-    def look_before(name: str, layer: nn.Module, inputs: tuple[object, ...]) -> None:
-        bad = [kind for value in _tensors(inputs) if (kind := _what(value))]
-        if bad and not found:
-            where = f"before layer {name} ({type(layer).__name__})" if name else "in the network"
-            found.append(f"the input {where} holds {bad[0]}; no layer before it gave that")
-        if not found:
-            weights = [(own, _what(value)) for own, value in layer.named_parameters(recurse=False)]
-            broken = [f"its {own} holds {kind}" for own, kind in weights if kind]
-            if broken:
-                found.append(
-                    f"layer {name} ({type(layer).__name__}) is the first whose weights are broken ({broken[0]}), "
-                    "by the update of the step before"
-                )
-
-    def look_after(name: str, layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        kind = next((kind for value in _tensors(output) if (kind := _what(value))), "")
-        if kind and not found:
-            largest = max((value.detach().abs().max().item() for value in _tensors(inputs)), default=0)
-            where = f"layer {name} ({type(layer).__name__})" if name else f"{type(layer).__name__}.forward"
-            found.append(f"{where} is the first to give {kind}, for inputs of up to {largest:.3g}")
-
-    for name, layer in model.network.named_modules():
-        handles.append(
-            layer.register_forward_pre_hook(lambda module, inputs, name=name: look_before(name, module, inputs))
-        )
-        handles.append(
-            layer.register_forward_hook(
-                lambda module, inputs, output, name=name: look_after(name, module, inputs, output)
-            )
-        )
+    search = _Search(model.network)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            largest_logit = max(output.abs().max().item() for inputs in batch for output in outputs_of(model(inputs)))
+            largest_logit = max(output.abs().max().item() for inputs in parts for output in outputs_of(model(inputs)))
     finally:
-        for handle in handles:
-            handle.remove()
-    if found:
-        return found[0]
+        search.remove_hooks()
+    if search.finding:
+        return search.finding
     if largest_logit > LARGEST_LOGIT:
-        return f"the network's logits go up to {largest_logit:.3g}, beyond which their loss is not finite"
-    return "run again, the same batch gives finite logits: look for chance, or for what the network keeps between steps"
+        return f"the network's logits go up to {largest_logit:.3g}, too large for a finite loss"
+    return "the same batch gives finite logits when repeated: look for random numbers, or for state kept between steps"
+
+
+def nonfinite_weights(network: nn.Module) -> str:
+    """Describe the weights that the last update made infinite or NaN."""
+    names = [name for name, weight in network.named_parameters() if not torch.isfinite(weight).all()]
+    if not names:
+        return "all weights are finite, so the network itself computes it in evaluation mode"
+    return f"the update left {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} not finite"
 
 
 def _tensors(values: object) -> list[Tensor]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor) and value.numel()]
 
 
-def _what(value: Tensor) -> str:
+def _first_kind(values: object) -> str:
+    return next((kind for value in _tensors(values) if (kind := _kind(value))), "")
+
+
+def _kind(value: Tensor) -> str:
+    """Return ``nan``, ``inf`` or, if all values are finite, nothing."""
     if not value.is_floating_point():
         return ""
     if torch.isnan(value).any():

@@ -1,4 +1,4 @@
-"""The numbers that a training computes with."""
+"""Mixed precision: which floating-point type a training computes in."""
 
 import contextlib
 import warnings
@@ -16,12 +16,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_precision(name: Precision, device: torch.device) -> Precision:
-    """Give the precision of that name; ``auto`` is bf16 on cards that compute in it, and fp32 elsewhere.
+    """Return the precision; ``auto`` is bf16 on graphics cards that compute in it, and fp32 elsewhere.
 
-    Processors, too, have bf16, but there it is the network that decides whether it is faster.
+    CPUs have bf16 too, but it depends on the network whether it is faster there.
 
     Raises:
-        UserError: the card knows no bf16.
+        UserError: the card doesn't compute in bf16.
     """
     has_bf16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if name == "auto":
@@ -33,11 +33,11 @@ def resolve_precision(name: Precision, device: torch.device) -> Precision:
     return name
 
 
-class Arithmetic:
-    """Mixed precision: what torch deems safe is computed in 16 bits, weights and their updates stay fp32.
+class MixedPrecision:
+    """Autocast and loss scaling: torch computes in 16 bits where it is safe, and weights stay fp32.
 
-    Gradients of fp16 are scaled lest they vanish; where they overflow, the step is left out and the scale halved
-    (Micikevicius et al. 2018).
+    In fp16 the loss is scaled so that small gradients don't vanish. If a gradient overflows, the step is skipped and
+    the scale is halved (Micikevicius et al. 2018).
     """
 
     def __init__(self, name: Precision, device: torch.device):
@@ -45,8 +45,8 @@ class Arithmetic:
         self.device, self.dtype = device, dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
-    def computing(self) -> AbstractContextManager[object]:
-        """Within it, networks and losses compute in this precision."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return a context in which networks and losses compute in this precision."""
         if self.dtype is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
@@ -55,16 +55,16 @@ class Arithmetic:
         self.scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Have the gradients as they are, before anything looks at their size."""
+        """Divide the gradients by the loss scale; required before clipping."""
         self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
-        """Take the optimizer's step, unless a gradient overflowed."""
+        """Step the optimizer, unless a gradient overflowed."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
-    def advance(self, schedule: LRScheduler) -> None:
-        """Take the schedule's step, also behind one of the optimizer's that was left out, of which torch warns."""
+    def step_schedule(self, schedule: LRScheduler) -> None:
+        """Step the schedule, even after a skipped optimizer step, without torch's warning about it."""
         if not self.scaler.is_enabled():
             schedule.step()
             return

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: a few of its steps under torch's profiler."""
+"""Profile of a training: a few steps under torch's profiler."""
 
 import contextlib
 from collections.abc import Callable, Generator
@@ -9,28 +9,35 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from torchmill.components.files import write_atomically, write_text
 
-LEFT_OUT, WARM, STEPS = 3, 2, 10
-"""The first steps make what later ones find made; then the profiler itself warms up; then so many are recorded."""
-ROWS = 25
+SKIPPED_STEPS = 3
+"""First steps, which are slower because they allocate memory and compile."""
+WARMUP_STEPS = 2
+"""Steps for the profiler's own warm-up."""
+RECORDED_STEPS = 10
+TABLE_ROWS = 25
 
 
 @contextlib.contextmanager
 def profiled(folder: Path, device: torch.device) -> Generator[Callable[[], None]]:
-    """Record the operations of some steps; writes ``profile.json`` (a trace, for chrome://tracing or Perfetto) and
-    ``profile.txt`` (a table of operations by the time they take) into ``folder``.
+    """Profile some steps, and write ``profile.json`` and ``profile.txt`` into ``folder``.
 
-    Gives what is to be called after each step. Where there are fewer steps than wanted, nothing is written.
+    The first is a trace for chrome://tracing or Perfetto, the second a table of operations by their time. A training
+    that is too short writes neither.
+
+    Yields:
+        A function to call after each step.
     """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
 
-    def write(recorded: profile) -> None:
+    def write(profiler: profile) -> None:
         by = f"self_{'cpu' if device.type == 'cpu' else device.type}_time_total"
-        table = recorded.key_averages().table(sort_by=by, row_limit=ROWS, max_name_column_width=60)
-        write_text(folder / "profile.txt", f"{STEPS} steps, the first {LEFT_OUT + WARM} left out\n\n{table}\n")
-        write_atomically(folder / "profile.json", lambda partial: recorded.export_chrome_trace(str(partial)))
+        table = profiler.key_averages().table(sort_by=by, row_limit=TABLE_ROWS, max_name_column_width=60)
+        title = f"{RECORDED_STEPS} steps, after the first {SKIPPED_STEPS + WARMUP_STEPS}"
+        write_text(folder / "profile.txt", f"{title}\n\n{table}\n")
+        write_atomically(folder / "profile.json", lambda partial: profiler.export_chrome_trace(str(partial)))
 
-    course = schedule(wait=LEFT_OUT, warmup=WARM, active=STEPS, repeat=1)
-    with profile(activities=activities, schedule=course, on_trace_ready=write) as profiler:
+    steps = schedule(wait=SKIPPED_STEPS, warmup=WARMUP_STEPS, active=RECORDED_STEPS, repeat=1)
+    with profile(activities=activities, schedule=steps, on_trace_ready=write) as profiler:
         yield profiler.step

@@ -1,47 +1,48 @@
-"""What a training tells while it goes on."""
+"""Progress within an epoch, and the result of an epoch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Where an epoch stands."""
+    """Progress within an epoch."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, counted from 1."""
     samples: int
-    """Seen in this epoch."""
+    """Samples seen in this epoch."""
     loss: float
     """Mean over the epoch so far."""
     score: float
+    """Mean over the epoch so far."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one pass over the training data gave."""
+    """Losses, scores and speed of one pass over the training data."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, counted from 1."""
     measure: str
-    """What it is judged by: ``accuracy``, ``label_accuracy`` or ``r2``."""
+    """Name of the scores: ``accuracy``, ``label_accuracy`` or ``r2``."""
     train_loss: float
-    """Mean over the epoch while the weights moved."""
+    """Mean over the epoch's steps, in train mode, while the weights changed."""
     train_score: float
-    """By that measure, likewise while the weights moved and dropout acted."""
+    """Mean over the epoch's steps, in train mode, while the weights changed."""
     validation_loss: float
     validation_score: float
     lr: float
     """Learning rate of the epoch's last step."""
     samples_per_second: float
-    """Of the training loop alone, without validation and checkpoint."""
+    """Speed of the training loop, without validation and checkpoints."""
     is_best: bool
-    """Least validation loss so far."""
+    """Lowest validation loss so far."""
     is_last: bool
     micro_batch: int | None = None
-    """Samples per pass where the device's memory did not take a whole batch at once."""
+    """Samples per pass, if a whole batch didn't fit in memory."""
 
     def metrics(self) -> dict[str, float]:
-        """What is worth a curve."""
+        """Return the values to plot over epochs."""
         return {
             "train_loss": self.train_loss,
             f"train_{self.measure}": self.train_score,

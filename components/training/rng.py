@@ -1,4 +1,4 @@
-"""The sources of chance that a network may draw from while it trains."""
+"""Random number generators that a network may draw from in training: torch's, Python's and NumPy's."""
 
 import random
 from typing import Any
@@ -14,30 +14,30 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed)
 
 
-def random_states(device: torch.device) -> dict[str, Any]:
-    """Give the states of all sources as tensors and plain values, which a checkpoint may hold."""
+def rng_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of all generators, as tensors and plain values for a checkpoint."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # the global one: a network may use it
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # global, since a network may use it
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": [version, list(internal), gauss],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
     }
     if device.type != "cpu":
-        states[device.type] = getattr(torch, device.type).get_rng_state(*_card(device))
+        states[device.type] = getattr(torch, device.type).get_rng_state(*_device_argument(device))
     return states
 
 
-def set_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Put all sources back to where they were; one of another kind of device is left out."""
+def set_rng_states(states: dict[str, Any], device: torch.device) -> None:
+    """Restore all generators; the state of another type of device is ignored."""
     torch.set_rng_state(states["torch"])
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     if device.type in states and device.type != "cpu":
-        getattr(torch, device.type).set_rng_state(states[device.type], *_card(device))
+        getattr(torch, device.type).set_rng_state(states[device.type], *_device_argument(device))
 
 
-def _card(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)  # of which there is one
+def _device_argument(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # torch.mps has a single device and takes no argument

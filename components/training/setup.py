@@ -1,4 +1,4 @@
-"""Everything that one training is made of."""
+"""The inputs of one training, as one thing."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from torchmill.components.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A network, its data and its settings, as ``fit``, trial runs and the search for a learning rate take them.
+    """A network, its data and its settings: the argument of ``fit``, of trial runs and of ``find_lr``.
 
     Example:
         >>> training, validation = read_training(data)  # doctest: +SKIP
@@ -21,12 +21,12 @@ class TrainingSetup:
     """
 
     network: nn.Module
-    """Trained in place by ``fit``; trial runs train a copy."""
+    """Network, which ``fit`` trains in place; trial runs train a copy."""
     training: Samples
     validation: Samples
     data: DataRef
-    """Description of the data that the samples are from: its task, shape and statistics."""
+    """Description of the data set: its task, shape and statistics."""
     config: TrainConfig
     device: torch.device
     seed: int
-    """Seed of the order of samples, of augmentation and of whatever the network draws."""
+    """Seed of the order of samples, of augmentation and of the network's random numbers."""

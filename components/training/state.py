@@ -1,4 +1,4 @@
-"""Everything that decides what comes next in a training, and how a step changes it."""
+"""State of a training: all that decides its next steps, and how a step changes it."""
 
 import dataclasses
 import logging
@@ -16,23 +16,29 @@ from torchmill.components.initialization.standardized_model import StandardizedM
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.compilation import Compiled
 from torchmill.components.training.config import TrainConfig
-from torchmill.components.training.distributed.process_group import ALONE, ProcessGroup
+from torchmill.components.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from torchmill.components.training.ema import Ema, set_buffer
-from torchmill.components.training.losses import Objective
-from torchmill.components.training.nonfinite import first_not_finite
+from torchmill.components.training.losses import Objective, make_loss
+from torchmill.components.training.memory import free_cached_memory, is_out_of_memory, too_little_memory
+from torchmill.components.training.memory_format import prepare_model
+from torchmill.components.training.nonfinite import NotFinite, first_not_finite
 from torchmill.components.training.optimizers import clip_gradients, last_layer, make_optimizer
-from torchmill.components.training.precision import Arithmetic
+from torchmill.components.training.precision import MixedPrecision
 from torchmill.components.training.progress import EpochResult, StepProgress
-from torchmill.components.training.rng import random_states, set_random_states
+from torchmill.components.training.rng import rng_states, set_rng_states
 from torchmill.components.training.schedules import ByValidationLoss, make_schedule
+from torchmill.components.training.setup import TrainingSetup
 
 logger = logging.getLogger("torchmill")
 
 VALIDATION_BATCH = 256
 
 
-class Training:
-    """Everything that decides what comes next in a training."""
+class TrainingState:
+    """Network, optimizer, schedule and counters of a training, with the operations of its loop.
+
+    With several processes, all of them call the same methods in the same order.
+    """
 
     def __init__(
         self,
@@ -42,26 +48,26 @@ class Training:
         config: TrainConfig,
         device: torch.device,
         steps: int,
-        process_group: ProcessGroup = ALONE,
+        process_group: ProcessGroup = SINGLE_PROCESS,
     ):
         self.model, self.objective, self.task = model, objective, tasks.task(task)
         self.config, self.device, self.process_group = config, device, process_group
         self.ema = Ema(model, config.ema) if config.ema else None
         self.parallel: Any = model if config.shard == "on" else process_group.parallel(model)
         if config.shard == "on":
-            for split in (model, self.ema.model) if self.ema else (model,):
-                self.sharding.shard(split, device)
+            for sharded in (model, self.ema.model) if self.ema else (model,):
+                self.fsdp.shard(sharded, device)
         if config.compile == "on":
             self.parallel = Compiled(self.parallel, device, varying=model.takes_tokens)
         self.optimizer = make_optimizer(model.network, config, device)
-        self.arithmetic = Arithmetic(config.precision, device)
+        self.precision = MixedPrecision(config.precision, device)
         self.clip, _, limit = config.clip.partition(":")
         self.clip_limit = float(limit or 0)
         self.last_layer = last_layer(model.network)
-        self.resting = resting(model.network)
+        self.frozen_norms = frozen_norms(model.network)
         self.schedule = make_schedule(self.optimizer, config, steps)
         self.epoch, self.batch = 1, 0
-        """The step that comes next: the epoch counted from 1, its batch from 0."""
+        """Next step: its epoch, counted from 1, and its batch, counted from 0."""
         self.history: list[EpochResult] = []
         self.best: dict[str, Any] = {}
         self.best_loss, self.best_epoch = math.inf, 0
@@ -70,22 +76,33 @@ class Training:
         self.lr = 0.0
         self._begin_epoch()
 
-    @property
-    def sharding(self) -> Any:
-        """What splits networks among processes; imported only then, for it takes a while."""
-        from torchmill.components.training.distributed import fsdp as sharding
+    @classmethod
+    def begin(cls, setup: TrainingSetup, steps: int, process_group: ProcessGroup = SINGLE_PROCESS) -> "TrainingState":
+        """Return the state before the first step. It trains the setup's network itself, not a copy.
 
-        return sharding
+        Args:
+            steps: steps of the whole training, which the schedule spans.
+        """
+        model = prepare_model(setup.network, setup.config, setup.device, setup.data)
+        objective = make_loss(setup.config, setup.data, setup.training).to(setup.device)
+        return cls(model, objective, setup.data.task, setup.config, setup.device, steps, process_group)
+
+    @property
+    def fsdp(self) -> Any:
+        """Module that shards networks; imported only if needed, because the import is slow."""
+        from torchmill.components.training.distributed import fsdp
+
+        return fsdp
 
     def _begin_epoch(self) -> None:
         self.total_loss = torch.zeros((), device=self.device)
-        counted = torch.int64 if self.task.counts_right else torch.float32
-        self.total_score = torch.zeros((), device=self.device, dtype=counted)
+        dtype = torch.int64 if self.task.counts_right else torch.float32
+        self.total_score = torch.zeros((), device=self.device, dtype=dtype)
         self.seen, self.seconds = 0, 0.0
 
     @property
-    def judged(self) -> StandardizedModel:
-        """What is validated and kept: the network, or its moving average."""
+    def validated_model(self) -> StandardizedModel:
+        """The model that is validated and saved as the best: the EMA, if there is one."""
         return self.ema.model if self.ema else self.model
 
     @property
@@ -93,19 +110,18 @@ class Training:
         return bool(self.history) and self.history[-1].is_last
 
     def train_mode(self) -> None:
-        """Have all layers train, but for the norms that rest."""
+        """Set train mode; frozen norms stay in eval mode."""
         self.model.train()
-        for layer in self.resting:
+        for layer in self.frozen_norms:
             layer.eval()
 
     def step(self, inputs: Tensor, labels: Tensor, weight: float = 1.0) -> Tensor:
-        """Compute the gradient of a batch; gives its mean loss.
+        """Compute the gradient of a batch and return its mean loss.
 
-        Where the memory does not suffice, the batch goes through in halves, and in halves of these, whose gradients
-        add up to the batch's.
+        If the batch doesn't fit in memory, it is halved until its parts fit, and their gradients are accumulated.
 
         Args:
-            weight: of this process's part of the batch, beside those of others, in the mean of their gradients.
+            weight: weight of this process's gradient in the mean over all processes: 1 if their shares are equal.
         """
         while True:
             try:
@@ -113,27 +129,27 @@ class Training:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.process_group.size > 1:  # the others wait for gradients that do not come
+                if self.process_group.world_size > 1:  # the others already wait for this process's gradient
                     raise UserError(
-                        f"The memory of process {self.process_group.rank} does not take its "
-                        f"{len(labels)} samples of a batch.",
-                        "Take a smaller --train.batch_size, more processes, or --train.shard on, which splits the "
-                        "network among them.",
+                        f"Process {self.process_group.rank} has too little memory for its {len(labels)} samples of a "
+                        "batch.",
+                        "Take a smaller --train.batch_size, more processes, or --train.shard on, which shards the "
+                        "network across them.",
                     ) from error
                 before = min(self.micro_batch or len(labels), len(labels))
                 if before < 2:
                     raise too_little_memory() from error
             except ValueError as error:
-                if self.micro_batch and "more than 1 value" in str(error):  # of batch norm, in torch's words
+                if self.micro_batch and "more than 1 value" in str(error):  # torch's message if batch norm gets one
                     raise too_little_memory() from error
                 raise
             self.micro_batch = (before + 1) // 2
             logger.warning(
-                "The memory does not take %d samples at once: from now on %d, and gradients are accumulated "
-                "over the same batch of %d.",
+                "%d samples at once don't fit in memory: from now on %d, and gradients are accumulated over the same "
+                "batch of %d.",
                 *(before, self.micro_batch, len(labels)),
             )
-            self._free_memory()
+            free_cached_memory(self.device)
 
     def _accumulate(self, inputs: Tensor, labels: Tensor, weight: float) -> Tensor:
         self.optimizer.zero_grad()
@@ -141,75 +157,82 @@ class Training:
         if parts == 1:
             loss, score = self._pass(inputs, labels, weight=weight)
         else:
-            shares = [
+            results = [
                 self._pass(some_inputs, some_labels, len(some_labels) / len(labels))
                 for some_inputs, some_labels in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
             ]
-            loss, score = (torch.stack(values).sum() for values in zip(*shares, strict=True))
-        self.total_score += score  # only once the whole batch has gone through
+            loss, score = (torch.stack(values).sum() for values in zip(*results, strict=True))
+        self.total_score += score  # not before all parts have passed: a failed batch is repeated
         return loss
 
     def _pass(self, inputs: Tensor, labels: Tensor, share: float = 1.0, weight: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Go forth and back; gives the mean loss times its share of the batch, and the sum of scores."""
-        with self.arithmetic.computing():
+        """Run forward and backward; return the mean loss times ``share``, and the sum of scores.
+
+        Args:
+            share: share of these samples in the process's part of the batch.
+        """
+        with self.precision.autocast():
             output = self.parallel(inputs)
             loss = self.objective(output, labels)
         if share < 1:
             loss = loss * share
-        self.arithmetic.backward(loss if weight == 1 else loss * weight)
+        self.precision.backward(loss if weight == 1 else loss * weight)
         return loss.detach(), self.task.score_sum(outputs_of(output)[0].detach(), labels)
 
     def parts(self, samples: int) -> int:
-        """In how many parts a batch goes through."""
+        """Return the number of parts to pass a batch in."""
         return -(-samples // self.micro_batch) if self.micro_batch else 1
 
     def validate(self, split: Samples) -> tuple[float, float]:
-        """Give mean loss and score of what is kept; of a group, each process looks at its share."""
-        if self.process_group.size == 1:
+        """Return mean loss and score of a split; each process computes its share of it."""
+        if self.process_group.world_size == 1:
             return self._validate(split, len(split))
-        self.process_group.broadcast(self.judged.network.buffers())
-        if self.config.shard == "on" and len(split) < self.process_group.size:
-            raise UserError(f"{len(split)} samples for validation are too few for {self.process_group.size} processes.")
-        mine = split.part(self.process_group.share(torch.arange(len(split))))
-        most = -(-len(split) // self.process_group.size)
-        loss, score = self._validate(mine, most) if len(mine) else (0.0, 0.0)
-        loss, score = (total / len(split) for total in self.process_group.sums([loss * len(mine), score * len(mine)]))
-        return loss, score
+        self.process_group.broadcast(self.validated_model.network.buffers())
+        if self.config.shard == "on" and len(split) < self.process_group.world_size:
+            raise UserError(
+                f"{len(split)} samples for validation are too few for {self.process_group.world_size} processes."
+            )
+        share = split.part(self.process_group.share(torch.arange(len(split))))
+        largest_share = -(-len(split) // self.process_group.world_size)
+        loss, score = self._validate(share, largest_share) if len(share) else (0.0, 0.0)
+        total_loss, total_score = self.process_group.sums([loss * len(share), score * len(share)])
+        return total_loss / len(split), total_score / len(split)
 
-    def _validate(self, split: Samples, most: int) -> tuple[float, float]:
-        """Go through a split in parts that the memory takes.
+    def _validate(self, split: Samples, largest_share: int) -> tuple[float, float]:
+        """Return mean loss and score of a split, passed in parts that fit in memory.
 
         Args:
-            most: samples that any process has, which decides into how many parts all of them go.
+            largest_share: samples of the process with the most. All processes pass that many parts.
         """
         while True:
             try:
-                with self.arithmetic.computing():
-                    parts = -(-most // self.validation_batch)
-                    return validate(self.judged, self.objective, self.task, split, parts)
+                with self.precision.autocast():
+                    parts = -(-largest_share // self.validation_batch)
+                    return validate(self.validated_model, self.objective, self.task, split, parts)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.validation_batch < 2 or self.config.shard == "on":  # where the others go through the same parts
+                if self.validation_batch < 2 or self.config.shard == "on":  # sharded, all must pass the same parts
                     raise too_little_memory() from error
             self.validation_batch = (self.validation_batch + 1) // 2
-            self._free_memory()
-
-    def _free_memory(self) -> None:
-        if self.device.type != "cpu":
-            getattr(torch, self.device.type).empty_cache()
+            free_cached_memory(self.device)
 
     def update(self, loss: Tensor, samples: int) -> None:
-        """Take the optimizer's step, with the gradient that ``step`` left."""
+        """Update the weights by the gradient that ``step`` computed, and count the step.
+
+        Args:
+            loss: mean loss over this process's samples of the batch.
+            samples: number of these samples.
+        """
         if self.clip != "none":
-            self.arithmetic.unscale(self.optimizer)
+            self.precision.unscale(self.optimizer)
             clip_gradients(self.model.parameters(), self.clip, self.clip_limit, self.last_layer)
         try:
-            self.arithmetic.step(self.optimizer)
-        except (RuntimeError, MemoryError) as error:  # the first step makes the optimizer's own tensors
+            self.precision.step(self.optimizer)
+        except (RuntimeError, MemoryError) as error:  # the first step allocates the optimizer's state
             raise too_little_memory() if is_out_of_memory(error) else error from error
         self.lr = max(group["lr"] for group in self.optimizer.param_groups)
-        self.arithmetic.advance(self.schedule)
+        self.precision.step_schedule(self.schedule)
         if self.ema:
             self.ema.update(self.model)
         self.batch += 1
@@ -217,7 +240,7 @@ class Training:
         self.total_loss.add_(loss, alpha=samples)
 
     def totals(self) -> tuple[int, float, float]:
-        """Samples seen in this epoch, by all of the group, their mean loss and score."""
+        """Return the samples that all processes have seen in this epoch, and their mean loss and score."""
         loss, score, seen = self.process_group.sums([self.total_loss.item(), self.total_score.item(), self.seen])
         return int(seen), loss / seen, score / seen
 
@@ -226,20 +249,20 @@ class Training:
 
     @torch.no_grad()
     def is_finite(self) -> bool:
-        """Tell whether loss and weights are numbers; waits for the device."""
+        """Return True if loss and weights are finite in all processes; waits for the device."""
         weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
         if self.config.shard == "on":
-            weights = [self.sharding.local(weight) for weight in weights]
+            weights = [self.fsdp.local_shard(weight) for weight in weights]
         sums = torch.stack([self.total_loss, *(weight.sum(dtype=torch.float32) for weight in weights)])
-        (broken,) = self.process_group.any_of([not torch.isfinite(sums).all()])
-        return not broken
+        (is_bad,) = self.process_group.any_of([not torch.isfinite(sums).all()])
+        return not is_bad
 
     def end_epoch(self, validation_loss: float, validation_score: float) -> EpochResult:
-        """Take the epoch that is over to the history, and begin the next."""
+        """Add the finished epoch to the history, and begin the next one."""
         is_best = validation_loss < self.best_loss
         if is_best:
             self.best_loss, self.best_epoch = validation_loss, self.epoch
-            self.best = {name: value.clone() for name, value in self.judged.network.state_dict().items()}
+            self.best = {name: value.clone() for name, value in self.validated_model.network.state_dict().items()}
         patience = self.config.patience
         seen, train_loss, train_score = self.totals()
         out_of_patience = patience is not None and self.epoch - self.best_epoch >= patience
@@ -263,58 +286,75 @@ class Training:
         self._begin_epoch()
         return result
 
-    def give_best(self, network: nn.Module) -> None:
-        """Put the best weights into the network, which is whole again."""
+    def load_best(self, network: nn.Module) -> None:
+        """Load the best weights into the network and, if it is sharded, unshard it."""
         network.load_state_dict(self.best)
         if self.config.shard == "on":
-            self.sharding.put_together(network)
+            self.fsdp.unshard(network)
 
-    def reason(self, inputs: Tensor) -> str:
-        """Tell where what the network gives for these inputs is no number first."""
+    def find_nonfinite(self, inputs: Tensor) -> str:
+        """Describe the first value that is infinite or NaN when the network gets these inputs."""
         if self.config.shard == "on":
-            return "the network is split among processes, and was not looked through"
-        with self.arithmetic.computing():
+            return "the network is sharded across processes, so its layers were not searched"
+        with self.precision.autocast():
             return first_not_finite(self.model, inputs.tensor_split(self.parts(len(inputs))))
 
-    def keep(self, checkpoints: Checkpoints, at_all_costs: bool = False) -> None:
-        """Have the main process write a checkpoint; it may be left out where the disk is full."""
+    def save(self, checkpoints: Checkpoints, required: bool = False) -> None:
+        """Write a checkpoint from the main process.
+
+        Args:
+            required: raise an error if the disk is full, instead of a warning.
+        """
         content = self.as_dict()
         if self.process_group.is_main:
-            (checkpoints.save if at_all_costs else checkpoints.try_to_save)(content)
+            (checkpoints.save if required else checkpoints.try_to_save)(content)
 
-    PLAIN = (
+    SHARED = (
         *("epoch", "batch", "seconds", "best", "best_loss", "best_epoch"),
         *("micro_batch", "validation_batch", "lr"),
     )
-    OWN = ("total_loss", "total_score", "seen")
-    """What each process of a group has for itself, as its chance."""
+    """Attributes in a checkpoint that are the same in all processes."""
+    PER_RANK = ("total_loss", "total_score", "seen")
+    """Attributes in a checkpoint that each process has for its share of the batches."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the state as tensors and plain values."""
+        """Return the state as tensors and plain values; only the main process gets all of it."""
         network = self.model.network
         state = {
-            **{name: getattr(self, name) for name in self.PLAIN},
+            **{name: getattr(self, name) for name in self.SHARED},
             "history": [dataclasses.asdict(result) for result in self.history],
             "network": network.state_dict(),
-            # All of them: those that it does not want saved with its weights may still decide the next step.
+            # All buffers: those that are not persistent may decide the next step, too.
             "buffers": dict(network.named_buffers()),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "scaler": self.arithmetic.scaler.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
             "ema": self.ema.as_dict() if self.ema else None,
-            "own": self.process_group.gathered(
-                {name: getattr(self, name) for name in self.OWN} | {"random": random_states(self.device)}
+            "own": self.process_group.gather(
+                {name: getattr(self, name) for name in self.PER_RANK} | {"random": rng_states(self.device)}
             ),
         }
-        return self.sharding.whole(state, keep=self.process_group.is_main) if self.config.shard == "on" else state
+        return self.fsdp.gather_full(state, keep=self.process_group.is_main) if self.config.shard == "on" else state
+
+    def restore_newest(self, checkpoints: Checkpoints) -> None:
+        """Go back to the newest checkpoint.
+
+        Raises:
+            NotFinite: no checkpoint is intact.
+        """
+        state = checkpoints.newest()
+        if state is None:
+            raise NotFinite("The loss is no longer finite, and no checkpoint is left.", "Try a smaller --train.lr.")
+        self.restore(state)
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back, or on, to a state that ``as_dict`` gave."""
+        """Load a state that ``as_dict`` returned."""
         if self.config.shard == "on":
-            state = self.sharding.split_state(state, self.model.network, self.optimizer)
-        own = state["own"][self.process_group.rank]
-        for name, value in [*((name, state[name]) for name in self.PLAIN), *((name, own[name]) for name in self.OWN)]:
+            state = self.fsdp.shard_state(state, self.model.network, self.optimizer)
+        per_rank = state["own"][self.process_group.rank]
+        values = {name: state[name] for name in self.SHARED} | {name: per_rank[name] for name in self.PER_RANK}
+        for name, value in values.items():
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
         self.history = [EpochResult(**result) for result in state["history"]]
         network = self.model.network
@@ -323,35 +363,28 @@ class Training:
         network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.arithmetic.scaler.load_state_dict(state["scaler"])
+        self.precision.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.restore(state["ema"])
-        set_random_states(own["random"], self.device)
+        set_rng_states(per_rank["random"], self.device)
 
 
-def resting(network: nn.Module) -> list[nn.Module]:
-    """Norms whose weights are frozen: they keep their statistics, too, or what stands on them would move."""
+def frozen_norms(network: nn.Module) -> list[nn.Module]:
+    """Return the batch norms whose weights are frozen: their statistics must stay, too, or their outputs would move."""
     return [
         layer
         for layer in network.modules()
         if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        and (own := list(layer.parameters(recurse=False)))
-        and not any(weight.requires_grad for weight in own)
+        and (weights := list(layer.parameters(recurse=False)))
+        and not any(weight.requires_grad for weight in weights)
     ]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error is that the memory of a device, or of the processor, does not suffice."""
-    # The processor's allocator and MPS have no class of their own for it.
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 @torch.no_grad()
 def validate(
     model: nn.Module, objective: Objective, task: tasks.Task, split: Samples, parts: int = 1
 ) -> tuple[float, float]:
-    """Give mean loss and score in evaluation mode, going through the split in so many parts."""
+    """Return mean loss and score of a split in eval mode, passed in ``parts`` parts."""
     model.eval()
     loss, score = 0.0, 0.0
     for inputs, labels in split.parts(parts):
@@ -359,10 +392,3 @@ def validate(
         loss += objective(output, labels).item() * len(labels)
         score += task.score_sum(output, labels).item()
     return loss / len(split), score / len(split)
-
-
-def too_little_memory() -> UserError:
-    return UserError(
-        "The memory does not suffice for a single sample, or for what the optimizer keeps.",
-        "Take a smaller network, an optimizer that keeps less, or another device.",
-    )

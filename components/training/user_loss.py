@@ -1,4 +1,4 @@
-"""The user's own loss: ``--train.loss file.py:Class``, or a function of outputs and labels."""
+"""The user's own loss: ``--train.loss file.py:Name``, a class or a function of outputs and labels."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -16,20 +16,20 @@ ARGUMENTS = "--train.loss_args"
 
 
 def user_loss(reference: str, arguments: Mapping[str, object]) -> nn.Module:
-    """Make the user's loss: a class is made with the arguments, a function gets them with each call.
+    """Make the user's loss. A class gets the arguments once, a function with each call.
 
     Raises:
-        UserError: there is no such loss, an argument does not fit, or the class can't be made.
+        UserError: there is no such loss, it doesn't take an argument, or the class can't be instantiated.
     """
     loss, place = find(reference), f"The loss {reference}"
     if inspect.isclass(loss):
         return UserLoss(reference, call(loss, arguments, place, ARGUMENTS))
-    # Outputs and labels come by position.
+    # The two positional arguments are outputs and labels.
     return UserLoss(reference, partial(loss, **fitting_arguments(loss, arguments, place, ARGUMENTS, positional=2)))
 
 
 class UserLoss(nn.Module):
-    """The user's loss. If it is a module, its buffers go to the device with it."""
+    """The user's loss as a module. If it is a module itself, its buffers move to the device."""
 
     def __init__(self, reference: str, criterion: Callable[[Tensor, Tensor], object]):
         super().__init__()
@@ -38,7 +38,7 @@ class UserLoss(nn.Module):
     def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
         try:
             value = self.criterion(outputs, labels)
-        except Exception as error:  # the user's loss can fail in any way
+        except Exception as error:  # a user's loss can raise anything
             shapes = f"outputs {tuple(outputs.shape)} and labels {tuple(labels.shape)}"
             if isinstance(error, torch.OutOfMemoryError | MemoryError):
                 raise

@@ -356,13 +356,13 @@ def find_lr(options: argparse.Namespace) -> int:
     if options.plot:
         from torchmill.components.evaluation.plots import draw_rates
 
-        draw_rates(curve.rates, curve.losses, curve.found, options.plot)
+        draw_rates(curve.rates, curve.losses, curve.lr, options.plot)
     if options.json:
-        print(json.dumps({"lr": curve.found, "rates": curve.rates, "losses": curve.losses}), flush=True)
+        print(json.dumps({"lr": curve.lr, "rates": curve.rates, "losses": curve.losses}), flush=True)
     else:
         least = min(zip(curve.losses, curve.rates, strict=True))
         print(
-            f"--train.lr {curve.found:g}  a tenth of {least[1]:.2g}, where the loss is least: {least[0]:.4g}, "
+            f"--train.lr {curve.lr:g}  a tenth of {least[1]:.2g}, where the loss is least: {least[0]:.4g}, "
             f"from {curve.losses[0]:.4g} at first"
         )
     return 0

@@ -201,9 +201,9 @@ def test_there_is_a_test_of_nonsense_for_every_field_that_could_hold_it():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({}, "one process has nobody to share with"),
-        ({"train.processes": "2", "train.optimizer": "muon"}, "does not bear optimizer muon"),
-        ({"train.processes": "2", "train.compile": "on"}, "does not bear compile on"),
+        ({}, "one process has no other to shard with"),
+        ({"train.processes": "2", "train.optimizer": "muon"}, "does not support optimizer muon"),
+        ({"train.processes": "2", "train.compile": "on"}, "does not support compile on"),
     ],
 )
 def test_what_a_split_network_does_not_bear_is_told(tmp_path, setting, words):
@@ -212,7 +212,7 @@ def test_what_a_split_network_does_not_bear_is_told(tmp_path, setting, words):
 
 def test_machines_that_have_nowhere_to_meet_are_told_so(tmp_path):
     told = complaint(overrides={"train.machines": "2"}, folder=tmp_path)
-    assert told == "train.rendezvous: where do the machines meet? Give HOST:PORT of the first one"
+    assert told == "train.rendezvous: several machines need HOST:PORT of the first one"
     assert load(None, {"train.machines": "2", "train.rendezvous": "node-0:29500"}).train.machines == 2
 
 

@@ -1,7 +1,6 @@
-"""A network that is split among the processes that train it: each keeps its part of every weight, of its gradient and
-of what the optimizer knows of it (PyTorch's FSDP2; Rajbhandari et al. 2020, ZeRO stage 3).
+"""Sharding of a network across its processes by PyTorch's FSDP2 (Rajbhandari et al. 2020, ZeRO stage 3).
 
-What leaves a training is whole: checkpoints and weights are those of a training that is not split.
+Each process holds its shard of the weights, gradients and optimizer state. Checkpoints and saved weights are full.
 """
 
 from collections.abc import Iterator
@@ -17,119 +16,115 @@ from torch.optim import Optimizer
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.standardized_model import StandardizedModel
 
-LEAST_BLOCK = 0.02
-"""Share of all parameters that a block has at least, to be put together on its own before it is computed."""
+SMALLEST_BLOCK = 0.02
+"""Smallest share of all parameters that a block must have to be gathered on its own."""
 
 
 def shard(model: StandardizedModel, device: torch.device) -> None:
-    """Split a model's parameters, in place, among all processes; each holds its part on its device.
+    """Shard a model's parameters in place across all processes, each shard on its process's device.
 
-    Layers of a ``ModuleList`` or a ``Sequential`` are whole only while they are computed, one after the other; the
-    rest is as long as the whole network is.
+    A layer of a ``ModuleList`` or a ``Sequential`` is gathered only while it is computed. All other parameters are
+    gathered for the whole pass.
 
     Raises:
-        UserError: the network is one that torch cannot split.
+        UserError: torch can't shard the network.
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     try:
         for block in (*blocks(model.network), model):
-            # The outermost one, too: it would stay whole behind a validation.
+            # Reshard the outermost block, too: it would stay gathered after a validation.
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
     except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"torch cannot split {type(model.network).__name__} among processes: {' '.join(str(error).split())}",
+            f"torch cannot shard {type(model.network).__name__}: {' '.join(str(error).split())}",
             "Leave --train.shard off.",
         ) from error
-    model.to(device)  # what is no parameter
+    model.to(device)  # moves the buffers
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Layers that are worth being put together one at a time: large, called by themselves, sharing no weight."""
-    parameters = list(network.parameters())
-    least = LEAST_BLOCK * sum(weight.numel() for weight in parameters)
+    """Return the layers to gather one at a time: large, called directly, and sharing no weight."""
+    smallest = SMALLEST_BLOCK * sum(weight.numel() for weight in network.parameters())
     uses: dict[int, int] = {}
     for layer in network.modules():
         for weight in layer._parameters.values():
             uses[id(weight)] = uses.get(id(weight), 0) + 1
 
-    def within(layer: nn.Module) -> Iterator[nn.Module]:
+    def blocks_in(layer: nn.Module) -> Iterator[nn.Module]:
         for child in layer.children():
-            own = list(child.parameters())
+            weights = list(child.parameters())
             called = isinstance(layer, nn.ModuleList | nn.Sequential) and not isinstance(child, nn.ModuleList)
-            alone = all(uses[id(weight)] == 1 for weight in own)
-            if called and alone and own and sum(weight.numel() for weight in own) >= least:
+            unshared = all(uses[id(weight)] == 1 for weight in weights)
+            if called and unshared and weights and sum(weight.numel() for weight in weights) >= smallest:
                 yield child
             else:
-                yield from within(child)
+                yield from blocks_in(child)
 
-    return list(within(network))
+    return list(blocks_in(network))
 
 
-def local(value: Tensor) -> Tensor:
-    """This process's part."""
+def local_shard(value: Tensor) -> Tensor:
+    """Return this process's shard."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def whole(state: Any, keep: bool = True) -> Any:
-    """Put what is split together, on the processor; all processes have to ask for it.
+def gather_full(state: Any, keep: bool = True) -> Any:
+    """Return a copy of a state in which sharded tensors are full, on the CPU; all processes must call it.
 
     Args:
-        state: tensors in dictionaries and lists. What is not split stays as it is.
-        keep: others only help to put it together.
+        state: tensors in dictionaries and lists. Tensors that are not sharded stay as they are.
+        keep: return the full tensors. Other processes only contribute their shards.
     """
     match state:
         case DTensor():
-            together = state.detach().full_tensor()
-            return together.cpu() if keep else None
+            full = state.detach().full_tensor()
+            return full.cpu() if keep else None
         case dict():
-            return {name: whole(value, keep) for name, value in state.items()}
+            return {name: gather_full(value, keep) for name, value in state.items()}
         case list() | tuple():
-            return type(state)(whole(value, keep) for value in state)
+            return type(state)(gather_full(value, keep) for value in state)
     return state
 
 
-def split_like(value: Any, example: Any) -> Any:
-    """Split a whole tensor as an example is; what is no tensor, or of another shape, stays as it is."""
+def shard_like(value: Any, example: Any) -> Any:
+    """Shard a full tensor like an example of the same shape; return any other value unchanged."""
     if isinstance(example, DTensor) and isinstance(value, Tensor) and value.shape == example.shape:
         value = value.to(example.device, example.dtype if value.is_floating_point() else None)
         return distribute_tensor(value, example.device_mesh, example.placements, src_data_rank=None)
     return value
 
 
-def split_state(state: dict[str, Any], network: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """Split what a checkpoint holds of a training, as the parts of this one are."""
+def shard_state(state: dict[str, Any], network: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """Shard the tensors of a checkpoint like those of this training."""
     named = network.state_dict()
-    listed, grouped = (
-        list(network.parameters()),
-        [weight for group in optimizer.param_groups for weight in group["params"]],
-    )
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
-    def of_network(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: split_like(value, named.get(name)) for name, value in values.items()}
+    def shard_network(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: shard_like(value, named.get(name)) for name, value in values.items()}
 
-    kept = {
-        number: {name: split_like(value, grouped[number]) for name, value in values.items()}
+    optimizer_state = {
+        number: {name: shard_like(value, weights[number]) for name, value in values.items()}
         for number, values in state["optimizer"]["state"].items()
     }
-    average = state["ema"]
-    if average:
-        parameters = [split_like(value, its) for value, its in zip(average["parameters"], listed, strict=True)]
-        average = {**average, "parameters": parameters}
+    ema = state["ema"]
+    if ema:
+        pairs = zip(ema["parameters"], network.parameters(), strict=True)
+        ema = {**ema, "parameters": [shard_like(average, weight) for average, weight in pairs]}
     return {
         **state,
-        "network": of_network(state["network"]),
-        "best": of_network(state["best"]),
-        "optimizer": {**state["optimizer"], "state": kept},
-        "ema": average,
+        "network": shard_network(state["network"]),
+        "best": shard_network(state["best"]),
+        "optimizer": {**state["optimizer"], "state": optimizer_state},
+        "ema": ema,
     }
 
 
-def put_together(network: nn.Module) -> None:
-    """Have a network hold its parameters whole again, on the processor; all processes have to do so."""
-    found: dict[int, nn.Parameter] = {}
+def unshard(network: nn.Module) -> None:
+    """Replace a network's shards by full parameters on the CPU; all processes must call it."""
+    full: dict[int, nn.Parameter] = {}
     for layer in network.modules():
         for name, weight in layer._parameters.items():
             if isinstance(weight, DTensor):
-                if id(weight) not in found:
-                    found[id(weight)] = nn.Parameter(whole(weight), weight.requires_grad)
-                layer._parameters[name] = found[id(weight)]
+                if id(weight) not in full:
+                    full[id(weight)] = nn.Parameter(gather_full(weight), weight.requires_grad)
+                layer._parameters[name] = full[id(weight)]

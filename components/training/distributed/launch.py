@@ -1,8 +1,4 @@
-"""Processes that train, and the folder by which they are told what to do; needs no torch, to be quick at hand.
-
-In the folder lie what is to be done, what the leader tells, what went wrong, a file that says to stop, a lock that is
-held as long as anybody waits for the result, and what torch's launcher prints.
-"""
+"""Start worker processes, each with a folder that holds its job and its messages. Imports no torch, to be fast."""
 
 import contextlib
 import json
@@ -20,108 +16,120 @@ from torchmill.components.files import locked, write_text
 from torchmill.components.processes import Process, start_python
 from torchmill.components.training.config import TrainConfig
 
-JOB, MESSAGES, MISTAKE, STOP, PARENT, LOG = "job.json", "messages", "mistake.json", "stop", "parent.lock", "log"
+JOB = "job.json"
+"""File of the job, which the worker waits for."""
+MESSAGES = "messages"
+"""File of the main worker's messages: one JSON object per line."""
+ERROR = "error.json"
+"""File of the error that ended a worker."""
+STOP = "stop"
+"""File that asks the workers to stop."""
+PARENT = "parent.lock"
+"""Lock that the parent holds; workers exit when it is released."""
+LOG = "log"
+"""File of the output of torch's launcher."""
 PATHS = "paths.json"
-"""Where modules are looked for: as in the process that asked."""
+"""File of the parent's ``sys.path``, so that a worker finds the same modules."""
 
 WORKER = ("-m", "torchmill.components.training.distributed.worker")
 RESTARTS = 3
-"""Of all processes of a group, where one has died; they go on from the newest checkpoint."""
-LEAVE_SECONDS = 30.0
-BUSY = 0.75
-"""Share of the processors that have been at work of late, from which on threads that wait for each other leave them to
-others. They spin otherwise: a tenth faster where nobody else computes, and ten times slower where somebody does."""
+"""Restarts of a group after one of its processes died; each resumes from the newest checkpoint."""
+EXIT_SECONDS = 30.0
+"""Seconds between asking a process to end and killing it."""
+BUSY_LOAD = 0.75
+"""Load per processor above which waiting threads sleep instead of spinning. Spinning is a tenth faster on an idle
+machine, and ten times slower on a busy one."""
 
 
 @dataclass(frozen=True)
-class Launched:
-    """What was started: a process that trains alone, or torch's launcher, which has several."""
+class Worker:
+    """A started process, which trains alone or is torch's launcher of several, and its folder."""
 
     folder: Path
     process: Process
 
 
-spare: Process | None = None
-"""A process that was forked to train, if there is one."""
+forked_worker: Process | None = None
+"""A worker forked in advance by the warm process, if there is one."""
 
-_ahead: ContextVar[Launched | None] = ContextVar("_ahead", default=None)
+_started_ahead: ContextVar[Worker | None] = ContextVar("_started_ahead", default=None)
 
 
 @contextlib.contextmanager
 def started_ahead(config: TrainConfig) -> Generator[None]:
-    """Have a process import torch, which takes seconds, while what comes before a training is done."""
-    if _waiting() or config.machines > 1 or config.processes not in ("1", "auto"):
-        yield  # there is one, or torch's launcher will start its own
+    """Start a worker that imports torch, which takes seconds, while earlier steps run."""
+    if _idle_worker() or config.machines > 1 or config.processes not in ("1", "auto"):
+        yield  # a worker already waits, or torch's launcher will start its own
         return
-    with launched(list(WORKER)) as waiting:
-        token = _ahead.set(waiting)
+    with launched(list(WORKER)) as worker:
+        token = _started_ahead.set(worker)
         try:
             yield
         finally:
-            _ahead.reset(token)
+            _started_ahead.reset(token)
 
 
 @contextlib.contextmanager
-def one_process() -> Generator[Launched]:
-    """Give a process that waits for a job: the one that was started ahead, if it has none yet, or a new one."""
-    if waiting := _waiting():
-        yield waiting
+def one_worker() -> Generator[Worker]:
+    """Yield a worker that waits for a job: the one started ahead if it is still free, or a new one."""
+    if worker := _idle_worker():
+        yield worker
     else:
-        with launched(list(WORKER)) as started:
-            yield started
+        with launched(list(WORKER)) as worker:
+            yield worker
 
 
-def _waiting() -> Launched | None:
-    started = _ahead.get()
-    return started if started and started.process.poll() is None and not (started.folder / JOB).exists() else None
+def _idle_worker() -> Worker | None:
+    worker = _started_ahead.get()
+    return worker if worker and worker.process.poll() is None and not (worker.folder / JOB).exists() else None
 
 
 @contextlib.contextmanager
 def launched(
-    arguments: list[str], environment: dict[str, str] | None = None, place: Path | None = None, quietly: bool = False
-) -> Generator[Launched]:
-    """Start Python on ``arguments`` and a new folder; it is ended when the block is left before it is done.
+    arguments: list[str], environment: dict[str, str] | None = None, parent: Path | None = None, log: bool = False
+) -> Generator[Worker]:
+    """Start Python on ``arguments`` and a new folder; leaving the block terminates it.
 
     Args:
-        environment: over that of this process.
-        place: where the folder is made; none is the system's place for what is temporary.
-        quietly: what it prints goes into a file there.
+        environment: variables to add to this process's.
+        parent: folder for the new folder; None is the system's temporary one.
+        log: write the process's output into a file of the folder.
     """
-    around = os.environ | (environment or {})
-    if is_busy := os.getloadavg()[0] > BUSY * (os.cpu_count() or 1):
-        around.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with tempfile.TemporaryDirectory(prefix="torchmill-", dir=place) as made, contextlib.ExitStack() as held:
-        folder = Path(made)
-        held.enter_context(locked(folder / PARENT))
+    variables = os.environ | (environment or {})
+    if is_busy := os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1):
+        variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with tempfile.TemporaryDirectory(prefix="torchmill-", dir=parent) as path, contextlib.ExitStack() as stack:
+        folder = Path(path)
+        stack.enter_context(locked(folder / PARENT))
         write_text(folder / PATHS, json.dumps([path or str(Path.cwd()) for path in sys.path]))
-        output: Any = held.enter_context((folder / LOG).open("wb")) if quietly else None
-        plain = arguments == list(WORKER) and environment is None and not quietly and not is_busy
-        process = (_spare_for(folder) if plain else None) or start_python(
+        output: Any = stack.enter_context((folder / LOG).open("wb")) if log else None
+        plain = arguments == list(WORKER) and environment is None and not log and not is_busy
+        process = (_take_forked_worker(folder) if plain else None) or start_python(
             *(*arguments, str(folder)),
-            environment=around,
+            environment=variables,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # a Ctrl-C at the terminal is ours to answer
+            start_new_session=True,  # Ctrl-C at the terminal goes to this process alone
         )
         try:
-            yield Launched(folder, process)
+            yield Worker(folder, process)
         finally:
             if process.poll() is None:
                 process.terminate()  # torch's launcher passes it on
                 try:
-                    process.wait(LEAVE_SECONDS)
+                    process.wait(EXIT_SECONDS)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
 
 
-def _spare_for(folder: Path) -> Process | None:
-    """Have the process that was forked to train, if there is one, wait for a job in that folder."""
-    global spare
-    taken, spare = spare, None
-    if taken is None or taken.poll() is not None:
+def _take_forked_worker(folder: Path) -> Process | None:
+    """Return the worker forked in advance, if it is alive, and tell it to wait for a job in ``folder``."""
+    global forked_worker
+    process, forked_worker = forked_worker, None
+    if process is None or process.poll() is not None:
         return None
-    assert taken.stdin
-    taken.stdin.write(f"{folder}\n".encode())
-    taken.stdin.flush()
-    return taken
+    assert process.stdin
+    process.stdin.write(f"{folder}\n".encode())
+    process.stdin.flush()
+    return process

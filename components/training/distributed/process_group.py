@@ -1,4 +1,4 @@
-"""The processes that train one network together, each on a share of every batch; most trainings have one alone."""
+"""The group of processes that train one network, each on its share of every batch."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -11,30 +11,30 @@ from torch import Tensor, distributed, nn
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Who this process is among those that train.
+    """This process's place in its group, and the group's collective operations.
 
-    All of a group call the same methods in the same order: each waits for the others.
+    All processes call the same operations in the same order, because each operation waits for all of them.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    """Among the processes on this machine."""
+    """Rank among the processes of this machine."""
     control: Any = None
-    """Group of processes for what is not on the device (gloo, beside NCCL); None is the usual one."""
+    """Group for CPU values: gloo, beside NCCL for the device. None is torch's default group."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process alone writes and tells."""
+        """True in the process that alone writes files and reports progress."""
         return self.rank == 0
 
     def share(self, indices: Tensor) -> Tensor:
-        """Give this process's part of a batch or a split; parts differ by one sample at most."""
-        return indices.tensor_split(self.size)[self.rank]
+        """Return this process's share of a batch or a split; shares differ by one sample at most."""
+        return indices.tensor_split(self.world_size)[self.rank]
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Average a model's gradients over the group as they are computed; start from the main process's weights."""
-        if self.size == 1:
+        """Wrap a model so that gradients are averaged over the group; copies the main process's weights to all."""
+        if self.world_size == 1:
             return model
         device = next(model.parameters()).device
         return nn.parallel.DistributedDataParallel(
@@ -42,50 +42,50 @@ class ProcessGroup:
         )
 
     def broadcast(self, buffers: Iterable[Tensor]) -> None:
-        """Have everybody hold what the leader does, as the statistics of batch norm."""
+        """Copy the main process's buffers, for example batch norm's statistics, to all processes."""
         for buffer in buffers:
             if buffer.numel():
                 distributed.broadcast(buffer, 0)
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Add numbers up over the group."""
-        if self.size == 1:
+        """Sum each value over the group."""
+        if self.world_size == 1:
             return list(values)
-        added = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(added, group=self.control)
-        return added.tolist()
+        totals = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(totals, group=self.control)
+        return totals.tolist()
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """Tell of each flag whether it is up in any process."""
-        if self.size == 1:
+        """Return for each flag whether it is True in any process."""
+        if self.world_size == 1:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.uint8)
         distributed.all_reduce(raised, distributed.ReduceOp.MAX, group=self.control)
         return raised.bool().tolist()
 
     @property
-    def agrees_every(self) -> int:
-        """After so many steps it is agreed whether to stop: to ask at each of a thousand a second would cost."""
-        return 1 if self.size == 1 else 8
+    def agreement_interval(self) -> int:
+        """Steps between agreements: a collective at each of a thousand steps a second would be slow."""
+        return 1 if self.world_size == 1 else 8
 
-    def agree(self, stop: bool, *leaders: bool) -> list[bool]:
-        """Decide together: to stop if anybody wants to, the rest as the leader says."""
-        return self.any_of([stop, *(self.is_main and flag for flag in leaders)])
+    def agree(self, stop: bool, *flags: bool) -> list[bool]:
+        """Return the same flags in all processes: ``stop`` if any wants to stop, the others from the main process."""
+        return self.any_of([stop, *(self.is_main and flag for flag in flags)])
 
-    def gathered(self, state: dict[str, Any]) -> list[dict[str, Any]]:
-        """Give the leader everybody's plain values and tensors; to others, nothing."""
-        if self.size == 1:
+    def gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the states of all ranks, of tensors and plain values, to the main process; to others, nothing."""
+        if self.world_size == 1:
             return [state]
-        held = io.BytesIO()
-        torch.save(state, held)
-        found: list[Any] | None = [None] * self.size if self.is_main else None
-        distributed.gather_object(held.getvalue(), found, group=self.control)
-        return [torch.load(io.BytesIO(one), weights_only=True) for one in found or []]
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        contents: list[Any] | None = [None] * self.world_size if self.is_main else None
+        distributed.gather_object(buffer.getvalue(), contents, group=self.control)
+        return [torch.load(io.BytesIO(content), weights_only=True) for content in contents or []]
 
-    def wait(self) -> None:
-        """Go on once all are here."""
-        if self.size > 1:
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        if self.world_size > 1:
             distributed.barrier(group=self.control)
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()

@@ -1,7 +1,6 @@
-"""Train in processes of their own: alone, or several by torch's elastic launcher, one on each card or sharing the
-processor, on this machine or on several.
+"""Train in worker processes, one or several, on this machine or on more: start them, relay messages, explain failures.
 
-A crash in native code, and the system's want of memory, end such a process and not whoever waits for it.
+If native code crashes or the system kills for memory, that ends the worker and not the process that waits for it.
 """
 
 import contextlib
@@ -20,48 +19,50 @@ import torch
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_text
 from torchmill.components.processes import processors
+from torchmill.components.training.batches import batch_size_of
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.distributed.job import Job
 from torchmill.components.training.distributed.launch import (
+    ERROR,
     JOB,
     LOG,
     MESSAGES,
-    MISTAKE,
     RESTARTS,
     STOP,
     WORKER,
-    Launched,
+    Worker,
     launched,
-    one_process,
+    one_worker,
 )
-from torchmill.components.training.fit import Stopped, known_batch_size
+from torchmill.components.training.fit import Stopped
 from torchmill.components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
 
-LISTEN_SECONDS = 0.05
+POLL_SECONDS = 0.05
+"""Seconds between two looks for new messages."""
 
 
 def processes_for(config: TrainConfig, device: torch.device) -> int:
-    """How many processes train, on each machine.
+    """Return the number of processes on each machine.
 
     Raises:
-        UserError: there are fewer cards, or batches are too small to be shared.
+        UserError: this machine has fewer cards, or a batch is too small to share.
     """
     cards = getattr(torch, device.type).device_count() if device.type in ("cuda", "xpu") else None
-    wanted = int(config.processes) if config.processes != "auto" else cards if cards and device.index is None else 1
-    if wanted > 1 and cards is not None and wanted > cards:
-        raise UserError(f"--train.processes {wanted}: this machine has {cards} {device.type} devices.")
-    world_size = wanted * config.machines
-    if world_size > 1 and known_batch_size(config) < 2 * world_size:
+    processes = int(config.processes) if config.processes != "auto" else cards if cards and device.index is None else 1
+    if processes > 1 and cards is not None and processes > cards:
+        raise UserError(f"--train.processes {processes}: this machine has {cards} {device.type} devices.")
+    world_size = processes * config.machines
+    if world_size > 1 and batch_size_of(config) < 2 * world_size:
         raise UserError(
-            f"--train.batch_size {known_batch_size(config)} leaves less than 2 samples for each of "
+            f"--train.batch_size {batch_size_of(config)} leaves less than 2 samples for each of "
             f"{world_size} processes.",
             "Take a larger batch or fewer processes.",
         )
     if world_size > 1 and config.profile:
-        raise UserError("--profile looks at one process.", "Leave --train.processes out, or set it to 1.")
-    return wanted
+        raise UserError("--train.profile works with one process only.", "Leave --train.processes out, or set it to 1.")
+    return processes
 
 
 def train_in_subprocess(
@@ -71,40 +72,44 @@ def train_in_subprocess(
     on_resume: Callable[[int, int], None] = lambda _epoch, _step: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult]:
-    """Do a job in other processes; as ``fit``, for each batch is still that of all of them.
+    """Run a job in worker processes and yield its epochs, as ``fit`` does.
 
-    Of several, one that dies, as by the system's want of memory, costs the steps since the newest checkpoint: all are
-    started again from it. One alone is not, for it would die again.
+    If one of several workers dies, for example for lack of memory, all are restarted from the newest checkpoint. A
+    single worker is not restarted, because it would die again.
 
     Args:
-        processes: on each machine.
-        on_resume: given the epoch and the step that an earlier process got to.
+        processes: processes per machine.
+        on_resume: called with the epoch and the step of the checkpoint that the training resumes from.
 
     Raises:
-        Stopped: ``should_stop`` said so.
-        UserError: the user's, of one of them; or it died, or of several one did again and again.
-        RuntimeError: the network's own, with where it came from.
+        Stopped: ``should_stop`` returned True.
+        UserError: a worker raised it; or a single worker died, or one of several after ``RESTARTS`` restarts.
+        RuntimeError: the user's code raised an error, whose traceback is in a note.
+
+    Example:
+        >>> for epoch in train_in_subprocess(job, processes=2):  # doctest: +SKIP
+        ...     print(epoch.epoch, epoch.validation_loss)
     """
     world_size = processes * job.config.machines
     threads = torch.get_num_threads() if world_size == 1 else max(1, processors() // processes)
-    told = at = 0
-    with _started(job, processes) as working:
-        write_text(working.folder / JOB, job.model_copy(update={"threads": threads}).model_dump_json())
+    epochs_yielded = current_epoch = 0
+    with _start_workers(job, processes) as worker:
+        write_text(worker.folder / JOB, job.model_copy(update={"threads": threads}).model_dump_json())
         if job.config.machines > 1:
-            logger.info("fit  on each of the other machines: torchmill join %s", working.folder)
-        for message in _messages(working, should_stop):
+            logger.info("fit  on each of the other machines: torchmill join %s", worker.folder)
+        for message in _messages(worker, should_stop):
             match message.pop("kind"):
                 case "epoch":
                     epoch = EpochResult(**message)
-                    if epoch.epoch > told:  # those before a restart are told again
-                        told = at = epoch.epoch
+                    if epoch.epoch > epochs_yielded:  # a restarted worker sends earlier epochs again
+                        epochs_yielded = current_epoch = epoch.epoch
                         yield epoch
                 case "progress":
-                    at = message["epoch"]
+                    current_epoch = message["epoch"]
                     on_progress(StepProgress(**message))
-                case "resumed" if message["again"]:
+                case "resumed" if message["restarted"]:
                     logger.warning(
-                        "A training process died; all go on at epoch %d, step %d.", message["epoch"], message["step"]
+                        "A training process died; all resume at epoch %d, step %d.", message["epoch"], message["step"]
                     )
                 case "resumed":
                     on_resume(message["epoch"], message["step"])
@@ -112,20 +117,20 @@ def train_in_subprocess(
                     logger.log(message["level"], "%s", message["text"])
                 case "stopped":
                     raise Stopped
-        _raise_what_went_wrong(working, world_size, at)
+        _raise_failure(worker, world_size, current_epoch)
 
 
-def _started(job: Job, processes: int) -> AbstractContextManager[Launched]:
+def _start_workers(job: Job, processes: int) -> AbstractContextManager[Worker]:
     config = job.config
     if processes * config.machines == 1:
-        return one_process()
-    place = job.checkpoints.parent if config.machines > 1 else None  # all machines see it
-    return launched([*team_arguments(processes, config), *WORKER], _team_environment(config), place, quietly=True)
+        return one_worker()
+    parent = job.checkpoints.parent if config.machines > 1 else None  # all machines see this folder
+    return launched([*launcher_arguments(processes, config), *WORKER], _launcher_environment(config), parent, log=True)
 
 
-def team_arguments(processes: int, config: TrainConfig) -> list[str]:
-    """What Python is to do for torch's launcher to have the processes of one machine run."""
-    where = (
+def launcher_arguments(processes: int, config: TrainConfig) -> list[str]:
+    """Return Python's arguments to run torch's elastic launcher for this machine's processes."""
+    rendezvous = (
         ["--standalone"]
         if config.machines == 1
         else [
@@ -134,90 +139,90 @@ def team_arguments(processes: int, config: TrainConfig) -> list[str]:
         ]
     )
     restarts = [f"--max-restarts={RESTARTS}", "--monitor-interval=0.1"]
-    return ["-m", "torch.distributed.run", *where, f"--nproc-per-node={processes}", *restarts]
+    return ["-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={processes}", *restarts]
 
 
-def _team_environment(config: TrainConfig) -> dict[str, str]:
-    # The launcher's own store, shared by default, still knows the dead: those that are started again wait for them.
-    own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+def _launcher_environment(config: TrainConfig) -> dict[str, str]:
+    # Without this, restarted processes share the launcher's store, which lists dead processes, and wait for those.
+    variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     if config.machines == 1:
-        own["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    return own
+        variables["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    return variables
 
 
 def join(folder: Path) -> None:
-    """Have this machine take part in a training of several that another one has begun.
+    """Join a training on several machines that another machine started; return at its end.
 
     Args:
-        folder: which that one told; both see it under this name.
+        folder: folder that the first machine printed; this machine must see it under the same path.
 
     Raises:
-        UserError: nobody waits there for other machines, or processes died here again and again.
+        UserError: no training in the folder waits for machines, or processes on this one died repeatedly.
     """
     try:
         job = Job.model_validate_json((folder / JOB).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is no training that waits for machines.",
-            "Copy the line that the first machine printed; the folder must be seen from here under the same name.",
+            "Copy the line that the first machine printed; this machine must see the folder under the same path.",
         ) from error
     processes = processes_for(job.config, torch.device(job.device))
-    with launched(
-        [*team_arguments(processes, job.config), *WORKER, str(folder)], _team_environment(job.config), quietly=True
-    ) as working:
-        if working.process.wait():
-            raise UserError(_died(working.folder / LOG, processes))
+    arguments = [*launcher_arguments(processes, job.config), *WORKER, str(folder)]
+    with launched(arguments, _launcher_environment(job.config), log=True) as worker:
+        if worker.process.wait():
+            raise UserError(_death_message(worker.folder / LOG, processes))
 
 
-def _messages(working: Launched, should_stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    """Give what the leader tells, until all processes have ended."""
-    place, stop = working.folder / MESSAGES, working.folder / STOP
-    place.touch()
-    with place.open("rb") as file:
-        held = b""
+def _messages(worker: Worker, should_stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    """Yield the main worker's messages until all processes have ended."""
+    messages, stop = worker.folder / MESSAGES, worker.folder / STOP
+    messages.touch()
+    with messages.open("rb") as file:
+        incomplete = b""
         while True:
-            ended = working.process.poll() is not None  # before it is read: nothing comes after that
+            ended = worker.process.poll() is not None  # before reading: after its end it writes no more
             if should_stop() and not stop.exists():
                 stop.touch()
             new = file.read()
-            *lines, held = (held + new).split(b"\n")
+            *lines, incomplete = (incomplete + new).split(b"\n")
             for line in lines:
-                with contextlib.suppress(ValueError):  # half a line, of a leader that was killed
+                with contextlib.suppress(ValueError):  # a killed worker leaves half a line
                     yield json.loads(line)
             if ended:
                 return
             if not new:
-                time.sleep(LISTEN_SECONDS)
+                time.sleep(POLL_SECONDS)
 
 
-def _raise_what_went_wrong(working: Launched, world_size: int, epoch: int) -> None:
-    code = working.process.wait()
-    if (working.folder / MISTAKE).exists():
-        mistake = json.loads((working.folder / MISTAKE).read_text(encoding="utf-8"))
-        if "remedy" in mistake:
-            raise UserError(mistake["message"], mistake["remedy"])
-        error = RuntimeError(mistake["message"])
-        error.add_note(f"\nIn the training's own process:\n{mistake['traceback']}")
+def _raise_failure(worker: Worker, world_size: int, epoch: int) -> None:
+    """Raise the error that ended the workers, if one did."""
+    code = worker.process.wait()
+    if (worker.folder / ERROR).exists():
+        report = json.loads((worker.folder / ERROR).read_text(encoding="utf-8"))
+        if "remedy" in report:
+            raise UserError(report["message"], report["remedy"])
+        error = RuntimeError(report["message"])
+        error.add_note(f"\nIn the training's own process:\n{report['traceback']}")
         raise error
     if code and world_size > 1:
-        raise UserError(_died(working.folder / LOG, world_size), "Does the memory suffice for all of them?")
+        raise UserError(_death_message(worker.folder / LOG, world_size), "Is there enough memory for all of them?")
     if code:
         raise UserError(
-            f"The training's process was ended by {_ended_by(code)}{f' in epoch {epoch}' * bool(epoch)}.",
-            "The same command goes on from the last checkpoint.",
+            f"The training process was ended by {_cause(code)}{f' in epoch {epoch}' * bool(epoch)}.",
+            "The same command resumes from the last checkpoint.",
         )
 
 
-def _ended_by(code: int) -> str:
-    """What an exit code means, in words."""
+def _cause(code: int) -> str:
+    """Describe an exit code other than 0."""
     if code == -signal.SIGKILL:
-        return "SIGKILL, as the system does where the memory does not suffice"
+        return "SIGKILL, which the system sends when memory runs out"
     if code < 0:
         return f"{signal.Signals(-code).name}, a crash in native code"
     return f"itself, with exit code {code}"
 
 
-def _died(log: Path, processes: int) -> str:
+def _death_message(log: Path, processes: int) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line.strip() for line in lines if "exitcode" in line or "Error" in line][-3:]
-    return f"Of {processes} training processes one died, {RESTARTS + 1} times: {'; '.join(told) or 'no word why'}."
+    reasons = [line.strip() for line in lines if "exitcode" in line or "Error" in line][-3:]
+    return f"One of {processes} training processes died, {RESTARTS + 1} times: {'; '.join(reasons) or 'unknown cause'}."

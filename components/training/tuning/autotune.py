@@ -1,7 +1,6 @@
-"""Settle by trial what a configuration leaves open: which device, how large a batch, whether to compile.
+"""Autotune: measure in trial runs which device and batch size are fastest, and whether compilation pays.
 
-A trial is a few steps of a copy of the network. What was found is kept in a file: a training that goes on does so as it
-began, whatever a clock would say today.
+The choices are saved in a file, so that a resumed training keeps them, whatever the timing is today.
 """
 
 import json
@@ -16,94 +15,106 @@ from typing import Any
 import torch
 
 from torchmill.components.files import write_text
+from torchmill.components.training.batches import batch_size_of, epoch_batches
 from torchmill.components.training.compilation import CompilationFailed
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.device import available, resolve
-from torchmill.components.training.fit import batch_orders, known_batch_size
+from torchmill.components.training.memory import is_out_of_memory
 from torchmill.components.training.setup import TrainingSetup
-from torchmill.components.training.state import is_out_of_memory
 from torchmill.components.training.tuning.trial_run import trial_run
 
 logger = logging.getLogger("torchmill")
 
-STEPS, WARM = 8, 2
-"""Of a trial, and how many of them are not counted: they make what later ones find made."""
-SMALLEST_BATCH, EPOCH_STEPS = 16, 8
-"""Where the search for a batch begins, and how many batches an epoch has at least."""
-WORTH = 1.1
-"""Times as many samples a second that a batch of twice the size must give to be taken."""
-LONG_SECONDS = 120.0
-"""A training that is over sooner is not even tried compiled: to compile takes a good part of it."""
+STEPS = 8
+"""Steps of a trial run."""
+WARMUP_STEPS = 2
+"""First steps of a trial run, which are slower because they compile and allocate memory."""
+SMALLEST_BATCH = 16
+"""Batch size that the search starts with."""
+EPOCH_STEPS = 8
+"""Fewest steps that an epoch must have."""
+MIN_SPEEDUP = 1.1
+"""Smallest gain in samples per second for which the batch size is doubled."""
+MIN_COMPILE_SECONDS = 120.0
+"""Shortest training, in seconds, for which compilation is tried: compiling itself takes a while."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a training goes."""
+    """Measured speed of a training."""
 
     begin_seconds: float
-    """Of the first steps beyond what they would take later: to compile, to set memory aside."""
+    """Extra time of the first steps, to compile and to allocate memory."""
     step_seconds: float
+    """Median time of a step after these."""
 
 
 @dataclass(frozen=True)
 class Autotune:
-    """Trials of one training, and the folder that keeps what they decided."""
+    """Choices of device, batch size and compilation for one training.
+
+    Example:
+        >>> tuner = Autotune(folder, setup)  # doctest: +SKIP
+        >>> device = tuner.device("auto", config)  # doctest: +SKIP
+        >>> config = config.model_copy(update={"batch_size": tuner.batch_size(config, device)})  # doctest: +SKIP
+    """
 
     folder: Path
+    """Folder of ``trials.json``, which saves the choices."""
     setup: TrainingSetup
-    """The training; each trial takes its own settings and device instead of the setup's."""
+    """The training to tune. Each trial run replaces its config and device."""
 
     def device(self, name: str, config: TrainConfig) -> torch.device:
-        """Give the device of that name; ``auto`` is the kind on which a step takes least, where there are several."""
+        """Return the device of that name; ``auto`` is the one with the shortest step."""
         kinds = available()
         if name != "auto" or len(kinds) == 1:
             return resolve(name)
         config = config.model_copy(update={"compile": "off"})
 
         def fastest() -> str:
-            took = {kind: self.pace(config, torch.device(kind)).step_seconds for kind in kinds}
-            best = min(took, key=took.__getitem__)
-            told = ", ".join(f"{kind} {1000 * seconds:.3g}" for kind, seconds in took.items())
-            logger.info("device  %s: milliseconds of a step on %s", best, told)
+            seconds = {kind: self.pace(config, torch.device(kind)).step_seconds for kind in kinds}
+            best = min(seconds, key=seconds.__getitem__)
+            steps = ", ".join(f"{1000 * seconds[kind]:.3g} ms on {kind}" for kind in kinds)
+            logger.info("device  %s: a step takes %s", best, steps)
             return best
 
-        return torch.device(self._kept("device", fastest))
+        return torch.device(self._saved("device", fastest))
 
     def batch_size(self, config: TrainConfig, device: torch.device) -> int:
-        """Give the size that was asked for, or double it as long as that gives more samples a second, and fits."""
+        """Return the configured size; ``auto`` doubles it while that fits in memory and is faster."""
         if config.batch_size is not None:
             return config.batch_size
 
         def largest() -> int:
-            size, speed = 0, 0.0
-            trying = min(SMALLEST_BATCH, len(self.setup.training))
-            while size == 0 or trying * EPOCH_STEPS <= len(self.setup.training):
+            best_size, best_speed = 0, 0.0
+            size = min(SMALLEST_BATCH, len(self.setup.training))
+            while best_size == 0 or size * EPOCH_STEPS <= len(self.setup.training):
                 try:
-                    tried = config.model_copy(update={"batch_size": trying, "compile": "off"})
-                    new = trying / self.pace(tried, device).step_seconds
+                    trial = config.model_copy(update={"batch_size": size, "compile": "off"})
+                    speed = size / self.pace(trial, device).step_seconds
                 except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error) or not size:
+                    if not is_out_of_memory(error) or not best_size:
                         raise
                     break
-                if new < WORTH * speed:
+                if speed < MIN_SPEEDUP * best_speed:
                     break
-                size, speed, trying = trying, new, 2 * trying
-            logger.info("batch size  %d: %s samples/s", size, f"{speed:,.0f}")
-            return size
+                best_size, best_speed, size = size, speed, 2 * size
+            logger.info("batch size  %d: %s samples/s", best_size, f"{best_speed:,.0f}")
+            return best_size
 
-        return self._kept("batch_size", largest)
+        return self._saved("batch_size", largest)
 
     def compiles(self, config: TrainConfig, device: torch.device) -> bool:
-        """Tell whether to compile: where asked to, or where the whole training is over sooner with it."""
+        """Return True if the network is to be compiled; ``auto`` does if the whole training then ends sooner."""
         if config.compile != "auto":
             return config.compile == "on"
-        per_epoch = len(batch_orders(len(self.setup.training), known_batch_size(config), 0, epoch=1))
+        steps_per_epoch = len(epoch_batches(len(self.setup.training), batch_size_of(config), 0, epoch=1))
 
         def pays() -> bool:
-            steps = per_epoch * config.epochs
+            steps = steps_per_epoch * config.epochs
             plain = self.pace(config.model_copy(update={"compile": "off"}), device)
-            if steps * plain.step_seconds < LONG_SECONDS:
-                logger.info("compile  off: %.0f s in all are too few", steps * plain.step_seconds)
+            if steps * plain.step_seconds < MIN_COMPILE_SECONDS:
+                logger.info("compile  off: the training takes only %.0f s", steps * plain.step_seconds)
                 return False
             try:
                 compiled = self.pace(config.model_copy(update={"compile": "on"}), device)
@@ -118,27 +129,32 @@ class Autotune:
             )
             return saved > 0
 
-        return self._kept("compile", pays)
+        return self._saved("compile", pays)
 
     def pace(self, config: TrainConfig, device: torch.device) -> Pace:
-        """Train a copy of the network for a few steps; the network and the random states are left as they were."""
-        took = []
+        """Measure a trial run of a copy of the network; the network and rng states don't change.
+
+        Raises:
+            torch.OutOfMemoryError: the batch fits in memory only in parts.
+        """
+        seconds = []
         with trial_run(replace(self.setup, config=config, device=device), STEPS) as (state, batches):
             for _ in range(STEPS):
                 started = time.perf_counter()
                 inputs, labels = next(batches)
                 state.update(state.step(inputs, labels), len(inputs))
                 state.is_finite()  # waits for the device
-                took.append(time.perf_counter() - started)
+                seconds.append(time.perf_counter() - started)
             if state.micro_batch:
                 raise torch.OutOfMemoryError(f"out of memory with {config.batch_size} samples")
-        each = statistics.median(took[WARM:])
-        return Pace(sum(took[:WARM]) - WARM * each, each)
+        step_seconds = statistics.median(seconds[WARMUP_STEPS:])
+        return Pace(sum(seconds[:WARMUP_STEPS]) - WARMUP_STEPS * step_seconds, step_seconds)
 
-    def _kept(self, name: str, decide: Callable[[], Any]) -> Any:
+    def _saved(self, name: str, choose: Callable[[], Any]) -> Any:
+        """Return the saved choice, or choose and save it."""
         file = self.folder / "trials.json"
-        held = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if name not in held:
-            held[name] = decide()
-            write_text(file, json.dumps(held))
-        return held[name]
+        choices = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if name not in choices:
+            choices[name] = choose()
+            write_text(file, json.dumps(choices))
+        return choices[name]

@@ -297,8 +297,8 @@ def _spare_processes() -> None:
     from torchmill.components import tracking
     from torchmill.components.training.distributed import launch, worker
 
-    training = ForkedProcess(worker.wait_for_orders)
-    launch.spare = training
+    training = ForkedProcess(worker.wait_for_folder)
+    launch.forked_worker = training
     tracking.adopt_recorder(ForkedProcess(tracking.run_recorder, (training,)))
 
 

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, state, train
 from torchmill.components.data.samples import read_training
 from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.training.batches import epoch_batches
 from torchmill.components.training.config import TrainConfig
-from torchmill.components.training.fit import batch_orders
 from torchmill.components.training.optimizers import make_optimizer
 from torchmill.components.training.rng import seed_all
 from torchmill.components.training.schedules import make_schedule
@@ -29,7 +29,7 @@ def weights_after_each_step(data, epochs: int, **settings) -> list[dict[str, tor
     after = []
     for epoch in range(1, epochs + 1):
         model.train()
-        for batch in batch_orders(len(training), 32, 0, epoch):
+        for batch in epoch_batches(len(training), 32, 0, epoch):
             optimizer.zero_grad()
             cross_entropy(model(training.inputs[batch]), training.labels[batch]).backward()
             optimizer.step()

@@ -17,9 +17,11 @@ from torchmill.components.errors import UserError
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.initialization.weights import restore
 from torchmill.components.refs import FileRef, NetworkRef
+from torchmill.components.training.batches import epoch_batches
 from torchmill.components.training.checkpoint import KEPT, Checkpoints
 from torchmill.components.training.config import TrainConfig
-from torchmill.components.training.fit import batch_orders, fit, wants_channels_last
+from torchmill.components.training.fit import fit
+from torchmill.components.training.memory_format import wants_channels_last
 from torchmill.components.training.progress import EpochResult
 from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import validate
@@ -55,7 +57,7 @@ def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_
     expected = [
         model(augment(*training.take(batch), epoch, number, batch)[0])
         for epoch in (1, 2)
-        for number, batch in enumerate(batch_orders(480, 32, 5, epoch))
+        for number, batch in enumerate(epoch_batches(480, 32, 5, epoch))
     ]
     assert all(torch.equal(one, other) for one, other in zip(seen[True], expected, strict=True))
     assert torch.equal(torch.cat(seen[False]), model(validation.inputs).repeat(2, 1, 1, 1))
@@ -80,7 +82,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_last_bit_and_another_does_n
 
 @pytest.mark.parametrize(("samples", "size"), [(480, 32), (100, 7), (5, 8), (65, 32)])
 def test_an_epoch_sees_every_sample_once(samples, size):
-    batches = batch_orders(samples, size, seed=1, epoch=1)
+    batches = epoch_batches(samples, size, seed=1, epoch=1)
     seen = torch.cat(batches).tolist()
     left_out = samples % size == 1
     assert len(set(seen)) == len(seen) == samples - left_out and set(seen) <= set(range(samples))
@@ -89,21 +91,21 @@ def test_an_epoch_sees_every_sample_once(samples, size):
 
 def test_sequences_share_batches_with_others_of_like_length_in_no_order():
     lengths = torch.randint(1, 50, (2000,), generator=torch.Generator().manual_seed(0))
-    batches = batch_orders(2000, 50, seed=1, epoch=1, lengths=lengths)
+    batches = epoch_batches(2000, 50, seed=1, epoch=1, lengths=lengths)
     assert sorted(torch.cat(list(batches)).tolist()) == list(range(2000))
     spans = [int(lengths[batch].max() - lengths[batch].min()) for batch in batches]
     assert sorted(spans)[len(spans) // 2] <= 2  # of 49
     means = torch.tensor([lengths[batch].float().mean() for batch in batches])
     assert abs(torch.corrcoef(torch.stack([means, torch.arange(len(means)).float()]))[0, 1]) < 0.4
     assert any(lengths[batch].tolist() != sorted(lengths[batch].tolist()) for batch in batches)
-    again, other = (batch_orders(2000, 50, 1, epoch, lengths=lengths) for epoch in (1, 2))
+    again, other = (epoch_batches(2000, 50, 1, epoch, lengths=lengths) for epoch in (1, 2))
     assert all(map(torch.equal, again, batches)) and not all(map(torch.equal, other, batches))
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_alone():
     def order(seed, epoch):
         torch.manual_seed(time.time_ns() % 1000)
-        return torch.cat(batch_orders(200, 32, seed, epoch)).tolist()
+        return torch.cat(epoch_batches(200, 32, seed, epoch)).tolist()
 
     assert order(3, 4) == order(3, 4)
     different = {tuple(order(seed, epoch)) for seed in range(5) for epoch in range(1, 11)}
@@ -111,9 +113,9 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone():
 
 
 def test_a_last_batch_of_one_is_another_sample_in_each_epoch_and_an_only_one_is_kept():
-    left_out = {(set(range(33)) - set(torch.cat(batch_orders(33, 32, 0, epoch)).tolist())).pop() for epoch in range(9)}
+    left_out = {(set(range(33)) - set(torch.cat(epoch_batches(33, 32, 0, epoch)).tolist())).pop() for epoch in range(9)}
     assert len(left_out) > 1
-    assert [batch.tolist() for batch in batch_orders(1, 32, 0, 1)] == [[0]]
+    assert [batch.tolist() for batch in epoch_batches(1, 32, 0, 1)] == [[0]]
 
 
 def test_a_batch_norm_is_trained_where_one_sample_is_left_over(toy, tmp_path):

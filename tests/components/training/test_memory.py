@@ -9,8 +9,8 @@ import torch
 from tests.components.training.small_training import Plain, make, newest, state, stop_after, train
 from torchmill.components.errors import UserError
 from torchmill.components.training.fit import Stopped
+from torchmill.components.training.memory import is_out_of_memory
 from torchmill.components.training.progress import EpochResult
-from torchmill.components.training.state import is_out_of_memory
 
 REFUSALS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -97,7 +97,7 @@ def test_it_goes_on_with_the_parts_that_it_had_come_to(toy, tmp_path, caplog):
 @pytest.mark.parametrize("refusal", REFUSALS[:2], ids=["cuda", "cpu"])
 def test_memory_that_never_suffices_is_told_in_words(toy, tmp_path, refusal):
     network = make(lambda: Tight(0, refusal))
-    with pytest.raises(UserError, match="memory does not suffice for a single sample") as raised:
+    with pytest.raises(UserError, match="not enough memory for a single sample") as raised:
         list(train(network, toy, tmp_path))
     assert network.passes == [32, 16, 8, 4, 2, 1] and raised.value.remedy
 

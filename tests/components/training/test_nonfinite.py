@@ -8,8 +8,7 @@ from torch import nn
 
 from tests.components.training.small_training import STEPS, Plain, Small, make, newest, stop_after, train
 from torchmill.components.initialization.standardized_model import StandardizedModel
-from torchmill.components.training.fit import NotFinite
-from torchmill.components.training.nonfinite import first_not_finite
+from torchmill.components.training.nonfinite import NotFinite, first_not_finite
 
 
 class Breaking(nn.Module):
@@ -146,7 +145,7 @@ def test_a_division_after_the_last_layer_is_told_as_the_networks_own(toy, tmp_pa
 def test_logits_too_large_for_their_cross_entropy_are_told(toy, tmp_path):
     message = told(Loud, toy, tmp_path)
     assert message.startswith("The loss became inf in epoch 1, step 1: the network's logits go up to ")
-    assert "e+38, beyond which their loss is not finite" in message
+    assert "e+38, too large for a finite loss" in message
 
 
 def test_a_layer_that_gives_more_than_a_tensor_is_named(toy, tmp_path):
@@ -186,7 +185,7 @@ def test_the_step_whose_update_broke_the_weights_is_told(toy, tmp_path, good):
 def test_a_validation_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_path):
     message = told(WrongInEvaluation, toy, tmp_path)
     assert message.startswith("The validation loss or a weight became nan in epoch 1")
-    assert "all weights are finite: the network itself gives it in evaluation mode" in message
+    assert "all weights are finite, so the network itself computes it in evaluation mode" in message
 
 
 def test_pixels_that_are_no_numbers_are_told_as_the_input(toy):

@@ -3,16 +3,16 @@
 import json
 
 from tests.components.training.small_training import CPU, Small, make, state, train
-from torchmill.components.training.profiling import STEPS, profiled
+from torchmill.components.training.profiling import RECORDED_STEPS, profiled
 
 
 def test_some_steps_are_recorded_as_a_trace_and_as_a_table(toy, tmp_path):
     with profiled(tmp_path, CPU) as after_step:
         list(train(profiled_network := make(Small), toy, tmp_path / "one", epochs=2, should_stop=after_step))
     table = (tmp_path / "profile.txt").read_text()
-    assert f"{STEPS} steps" in table and "aten::convolution_backward" in table and "Self CPU" in table
+    assert f"{RECORDED_STEPS} steps" in table and "aten::convolution_backward" in table and "Self CPU" in table
     events = json.loads((tmp_path / "profile.json").read_text())["traceEvents"]
-    assert sum(str(event.get("name")).startswith("ProfilerStep#") for event in events) >= STEPS
+    assert sum(str(event.get("name")).startswith("ProfilerStep#") for event in events) >= RECORDED_STEPS
     list(train(plain := make(Small), toy, tmp_path / "other", epochs=2))
     assert state(plain) == state(profiled_network)
 

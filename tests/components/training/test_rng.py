@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchmill.components.training.rng import random_states, seed_all, set_random_states
+from torchmill.components.training.rng import rng_states, seed_all, set_rng_states
 
 CPU = torch.device("cpu")
 
@@ -17,9 +17,9 @@ def draws() -> list[float]:
 
 @pytest.fixture(autouse=True)
 def chance_as_it_was():
-    states = random_states(CPU)
+    states = rng_states(CPU)
     yield
-    set_random_states(states, CPU)
+    set_rng_states(states, CPU)
 
 
 def test_the_same_seed_gives_the_same_draws_and_another_does_not():
@@ -35,11 +35,11 @@ def test_all_sources_go_on_from_where_they_were(drawn_before):
     seed_all(1)
     for _ in range(drawn_before):
         draws()
-    states = random_states(CPU)
+    states = rng_states(CPU)
     expected = [draws() for _ in range(5)]
     seed_all(2)
     draws()
-    set_random_states(states, CPU)
+    set_rng_states(states, CPU)
     assert [draws() for _ in range(5)] == expected
 
 
@@ -47,7 +47,7 @@ def test_taking_the_states_draws_nothing():
     seed_all(1)
     expected = draws()
     seed_all(1)
-    random_states(CPU)
+    rng_states(CPU)
     assert draws() == expected
 
 
@@ -55,10 +55,10 @@ def test_the_states_pass_through_a_file_that_may_hold_no_code():
     seed_all(1)
     draws()
     file = io.BytesIO()
-    torch.save(random_states(CPU), file)
+    torch.save(rng_states(CPU), file)
     expected = draws()
     file.seek(0)
-    set_random_states(torch.load(file, weights_only=True), CPU)
+    set_rng_states(torch.load(file, weights_only=True), CPU)
     assert draws() == expected
 
 
@@ -67,9 +67,9 @@ def test_the_largest_seed_is_taken():
 
 
 def test_the_state_of_another_kind_of_device_is_left_out():
-    states = random_states(CPU)
+    states = rng_states(CPU)
     expected = draws()
-    set_random_states({**states, "cuda": torch.zeros(16, dtype=torch.uint8)}, CPU)
+    set_rng_states({**states, "cuda": torch.zeros(16, dtype=torch.uint8)}, CPU)
     assert draws() == expected
 
 
@@ -77,10 +77,10 @@ def test_the_state_of_another_kind_of_device_is_left_out():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_device_goes_on_from_where_it_was_too():
     device = torch.device("cuda")
-    states = random_states(device)
+    states = rng_states(device)
     expected = torch.rand(5, device=device).tolist()
     torch.rand(7, device=device)
-    set_random_states(states, device)
+    set_rng_states(states, device)
     assert torch.rand(5, device=device).tolist() == expected
 
 
@@ -88,7 +88,7 @@ def test_the_device_goes_on_from_where_it_was_too():
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device")
 def test_a_second_device_goes_on_from_where_it_was_too():
     device = torch.device("cuda:1")
-    states = random_states(device)
+    states = rng_states(device)
     expected = torch.rand(5, device=device).tolist()
-    set_random_states(states, device)
+    set_rng_states(states, device)
     assert torch.rand(5, device=device).tolist() == expected

@@ -179,7 +179,7 @@ def test_a_split_training_goes_on_to_the_same_last_bit_and_its_checkpoints_are_w
 @pytest.mark.slow
 def test_where_a_split_network_becomes_infinite_is_told_without_a_layer(toy, tmp_path):
     asked = split_job(toy, tmp_path / "job", clip="none", lr=1000, optimizer="sgd", schedule="constant", epochs=50)
-    with pytest.raises(UserError, match=r"became (inf|nan) in epoch 1, step \d+: the network is split"):
+    with pytest.raises(UserError, match=r"became (inf|nan) in epoch 1, step \d+: the network is sharded"):
         list(train_in_subprocess(asked, 2))
 
 
@@ -255,7 +255,7 @@ class Dying(nn.Module):
 def test_one_that_dies_again_and_again_is_told(toy, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     asked = job_of(f"{tmp_path}/dying.py:Dying", toy, tmp_path)
-    with pytest.raises(UserError, match=f"Of 2 training processes one died, {RESTARTS + 1} times: .*-9"):
+    with pytest.raises(UserError, match=f"One of 2 training processes died, {RESTARTS + 1} times: .*-9"):
         list(train_in_subprocess(asked, 2))
     assert not workers()
 
@@ -276,7 +276,7 @@ def test_stopped_it_leaves_behind_a_checkpoint_and_goes_on_to_the_same_last_bit(
     asked = threading.Event()
     with pytest.raises(Stopped):
         after_epochs(train_in_subprocess(stopped, 2, should_stop=asked.is_set), 2, asked.set)
-    state = stopped.kept().newest()
+    state = stopped.open_checkpoints().newest()
     assert state and 1 < state["epoch"] < 40 and not workers()
     given = list(train_in_subprocess(stopped, 2))
     assert [epoch.epoch for epoch in given] == list(range(1, 41))
@@ -330,13 +330,13 @@ def ended(toy: DataRef, folder: Path, how: str) -> Job:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("os.kill(os.getpid(), 9)", "ended by SIGKILL, as the system does where the memory does not suffice"),
+        ("os.kill(os.getpid(), 9)", "ended by SIGKILL, which the system sends when memory runs out"),
         ("os.kill(os.getpid(), 11)", "ended by SIGSEGV, a crash in native code"),
         ("os._exit(7)", "ended by itself, with exit code 7"),
     ],
 )
 def test_one_that_crashes_ends_the_step_and_not_whoever_waits_for_it(toy, tmp_path, how: str, words: str):
-    with pytest.raises(UserError, match=f"{words}.* goes on from the last checkpoint"):
+    with pytest.raises(UserError, match=f"{words}.* resumes from the last checkpoint"):
         list(train_in_subprocess(ended(toy, tmp_path, how)))
     assert not workers()
 

@@ -25,10 +25,10 @@ def found(network, data, splits=None, seed=0, **config):
 @pytest.mark.parametrize(("kind", "optimizer"), [(Small, "adam"), (Plain, "adamw"), (Plain, "sgd"), (Small, "muon")])
 def test_what_is_found_trains_well(toy, tmp_path, kind, optimizer):
     curve = found(make(kind), toy, optimizer=optimizer)
-    assert LOWEST < curve.found < HIGHEST and len(curve.rates) == len(curve.losses) > 20
-    *_, last = train(make(kind), toy, tmp_path, epochs=3, optimizer=optimizer, lr=curve.found)
+    assert LOWEST < curve.lr < HIGHEST and len(curve.rates) == len(curve.losses) > 20
+    *_, last = train(make(kind), toy, tmp_path, epochs=3, optimizer=optimizer, lr=curve.lr)
     assert last.validation_score > 0.95
-    *_, least = train(make(kind), toy, tmp_path / "less", epochs=3, optimizer=optimizer, lr=curve.found / 1000)
+    *_, least = train(make(kind), toy, tmp_path / "less", epochs=3, optimizer=optimizer, lr=curve.lr / 1000)
     assert least.validation_loss > 2 * last.validation_loss
 
 

@@ -1,0 +1,55 @@
+"""The memory format that a network trains in: contiguous, or channels-last for convolutions."""
+
+import torch
+from torch import nn
+
+from torchmill.components.errors import UserError
+from torchmill.components.initialization.standardized_model import StandardizedModel, blank
+from torchmill.components.refs import DataRef
+from torchmill.components.training.config import TrainConfig
+
+
+def prepare_model(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> StandardizedModel:
+    """Return the network, not a copy, on its device, in its memory format and behind the data's standardization.
+
+    A network to be sharded stays on the CPU, because it may not fit on one device.
+    """
+    channels_last = wants_channels_last(network, config, device, data)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    model = StandardizedModel.of(network, data, channels_last=channels_last, in_units=False)
+    return model if config.shard == "on" else model.to(device)
+
+
+@torch.no_grad()
+def wants_channels_last(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> bool:
+    """Decide whether to train in channels-last, the native format of convolutions on CPUs and on tensor cores.
+
+    ``auto`` chooses it for a network with 2-d convolutions if a pass on the CPU succeeds: a ``view`` after a
+    convolution fails on it, for example.
+
+    Raises:
+        UserError: the setting is ``on``, but the network fails on channels-last images.
+    """
+    convolves = len(data.shape) == 3 and any(isinstance(layer, nn.Conv2d) for layer in network.modules())
+    if config.shard == "on" or config.channels_last == "off" or (config.channels_last == "auto" and not convolves):
+        return False
+    if config.channels_last == "auto" and device.type not in ("cpu", "cuda"):
+        return False
+    modes = {layer: layer.training for layer in network.modules()}
+    network.eval().to(memory_format=torch.channels_last)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network(blank(data).to(memory_format=torch.channels_last))
+    except RuntimeError as error:
+        if config.channels_last == "on":
+            raise UserError(
+                f"The network fails on channels-last images: {' '.join(str(error).split())}",
+                "Leave --train.channels_last at auto, or write reshape for view.",
+            ) from error
+        return False
+    finally:
+        network.to(memory_format=torch.contiguous_format)
+        for layer, mode in modes.items():
+            layer.training = mode
+    return True
