@@ -28,6 +28,7 @@ from torchmill.components.training.progress import EpochResult, StepProgress
 from torchmill.components.training.rng import rng_states, set_rng_states
 from torchmill.components.training.schedules import ByValidationLoss, make_schedule
 from torchmill.components.training.setup import TrainingSetup
+from torchmill.components.training.validation import validate
 
 logger = logging.getLogger("torchmill")
 
@@ -378,17 +379,3 @@ def frozen_norms(network: nn.Module) -> list[nn.Module]:
         and (weights := list(layer.parameters(recurse=False)))
         and not any(weight.requires_grad for weight in weights)
     ]
-
-
-@torch.no_grad()
-def validate(
-    model: nn.Module, objective: Objective, task: tasks.Task, split: Samples, parts: int = 1
-) -> tuple[float, float]:
-    """Return mean loss and score of a split in eval mode, passed in ``parts`` parts."""
-    model.eval()
-    loss, score = 0.0, 0.0
-    for inputs, labels in split.parts(parts):
-        output = model(inputs)
-        loss += objective(output, labels).item() * len(labels)
-        score += task.score_sum(output, labels).item()
-    return loss / len(split), score / len(split)

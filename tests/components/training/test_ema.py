@@ -8,6 +8,7 @@ from safetensors.torch import load_model
 from torch.nn.functional import cross_entropy
 
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, state, train
+from torchmill.components import tasks
 from torchmill.components.data.samples import read_training
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.training.batches import epoch_batches
@@ -15,7 +16,7 @@ from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.optimizers import make_optimizer
 from torchmill.components.training.rng import seed_all
 from torchmill.components.training.schedules import make_schedule
-from torchmill.components.training.state import validate
+from torchmill.components.training.validation import validate
 
 
 def weights_after_each_step(data, epochs: int, **settings) -> list[dict[str, torch.Tensor]]:
@@ -57,7 +58,7 @@ def test_the_weights_kept_are_the_average_over_the_steps(toy, tmp_path):
     assert not torch.equal(network.out.weight, steps[-1]["out.weight"])
 
     _, validation = read_training(toy.with_split(0.2, seed=0))
-    judged = validate(StandardizedModel.of(network, toy), cross_entropy, "classification", validation)
+    judged = validate(StandardizedModel.of(network, toy), cross_entropy, tasks.task("classification"), validation)
     assert (epoch.validation_loss, epoch.validation_score) == judged
 
 

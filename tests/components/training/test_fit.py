@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.components.training.small_training import CPU, STEPS, Plain, Small, make, newest, senseless, state, train
 from tests.toy import made, toy_data
+from torchmill.components import tasks
 from torchmill.components.data.augmentation import Augmentation
 from torchmill.components.data.samples import Samples, read_training
 from torchmill.components.errors import UserError
@@ -24,7 +25,7 @@ from torchmill.components.training.fit import fit
 from torchmill.components.training.memory_format import wants_channels_last
 from torchmill.components.training.progress import EpochResult
 from torchmill.components.training.setup import TrainingSetup
-from torchmill.components.training.state import validate
+from torchmill.components.training.validation import validate
 
 
 class Viewing(Small):
@@ -143,7 +144,7 @@ def test_training_stops_out_of_patience_and_the_best_weights_are_those_of_the_le
     kept = make(seed=1)
     load_model(kept, tmp_path / "best.safetensors")
     assert state(kept) == state(network) == states[best] != states[-1]
-    loss, accuracy = validate(StandardizedModel.of(kept, toy), cross_entropy, "classification", splits[1])
+    loss, accuracy = validate(StandardizedModel.of(kept, toy), cross_entropy, tasks.task("classification"), splits[1])
     # In another memory format the sums round otherwise.
     assert loss == pytest.approx(min(losses), rel=1e-5) and accuracy == epochs[best].validation_score
 
@@ -291,7 +292,7 @@ def test_every_parameter_that_wants_a_gradient_moves_and_no_other(toy, tmp_path)
 def test_validation_is_mean_loss_and_accuracy_in_evaluation_mode(toy):
     _, validation = read_training(toy.with_split(0.2, seed=0))
     model = StandardizedModel.of(make(), toy).train()
-    judged = (model, cross_entropy, "classification", validation)
+    judged = (model, cross_entropy, tasks.task("classification"), validation)
     got = validate(*judged, parts=3)
     assert not model.training and validate(*judged) == pytest.approx(got)
     with torch.no_grad():
