@@ -1,4 +1,4 @@
-"""A sheet of samples of a data set: pictures of each class, texts, or how numbers are spread."""
+"""A contact sheet of a data set: images of each class, texts, or histograms of numbers."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -14,12 +14,16 @@ from torchmill.components.data.fetch import read_columns
 from torchmill.components.refs import DataRef
 
 CLASSES, EACH, FEATURES = 10, 8, 16
+"""Number of classes, of samples per class and of histograms that are drawn."""
+
 CELL, GAP, TITLE = 72, 6, 130
-"""Pixels."""
+"""Sizes in pixels."""
+
 INK, RED = "#222222", "#c62828"
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 TEXT_SHOWN = 100
 NAME_SHOWN = 16
+"""Longest text and longest name of a feature, in characters."""
 
 
 def draw(
@@ -31,11 +35,11 @@ def draw(
     vocabulary: Vocabulary | None,
     folder: Path,
 ) -> None:
-    """Write ``samples.png`` into the folder, and ``samples.txt`` of texts.
+    """Write ``samples.png`` into a folder, and ``samples.txt`` for texts.
 
     Args:
-        rows: of the training split in the training file.
-        suspects: rows whose labels are doubtful; drawn below the others of their class, in a red frame.
+        rows: rows of the training split in the training file.
+        suspects: rows with suspect labels; drawn below the other samples of their class, in a red frame.
     """
     groups = _groups(data, labels, rows)
     match data.kind:
@@ -53,15 +57,17 @@ def draw(
 
 
 Groups = list[tuple[str, int, np.ndarray]]
-"""Name, number and rows of each class."""
+"""Name, number and rows of each class; number -1 for all samples."""
 
 
 def _groups(data: DataRef, labels: np.ndarray, rows: np.ndarray) -> Groups:
-    held = labels[rows]
-    if data.task_object.counts(held, len(data.classes)) is None:
+    truth = labels[rows]
+    if data.task_object.counts(truth, len(data.classes)) is None:
         return [("all", -1, rows)]
     chosen = [(name, number) for number, name in enumerate(data.classes[:CLASSES])]
-    return [(name, number, rows[held == number if held.ndim == 1 else held[:, number] == 1]) for name, number in chosen]
+    return [
+        (name, number, rows[truth == number if truth.ndim == 1 else truth[:, number] == 1]) for name, number in chosen
+    ]
 
 
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:
@@ -81,11 +87,11 @@ def _pictures(
     sheet = Image.new("RGB", (TITLE + EACH * (CELL + GAP) + GAP, height + legend), "white")
     pen, font = ImageDraw.Draw(sheet), typeface(15)
     if legend:
-        pen.text((GAP, height), "In red: doubtful, for their neighbours have another label.", fill=RED, font=font)
+        pen.text((GAP, height), "In red: suspect labels, since their neighbours have another one.", fill=RED, font=font)
     for line, (name, number, color, rows) in enumerate(lines):
         top = GAP + line * (CELL + GAP)
-        shown = shortened(name, 15) if is_legible(name, font) else f"class {number}" + "?" * (color == RED)
-        pen.text((GAP, top + CELL // 2 - 9), shown, fill=color, font=font)
+        title = shortened(name, 15) if is_legible(name, font) else f"class {number}" + "?" * (color == RED)
+        pen.text((GAP, top + CELL // 2 - 9), title, fill=color, font=font)
         for column, row in enumerate(rows):
             left = TITLE + column * (CELL + GAP)
             sheet.paste(picture(np.asarray(inputs[row])), (left, top))
@@ -95,13 +101,13 @@ def _pictures(
 
 
 def picture(image_CHW: np.ndarray, side: int = CELL) -> Image.Image:
-    """Give an image uint8 (C, H, W) as an RGB picture whose longer side has so many pixels."""
+    """Return an image, uint8 (C, H, W), as an RGB picture whose longer side has ``side`` pixels."""
     plain = image_CHW[0] if image_CHW.shape[0] != 3 else image_CHW.transpose(1, 2, 0)
-    drawn = Image.fromarray(np.ascontiguousarray(plain)).convert("RGB")
-    how = Image.Resampling.NEAREST if max(drawn.size) < side else Image.Resampling.BILINEAR
-    scale = side / max(drawn.size)
-    size = (max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale)))
-    return drawn.resize(size, how)
+    original = Image.fromarray(np.ascontiguousarray(plain)).convert("RGB")
+    resampling = Image.Resampling.NEAREST if max(original.size) < side else Image.Resampling.BILINEAR
+    scale = side / max(original.size)
+    size = (max(1, round(original.width * scale)), max(1, round(original.height * scale)))
+    return original.resize(size, resampling)
 
 
 def _texts(inputs: np.ndarray, groups: Groups, vocabulary: Vocabulary) -> list[str]:
@@ -117,7 +123,7 @@ def _texts(inputs: np.ndarray, groups: Groups, vocabulary: Vocabulary) -> list[s
 def _page(lines: Sequence[str]) -> Image.Image:
     font = typeface(13)
     if not all(is_legible(line, font) for line in lines):
-        lines = ["Letters in boxes are not in the font of this picture; samples.txt has them.", *lines]
+        lines = ["Letters in boxes are missing in the font of this picture; samples.txt has them.", *lines]
     sheet = Image.new("RGB", (860, 17 * len(lines) + 2 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
@@ -126,7 +132,7 @@ def _page(lines: Sequence[str]) -> Image.Image:
 
 
 def _histograms(inputs: np.ndarray, groups: Groups, names: Sequence[str]) -> Image.Image:
-    """One for each of the first features, a line for each class."""
+    """Draw a histogram for each of the first features, with a line for each class."""
     flat = inputs.reshape(len(inputs), -1)
     features = min(FEATURES, flat.shape[1])
     wide, high, columns, bins = 210, 150, 4, 24
@@ -135,8 +141,8 @@ def _histograms(inputs: np.ndarray, groups: Groups, names: Sequence[str]) -> Ima
     for feature in range(features):
         left, top = feature % columns * wide, feature // columns * high
         values = [np.asarray(flat[_spread(rows, 20_000), feature]) for _, _, rows in groups]
-        held = np.concatenate(values)
-        low, up = (float(held.min()), float(held.max())) if len(held) else (0.0, 1.0)
+        pooled = np.concatenate(values)
+        low, up = (float(pooled.min()), float(pooled.max())) if len(pooled) else (0.0, 1.0)
         name = shortened(names[feature], NAME_SHOWN) if names else ""
         name = name if name and is_legible(name, font) else f"feature {feature}"
         pen.text((left + 10, top + 2), f"{name}: {low:.3g} to {up:.3g}", fill=INK, font=font)
@@ -152,20 +158,20 @@ def _histograms(inputs: np.ndarray, groups: Groups, names: Sequence[str]) -> Ima
     return sheet
 
 
-def shortened(text: str, most: int) -> str:
-    """Give a text on one line, cut off where it is longer."""
+def shortened(text: str, length: int) -> str:
+    """Return a text on one line, cut to a length."""
     text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def is_legible(text: str, font: Any) -> bool:
-    """Tell whether the font has all letters; it draws the same box for each that it has not."""
+    """Return True if the font has all letters; it draws the same box for each missing one."""
     box = bytes(font.getmask("\U0010ffff"))
     return all(letter.isascii() or bytes(font.getmask(letter)) != box for letter in set(text))
 
 
 def typeface(size: int) -> Any:
-    """DejaVu, which matplotlib brings and which has Greek and Cyrillic; found without importing that."""
+    """Return DejaVu, which has Greek and Cyrillic. It comes with matplotlib, which is not imported."""
     spec = importlib.util.find_spec("matplotlib")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         file = Path(place) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"

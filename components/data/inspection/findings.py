@@ -1,4 +1,4 @@
-"""What an inspection of a data set finds, in words."""
+"""The findings of a data set's inspection, and their words."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,124 +7,128 @@ from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
 
 LOPSIDED = 10
-"""From here on, the largest class over the smallest is worth a word."""
+"""Ratio of the largest class to the smallest above which the imbalance is reported."""
 
-MOST_TOLD = 100
-"""Of each kind of finding so many are listed; all are counted."""
+MOST_LISTED = 100
+"""Number of findings of each kind that are listed; all are counted."""
 
 
 class Leak(NamedTuple):
-    """A test sample that is known from training."""
+    """A test sample that is also in train or validation."""
 
     row: int
-    """In the test file."""
+    """Row in the test file."""
     split: str
     other_row: int
-    """In the file of that split; the training file, where validation is cut from it."""
+    """Row in the file of that split; in the training file if validation is cut from it."""
     likeness: float
-    """1 is equal."""
+    """Likeness of the two; 1 is equal."""
     origin: str = ""
-    """Where the test sample comes from, as its file below the folder that was named; empty where that isn't known."""
+    """Origin of the test sample, for example its file; empty if it is unknown."""
     other_origin: str = ""
 
     def words(self) -> str:
-        known, other = self.origin or f"test {self.row}", self.other_origin or f"{self.split} {self.other_row}"
-        return f"{known} {'is' if self.likeness == 1 else 'is nearly'} {other}"
+        """Return the finding in words."""
+        test, training = self.origin or f"test {self.row}", self.other_origin or f"{self.split} {self.other_row}"
+        return f"{test} {'is' if self.likeness == 1 else 'is nearly'} {training}"
 
 
 class Suspect(NamedTuple):
     """A training sample whose label its neighbours doubt."""
 
     row: int
-    """In the training file."""
+    """Row in the training file."""
     label: str
     neighbours: str
-    """The label that these have."""
+    """Label of the neighbours."""
     distance: float
-    """Of them, over that of the nearest of its own label (squared)."""
+    """Squared distance of the neighbours, over that of the nearest sample with the same label."""
     origin: str = ""
-    """Where it comes from."""
+    """Origin of the sample; empty if it is unknown."""
 
 
 @dataclass(frozen=True)
 class Findings:
+    """Everything that an inspection finds. ``inspection.json`` holds the same."""
+
     kind: str
     task: str
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     sizes: dict[str, int]
-    """Samples by split, validation as the run cuts it."""
+    """Number of samples by split, with validation as the run cuts it."""
     counts: dict[str, dict[str, int]]
-    """Samples by split and class (or label); none of a regression."""
+    """Number of samples by split and class (or label); empty for a regression."""
     majority_share: float
-    """Share of the largest class in the training split: what an answer that is always the same gets; 0 without
-    classes."""
+    """Share of the largest class in the training split, which a constant answer reaches; 0 without classes."""
     imbalance: float
-    """The largest class over the smallest; 1 is balanced, 0 is without classes."""
+    """Size of the largest class over that of the smallest; 1 is balanced, 0 is without classes."""
     constant_features: tuple[int, ...]
     """Features or pixels (in the order of the flattened input) that are the same in all training samples."""
     constant_count: int
     equal_features: tuple[tuple[int, int], ...]
-    """Pairs of features that are always equal; of numbers alone."""
+    """Pairs of features that are always equal, for numbers."""
     copies_within: dict[str, int]
-    """Samples that are equal to an earlier one of their split."""
+    """Number of samples that equal an earlier one of their split."""
     equal_across: dict[str, int]
-    """Samples of the second split that are equal to one of the first."""
+    """Number of samples of the second split that equal one of the first."""
     near_across: dict[str, int]
-    """Nearly equal ones beside these."""
+    """Number of test samples that nearly equal a sample of the first split."""
     leakage: float
-    """Share of test samples that are in train or validation, equal or nearly so."""
+    """Share of test samples that are, or nearly are, in train or validation."""
     leaks: tuple[Leak, ...]
     compared: int
-    """Test samples that were looked at for near copies; where not all were, these stand for all."""
+    """Number of test samples that were searched for near copies: all, or a sample that stands for all."""
     contradictions: int
-    """Training and validation samples whose input has other labels elsewhere."""
+    """Number of training and validation samples whose input occurs with another label."""
     contradicting: tuple[tuple[int, ...], ...]
     """Rows of the training file with equal inputs and different labels."""
     contradicting_origins: tuple[tuple[str, ...], ...]
-    """The same by where they come from; empty where that is not known."""
+    """Origins of these rows; empty if they are unknown."""
     suspects: tuple[Suspect, ...]
     suspect_count: int
     seconds: float
 
     def lines(self) -> list[str]:
-        """What a user should know before the training begins; nothing where all is well."""
-        told = []
+        """Return the findings that a user should read before training, in words; none if all is well."""
+        lines = []
         copies, near = sum(self.equal_across.values()), sum(self.near_across.values())
         if self.leaks or copies or near:
-            told.append(
+            lines.append(
                 f"{self.leakage:.2%} of the test samples are in train or validation, too; between all splits "
                 f"{copies:,} equal and {near:,} nearly equal"
             )
         if self.contradictions:
-            told.append(f"{self.contradictions:,} samples have an equal one with another label")
+            lines.append(f"{self.contradictions:,} samples have an equal one with another label")
         if self.suspect_count:
-            first = "; ".join(f"{one.origin} '{one.label}' or '{one.neighbours}'?" for one in self.suspects[:3])
-            told.append(
-                f"{self.suspect_count:,} labels are doubtful: their neighbours have another one"
+            first = "; ".join(
+                f"{suspect.origin} '{suspect.label}' or '{suspect.neighbours}'?" for suspect in self.suspects[:3]
+            )
+            lines.append(
+                f"{self.suspect_count:,} labels are suspect: their neighbours have another one"
                 + (f" ({first})" if self.suspects[0].origin else "")
             )
         if self.imbalance > LOPSIDED:
-            told.append(
+            lines.append(
                 f"the largest class has {self.imbalance:.0f} times the samples of the smallest; "
                 f"always answering it is right for {self.majority_share:.0%}"
             )
         if self.kind == "numbers" and self.constant_count:
-            told.append(f"{self.constant_count:,} features are the same in all training samples")
+            lines.append(f"{self.constant_count:,} features are the same in all training samples")
         if self.equal_features:
-            told.append(f"{len(self.equal_features):,} pairs of features are always equal")
-        return told
+            lines.append(f"{len(self.equal_features):,} pairs of features are always equal")
+        return lines
 
 
 class Leakage(UserError):
     """Test samples were trained on."""
 
 
-def leakage_error(data: DataRef, found: Findings, limit: float) -> Leakage:
-    """Say which test samples are known from training."""
-    shown = "; ".join(leak.words() for leak in found.leaks[:3])
+def leakage_error(data: DataRef, findings: Findings, limit: float) -> Leakage:
+    """Return the error for a data set whose leakage is above the limit. It names some of the test samples."""
+    examples = "; ".join(leak.words() for leak in findings.leaks[:3])
     return Leakage(
-        f"{found.leakage:.2%} of the test samples of {data.name} are among the training samples, equal or nearly so "
-        f"(allowed: {limit:.2%}): {shown}. A score on them would flatter.",
+        f"{findings.leakage:.2%} of the test samples of {data.name} are among the training samples, equal or nearly so "
+        f"(allowed: {limit:.2%}): {examples}. A score on them would flatter.",
         "Take them out (inspection.json of the run lists them), or train anyway with --data.allow-leakage.",
     )

@@ -1,4 +1,4 @@
-"""Look at a prepared data set before a run is spent on it: balance, copies, leaks between splits, doubtful labels."""
+"""Inspection of a prepared data set before training: balance, copies, leaks between splits, suspect labels."""
 
 import dataclasses
 import hashlib
@@ -11,24 +11,24 @@ import numpy as np
 
 from torchmill.components import files
 from torchmill.components.data.fetch import read_vocabulary
-from torchmill.components.data.inspection import contact_sheet as samples
+from torchmill.components.data.inspection import contact_sheet
 from torchmill.components.data.inspection.duplicates import SplitPart, find_copies, with_origins
-from torchmill.components.data.inspection.findings import MOST_TOLD, Findings
+from torchmill.components.data.inspection.findings import MOST_LISTED, Findings
 from torchmill.components.data.splits import stratified_split
 from torchmill.components.refs import DataRef
 
 
 def inspect(data: DataRef, folder: Path) -> Findings:
-    """Look at all splits; writes ``inspection.json``, ``samples.png`` and, of texts, ``samples.txt`` into ``folder``.
+    """Inspect all splits, and write ``inspection.json``, ``samples.png`` and, for texts, ``samples.txt`` to a folder.
 
-    Deterministic but for the seconds, which the file leaves out.
+    The files are deterministic: they leave out the duration.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     splits = _read(data)
     vocabulary = None
     if data.kind == "tokens":
         vocabulary = read_vocabulary(data)
-    found = {
+    parts = {
         **_balance(data, splits),
         **_features(data, splits["train"]),
         **with_origins(data.folder, splits, find_copies(data, splits, vocabulary)),
@@ -39,18 +39,18 @@ def inspect(data: DataRef, folder: Path) -> Findings:
         shape=data.shape,
         classes=data.classes,
         sizes={split: len(part) for split, part in splits.items()},
-        seconds=time.monotonic() - began,
-        **found,
+        seconds=time.monotonic() - started,
+        **parts,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    told = dataclasses.asdict(findings)
-    del told["seconds"]
-    told |= {name: [one._asdict() for one in getattr(findings, name)] for name in ("leaks", "suspects")}
-    files.write_text(folder / "inspection.json", json.dumps(told, indent=1, ensure_ascii=False))
+    report = dataclasses.asdict(findings)
+    del report["seconds"]
+    report |= {name: [row._asdict() for row in getattr(findings, name)] for name in ("leaks", "suspects")}
+    files.write_text(folder / "inspection.json", json.dumps(report, indent=1, ensure_ascii=False))
     train = splits["train"]
-    marked = [one.row for one in findings.suspects]
-    samples.draw(data, train.inputs, train.labels, train.rows, marked, vocabulary, folder)
-    return dataclasses.replace(findings, seconds=time.monotonic() - began)
+    suspects = [suspect.row for suspect in findings.suspects]
+    contact_sheet.draw(data, train.inputs, train.labels, train.rows, suspects, vocabulary, folder)
+    return dataclasses.replace(findings, seconds=time.monotonic() - started)
 
 
 def _read(data: DataRef) -> dict[str, SplitPart]:
@@ -77,14 +77,14 @@ def _balance(data: DataRef, splits: dict[str, SplitPart]) -> dict[str, Any]:
         if number is None:
             return {"counts": {}, "majority_share": 0.0, "imbalance": 0.0}
         counts[split] = dict(zip(data.classes, number.tolist(), strict=True))
-    held = [count for count in counts["train"].values() if count]
-    largest, smallest = max(held, default=0), min(held, default=0)
+    sizes = [count for count in counts["train"].values() if count]
+    largest, smallest = max(sizes, default=0), min(sizes, default=0)
     share = largest / max(1, len(splits["train"])) if data.task_object.is_exclusive else 0.0
     return {"counts": counts, "majority_share": share, "imbalance": largest / smallest if smallest else 0.0}
 
 
 def _features(data: DataRef, train: SplitPart) -> dict[str, Any]:
-    """Features that tell nothing, or the same as another one."""
+    """Find features that are constant, or equal to another one."""
     if data.kind == "tokens":
         return {"constant_features": (), "constant_count": 0, "equal_features": ()}
     size = int(np.prod(data.shape))
@@ -92,13 +92,13 @@ def _features(data: DataRef, train: SplitPart) -> dict[str, Any]:
     constant = np.ones(first.shape, bool)
     hashes = [hashlib.blake2b(digest_size=16) for _ in range(size if data.kind == "numbers" and size <= 4096 else 0)]
     for start in range(0, len(train.inputs), 4096):
-        # The whole training file: what validation alone varies in is no constant.
+        # The whole training file: a feature that varies in validation alone is not constant.
         block = np.asarray(train.inputs[start : start + 4096])
         constant &= (block.max(0) == first) & (block.min(0) == first)
         columns = np.ascontiguousarray(block.reshape(len(block), -1).T) if hashes else ()
         for column, hashed in zip(columns, hashes, strict=bool(hashes)):
             hashed.update(column)
-    where = np.flatnonzero(constant).tolist()
+    numbers = np.flatnonzero(constant).tolist()
     seen: dict[bytes, int] = {}
     equal = []
     for number, hashed in enumerate(hashes):
@@ -106,7 +106,7 @@ def _features(data: DataRef, train: SplitPart) -> dict[str, Any]:
         if earlier != number and not constant.ravel()[number]:
             equal.append((earlier, number))
     return {
-        "constant_features": tuple(where[:MOST_TOLD]),
-        "constant_count": len(where),
-        "equal_features": tuple(equal[:MOST_TOLD]),
+        "constant_features": tuple(numbers[:MOST_LISTED]),
+        "constant_count": len(numbers),
+        "equal_features": tuple(equal[:MOST_LISTED]),
     }

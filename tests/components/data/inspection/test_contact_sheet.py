@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.toy import written
-from torchmill.components.data.inspection import contact_sheet as samples
+from torchmill.components.data.inspection import contact_sheet
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def sheet(tmp_path):
         images, labels = np.zeros((6, 1, 8, 8), np.uint8), np.arange(6) % 2
         splits = {"train": (images, labels), "test": (images, labels)}
         data = written(tmp_path, splits, shape=(1, 8, 8), classes=classes, mean=(0.5,), std=(0.3,))
-        samples.draw(data, images, labels, np.arange(6), suspects, None, tmp_path)
+        contact_sheet.draw(data, images, labels, np.arange(6), suspects, None, tmp_path)
         return Image.open(tmp_path / "samples.png").convert("RGB")
 
     return draw
@@ -24,7 +24,7 @@ def sheet(tmp_path):
 
 def test_red_frames_are_explained_where_there_are_any(sheet):
     plain, doubtful = sheet(("a", "b"), []), sheet(("a", "b"), [1])
-    row = samples.CELL + samples.GAP
+    row = contact_sheet.CELL + contact_sheet.GAP
     assert doubtful.height == plain.height + row + 24
     explained = np.asarray(doubtful.crop((0, doubtful.height - 24, doubtful.width, doubtful.height)))
     assert (explained[..., 0].astype(int) - explained[..., 1] > 90).sum() > 100
