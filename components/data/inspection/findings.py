@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
+from torchmill.components.wording import count, percent
 
 LOPSIDED = 10
 """From here on, the largest class over the smallest is worth a word."""
@@ -93,26 +94,27 @@ class Findings:
         copies, near = sum(self.equal_across.values()), sum(self.near_across.values())
         if self.leaks or copies or near:
             told.append(
-                f"{self.leakage:.2%} of the test samples are in train or validation, too; between all splits "
+                f"{percent(self.leakage)} of the test samples are in train or validation, too; between all splits "
                 f"{copies:,} equal and {near:,} nearly equal"
             )
         if self.contradictions:
-            told.append(f"{self.contradictions:,} samples have an equal one with another label")
+            verb = "has" if self.contradictions == 1 else "have"
+            told.append(f"{count(self.contradictions, 'sample')} {verb} an equal one with another label")
         if self.suspect_count:
             first = "; ".join(f"{one.origin} '{one.label}' or '{one.neighbours}'?" for one in self.suspects[:3])
             told.append(
-                f"{self.suspect_count:,} labels are doubtful: their neighbours have another one"
+                f"{count(self.suspect_count, 'doubtful label')}: the neighbours have another one"
                 + (f" ({first})" if self.suspects[0].origin else "")
             )
         if self.imbalance > LOPSIDED:
             told.append(
                 f"the largest class has {self.imbalance:.0f} times the samples of the smallest; "
-                f"always answering it is right for {self.majority_share:.0%}"
+                f"always answering it is right for {percent(self.majority_share, 0)}"
             )
         if self.kind == "numbers" and self.constant_count:
-            told.append(f"{self.constant_count:,} features are the same in all training samples")
+            told.append(f"the same in all training samples: {count(self.constant_count, 'feature')}")
         if self.equal_features:
-            told.append(f"{len(self.equal_features):,} pairs of features are always equal")
+            told.append(f"always equal: {count(len(self.equal_features), 'pair')} of features")
         return told
 
 
@@ -124,7 +126,7 @@ def leakage_error(data: DataRef, found: Findings, limit: float) -> Leakage:
     """Say which test samples are known from training."""
     shown = "; ".join(leak.words() for leak in found.leaks[:3])
     return Leakage(
-        f"{found.leakage:.2%} of the test samples of {data.name} are among the training samples, equal or nearly so "
-        f"(allowed: {limit:.2%}): {shown}. A score on them would flatter.",
-        "Take them out (inspection.json of the run lists them), or train anyway with --data.allow-leakage.",
+        f"{percent(found.leakage)} of the test samples of {data.name} are among the training samples, equal or nearly "
+        f"so (allowed: {percent(limit)}): {shown}. A score on them would flatter.",
+        "Take them out (inspection.json of the run lists them), or train anyway with --data.allow_leakage.",
     )

@@ -41,10 +41,16 @@ class Launched:
     process: Process
 
 
-spare: Process | None = None
-"""A process that was forked to train, if there is one."""
+_started: Process | None = None
+"""A process that waits on its stdin for the folder of its job."""
 
 _ahead: ContextVar[Launched | None] = ContextVar("_ahead", default=None)
+
+
+def adopt_process(process: Process) -> None:
+    """Train in a process that was started before, instead of a new one."""
+    global _started
+    _started = process
 
 
 @contextlib.contextmanager
@@ -96,7 +102,7 @@ def launched(
         write_text(folder / PATHS, json.dumps([path or str(Path.cwd()) for path in sys.path]))
         output: Any = held.enter_context((folder / LOG).open("wb")) if quietly else None
         plain = arguments == list(WORKER) and environment is None and not quietly and not is_busy
-        process = (_spare_for(folder) if plain else None) or start_python(
+        process = (_take_started(folder) if plain else None) or start_python(
             *(*arguments, str(folder)),
             environment=around,
             stdout=output,
@@ -115,13 +121,13 @@ def launched(
                     process.wait()
 
 
-def _spare_for(folder: Path) -> Process | None:
-    """Have the process that was forked to train, if there is one, wait for a job in that folder."""
-    global spare
-    taken, spare = spare, None
-    if taken is None or taken.poll() is not None:
+def _take_started(folder: Path) -> Process | None:
+    """Send the folder of a job to the process that was started before, if there is one."""
+    global _started
+    process, _started = _started, None
+    if process is None or process.poll() is not None:
         return None
-    assert taken.stdin
-    taken.stdin.write(f"{folder}\n".encode())
-    taken.stdin.flush()
-    return taken
+    assert process.stdin
+    process.stdin.write(f"{folder}\n".encode())
+    process.stdin.flush()
+    return process

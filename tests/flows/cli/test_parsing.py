@@ -12,6 +12,7 @@ from torchmill.components.config import RunConfig, fields, sections
 from torchmill.components.data.config import dataset_names
 from torchmill.components.errors import ConfigError
 from torchmill.flows.cli import main as cli
+from torchmill.flows.cli.settings import read_config
 
 REPOSITORY = Path(__file__).parents[3]
 HEAVY = ("torch", "prefect", "mlflow")
@@ -34,8 +35,7 @@ COMMANDS = (
 
 def config(*arguments: str) -> RunConfig:
     """What a command line asks for, without doing it."""
-    parser = cli.make_parser()
-    return cli._config(parser.parse_args([cli._underscored(argument) for argument in ("train", *arguments)]))
+    return read_config(cli.make_parser().parse_args(["train", *arguments]))
 
 
 def complaint(*arguments: str) -> str:
@@ -63,9 +63,7 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_an_option_for_every_field_and_a_short_one_for_what_has_a_name():
     assert config() == RunConfig()
     assert config("--data", "mnist", "--model=simple_cnn", "--initialize", "none").initialize.name == "none"
-    options = {
-        option for action in cli._subparser(cli.make_parser(), "train")._actions for option in action.option_strings
-    }
+    options = set(cli.make_parser().parser_of("train").option_names())
     assert {f"--{name}" for name in fields()} <= options
     for section in sections():
         assert f"--{section}.name" not in options or f"--{section}" in options
@@ -113,7 +111,7 @@ def test_an_option_wins_over_the_file(tmp_path):
         (["train", "--js"], "Unknown option --js."),
         (
             ["check", "--check.level", "off"],
-            "check examines always: --check.level off is for train. Say quick or full.",
+            "--check.level off is for train: this command always checks. Say quick or full.",
         ),
     ],
 )
@@ -137,10 +135,15 @@ def test_every_command_has_a_help(command, capsys):
     assert f"usage: torchmill {command}" in capsys.readouterr().out
 
 
-def test_the_help_of_train_tells_every_field_with_its_text_and_default(capsys):
-    with pytest.raises(SystemExit):
-        cli.run(["train", "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
+def shown_by(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli.run(list(arguments))
+    assert left.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_whole_help_of_train_tells_every_field_with_its_text_and_default(capsys):
+    shown = " ".join(shown_by(capsys, "train", "--help-all").split())
     for name, (_, text, _) in fields().items():
         assert f"--{name} " in shown and text.rstrip(".") in shown, name
     assert "adam, adamw, sgd, rmsprop, adadelta, muon; default: adam" in shown
