@@ -92,7 +92,7 @@ def sections() -> dict[str, type[Section]]:
 
 
 def deciding(section: Section) -> dict[str, str]:
-    """The values of a section that decide what comes out of its step, as text."""
+    """Return the values of a section that decide the result of its step, as text."""
     values = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         if field.json_schema_extra == NOT_IN_KEY:
@@ -170,7 +170,7 @@ def _nested(tree: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Put a value into a tree of sections, in place; the section's other values stay."""
+    """Set a value in a tree of sections, in place; the section's other values stay."""
     name, _, rest = dotted.partition(".")
     before: Any = tree.get(name)
     section = {"name": before} if isinstance(before, str) else before  # the shorthand `data: mnist`
@@ -197,11 +197,11 @@ def _object_of(dotted: str) -> str | None:
 def _with_entry(entries: Any, key: str, value: Any) -> Any:
     """Return a JSON object, or its text, with one more entry."""
     entries = _json_or_text(entries) if isinstance(entries, str) else entries or {}
-    return {**entries, key: value} if isinstance(entries, dict) else entries  # what is no object is complained of
+    return {**entries, key: value} if isinstance(entries, dict) else entries  # validation refuses it
 
 
 def _json_or_text(text: str) -> Any:
-    """Return what a text says as JSON, or the text if it isn't JSON."""
+    """Parse a text as JSON; return the text itself if it isn't JSON."""
     try:
         return json.loads(text)
     except ValueError:

@@ -29,7 +29,7 @@ class Command:
     settings_last: bool = False
     """Show the command's own options before these."""
     has_runs: bool = True
-    """Take ``--runs``."""
+    """Whether the command has the option ``--runs``."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _add_options(parser: Parser, command: Command) -> None:
         parser.commonest = [parser.settings[name] for name in command.settings]
         parser.commonest_last = command.settings_last
     command.add_options(parser)
-    if command.has_runs:  # before the command as well: without a default of its own, this one doesn't undo that
+    if command.has_runs:  # no default, which would undo a --runs before the command
         parser.add_argument("--runs", default=argparse.SUPPRESS, metavar="DIR", help=RUNS_HELP)
     parser.add_argument("-h", "--help", action="help", help="show this page")
     if command.settings:

@@ -29,11 +29,11 @@ def show_result(result: TrainResult, runs: Runs, as_json: bool) -> None:
         f"               {version}{role}, {percent(model.agreement)} of the answers agree\n"
         f"Weights        {result.weights.path}\n"
         f"Report         {result.report}\n"
-        f"Look at it     {_where_to_look(result, runs)}"
+        f"Look at it     {where_to_look(result, runs)}"
     )
 
 
-def _where_to_look(result: TrainResult, runs: Runs) -> str:
+def where_to_look(result: TrainResult, runs: Runs) -> str:
     """Return the run's page if an MLflow UI answers; otherwise the command that starts one, and the run to open."""
     if address := up_state.mlflow_ui(runs):
         return f"{address}/#{result.mlflow_url.partition('/#')[2]}"

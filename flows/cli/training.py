@@ -173,7 +173,7 @@ def _join_options(parser: Parser) -> None:
 
 
 def join(options: argparse.Namespace) -> int:
-    """Be one of the machines of a training."""
+    """Join a training as one of its machines."""
     from torchmill.components.training.distributed.supervise import join
 
     join(options.folder)

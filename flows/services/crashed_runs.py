@@ -1,7 +1,7 @@
 """Flow runs whose process was killed: Prefect would show them as running for ever.
 
-Each flow run holds a lock on a file of its own, which the system frees when its process dies. So a dead one is found
-at once. Prefect's way, an automation on heartbeats, waits for minutes, and crashes healthy runs that are busy.
+Each flow run locks a file, and the system frees the lock when the process dies. So a dead one is found at once.
+Prefect's way, an automation on heartbeats, waits for minutes, and crashes healthy runs that are busy.
 """
 
 import contextlib

@@ -197,7 +197,7 @@ def watch(runs: Runs, api: str) -> None:
             time.sleep(DRAIN_SECONDS)
             if crashed_runs.dead(runs, own=True):
                 continue
-            # Held to the end: a run that begins now waits and then starts a server of its own.
+            # Held to the end: a run that begins now waits and then starts another server.
             with locked(users, wait=False) as is_unused:
                 if is_unused:
                     (runs.work / "prefect.json").unlink(missing_ok=True)

@@ -49,8 +49,8 @@ def all_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
 def update_entrypoints() -> list[str]:
     """Point deployments of earlier versions to where the flows are now, and return their names.
 
-    A deployment stores the module of its flow. Until version 0.1 that was ``flows.train``, which is now
-    ``torchmill.flows.train``: the runner would not find it.
+    A deployment stores the module of its flow. Earlier versions wrote ``flows.train``, which the runner doesn't find:
+    it is ``torchmill.flows.train`` now.
     """
     names = []
     with get_client(sync_client=True) as client:
@@ -74,7 +74,7 @@ def skip_missed() -> None:
 
 
 def close_interrupted() -> None:
-    """Mark as crashed what the runner had started when it ended: otherwise that would run for ever."""
+    """Mark the runs as crashed that the runner left behind: they would be running for ever."""
     with get_client(sync_client=True) as client:
         flow_runs = _runs_of_pool(client, [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     for flow_run in flow_runs:

@@ -23,7 +23,7 @@ def fork() -> int:
 
 
 def end_with(work: Callable[..., int], *arguments: Any) -> NoReturn:
-    """Do the work of a forked child and end it with the exit code, so that it never returns to the parent's code."""
+    """Run the work of a forked child and end with its exit code, which keeps it out of the parent's code."""
     code = 1
     try:
         code = work(*arguments)
@@ -38,7 +38,7 @@ def end_with(work: Callable[..., int], *arguments: Any) -> NoReturn:
 class ForkedProcess:
     """A child that waits for its orders on a pipe. Offers the parts of ``subprocess.Popen`` that we use.
 
-    Fork it while this process has no threads of its own.
+    Fork it before this process starts threads.
 
     Example:
         >>> training = ForkedProcess(worker.wait_for_orders)  # doctest: +SKIP

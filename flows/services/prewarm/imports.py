@@ -1,4 +1,4 @@
-"""Imports of the prewarmed process: all that commands need, and what they were seen to import besides."""
+"""Imports of the prewarmed process: the modules that commands need, and further ones that they have imported."""
 
 import importlib
 import pkgutil
@@ -31,7 +31,7 @@ def import_all() -> None:
 
 
 def import_learned(file: Path) -> int:
-    """Import the modules that commands have imported besides, and return the number of new ones."""
+    """Import the further modules that commands have imported, and return the number of new ones."""
     count = 0
     for name in file.read_text(encoding="utf-8").split() if file.exists() else ():
         if name in _tried:

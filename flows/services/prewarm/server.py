@@ -40,7 +40,7 @@ def serve(address: Path, learned: Path, main: Main) -> None:
 
     Args:
         address: path of the socket to listen on.
-        learned: file with the names of modules that commands have imported besides.
+        learned: file with the names of further modules that commands have imported.
         main: runs a command line and leaves.
     """
     conditions = json.loads(json.dumps(start_conditions()))
@@ -90,7 +90,7 @@ def _run_command(
 
 
 def _become(learned: Path, main: Main, order: dict[str, Any], streams: Sequence[int]) -> NoReturn:
-    """Take over the command's streams, environment, folder and signals, and run it."""
+    """Adopt the command's streams, environment, folder and signals, and run it."""
     dies_with_parent(signal.SIGKILL)
     _open_streams(streams, *order["encodings"])
     os.environ.clear()
