@@ -101,7 +101,8 @@ def test_the_entries_of_a_json_setting_are_options_too():
 
 def test_yaml_takes_entries_nested_or_dotted_and_options_add_to_them(tmp_path):
     (tmp_path / "run.yaml").write_text(
-        "model: custom_backward\nmodel.args.width: 48\ntrain:\n  optimizer_args: {eps: 1e-6}\n  schedule_args.end: 0.5\n"
+        "model: custom_backward\nmodel.args.width: 48\n"
+        "train:\n  optimizer_args: {eps: 1e-6}\n  schedule_args.end: 0.5\n"
         'train.lr: 0.5\ndata:\n  name: csv:x.csv\n  args.label: "48"\n'
     )
     taken = config("--config", str(tmp_path / "run.yaml"), "--model.args.num_classes", "3")
@@ -189,7 +190,7 @@ def test_the_whole_help_of_train_tells_every_field_with_its_text_and_default(cap
     shown = " ".join(shown_by(capsys, "train", "--help-all").split())
     for name, (_, text, _) in fields().items():
         assert f"--{name} " in shown and text.rstrip(".") in shown, name
-    assert "adam, adamw, sgd, rmsprop, adadelta, muon; default: adam" in shown
+    assert "adadelta, adam, adamw, muon, rmsprop, sgd; default: adam" in shown
 
 
 def test_the_first_page_of_the_help_is_a_page_with_the_commonest_options_first(capsys, monkeypatch):
