@@ -16,6 +16,7 @@ from torchmill.components.data.formats.class_folders import Tree, origin, read_t
 from torchmill.components.data.formats.image_files import Header
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError
+from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")
 
@@ -145,7 +146,7 @@ def _report(
         raise UserError(f"{told}\nNone is left of {where}.", "Mend or replace these files.")
     if len(unreadable) > most * len(listed):
         raise UserError(
-            f"{told}\nMore than {most:.0%}.",
+            f"{told}\nMore than {percent(most, 0)}.",
             "Mend or remove these files, or allow more by unreadable_share in --data.args.",
         )
     logger.warning("%s\nThey are left out.", told)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from torchmill.components.wording import percent
+
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 40, 10, 10, 30
 """Units of the drawing, which on a phone are pixels."""
 
@@ -130,7 +132,7 @@ def bars(rows: Sequence[Bar], reference: float | None = None, limits: tuple[floa
             "</div></div>"
         )
     return Markup(
-        f'<div class="bars">{"".join(told)}<div class="ends"><span>{low:.1%}</span><span>{high:.1%}</span></div></div>'
+        f'<div class="bars">{"".join(told)}<div class="ends"><span>{percent(low, 1)}</span><span>{percent(high, 1)}</span></div></div>'
     )
 
 
