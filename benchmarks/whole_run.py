@@ -73,7 +73,7 @@ def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
     assert process.stdout
     if not any(line.startswith("Ctrl-C") for line in iter(process.stdout.readline, "")):
         raise RuntimeError("torchmill up did not start")
-    wait_for_standby(runs)
+    wait_for_prewarm(runs)
     try:
         yield
     finally:
@@ -81,9 +81,9 @@ def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
         process.wait()
 
 
-def wait_for_standby(runs: Path) -> None:
+def wait_for_prewarm(runs: Path) -> None:
     """Wait until it has imported what commands need, where there is one."""
-    address = json.loads((runs / "work" / "up.json").read_text(encoding="utf-8")).get("standby")
+    address = json.loads((runs / "work" / "up.json").read_text(encoding="utf-8")).get("prewarm")
     while address and not Path(address).exists():
         time.sleep(0.2)
 

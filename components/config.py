@@ -1,9 +1,10 @@
 """The one configuration of a run: typed, frozen, checked before anything is done."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -76,6 +77,11 @@ def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, 
     return found
 
 
+def objects() -> list[str]:
+    """Return the fields that hold a JSON object, whose entries can be set one by one: ``model.args.width``."""
+    return [name for name, (annotation, _, _) in fields().items() if get_origin(annotation) is dict]
+
+
 def sections() -> dict[str, type[Section]]:
     """The sections of a run's configuration by name."""
     return {
@@ -86,7 +92,7 @@ def sections() -> dict[str, type[Section]]:
 
 
 def deciding(section: Section) -> dict[str, str]:
-    """The values of a section that decide what comes out of its step, as text."""
+    """Return the values of a section that decide the result of its step, as text."""
     values = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         if field.json_schema_extra == NOT_IN_KEY:
@@ -102,10 +108,14 @@ def load(file: Path | None = None, overrides: Mapping[str, str] | None = None) -
 
     Raises:
         ConfigError: the file can't be read, or a key, a name or a value is wrong.
+
+    Example:
+        >>> load(overrides={"model": "simple_cnn", "model.args.width": "48"}).model.args
+        {'width': 48}
     """
-    tree = _read_yaml(file) if file else {}
+    tree = _nested(_read_yaml(file)) if file else {}
     for dotted, value in (overrides or {}).items():
-        _set(tree, dotted, value)
+        _set(tree, dotted, _json_or_text(value) if _object_of(dotted) else value)
     return parse(tree, f"{file}: " if file else "")
 
 
@@ -117,9 +127,16 @@ def parse(tree: Mapping[str, Any], where: str = "") -> RunConfig:
         raise ConfigError(where + "; ".join(_explain(item) for item in error.errors())) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers: PyYAML reads 1e-6 as text."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"Cannot read {file}: {error.strerror}.", "Give --config an existing YAML file.") from None
     except UnicodeDecodeError:
@@ -138,20 +155,57 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _set(tree: dict[str, Any], dotted: str, value: str) -> None:
-    """Put a value into a tree of sections, in place; what the section holds besides stays."""
-    first, _, rest = dotted.partition(".")
-    held: Any = tree.get(first)
-    if isinstance(held, str):  # the shorthand `data: mnist`
-        held = {"name": held}
-    if rest:
-        inner = dict(held) if isinstance(held, dict) else {}
+def _nested(tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a file's keys as sections, whether they are nested or dotted: ``train.lr: 0.1``, ``args.width: 48``."""
+    nested: dict[Any, Any] = {key: value for key, value in tree.items() if "." not in str(key)}
+    for section in sections():
+        if isinstance(inner := nested.get(section), dict):
+            nested[section] = {}
+            for key, value in sorted(inner.items(), key=lambda item: "." in str(item[0])):
+                _set(nested, f"{section}.{key}", value)
+    for key, value in tree.items():
+        if "." in str(key):
+            _set(nested, key, value)
+    return nested
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a value in a tree of sections, in place; the section's other values stay."""
+    name, _, rest = dotted.partition(".")
+    before: Any = tree.get(name)
+    section = {"name": before} if isinstance(before, str) else before  # the shorthand `data: mnist`
+    if field := _object_of(dotted):
+        _, _, field = field.partition(".")
+        values = dict(section) if isinstance(section, dict) else {}
+        values[field] = _with_entry(values.get(field), rest.removeprefix(f"{field}."), value)
+        tree[name] = values
+    elif rest:
+        inner = dict(section) if isinstance(section, dict) else {}
         _set(inner, rest, value)
-        tree[first] = inner
-    elif isinstance(held, dict) and first in sections():
-        tree[first] = {**held, "name": value}
+        tree[name] = inner
+    elif isinstance(section, dict) and name in sections():
+        tree[name] = {**section, "name": value}
     else:
-        tree[first] = value
+        tree[name] = value
+
+
+def _object_of(dotted: str) -> str | None:
+    """Return the field, a JSON object, that a dotted name is an entry of."""
+    return next((field for field in objects() if dotted.startswith(f"{field}.")), None)
+
+
+def _with_entry(entries: Any, key: str, value: Any) -> Any:
+    """Return a JSON object, or its text, with one more entry."""
+    entries = _json_or_text(entries) if isinstance(entries, str) else entries or {}
+    return {**entries, key: value} if isinstance(entries, dict) else entries  # validation refuses it
+
+
+def _json_or_text(text: str) -> Any:
+    """Parse a text as JSON; return the text itself if it isn't JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _explain(item: Any) -> str:

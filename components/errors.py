@@ -45,6 +45,20 @@ def shortened(names: Sequence[object], most: int = 4) -> str:
     return ", ".join(map(str, names[:most])) + (f" and {rest:,} more" if rest > 0 else "")
 
 
+SYNONYMS = ({"label", "target", "y"}, {"image_size", "size", "resolution"}, {"num_classes", "n_classes", "classes"})
+"""Names that others use for the same thing."""
+
+
+def unknown_argument(owner: str, name: str, accepted: Iterable[str]) -> tuple[str, str]:
+    """Return the message and the remedy for an argument that ``owner`` doesn't take.
+
+    Example:
+        >>> unknown_argument("csv", "target", ["label", "text"])
+        ("csv takes no argument 'target'.", 'Did you mean label?')
+    """
+    return f"{owner} takes no argument '{name}'.", nearest(name, accepted) or "It takes none."
+
+
 def nearest(word: str, names: Iterable[str]) -> str:
     """Return a hint: the names that are near a word, or all of them if none is near.
 
@@ -53,6 +67,8 @@ def nearest(word: str, names: Iterable[str]) -> str:
         'Did you mean simple_cnn?'
     """
     names = sorted(names)
+    if synonyms := [name for group in SYNONYMS if word.lower() in group for name in names if name in group]:
+        return f"Did you mean {' or '.join(synonyms)}?"
     by_lower_case = {name.lower(): name for name in names}
     near = difflib.get_close_matches(word.lower(), by_lower_case, n=3, cutoff=0.5)
     section, dot, last = word.lower().rpartition(".")

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from torchmill.components.errors import ConfigError, nearest
+from torchmill.components.errors import ConfigError, nearest, unknown_argument
 
 COMPONENTS = Path(__file__).parent
 
@@ -127,7 +127,7 @@ class Option:
         arguments = self.arguments(function)
         for name, value in values.items():
             if name not in arguments:
-                raise ValueError(f"{self.name} takes no '{name}'. {nearest(name, arguments) or 'It takes none.'}")
+                raise ValueError(" ".join(unknown_argument(self.name, name, arguments)))
             if limits := self.range(name):
                 whole = arguments[name].annotation == "int"
                 number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)

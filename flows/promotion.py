@@ -11,6 +11,7 @@ from torchmill.components.runs.folders import Runs, data_cache
 from torchmill.components.runs.snapshot import read_snapshot
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelVersion, find_version
 from torchmill.components.tracking.model_requests import Standing
+from torchmill.components.wording import count
 
 logger = logging.getLogger("torchmill")
 
@@ -194,7 +195,7 @@ def registered(runs: Runs) -> list[str]:
             for version in named
             if alias in version.aliases
         ]
-        lines.append(f"{name}: {len(named)} version{'s' * (len(named) > 1)}, {', '.join(aliases) or 'no champion'}")
+        lines.append(f"{name}: {count(len(named), 'version')}, {', '.join(aliases) or 'no champion'}")
     return lines
 
 

@@ -30,6 +30,7 @@ from torchmill.components.refs import (
 )
 from torchmill.components.runs.folders import data_cache
 from torchmill.components.training.config import TrainConfig
+from torchmill.components.wording import count
 from torchmill.flows import promotion
 from torchmill.flows.cli.console import TrainingDisplay
 from torchmill.flows.signals import stop_signals
@@ -91,7 +92,7 @@ def inspect(data: DataRef) -> InspectionRef:
         error = leakage_error(data, found, config.leakage_limit)
         if not config.allow_leakage:
             raise error
-        logger.warning("inspect  %s It is allowed by --data.allow-leakage.", error.message)
+        logger.warning("inspect  %s It is allowed by --data.allow_leakage.", error.message)
         tracking.log_tags(run, {"data.leakage_allowed": f"{found.leakage:.4%}"})
     return InspectionRef(
         report=FileRef.of(run.folder / "inspection.json"),
@@ -153,7 +154,7 @@ def check(config: CheckConfig, training: TrainConfig, network: NetworkRef, data:
             logger.warning(
                 "check  %s%s: %s  %s", one.check, f" in {one.layer}" if one.layer else "", one.evidence, one.remedy
             )
-    logger.info("check  %d passed, %d warnings  (%.1f s)", found.passed, found.warned, found.seconds)
+    logger.info("check  %d passed, %s  (%.1f s)", found.passed, count(found.warned, "warning"), found.seconds)
     return found
 
 

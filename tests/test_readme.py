@@ -8,6 +8,7 @@ import pytest
 
 from torchmill.components import config
 from torchmill.flows.cli import main as cli
+from torchmill.flows.cli.settings import read_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +36,7 @@ def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPat
     _, *words = shlex.split(command)
     options = cli.make_parser().parse_args(words)
     if words[0] in ("train", "schedule"):
-        assert isinstance(cli._config(options), config.RunConfig)
+        assert isinstance(read_config(options), config.RunConfig)
 
 
 def test_there_are_commands():

@@ -18,7 +18,7 @@ from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.data.origins import origins_file, write_origins
 from torchmill.components.data.splits import Split, Splits
-from torchmill.components.errors import ConfigError, UserError, nearest
+from torchmill.components.errors import ConfigError, UserError, nearest, unknown_argument
 from torchmill.components.options import Room
 from torchmill.components.refs import DataRef, FileRef, Kind
 from torchmill.components.user_code import source_code
@@ -55,7 +55,7 @@ def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
     asked = set(Room(datasets)[kind].source.functions["load"]) - {"downloads", "path"}
     for name in config.args:
         if name not in asked:
-            raise ConfigError(f"{kind} takes no argument '{name}'.", nearest(name, asked) or "It takes none.")
+            raise ConfigError(*unknown_argument(kind, name, asked))
     return {name: value for name, value in known.items() if name in asked} | config.args
 
 

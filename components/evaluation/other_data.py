@@ -14,6 +14,7 @@ from torchmill.components.data.samples import Samples, read_test
 from torchmill.components.errors import UserError, shortened
 from torchmill.components.evaluation.evaluate import judge
 from torchmill.components.refs import PADDING, DataRef, EvaluationRef
+from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")
 
@@ -80,7 +81,7 @@ def _translated(other: DataRef, ours: Encoding | None, trained: str) -> Samples:
         logger.warning("%s has categories that %s does not know: %s", other.name, trained, told)
     if isinstance(ours, Vocabulary):
         share = float((inputs == UNKNOWN).sum() / (inputs != PADDING).sum())
-        logger.info("%s of the tokens of %s are unknown to it or to %s", f"{share:.2%}", other.name, trained)
+        logger.info("%s of the tokens of %s are unknown to it or to %s", percent(share), other.name, trained)
     lengths = None if test.lengths is None else test.lengths.clamp(max=inputs.shape[1])
     return Samples(inputs, test.labels, lengths)
 

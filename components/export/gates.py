@@ -17,6 +17,7 @@ from torchmill.components.initialization.standardized_model import StandardizedM
 from torchmill.components.onnx_model.run import answers, as_taken
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
+from torchmill.components.wording import percent
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -133,7 +134,7 @@ def pictures(candidate: Candidate) -> Gate | None:
         apart = float(np.abs(outputs / candidate.judge.units - exact).max())
         if not apart <= candidate.judge.allowed:
             return Gate("pictures", f"{size[0]}x{size[1]}: outputs differ by {apart:.3g}", False)
-    like = f"{off / max(seen, 1):.2%} of their pixels a level off Pillow's, " if seen else ""
+    like = f"{percent(off / max(seen, 1))} of their pixels a level off Pillow's, " if seen else ""
     return Gate("pictures", f"{len(SIZES)} sizes of pictures, {like}answers as the network's, channels first or last")
 
 

@@ -11,6 +11,7 @@ from torchmill.components.errors import shortened
 from torchmill.components.files import write_text
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.tasks import shown
+from torchmill.components.wording import percent
 
 SNIPPETS = {
     "images": "pixels = np.asarray(Image.open('picture.png'))\n"
@@ -89,8 +90,8 @@ def write_card(
         "",
         f"Compared with the network it came from on {parity['samples']:,} test samples at batch sizes "
         f"{', '.join(str(one['batch_size']) for one in parity['by_batch_size'])}, in float64: largest difference "
-        f"{parity['max_abs_diff']:.1e} of {parity['allowed']:.1e} allowed, {parity['agreement']:.2%} of the answers "
-        "agree.",
+        f"{parity['max_abs_diff']:.1e} of {parity['allowed']:.1e} allowed, {percent(parity['agreement'])} of the "
+        "answers agree.",
         "",
         *(f"- {gate['name']}: {gate['evidence']}" for gate in parity["gates"]),
         "",

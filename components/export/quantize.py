@@ -18,6 +18,7 @@ from torchmill.components.export.pre_and_post import AROUND, INPUTS
 from torchmill.components.onnx_model.run import as_taken, run
 from torchmill.components.onnx_model.session import CPU, open_session
 from torchmill.components.refs import DataRef
+from torchmill.components.tasks import shown_difference
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -126,9 +127,12 @@ def _judged(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, b
     found: Comparison = compare(*scores, SURE)
     sizes = {"bytes": path.stat().st_size, "bytes_before": model.stat().st_size}
     known: dict[str, Any] = {"loss": found.advantage, "loss_high": found.advantage_high, **sizes}
-    told = f"it loses {found.advantage:.2%} (up to {found.advantage_high:.2%})"
+    lost, most, allowed = (
+        shown_difference(data.measure, loss) for loss in (found.advantage, found.advantage_high, budget)
+    )
+    told = f"it loses {lost} (up to {most})"
     if not found.advantage_high <= budget:
-        return Smaller(False, f"{told}; allowed is up to {budget:.2%}", **known)
+        return Smaller(False, f"{told}; allowed is up to {allowed}", **known)
     where = CPU
     if bits == "fp16":
         import onnxruntime

@@ -38,8 +38,8 @@ def freeze(network: nn.Module, patterns: Sequence[str], untrained: Collection[st
             chosen = matching(pattern, parameters)
             if random := [name for name in chosen if name in untrained]:
                 raise UserError(
-                    f"--model.freeze: '{pattern}' matches {shortened(random)}, which the pretrained weights do not fit: "
-                    "frozen, they would stay random.",
+                    f"--model.freeze: '{pattern}' matches {shortened(random)}, which the pretrained weights do not fit. "
+                    "Frozen, they would stay random.",
                     "Exclude them from the pattern, or use backbone, which excludes them.",
                 )
         if not chosen:

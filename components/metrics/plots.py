@@ -8,6 +8,7 @@ import numpy as np
 
 from torchmill.components.files import write_atomically
 from torchmill.components.metrics.scores import ClassScore
+from torchmill.components.wording import percent
 
 INK, QUIET, ACCENT, SECOND = "#1d2433", "#8a93a6", "#2f6fde", "#e0752d"
 
@@ -64,7 +65,7 @@ def draw_calibration(calibration: Mapping[str, Any], path: Path) -> None:
         axes.plot([0, 1], [0, 1], color=SECOND, linewidth=1, linestyle=":")
         axes.errorbar(sure, right, np.maximum(ends.T, 0), fmt="o", color=colour, markersize=5, linewidth=1)
         told = "as it is" if when == "before" else f"temperature {calibration['temperature']:.3g}"
-        axes.set_title(f"{told}: ECE {calibration[when]['ece']:.2%}", loc="left", color=INK)
+        axes.set_title(f"{told}: ECE {percent(calibration[when]['ece'])}", loc="left", color=INK)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("confidence")

@@ -10,6 +10,7 @@ import numpy as np
 from torchmill.components.data.encoding.vocabulary import UNKNOWN
 from torchmill.components.onnx_model.model import OnnxModel
 from torchmill.components.refs import PADDING
+from torchmill.components.wording import percent
 
 BINS = 10
 FAR = 0.5
@@ -76,10 +77,10 @@ def note(model: OnnxModel, total: Mapping[str, Any]) -> dict[str, Any]:
         told["unknown_categories"] = shares
         for name, share in shares.items():
             if share:
-                told["words"] += f"; {share:.2%} of '{name}' are none of the training's categories"
+                told["words"] += f"; {percent(share)} of '{name}' are none of the training's categories"
     if total.get("tokens"):
         share = total["unknown"] / total["tokens"]
-        told |= {"unknown_tokens": share, "words": f"{share:.2%} of the tokens were not met in training"}
+        told |= {"unknown_tokens": share, "words": f"{percent(share)} of the tokens were not met in training"}
     return told
 
 

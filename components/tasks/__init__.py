@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.options import Room
+from torchmill.components.wording import percent, points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -318,7 +319,12 @@ def is_share(measure: str) -> bool:
 
 def shown(measure: str, value: float) -> str:
     """Return a score as people write it: shares in per cent."""
-    return f"{value:.2%}" if is_share(measure) else f"{value:.4f}"
+    return percent(value) if is_share(measure) else f"{value:.4f}"
+
+
+def shown_difference(measure: str, difference: float) -> str:
+    """Return the difference of two scores: of shares in percentage points."""
+    return points(difference) if is_share(measure) else f"{difference:.4f}"
 
 
 def title(measure: str) -> str:

@@ -19,7 +19,7 @@ def environment_tags() -> dict[str, str]:
         "version.torchmill": metadata.version("torchmill"),
         "version.python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "mlflow.source.name": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500],
+        "mlflow.source.name": " ".join([_program(), *sys.argv[1:]])[:500],
         "mlflow.source.type": "LOCAL",
         "torchmill.source": our_source(),
     }
@@ -28,3 +28,9 @@ def environment_tags() -> dict[str, str]:
         tags["mlflow.source.git.commit"] = commit.strip()
         tags["git.dirty"] = str(bool(git("status", "--porcelain"))).lower()
     return tags
+
+
+def _program() -> str:
+    """Return the name of the command that runs; of a package that was started by ``python -m``, the package's."""
+    script = Path(sys.argv[0])
+    return script.parent.name if script.name == "__main__.py" else script.name

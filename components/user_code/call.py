@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torchmill.components.errors import UserError, nearest
+from torchmill.components.errors import UserError, unknown_argument
 from torchmill.components.user_code.importing import first_hand, missing_module
 
 
@@ -70,7 +70,7 @@ def fitting_arguments(
     named = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     for name in arguments:
         if name not in named and not _takes_any(function):
-            raise UserError(f"{place} takes no argument '{name}'.", nearest(name, named) or "It takes none.")
+            raise UserError(*unknown_argument(place, name, named))
     fitting = {name: value for name, value in offered.items() if name in named} | dict(arguments)
     missing = [name for name, each in named.items() if each.default is each.empty and name not in fitting]
     if missing:

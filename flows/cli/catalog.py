@@ -1,52 +1,80 @@
-"""What can be named, with its arguments: read from the source, nothing imported."""
+"""Networks and data sets with their arguments, read from their source without importing it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torchmill.components.config import RunConfig
 from torchmill.components.data.config import DATASETS
+from torchmill.components.errors import ConfigError, unknown_argument
 from torchmill.components.initialization.config import MODELS
-from torchmill.components.options import shown_arguments
+from torchmill.components.options import Argument, shown_arguments
 
 FROM_DATA = {
     "images": ("in_channels", "image_size", "image_height", "image_width"),
     "tokens": ("vocab_size", "padding_index", "max_length"),
     "numbers": ("in_features",),
 }
-"""Arguments that the data knows, by the kind of inputs that a network which asks for them takes."""
+"""Arguments that the data fills in, by the kind of inputs of a network that has them."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A network or a data set that can be named."""
+    """A network or a data set."""
 
     reference: str
     text: str
-    """The first line of what it says of itself."""
+    """First line of its docstring."""
     takes: str
-    """Kinds of inputs of a network."""
+    """Kinds of a network's inputs."""
     arguments: str
-    """With their defaults."""
+    """Arguments with their defaults."""
 
 
 def network(name: str) -> Entry:
     """Describe the network in ``components/models/NAME.py``."""
-    source = MODELS[name].source
-    wanted = f"{name.replace('_', '')}.__init__"
-    arguments = next(arguments for place, arguments in source.functions.items() if place.lower() == wanted)
+    arguments = _network_arguments(name)
     from_data = {"num_classes", *(name for names in FROM_DATA.values() for name in names)}
     own = [argument for name, argument in arguments.items() if name not in from_data]
-    return Entry(name, source.summary, " or ".join(kinds(arguments)), shown_arguments(own) or "no arguments")
+    takes = " or ".join(kinds(arguments))
+    return Entry(name, MODELS[name].source.summary, takes, shown_arguments(own) or "no arguments")
+
+
+def _network_arguments(name: str) -> Mapping[str, Argument]:
+    constructor = f"{name.replace('_', '')}.__init__"
+    functions = MODELS[name].source.functions
+    return next(arguments for function, arguments in functions.items() if function.lower() == constructor)
 
 
 def kinds(arguments: Iterable[str]) -> list[str]:
-    """Kinds of inputs that a network with these arguments takes."""
-    return [kind for kind, marks in FROM_DATA.items() if set(marks) & set(arguments)]
+    """Return the kinds of inputs of a network with these arguments."""
+    return [kind for kind, names in FROM_DATA.items() if set(names) & set(arguments)]
 
 
 def data_set(name: str) -> Entry:
     """Describe the data set in ``components/data/datasets/NAME.py``."""
     source = DATASETS[name].source
     arguments = source.functions["load"]
-    # validation_fraction is a setting of its own
+    # validation_fraction has a setting: --data.validation_fraction
     own = [arguments[name] for name in arguments if name not in ("path", "downloads", "validation_fraction")]
     return Entry(f"{name}:PATH" if "path" in arguments else name, source.summary, "", shown_arguments(own))
+
+
+def check_arguments(config: RunConfig) -> None:
+    """Check the names of the arguments of Torchmill's own networks and data sets.
+
+    A user's own are checked when their file is imported.
+
+    Raises:
+        ConfigError: the network or the data set takes no such argument.
+    """
+    kind = config.data.name.partition(":")[0]
+    if kind in DATASETS:
+        _check(kind, config.data.args, set(DATASETS[kind].source.functions["load"]) - {"downloads", "path"})
+    if config.model.name in MODELS:
+        _check(config.model.name, config.model.args, _network_arguments(config.model.name))
+
+
+def _check(owner: str, names: Iterable[str], arguments: Iterable[str]) -> None:
+    for name in names:
+        if name not in arguments:
+            raise ConfigError(*unknown_argument(owner, name, arguments))

@@ -1,4 +1,4 @@
-"""`torchmill compare`: two recorded runs, on the same test samples one by one."""
+"""`torchmill compare`: two recorded runs, sample by sample. No flow: it trains nothing and takes a moment."""
 
 import json
 from dataclasses import dataclass
@@ -12,13 +12,12 @@ from torchmill.components.metrics.paired import Pairing
 from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.reproduction import RecordedRun
-
-# No flow of Prefect's: it trains nothing and is done in a moment.
+from torchmill.components.wording import count
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two runs, what is between them, and the page that shows it."""
+    """Two runs, their differences, and the page that shows them."""
 
     first: RecordedRun
     second: RecordedRun
@@ -27,54 +26,50 @@ class Compared:
 
 
 def compare(runs: Runs, first: str, second: str) -> Compared:
-    """Compare what two runs gave for each test sample, and write it as a page.
+    """Compare the predictions of two runs for each test sample, and write a page on it.
 
     Args:
         first: id of a run in MLflow, the beginning of it, its name, or ``last``.
-        second: likewise; told is how much better it is.
+        second: the run whose advantage over the first is computed.
 
     Raises:
-        UserError: there is no such run, or they are of different data.
+        UserError: there is no such run, or the runs are of different data.
     """
-    one, other = tracking.find_run(runs, first), tracking.find_run(runs, second)
-    data = [run.tags.get("data.sha256", "") for run in (one, other)]
-    if data[0] != data[1]:
-        names = [run.params.get("data.name", "other data") for run in (one, other)]
-        raise UserError(
-            f"Run {one.name} is of {names[0]} (sha256 {data[0][:12]}…), run {other.name} of {names[1]} (sha256 "
-            f"{data[1][:12]}…): nothing to compare.",
-            "Compare runs on the same data set.",
-        )
-    folder = runs.work / "comparisons" / f"{one.run_id[:12]}-{other.run_id[:12]}"
-    held = [_predictions(runs, run, folder / run.run_id) for run in (one, other)]
-    report = tracking.fetch_file(runs, one, "evaluation.json", folder / one.run_id)
+    pair_of_runs = tracking.find_run(runs, first), tracking.find_run(runs, second)
+    if len({run.tags.get("data.sha256") for run in pair_of_runs}) > 1:
+        names = [
+            f"{run.name} is of {run.params.get('data.name', 'other data')} "
+            f"(sha256 {run.tags.get('data.sha256', '')[:12]}…)"
+            for run in pair_of_runs
+        ]
+        raise UserError(f"These runs cannot be compared: {names[0]}, {names[1]}.", "Compare runs on the same data set.")
+    folder = runs.work / "comparisons" / "-".join(run.run_id[:12] for run in pair_of_runs)
+    predictions = [
+        Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", folder / run.run_id)) for run in pair_of_runs
+    ]
+    report = tracking.fetch_file(runs, pair_of_runs[0], "evaluation.json", folder / pair_of_runs[0].run_id)
     measure = json.loads(report.read_text(encoding="utf-8"))["measure"]
-    pairing = pair(held[0], held[1], tasks.by_measure(measure).name)
-    return Compared(one, other, pairing, write_comparison(one, other, pairing, measure, folder))
-
-
-def _predictions(runs: Runs, run: RecordedRun, folder: Path) -> Predictions:
-    return Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", folder))
+    pairing = pair(*predictions, tasks.by_measure(measure).name)
+    return Compared(*pair_of_runs, pairing, write_comparison(*pair_of_runs, pairing, measure, folder))
 
 
 def show(compared: Compared) -> None:
-    """Print the differences, what else differs, and where the page is."""
+    """Print the differences between the results and between the settings, and the page's path."""
     first, second, pairing = compared.first, compared.second, compared.pairing
     head = ("", first.name, second.name, "difference", "95 % interval", "")
-    table = [head, *(row(one) for one in pairing.differences)]
+    table = [head, *(row(difference) for difference in pairing.differences)]
     widths = [max(len(line[column]) for line in table) for column in range(len(head))]
-    print(f"\n{second.name} beside {first.name}, {pairing.samples:,} test samples: {verdict(pairing)}")
+    print(f"\n{second.name} beside {first.name}, {count(pairing.samples, 'test sample')}: {verdict(pairing)}")
     print(f"{summary(pairing, first.name, second.name)}\n")
-    for name, *cells, told in table:
-        shown = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:-1], strict=True))
-        print(f"{name:{widths[0]}}  {shown}  {told}".rstrip())
-    if pairing.mcnemar:
-        found = pairing.mcnemar
+    for name, *cells, word in table:
+        line = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:-1], strict=True))
+        print(f"{name:{widths[0]}}  {line}  {word}".rstrip())
+    if test := pairing.mcnemar:
         print(
-            f"\nOnly {second.name} is right on {found.only_second:,} samples, only {first.name} on "
-            f"{found.only_first:,}: McNemar's test, exact, p = {found.p:.3g}"
+            f"\nOnly {second.name} is right on {count(test.only_second, 'sample')}, only {first.name} on "
+            f"{test.only_first:,}: McNemar's test, exact, p = {test.p:.3g}"
         )
     print()
-    for what, one, other in differing(first, second):
-        print(f"{what}: {one} → {other}")
-    print(f"\nAll of it: {compared.page}")
+    for setting, before, after in differing(first, second):
+        print(f"{setting}: {before} → {after}")
+    print(f"\nFull comparison: {compared.page}")

@@ -1,7 +1,6 @@
-"""What a run shows in the terminal: on stderr, so that stdout is the result's alone."""
+"""The log and the progress of a run on stderr, so that stdout holds the result alone."""
 
 import functools
-import json
 import logging
 import sys
 import time
@@ -10,9 +9,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from torchmill.components import tasks
-from torchmill.components.evaluation.report.summary import summary
-from torchmill.components.refs import EvaluationRef, Reproduction
+from torchmill.components.tasks import shown, title
 from torchmill.components.training.progress import EpochResult, StepProgress
 
 logger = logging.getLogger("torchmill")
@@ -20,15 +17,15 @@ logger = logging.getLogger("torchmill")
 
 @functools.cache
 def terminal() -> Console:
-    """The terminal, as it is when it is first written to: not when this is imported, which a standby does ahead."""
+    """Return the terminal, as it is at its first use: a prewarmed process imports this before it has one."""
     return Console(stderr=True, highlight=False)
 
 
 def show_log(explain: bool = False) -> None:
-    """Show what the components log: coloured in a terminal, plain lines elsewhere.
+    """Show the components' log lines: coloured in a terminal, plain elsewhere.
 
     Args:
-        explain: of each step, too, whether it ran, and why.
+        explain: add a line for each step that says whether it ran, and why.
     """
     logging.getLogger("torchmill.explain").setLevel(logging.INFO if explain else logging.WARNING)
     if terminal().is_terminal:
@@ -43,48 +40,23 @@ def show_log(explain: bool = False) -> None:
     logger.propagate = False
 
 
-def show_comparison(done: Reproduction) -> None:
-    """Print what is equal between a run and its reproduction, and what isn't; results first."""
-    results = [one for one in done.comparisons if one.is_result]
-    different = [one for one in done.comparisons if not one.is_equal]
-    width = max(len(one.what) for one in done.comparisons)
-    print(f"\n{'':{width}}  run {done.recorded} beside {done.again}")
-    for one in results:
-        print(f"{one.what:{width}}  {'equal    ' if one.is_equal else 'DIFFERENT'}  {one.recorded}")
-        if not one.is_equal:
-            print(f"{'':{width}}             {one.again}")
-    circumstances = [one for one in different if not one.is_result]
-    for one in circumstances:
-        print(f"{one.what:{width}}  was {one.recorded}, is {one.again}")
-    if not circumstances:
-        print(f"{'circumstances':{width}}  equal: versions, machine, device, Torchmill's source")
-    count = sum(one.is_equal for one in results)
-    print(f"\n{count} of {len(results)} results are equal" + (", to the last byte." if done.is_equal else "."))
-
-
-def show_scores(scores: EvaluationRef) -> None:
-    """Print the first things to know of an evaluation, each with its interval."""
-    report = json.loads(scores.report.path.read_text(encoding="utf-8"))
-    rows = summary(report, tasks.by_measure(scores.measure).name)
-    names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
-    print(f"\n{'':{names}}  {'':{values}}  95 % interval, of {scores.samples:,} samples")
-    for row in rows:
-        print(f"{row.name:{names}}  {row.value:>{values}}  {row.interval}".rstrip())
-    print(f"\nAll of it: {scores.report.path}")
-
-
 class TrainingDisplay:
-    """A progress bar of the training in a terminal; elsewhere a line per epoch, and a line each half minute."""
+    """Progress of a training: a bar in a terminal; elsewhere a line per epoch, and one each half minute."""
 
     LINE_SECONDS = 30.0
 
     def __init__(self, epochs: int, samples: int, measure: str):
+        """
+        Args:
+            samples: training samples of an epoch.
+            measure: name of the score, as in ``DataRef.measure``.
+        """
         self.epochs, self.samples, self.measure = epochs, samples, measure
-        self.started = self.told = time.monotonic()
+        self.started = self.last_line = time.monotonic()
         self.first = 1
-        """The epoch that an earlier process got to: those before were shown when they were trained."""
-        self.before: int | None = None
-        """Samples that it had behind it when it was first heard of."""
+        """Epoch to begin with: an earlier process has shown those before."""
+        self.samples_before: int | None = None
+        """Samples that were done at the first report, which an earlier process may have done."""
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
@@ -93,12 +65,12 @@ class TrainingDisplay:
             columns = [
                 TextColumn("[bold]epoch {task.fields[epoch]}/" + str(self.epochs)),
                 BarColumn(bar_width=None),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[numbers]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
             ]
             self.bar = Progress(*columns, console=terminal(), transient=True)
             self.bar.start()
-            self.task = self.bar.add_task("fit", total=self.epochs * self.samples, epoch=1, told="")
+            self.task = self.bar.add_task("fit", total=self.epochs * self.samples, epoch=1, numbers="")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -106,44 +78,36 @@ class TrainingDisplay:
             self.bar.stop()
 
     def score(self, value: float) -> str:
-        """A score with its name, as it is shown while the training goes on."""
-        shown = f"{100 * value:.2f} %" if tasks.is_share(self.measure) else f"{value:.4f}"
-        return f"{self.measure.replace('_', ' ')} {shown}"
+        """Return a score with its name."""
+        return f"{title(self.measure)} {shown(self.measure, value)}"
 
     def step(self, progress: StepProgress) -> None:
+        """Show a report from within an epoch."""
         done = (progress.epoch - 1) * self.samples + progress.samples
-        if self.before is None:
-            self.before, self.started = done, time.monotonic()
+        if self.samples_before is None:
+            self.samples_before, self.started = done, time.monotonic()
             return
-        speed = (done - self.before) / (time.monotonic() - self.started)
+        speed = (done - self.samples_before) / (time.monotonic() - self.started)
         if self.bar:
-            self.bar.update(
-                self.task,
-                completed=done,
-                epoch=progress.epoch,
-                told=f"loss {progress.loss:.4f}  {self.score(progress.score)} {speed:,.0f} samples/s",
-            )
-        elif time.monotonic() - self.told > self.LINE_SECONDS:
-            self.told = time.monotonic()
-            left = (self.epochs * self.samples - done) / speed
+            numbers = f"loss {progress.loss:.4f}  {self.score(progress.score)} {speed:,.0f} samples/s"
+            self.bar.update(self.task, completed=done, epoch=progress.epoch, numbers=numbers)
+        elif time.monotonic() - self.last_line > self.LINE_SECONDS:
+            self.last_line = time.monotonic()
+            seconds_left = (self.epochs * self.samples - done) / speed
             logger.info(
                 "epoch %d/%d  %3.0f %%  loss %.4f  %s  %s samples/s  %.0f s left",
                 *(progress.epoch, self.epochs, 100 * progress.samples / self.samples),
-                *(progress.loss, self.score(progress.score), f"{speed:,.0f}", left),
+                *(progress.loss, self.score(progress.score), f"{speed:,.0f}", seconds_left),
             )
 
     def epoch(self, result: EpochResult) -> None:
+        """Show the result of an epoch."""
         if result.epoch < self.first:
             return
-        self.told = time.monotonic()
+        self.last_line = time.monotonic()
         logger.info(
             "epoch %d/%d  loss %.4f  validation loss %.4f  %s  %s samples/s%s",
-            *(
-                result.epoch,
-                self.epochs,
-                result.train_loss,
-                result.validation_loss,
-                self.score(result.validation_score),
-            ),
-            *(f"{result.samples_per_second:,.0f}", "  best so far" if result.is_best else ""),
+            *(result.epoch, self.epochs, result.train_loss, result.validation_loss),
+            *(self.score(result.validation_score), f"{result.samples_per_second:,.0f}"),
+            "  best so far" if result.is_best else "",
         )

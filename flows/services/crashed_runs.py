@@ -1,8 +1,7 @@
-"""Flow runs whose process died without a word: Prefect would call them running for ever.
+"""Flow runs whose process was killed: Prefect would show them as running for ever.
 
-Each flow run that is under way holds a lock on a file of its own, which the system frees when its process dies. That
-tells a dead one from a slow one at once. Prefect's own way, an automation on heartbeats, needs minutes of silence, and
-crashes a healthy run that is busy for as long.
+Each flow run locks a file, and the system frees the lock when the process dies. So a dead one is found at once.
+Prefect's way, an automation on heartbeats, waits for minutes, and crashes healthy runs that are busy.
 """
 
 import contextlib
@@ -17,18 +16,21 @@ from uuid import UUID
 from torchmill.components.files import locked
 from torchmill.components.processes import run_python
 from torchmill.components.runs.folders import Runs
+from torchmill.flows.services.processes import answers
 
 FLOWS = ("train", "reproduce")
-JUST_BEGUN = datetime.timedelta(minutes=1)
-DIED = "Its process died without a word: killed, or the machine went down."
+MINIMUM_AGE = datetime.timedelta(minutes=1)
+"""Age at which a flow run without a lock counts as dead: a new one takes a moment to get it."""
+REASON = "Its process died without a word: killed, or the machine went down."
 
 
 @contextlib.contextmanager
 def under_watch(runs: Runs, flow_run: str, api: str) -> Generator[None]:
-    """Let others see by a lock that the process of a flow run lives.
+    """Hold a flow run's lock inside the block.
 
     Args:
-        api: of the Prefect server that keeps it; empty for the one of the runs' folder.
+        flow_run: the flow run's id.
+        api: address of the Prefect server with the flow run; empty for the folder's own server.
     """
     path = runs.work / "flows" / flow_run
     path.parent.mkdir(exist_ok=True)
@@ -41,44 +43,42 @@ def under_watch(runs: Runs, flow_run: str, api: str) -> Generator[None]:
 
 
 def dead(runs: Runs, own: bool = False) -> list[Path]:
-    """The files of flow runs whose process is gone.
+    """Return the files of flow runs whose process has died.
 
     Args:
-        own: only of those that the folder's own server keeps.
+        own: leave out those on other servers than the folder's own.
     """
-    found = []
+    files = []
     for path in sorted((runs.work / "flows").glob("*")):
-        with locked(path, wait=False) as free:
-            if free and not (own and _api(path)):
-                found.append(path)
-    return found
+        with locked(path, wait=False) as is_free:
+            if is_free and not (own and _api(path)):
+                files.append(path)
+    return files
 
 
 def close(runs: Runs, own_api: str) -> list[str]:
-    """Mark the dead as crashed in Prefect; gives what was done. Those of a server that doesn't answer are left.
+    """Mark dead flow runs as crashed, and return a line on each. Servers that don't answer are left for later.
 
     Args:
-        own_api: of the server that keeps the history of this folder; empty to leave that alone.
+        own_api: address of the folder's own server; empty to leave its flow runs alone.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from torchmill.flows.services.processes import answers
-
-    told = []
+    lines = []
     for path in dead(runs):
         api = _api(path) or own_api
         if not api or not answers(f"{api}/health", anything=True):
             continue
         with temporary_settings({PREFECT_API_URL: api}):
-            name = crash(path.name, DIED)
+            name = crash(path.name, REASON)
         if name:
-            told.append(f"flow run {name} in Prefect: crashed")
+            lines.append(f"flow run {name} in Prefect: crashed")
         path.unlink(missing_ok=True)
-    return told
+    return lines
 
 
 def close_elsewhere(runs: Runs, own_api: str) -> None:
-    """Do so in a process of its own: Prefect's client takes seconds to import, and a server may be away."""
+    """Call ``close`` in another process: Prefect's client takes seconds to import, and a server may not answer."""
     with (runs.work / "prefect.log").open("ab") as log:
         run_python("-m", "torchmill.flows.services.crashed_runs", str(runs.folder), own_api, stdout=log, stderr=log)
 
@@ -86,14 +86,14 @@ def close_elsewhere(runs: Runs, own_api: str) -> None:
 def _api(path: Path) -> str:
     try:
         return json.loads(path.read_bytes())["api"]
-    except (OSError, ValueError):  # gone meanwhile: it ended in order; or killed before it was written
+    except (OSError, ValueError):  # it has ended meanwhile, or was killed before the file was written
         return ""
 
 
 def says_that_some_run(runs: Runs) -> bool:
-    """Tell whether the folder's own Prefect database calls any flow run running: a look into the file spares a server.
+    """Return True if a flow run counts as running in the folder's own Prefect database.
 
-    Where the file has another form than we know, the answer is yes: then the server is asked.
+    The query needs no server. If the database has another schema, the answer is True, and the caller asks a server.
     """
     database = runs.prefect / "prefect.db"
     if not database.exists():
@@ -107,10 +107,10 @@ def says_that_some_run(runs: Runs) -> bool:
 
 
 def close_unwatched(runs: Runs, dry_run: bool) -> list[str]:
-    """Crash flow runs of ours that say they run and that nobody has a lock for; on the folder's own server.
+    """Mark flow runs as crashed that count as running without a lock file, and return a line on each.
 
-    They were killed in the instant between their creation and the lock, or ran before there were locks. What waits
-    for the runner of `torchmill up`, or is a minute old, is left alone.
+    They were killed before they got their lock, or are older than these locks. New ones and those of the runner of
+    ``torchmill up`` are left alone.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
@@ -122,26 +122,26 @@ def close_unwatched(runs: Runs, dry_run: bool) -> list[str]:
     )
     from prefect.client.schemas.objects import StateType
 
-    told = []
-    begun = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    lines = []
+    running = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(
+        flow_runs = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=begun)),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=running)),
         )
-    old = datetime.datetime.now(datetime.UTC) - JUST_BEGUN
-    for flow_run in found:
-        watched = (runs.work / "flows" / str(flow_run.id)).exists()
-        if watched or flow_run.deployment_id or not flow_run.state or flow_run.state.timestamp > old:
+    newest = datetime.datetime.now(datetime.UTC) - MINIMUM_AGE
+    for flow_run in flow_runs:
+        is_watched = (runs.work / "flows" / str(flow_run.id)).exists()
+        if is_watched or flow_run.deployment_id or not flow_run.state or flow_run.state.timestamp > newest:
             continue
         if not dry_run:
-            crash(str(flow_run.id), DIED)
-        told.append(f"flow run {flow_run.name} in Prefect: {'to be crashed' if dry_run else 'crashed'}")
-    return told
+            crash(str(flow_run.id), REASON)
+        lines.append(f"flow run {flow_run.name} in Prefect: {'to be crashed' if dry_run else 'crashed'}")
+    return lines
 
 
-def crash(flow_run: str, message: str) -> str:
-    """Mark a flow run and its tasks as crashed where they say that they run; gives the name of one that did."""
+def crash(flow_run_id: str, message: str) -> str:
+    """Mark a flow run and its tasks as crashed, and return its name; empty if it had ended or is unknown."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.exceptions import ObjectNotFound
@@ -150,16 +150,16 @@ def crash(flow_run: str, message: str) -> str:
     state = Crashed(message=message)
     with get_client(sync_client=True) as client:
         try:
-            found = client.read_flow_run(UUID(flow_run))
+            flow_run = client.read_flow_run(UUID(flow_run_id))
         except ObjectNotFound:
             return ""
-        for task_run in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[found.id]))):
+        for task_run in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))):
             if task_run.state is None or not task_run.state.is_final():
                 client.set_task_run_state(task_run.id, state, force=True)
-        if found.state is not None and found.state.is_final():
+        if flow_run.state is not None and flow_run.state.is_final():
             return ""
-        client.set_flow_run_state(found.id, state, force=True)
-        return found.name
+        client.set_flow_run_state(flow_run.id, state, force=True)
+        return flow_run.name
 
 
 if __name__ == "__main__":

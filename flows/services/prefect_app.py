@@ -1,6 +1,6 @@
 """`python -m torchmill.flows.services.prefect_app PORT`: Prefect's server, as an ordinary ASGI application.
 
-What `prefect server start` runs, without its 3 s of imports. uvicorn's own command line would look for `prefect` in the
+`prefect server start` runs the same, after 3 s of imports. uvicorn's own command line would look for `prefect` in the
 current folder first.
 """
 

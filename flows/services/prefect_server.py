@@ -1,8 +1,7 @@
-"""A Prefect server for every run: one that is up already, or one that lives as long as runs need it.
+"""A Prefect server for every run: one that runs already, or one that ends with the last run that uses it.
 
-Prefect's own answer to "no server", an ephemeral one, ends before it has written what it was told: its history
-has holes. Ours is an ordinary server on a database below ``mlruns``, shared by all runs that are under way,
-and it ends when the last of them is over and all is written. `torchmill up` shows that history.
+Prefect's ephemeral server ends before it has written all records: its history has holes. Ours is an ordinary server on
+a database below ``mlruns``. Concurrent runs share it, and `torchmill up` shows its history.
 """
 
 import contextlib
@@ -19,12 +18,21 @@ from torchmill.components.errors import UserError
 from torchmill.components.files import locked, read_state, write_text
 from torchmill.components.processes import python_command, start_python
 from torchmill.components.runs.folders import Runs
-from torchmill.flows.services import crashed_runs as interrupted
+from torchmill.flows.services import crashed_runs, up_state
 from torchmill.flows.services.processes import answers, dies_with_parent, end, free_port, is_running, last_line
+from torchmill.flows.services.up_state import ui_address
 
 START_SECONDS = 120.0
+DRAIN_SECONDS = 2.0
+"""Seconds between the last run's end and the server's: it writes events once a second."""
 
-DRAIN_SECONDS = 2.0  # from the last run's end to the server's: it writes events once a second
+
+def silence_prefect() -> None:
+    """Keep Prefect's own lines off the terminal; call it before Prefect is imported.
+
+    They would repeat ours and show a traceback for a mistyped name. The Prefect UI has them.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def server_command(port: int) -> list[str]:
@@ -33,7 +41,7 @@ def server_command(port: int) -> list[str]:
 
 
 def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
-    """Settings of a server whose database is ``mlruns/prefect/prefect.db``."""
+    """Return the environment of a server whose database is ``mlruns/prefect/prefect.db``."""
     settings = {
         "PREFECT_HOME": str(runs.prefect),
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
@@ -44,16 +52,16 @@ def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "DO_NOT_TRACK": "1",
     }
-    if not ui:  # only runs that are started by hand: nothing to schedule, trigger or clean up
+    if not ui:  # it serves only runs that are started by hand: nothing to schedule, trigger or clean up
         for service in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN"):
             settings[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
     ours = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL"}
-    # A server with a database of its own choice (PostgreSQL for a team) is set by PREFECT_SERVER_DATABASE_….
+    # PREFECT_SERVER_DATABASE_… stays: a team may choose PostgreSQL.
     return {key: value for key, value in os.environ.items() if key not in ours} | settings
 
 
 class ServerAtHand:
-    """The Prefect server that this process talks to. Entered early, it starts while other things are imported."""
+    """The Prefect server that this process uses. Enter it early: it starts while libraries are imported."""
 
     def __init__(self, runs: Runs):
         self.runs = runs
@@ -69,7 +77,7 @@ class ServerAtHand:
         self._exits.close()
 
     def _configured(self) -> str:
-        """The server that the user's environment or Prefect profile names, if it answers."""
+        """Return the address from the environment or the Prefect profile, if that server answers."""
         api = configured_api()
         if api and not answers(f"{api}/health", seconds=10, anything=True):
             print(
@@ -81,42 +89,41 @@ class ServerAtHand:
         return api
 
     def _of_up(self) -> str:
-        """The server of a running `torchmill up`."""
-        api = read_state(self.runs.work / "up.json").get("prefect_api", "")
-        return api if api and up_is_running(self.runs) and answers(f"{api}/health") else ""
+        """Return the address of the server of a running `torchmill up`."""
+        api = read_state(up_state.state_file(self.runs)).get("prefect_api", "")
+        return api if api and up_state.is_running(self.runs) and answers(f"{api}/health") else ""
 
     def _shared(self) -> str:
-        """The server that runs share while there are any; started by the first."""
+        """Return the address of the server that runs share, and start it for the first of them."""
         self.is_shared = True
-        # Held until this process ends, also by kill -9: the server's watcher goes by it.
+        # The system frees this lock when the process ends, even by kill -9. The server's watcher waits for that.
         self._exits.enter_context(locked(self.runs.work / "prefect-users.lock", shared=True))
-        state = self.runs.work / "prefect.json"
+        file = self.runs.work / "prefect.json"
         with locked(self.runs.work / "prefect-start.lock"):
-            known = read_state(state)
-            if known and is_running(known["pid"]):
-                return known["api"]
+            state = read_state(file)
+            if state and is_running(state["pid"]):
+                return state["api"]
             api = f"http://127.0.0.1:{free_port()}/api"
-            log = (self.runs.work / "prefect.log").open("ab")
-            watcher = start_python(
-                *("-m", "torchmill.flows.services.prefect_server", str(self.runs.folder), api),
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # it outlives Ctrl-C here: other runs may use it
-            )
-            log.close()
-            write_text(state, json.dumps({"api": api, "pid": watcher.pid}))
+            with (self.runs.work / "prefect.log").open("ab") as log:
+                watcher = start_python(
+                    *("-m", "torchmill.flows.services.prefect_server", str(self.runs.folder), api),
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # it survives Ctrl-C here: other runs may use it
+                )
+            write_text(file, json.dumps({"api": api, "pid": watcher.pid}))
             return api
 
     def wait(self) -> None:
         """Wait until the server answers.
 
         Raises:
-            UserError: it doesn't.
+            UserError: the server did not start.
         """
         deadline = time.monotonic() + START_SECONDS
         while not answers(f"{self.api}/health"):
-            known = read_state(self.runs.work / "prefect.json")
-            if time.monotonic() > deadline or (known.get("api") == self.api and not is_running(known["pid"])):
+            state = read_state(self.runs.work / "prefect.json")
+            if time.monotonic() > deadline or (state.get("api") == self.api and not is_running(state["pid"])):
                 log = self.runs.work / "prefect.log"
                 raise UserError(
                     f"The Prefect server that keeps this run's history did not start: {last_line(log)}", f"See {log}."
@@ -125,7 +132,7 @@ class ServerAtHand:
 
 
 def configured_api() -> str:
-    """The server that the user's environment or Prefect profile names."""
+    """Return the address of the server from the environment or the Prefect profile; empty if there is none."""
     from prefect.settings import get_current_settings
 
     return get_current_settings().api.url or ""
@@ -136,7 +143,7 @@ _at_hand: ServerAtHand | None = None
 
 @contextlib.contextmanager
 def at_hand(runs: Runs) -> Generator[ServerAtHand]:
-    """See to a Prefect server for the runs inside; the one around it is used where there is one."""
+    """Provide a Prefect server inside the block; nested blocks share it."""
     global _at_hand
     if _at_hand is not None:
         yield _at_hand
@@ -150,32 +157,20 @@ def at_hand(runs: Runs) -> Generator[ServerAtHand]:
 
 
 def keeps_its_own_history(runs: Runs) -> bool:
-    """Tell whether this process' flow runs are kept in the folder's own database: not on a server of the user's."""
-    # The runner of `torchmill up` has that for a home.
+    """Return True if this process's flow runs are in the folder's own database, not on a server of the user's."""
+    # The runner of `torchmill up` has that folder as its home.
     return os.environ.get("PREFECT_HOME") == str(runs.prefect) or (_at_hand is not None and not _at_hand.is_configured)
 
 
-def up_is_running(runs: Runs) -> bool:
-    """Tell whether a `torchmill up` of this folder runs: it holds a lock as long as it lives."""
-    with locked(runs.work / "up.lock", wait=False) as free:
-        return not free
-
-
-def ui_address(runs: Runs, service: str) -> str:
-    """Where the Prefect or MLflow UI of this folder is, or will be once `torchmill up` runs."""
-    default = {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
-    return read_state(runs.work / "up.json").get(service) or default[service]
-
-
 def prefect_ui(runs: Runs) -> str:
-    """Where the runs of this process are seen: the UI of the server they talk to, or the one of `torchmill up`."""
+    """Return the address of the UI with this process's flow runs: their server's, or the one of `torchmill up`."""
     if _at_hand is not None and _at_hand.is_shared:  # it has no UI, but `torchmill up` shows the same history
         return ui_address(runs, "prefect")
     return (configured_ui() or ui_address(runs, "prefect")).rstrip("/")
 
 
 def configured_ui() -> str:
-    """The UI of the server that the environment or the Prefect profile names."""
+    """Return the address of the UI of the configured server; empty if there is none."""
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
@@ -183,7 +178,7 @@ def configured_ui() -> str:
 
 
 def watch(runs: Runs, api: str) -> None:
-    """Be the shared server's watcher: run it until no run uses it any more, then end it."""
+    """Run the shared server until no run uses it, then end it; crashed flow runs are closed meanwhile."""
     port = int(api.split(":")[2].split("/")[0])
     server = subprocess.Popen(
         server_command(port), env=server_environment(runs, port, ui=False), preexec_fn=dies_with_parent
@@ -193,18 +188,18 @@ def watch(runs: Runs, api: str) -> None:
         users = runs.work / "prefect-users.lock"
         while server.poll() is None:
             time.sleep(0.5)
-            if interrupted.dead(runs, own=True):
-                interrupted.close_elsewhere(runs, api)
-            with locked(users, wait=False) as alone:
+            if crashed_runs.dead(runs, own=True):
+                crashed_runs.close_elsewhere(runs, api)
+            with locked(users, wait=False) as is_unused:
                 pass
-            if not alone:
+            if not is_unused:
                 continue
             time.sleep(DRAIN_SECONDS)
-            if interrupted.dead(runs, own=True):
+            if crashed_runs.dead(runs, own=True):
                 continue
-            # Held to the end, so that a run that begins now waits and then starts a server of its own.
-            with locked(users, wait=False) as alone:
-                if alone:
+            # Held to the end: a run that begins now waits and then starts another server.
+            with locked(users, wait=False) as is_unused:
+                if is_unused:
                     (runs.work / "prefect.json").unlink(missing_ok=True)
                     end(server)
     finally:

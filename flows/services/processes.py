@@ -1,18 +1,23 @@
-"""Server processes: free ports, health, an end with their parent."""
+"""Server processes: free ports, health checks, and an end with their parent."""
 
 import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from torchmill.components.errors import UserError
 
 
 def answers(url: str, seconds: float = 2.0, anything: bool = False) -> bool:
-    """Tell whether an HTTP GET of ``url`` succeeds, or that anything answers; proxies are not asked for our own."""
+    """Return True if an HTTP GET succeeds. No proxy is used for addresses on this machine.
+
+    Args:
+        anything: count an error response as an answer.
+    """
+    import urllib.error
+    import urllib.request
+
     proxies = urllib.request.ProxyHandler({} if "//127.0.0.1:" in url else None)
     opener = urllib.request.build_opener(proxies)
     try:
@@ -24,9 +29,9 @@ def answers(url: str, seconds: float = 2.0, anything: bool = False) -> bool:
         return False
 
 
-def free_port(wanted: int = 0) -> int:
-    """Give a port of 127.0.0.1 that is free: ``wanted``, or any where that is taken."""
-    for port in (wanted, 0):
+def free_port(preferred: int = 0) -> int:
+    """Return a free port of 127.0.0.1: the preferred one, or any other if that is taken."""
+    for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -38,7 +43,7 @@ def free_port(wanted: int = 0) -> int:
 
 
 def dies_with_parent(number: int = signal.SIGTERM) -> None:
-    """In a child: have Linux end it by a signal when its parent dies, however that dies."""
+    """Ask Linux to end this process by a signal when its parent dies, even if the parent is killed."""
     if sys.platform == "linux":
         import ctypes
 
@@ -47,11 +52,12 @@ def dies_with_parent(number: int = signal.SIGTERM) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Give the end of a server's log, which mostly says why it ended."""
+    """Return the last line of a server's log, which mostly says why it ended."""
     return "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
 
 
 def is_running(pid: int) -> bool:
+    """Return True if there is a process with that id, and it isn't a zombie."""
     import psutil
 
     try:
@@ -61,7 +67,7 @@ def is_running(pid: int) -> bool:
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
-    """Ask a process that we started to end, and end it if it doesn't."""
+    """Terminate a child process, and kill it if it doesn't end in time."""
     if process.poll() is not None:
         return
     process.terminate()

@@ -17,7 +17,7 @@ import pytest
 from tests.started_processes import kill
 from torchmill.components.files import write_text
 from torchmill.components.runs.folders import Runs
-from torchmill.flows.services.prewarm.server import Standby
+from torchmill.flows.services.prewarm.process import PrewarmedProcess
 
 Started = Callable[..., subprocess.Popen[str]]
 TORCHMILL = (sys.executable, "-m", "torchmill")
@@ -188,30 +188,32 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, data: Path, databases:
 
 
 @pytest.fixture(scope="session")
-def standby(tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: str) -> Iterator[str]:
-    """A process that becomes the commands of those who share the server: what they import takes 13 s of a processor."""
-    place = make_place(tmp_path_factory.mktemp("standby"), data)
-    standby = Standby.start(Runs(place.runs).ready(), place.environment | {"PREFECT_API_URL": prefect_api})
+def prewarm(tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: str) -> Iterator[str]:
+    """Address of a process that becomes the commands of tests, whose imports take 13 s of a processor."""
+    place = make_place(tmp_path_factory.mktemp("prewarm"), data)
+    environment = place.environment | {"PREFECT_API_URL": prefect_api}
+    prewarmed = PrewarmedProcess.start(Runs(place.runs).ready(), environment)
     deadline = time.monotonic() + 120
-    while not standby.address.exists() and time.monotonic() < deadline:
+    while not prewarmed.address.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    yield str(standby.address)
-    assert standby.process.poll() is None and not standby.failures, (place.runs / "work" / "standby.log").read_text()
-    standby.end()
+    yield str(prewarmed.address)
+    log = place.runs / "work" / "prewarm.log"
+    assert prewarmed.process.poll() is None and not prewarmed.failures, log.read_text()
+    prewarmed.end()
 
 
 Quick = Callable[[Place], Place]
 
 
-def made_quick(place: Place, prefect_api: str, standby: str) -> Place:
+def made_quick(place: Place, prefect_api: str, prewarm: str) -> Place:
     """Let commands in a place begin at once, for whoever does not look at Prefect's history: it is elsewhere."""
-    write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"standby": standby}))
+    write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"prewarm": prewarm}))
     return Place(place.folder, place.environment | {"PREFECT_API_URL": prefect_api}, place.started)
 
 
 @pytest.fixture
-def quick(prefect_api: str, standby: str) -> Quick:
-    return lambda place: made_quick(place, prefect_api, standby)
+def quick(prefect_api: str, prewarm: str) -> Quick:
+    return lambda place: made_quick(place, prefect_api, prewarm)
 
 
 @pytest.fixture

@@ -87,10 +87,10 @@ def test_a_leak_stops_the_run_unless_it_is_allowed_and_then_it_is_recorded(share
     command = ("train", "--data", "image_folder:pictures", "--train.epochs", "12")
     refused = shared.torchmill(*command)
     assert refused.returncode == 1 and "12.50% of the test samples" in refused.stderr, refused.stderr
-    assert "--data.allow-leakage" in refused.stderr and "Traceback" not in refused.stderr
-    allowed = shared.torchmill(*command, "--data.allow-leakage", "--json")
+    assert "--data.allow_leakage" in refused.stderr and "Traceback" not in refused.stderr
+    allowed = shared.torchmill(*command, "--data.allow_leakage", "--json")
     assert result(allowed)["data"]["classes"] == ["lying", "standing"]
-    assert "It is allowed by --data.allow-leakage" in allowed.stderr
+    assert "It is allowed by --data.allow_leakage" in allowed.stderr
     tags = shared.mlflow("SELECT value FROM tags WHERE key = 'data.leakage_allowed'")
     assert tags == [("12.5000%",)]
     assert shared.states()[-2:] == ["FAILED", "FINISHED"]
@@ -140,7 +140,7 @@ def test_texts_train_with_a_vocabulary_that_the_model_brings_along(shared: Place
                 (folder / f"{number}.txt").write_text(text)
     command = ("--data", "text_folder:texts", "--data.args", '{"level": "characters"}', "--model", "transformer")
     small = ("--model.args", '{"width": 32, "heads": 2, "layers": 1}', "--train.epochs", "8", "--train.lr", "0.005")
-    done = result(shared.torchmill("train", "--json", *command, *small, "--data.allow-leakage", "--check.level", "off"))
+    done = result(shared.torchmill("train", "--json", *command, *small, "--data.allow_leakage", "--check.level", "off"))
     assert "check" not in done["steps"]
     assert done["metrics"]["test_accuracy"] > 0.8 and done["onnx"]["agreement"] == 1
     read = shared.python(

@@ -41,9 +41,9 @@ SETTINGS = ("--model", "net.py:Net", "--train.epochs", "1", "--explain")
 
 @pytest.fixture(scope="module")
 def place(
-    tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path, prefect_api: str, standby: str
+    tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path, prefect_api: str, prewarm: str
 ) -> Iterator[Place]:
-    place = made_quick(make_used_place(tmp_path_factory.mktemp("explain"), data, databases), prefect_api, standby)
+    place = made_quick(make_used_place(tmp_path_factory.mktemp("explain"), data, databases), prefect_api, prewarm)
     (place.folder / "net.py").write_text(NET)
     (place.folder / "layers.py").write_text(LAYERS)
     assert set(states(explained(place)).values()) == {"ran"}

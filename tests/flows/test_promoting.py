@@ -76,7 +76,7 @@ def test_a_champion_of_other_classes_is_left_until_it_is_said_by_force(shared: P
     rows = [f"{number % 7},{number % 3},{'abc'[number % 3]}" for number in range(300)]
     table = shared.folder / "table.csv"
     command = ("--data", f"csv:{table}", "--model", "mlp", "--export.register_as", "table", "--train.epochs", "8")
-    more = ("--data.allow-leakage", "--data.args", '{"test_fraction": 0.3}')
+    more = ("--data.allow_leakage", "--data.args", '{"test_fraction": 0.3}')
     table.write_text("\n".join(["x,y,label", *rows]))
     train(shared, *command, *more)
     table.write_text("\n".join(["x,y,label", *(row.replace("c", "d") for row in rows)]))

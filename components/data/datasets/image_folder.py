@@ -16,6 +16,7 @@ from torchmill.components.data.formats.class_folders import Tree, origin, read_t
 from torchmill.components.data.formats.image_files import Header
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError
+from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")
 
@@ -150,7 +151,7 @@ def _report(
         raise UserError(f"{message}\nNone is left of {classes}.", "Mend or replace these files.")
     if len(unreadable) > max_share * len(listed):
         raise UserError(
-            f"{message}\nMore than {max_share:.0%}.",
+            f"{message}\nMore than {percent(max_share, 0)}.",
             "Mend or remove these files, or allow more by unreadable_share in --data.args.",
         )
     logger.warning("%s\nThey are left out.", message)

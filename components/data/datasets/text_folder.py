@@ -13,6 +13,7 @@ from torchmill.components.data.formats.class_names import in_order, named
 from torchmill.components.data.formats.texts import Texts, complete, decoded, encode_splits
 from torchmill.components.data.splits import Splits
 from torchmill.components.errors import UserError
+from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")
 
@@ -138,5 +139,5 @@ def _report_empty(empty: list[Path], total: int, cache: Path) -> None:
     first = "".join(f"\n  {file}" for file in empty[:5])
     message = f"{len(empty):,} of {total:,} texts are empty (all of them: {note}):{first}"
     if len(empty) > UNREADABLE_SHARE * total:
-        raise UserError(f"{message}\nMore than {UNREADABLE_SHARE:.0%}.", "Mend or remove these files.")
+        raise UserError(f"{message}\nMore than {percent(UNREADABLE_SHARE, 0)}.", "Mend or remove these files.")
     logger.warning("%s\nThey are left out.", message)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
+from torchmill.components.wording import count, percent
 
 LOPSIDED = 10
 """Ratio of the largest class to the smallest above which the imbalance is reported."""
@@ -95,28 +96,29 @@ class Findings:
         copies, near = sum(self.equal_across.values()), sum(self.near_across.values())
         if self.leaks or copies or near:
             lines.append(
-                f"{self.leakage:.2%} of the test samples are in train or validation, too; between all splits "
+                f"{percent(self.leakage)} of the test samples are in train or validation, too; between all splits "
                 f"{copies:,} equal and {near:,} nearly equal"
             )
         if self.contradictions:
-            lines.append(f"{self.contradictions:,} samples have an equal one with another label")
+            verb = "has" if self.contradictions == 1 else "have"
+            lines.append(f"{count(self.contradictions, 'sample')} {verb} an equal one with another label")
         if self.suspect_count:
             first = "; ".join(
                 f"{suspect.origin} '{suspect.label}' or '{suspect.neighbours}'?" for suspect in self.suspects[:3]
             )
             lines.append(
-                f"{self.suspect_count:,} labels are suspect: their neighbours have another one"
+                f"{count(self.suspect_count, 'suspect label')}: the neighbours have another one"
                 + (f" ({first})" if self.suspects[0].origin else "")
             )
         if self.imbalance > LOPSIDED:
             lines.append(
                 f"the largest class has {self.imbalance:.0f} times the samples of the smallest; "
-                f"always answering it is right for {self.majority_share:.0%}"
+                f"always answering it is right for {percent(self.majority_share, 0)}"
             )
         if self.kind == "numbers" and self.constant_count:
-            lines.append(f"{self.constant_count:,} features are the same in all training samples")
+            lines.append(f"the same in all training samples: {count(self.constant_count, 'feature')}")
         if self.equal_features:
-            lines.append(f"{len(self.equal_features):,} pairs of features are always equal")
+            lines.append(f"always equal: {count(len(self.equal_features), 'pair')} of features")
         return lines
 
 
@@ -128,7 +130,7 @@ def leakage_error(data: DataRef, findings: Findings, limit: float) -> Leakage:
     """Return the error for a data set whose leakage is above the limit. It names some of the test samples."""
     examples = "; ".join(leak.words() for leak in findings.leaks[:3])
     return Leakage(
-        f"{findings.leakage:.2%} of the test samples of {data.name} are among the training samples, equal or nearly so "
-        f"(allowed: {limit:.2%}): {examples}. A score on them would flatter.",
-        "Take them out (inspection.json of the run lists them), or train anyway with --data.allow-leakage.",
+        f"{percent(findings.leakage)} of the test samples of {data.name} are among the training samples, equal or "
+        f"nearly so (allowed: {percent(limit)}): {examples}. A score on them would flatter.",
+        "Take them out (inspection.json of the run lists them), or train anyway with --data.allow_leakage.",
     )

@@ -11,7 +11,8 @@ import numpy as np
 
 from torchmill.components import tasks
 from torchmill.components.metrics.paired import mcnemar
-from torchmill.components.tasks import shown
+from torchmill.components.tasks import shown, shown_difference
+from torchmill.components.wording import count, percent
 
 RESAMPLES = 2000
 
@@ -126,10 +127,10 @@ def judge(comparison: Comparison, gates: Mapping[str, bool], margin: float, meas
     if comparison.advantage > 0:
         against.append("its score is lower")
     if comparison.advantage_high >= margin:
-        sure = f"{comparison.confidence:.0%}"
+        sure = percent(comparison.confidence, 0)
         against.append(
-            f"that it is not worse by {shown(measure, margin)} or more is not {sure} sure: "
-            f"by up to {shown(measure, comparison.advantage_high)} on {comparison.samples:,} samples"
+            f"that it is not worse by {shown_difference(measure, margin)} or more is not {sure} sure: "
+            f"by up to {shown_difference(measure, comparison.advantage_high)} on {count(comparison.samples, 'sample')}"
         )
     if against:
         return Verdict("kept", f"{told}; {'; '.join(against)}", comparison, margin)

@@ -12,6 +12,7 @@ from torchmill.components.evaluation.report.page import render
 from torchmill.components.files import write_text
 from torchmill.components.metrics.paired import Difference, Pairing
 from torchmill.components.runs.reproduction import CIRCUMSTANCES, RecordedRun
+from torchmill.components.wording import percent, points
 
 SHARES = ("accuracy", "macro F1", "label accuracy", "all labels right")
 # What a run records of itself and is no setting of anyone's.
@@ -35,7 +36,12 @@ def row(one: Difference) -> Row:
     if one.measure in SHARES:
         ends = f"{100 * low:+.2f} to {100 * high:+.2f}"
         return Row(
-            one.measure, f"{one.first:.2%}", f"{one.second:.2%}", f"{100 * one.difference:+.2f} pp", ends, one.verdict
+            one.measure,
+            percent(one.first),
+            percent(one.second),
+            points(one.difference, sign=True),
+            ends,
+            one.verdict,
         )
     ends = f"{low:+.4f} to {high:+.4f}"
     return Row(one.measure, f"{one.first:.4f}", f"{one.second:.4f}", f"{one.difference:+.4f}", ends, one.verdict)
@@ -49,11 +55,9 @@ def verdict(pairing: Pairing) -> str:
 def summary(pairing: Pairing, first: str, second: str) -> str:
     """Say in a sentence what the verdict rests on."""
     told = row(pairing.differences[0])
-    unit = " percentage points" if told.difference.endswith("pp") else ""
-    change = told.difference.removesuffix(" pp")
     return (
         f"{told.measure.capitalize()}: {told.second} of {second}, {told.first} of {first}, a difference of "
-        f"{change}{unit} (95 %: {told.interval})."
+        f"{told.difference} (95 %: {told.interval})."
     )
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from torchmill.components.wording import percent
+
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 360, 40, 10, 10, 30
 """Units of the drawing, which on a phone are pixels."""
 
@@ -129,9 +131,8 @@ def bars(rows: Sequence[Bar], reference: float | None = None, limits: tuple[floa
             f'width:{at(row.high) - at(row.low):.2f}%"></i><i class="value" style="left:{at(row.value):.2f}%"></i>'
             "</div></div>"
         )
-    return Markup(
-        f'<div class="bars">{"".join(told)}<div class="ends"><span>{low:.1%}</span><span>{high:.1%}</span></div></div>'
-    )
+    ends = "".join(f"<span>{percent(end, 1)}</span>" for end in (low, high))
+    return Markup(f'<div class="bars">{"".join(told)}<div class="ends">{ends}</div></div>')
 
 
 def _padded(values: Sequence[float], share: float) -> tuple[float, float]:

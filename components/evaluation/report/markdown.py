@@ -17,6 +17,7 @@ from torchmill.components.refs import (
 )
 from torchmill.components.tasks import shown, title
 from torchmill.components.training.config import TrainConfig
+from torchmill.components.wording import percent
 
 
 def write_report(
@@ -43,7 +44,7 @@ def write_report(
         "Best epoch": f"{trained.best_epoch}: validation {measure} {shown(data.measure, trained.validation_score)}, "
         f"{_trained_by(config.train, data)} {trained.validation_loss:.4f}",
         f"Test {data.task_object.loss_words}": f"{scores.loss:.4f}",
-        "ONNX model": f"{registered}; {model.agreement:.2%} of the answers agree, "
+        "ONNX model": f"{registered}; {percent(model.agreement)} of the answers agree, "
         f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
         f"{measure.capitalize()} of the ONNX model": f"{shown(data.measure, parity['onnx_score'])} in onnxruntime, "
         f"{shown(data.measure, parity['torch_score'])} in torch",
@@ -65,10 +66,9 @@ def write_report(
     ]
     if "classes" in evaluation:
         lines += ["| class | precision | recall | F1 | samples |", "|---|---:|---:|---:|---:|"]
-        lines += [
-            f"| {name} | {score['precision']:.2%} | {score['recall']:.2%} | {score['f1']:.2%} | {score['support']:,} |"
-            for name, score in evaluation["classes"].items()
-        ]
+        for name, score in evaluation["classes"].items():
+            cells = [percent(score[measure]) for measure in ("precision", "recall", "f1")]
+            lines.append(f"| {' | '.join([name, *cells, format(score['support'], ',')])} |")
     else:
         lines += ["| target | mean absolute error | root mean squared error | R² |", "|---|---:|---:|---:|"]
         lines += [

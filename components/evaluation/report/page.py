@@ -25,6 +25,7 @@ from torchmill.components.refs import (
     StepRef,
 )
 from torchmill.components.tasks import shown, title
+from torchmill.components.wording import count, percent
 
 LARGEST_PICTURE = 900_000
 """Bytes; larger ones are left out, so that the page stays below 5 MB."""
@@ -117,7 +118,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "parity": parity,
         "settings": _settings(record.config),
         "seconds": sum(step.seconds for step in record.steps.values()) or 1.0,
-        "percent": lambda share: f"{share:.2%}",
+        "percent": percent,
         "points": lambda share: f"{100 * share:+.2f}",
     }
 
@@ -152,12 +153,13 @@ def to_look_at(
         if abs(temperature - 1) > 0.1 and after["loss"] < before["loss"]:
             told.append(
                 f"The network is {sure}. With its logits divided by {temperature:.2f}, probabilities miss by "
-                f"{after['ece']:.1%} on average instead of {before['ece']:.1%}."
+                f"{percent(after['ece'], 1)} on average instead of {percent(before['ece'], 1)}."
             )
     if inspection and (suspects := len(inspection.get("suspects", []))):
-        told.append(f"{inspection.get('suspect_count', suspects)} labels of the training data are doubtful.")
+        number = inspection.get("suspect_count", suspects)
+        told.append(f"{count(number, 'label')} of the training data {'is' if number == 1 else 'are'} doubtful.")
     if inspection and inspection.get("leakage"):
-        told.append(f"{inspection['leakage']:.2%} of the test samples are also in training or validation.")
+        told.append(f"{percent(inspection['leakage'])} of the test samples are also in training or validation.")
     warned = [one for one in (check or {}).get("verdicts", []) if one["verdict"] != "pass"]
     told += [f"The doctor on {one['check'].replace('_', ' ')}: {one['evidence']} {one['remedy']}" for one in warned]
     if record.trained.best_epoch == record.trained.epochs and not record.trained.stopped_early:
@@ -174,9 +176,11 @@ def _worse_groups(evaluation: Mapping[str, Any]) -> list[str]:
         mean = sum(group["errors"] for group in held) / max(1, sum(group["samples"] for group in held))
         worse = sorted((group for group in held if group["stands_out"] and group["rate"] > mean), key=_rate)
         if worse:
-            named = ", ".join(f"{group['name']} ({group['rate']:.1%})" for group in worse[:MOST_TOLD])
+            named = ", ".join(f"{group['name']} ({percent(group['rate'], 1)})" for group in worse[:MOST_TOLD])
             more = f" and {len(worse) - MOST_TOLD} more" if len(worse) > MOST_TOLD else ""
-            told.append(f"Wrong more often than chance explains, by {by}: {named}{more}; of all samples {mean:.1%}.")
+            told.append(
+                f"Wrong more often than chance explains, by {by}: {named}{more}; of all samples {percent(mean, 1)}."
+            )
     return told
 
 
@@ -201,7 +205,7 @@ def _classes(evaluation: Mapping[str, Any], data: DataRef) -> Markup | None:
             name,
             one["recall"],
             *one["recall_95"],
-            f"{one['recall']:.1%} of {one['support']:,}",
+            f"{percent(one['recall'], 1)} of {one['support']:,}",
             one["recall_95"][1] < evaluation[data.measure],
         )
         for name, one in evaluation.get("classes", {}).items()
@@ -219,12 +223,12 @@ def _class_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     def told(one: Mapping[str, Any], name: str) -> str:
         ends = one[f"{name}_95"]
-        return f"{one[name]:.1%} ({ends[0]:.1%} to {ends[1]:.1%})" if ends else "–"
+        return f"{percent(one[name], 1)} ({percent(ends[0], 1)} to {percent(ends[1], 1)})" if ends else "–"
 
     more = {"ece": "calibration error"} if "ece" in held[0][1] else {}
     rows = [("", "samples", "precision (95 %)", "recall (95 %)", "F1", *more.values())]
     for name, one in held[:MOST_ROWS]:
-        plain = (f"{one[key]:.1%}" for key in ("f1", *more))
+        plain = (percent(one[key], 1) for key in ("f1", *more))
         rows.append((name, f"{one['support']:,}", told(one, "precision"), told(one, "recall"), *plain))
     return rows
 
@@ -289,7 +293,7 @@ def _robustness(evaluation: Mapping[str, Any]) -> Markup | None:
             one["images"],
             one["score"],
             *one["score_95"],
-            f"{one['score']:.1%}",
+            percent(one["score"], 1),
             one["score_95"][1] < plain["score_95"][0],
         )
         for one in found["changes"]
@@ -306,7 +310,7 @@ def _groups(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
                 one["name"],
                 one["rate"],
                 *one["rate_95"],
-                f"{one['rate']:.1%}, {one['errors']:,} of {one['samples']:,}",
+                f"{percent(one['rate'], 1)}, {one['errors']:,} of {one['samples']:,}",
                 one["stands_out"],
             )
             for one in groups

@@ -49,10 +49,16 @@ class Worker:
     process: Process
 
 
-forked_worker: Process | None = None
-"""A worker forked in advance by the warm process, if there is one."""
+_started: Process | None = None
+"""A process that waits on its stdin for the folder of its job."""
 
 _started_ahead: ContextVar[Worker | None] = ContextVar("_started_ahead", default=None)
+
+
+def adopt_process(process: Process) -> None:
+    """Train in a process that was started before, instead of a new one."""
+    global _started
+    _started = process
 
 
 @contextlib.contextmanager
@@ -104,7 +110,7 @@ def launched(
         write_text(folder / PATHS, json.dumps([path or str(Path.cwd()) for path in sys.path]))
         output: Any = stack.enter_context((folder / LOG).open("wb")) if log else None
         plain = arguments == list(WORKER) and environment is None and not log and not is_busy
-        process = (_take_forked_worker(folder) if plain else None) or start_python(
+        process = (_take_started(folder) if plain else None) or start_python(
             *(*arguments, str(folder)),
             environment=variables,
             stdout=output,
@@ -123,10 +129,10 @@ def launched(
                     process.wait()
 
 
-def _take_forked_worker(folder: Path) -> Process | None:
-    """Return the worker forked in advance, if it is alive, and tell it to wait for a job in ``folder``."""
-    global forked_worker
-    process, forked_worker = forked_worker, None
+def _take_started(folder: Path) -> Process | None:
+    """Send the folder of a job to the process that was started before, if it is alive."""
+    global _started
+    process, _started = _started, None
     if process is None or process.poll() is not None:
         return None
     assert process.stdin

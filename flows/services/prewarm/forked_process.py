@@ -1,9 +1,8 @@
-"""Processes that are forked before they are needed, with all imported that they need. Imports no torch."""
+"""Processes that are forked before they are needed, with everything imported that they need. Imports no torch."""
 
 import os
 import signal
 import subprocess
-import sys
 import time
 import traceback
 import warnings
@@ -11,18 +10,20 @@ from collections.abc import Callable
 from io import BufferedReader
 from typing import IO, Any, NoReturn
 
-LOOK_SECONDS = 0.02
+from torchmill.flows.services.interpreter import leave_at_once
+
+POLL_SECONDS = 0.02
 
 
 def fork() -> int:
-    """Fork; nobody but the system's libraries, which know about it, has threads yet."""
+    """Fork this process, which has no threads but those of libraries that support it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 counts the threads of libraries, too
         return os.fork()
 
 
 def end_with(work: Callable[..., int], *arguments: Any) -> NoReturn:
-    """In a child: do that, and end with its exit code. What is behind the fork is the parent's."""
+    """Run the work of a forked child and end with its exit code, which keeps it out of the parent's code."""
     code = 1
     try:
         code = work(*arguments)
@@ -31,36 +32,38 @@ def end_with(work: Callable[..., int], *arguments: Any) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave_at_once(code)
 
 
 class ForkedProcess:
-    """A child that waits for orders; what is asked of it as of a ``subprocess.Popen`` it answers alike.
+    """A child that waits for its orders on a pipe. Offers the parts of ``subprocess.Popen`` that we use.
 
-    Fork it while this process has no threads of its own.
+    Fork it before this process starts threads.
+
+    Example:
+        >>> training = ForkedProcess(worker.wait_for_orders)  # doctest: +SKIP
+        >>> training.stdin.write(b"/path/to/a/job\\n")  # doctest: +SKIP
     """
 
-    def __init__(self, be: Callable[[BufferedReader], int], others: "tuple[ForkedProcess, ...]" = ()):
+    def __init__(self, work: Callable[[BufferedReader], int], siblings: "tuple[ForkedProcess, ...]" = ()):
         """
         Args:
-            be: what the child does with its orders; gives its exit code. They end when this process does.
-            others: spares that were forked before: their orders are not to be held open by this one.
+            work: reads the orders, which end when this process does, and returns the exit code.
+            siblings: processes that were forked before. Their pipes are closed in this one: it must not keep them open.
         """
-        orders, mine = os.pipe()
-        self.args = getattr(be, "__name__", "spare")
+        orders, writing_end = os.pipe()
+        self.args = getattr(work, "__name__", "forked process")
         self.returncode: int | None = None
         self.pid = fork()
         if self.pid == 0:
-            os.close(mine)
-            for other in others:
-                other.stdin.close()
-            os.setsid()  # a Ctrl-C at the terminal is for the one who forked it
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # its orders are all that it reads
-            end_with(be, os.fdopen(orders, "rb"))
+            os.close(writing_end)
+            for sibling in siblings:
+                sibling.stdin.close()
+            os.setsid()  # a Ctrl-C at the terminal is for the parent
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            end_with(work, os.fdopen(orders, "rb"))
         os.close(orders)
-        self.stdin: IO[bytes] = os.fdopen(mine, "wb")
+        self.stdin: IO[bytes] = os.fdopen(writing_end, "wb")
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -70,11 +73,11 @@ class ForkedProcess:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        until = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
-            if until is not None and time.monotonic() > until:
+            if deadline is not None and time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         return code
 
     def send_signal(self, number: int) -> None:

@@ -39,7 +39,7 @@ def test_it_is_smaller_and_answers_alike(exported, toy, toy_test, tmp_path, fast
 def test_a_calibration_on_what_is_no_data_is_refused(exported, toy, toy_test, tmp_path, faster):
     black = Samples(torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32, dtype=torch.int64))
     found = quantize("int8", exported.path, toy, black, toy_test, 0.005, tmp_path / "small.onnx")
-    assert not found.accepted and "allowed is up to 0.50%" in found.reason
+    assert not found.accepted and "allowed is up to 0.50 points" in found.reason
     assert found.loss_high is not None and found.loss_high > 0.005
     assert not (tmp_path / "small.onnx").exists()
 

@@ -124,7 +124,7 @@ def test_names_are_taken_as_training_took_them(tmp_path: Path):
     ]
     note = json.loads(done.drift.read_text())
     assert note["unknown_categories"] == {"color": pytest.approx(16 / 18)} and done.is_far
-    assert done.likeness.endswith("88.89% of 'color' are none of the training's categories")
+    assert done.likeness.endswith("88.89 % of 'color' are none of the training's categories")
     (tmp_path / "in.csv").write_text("colour,x\nred,1\n")
     with pytest.raises(UserError, match=r"has no column 'color'\. Did you mean colour"):
         predict(model, [tmp_path / "in.csv"], tmp_path / "out.csv")

@@ -203,7 +203,10 @@ def test_a_loss_of_another_task_is_refused_with_those_that_fit(data, task, loss)
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"loss_args": {"label_smothing": 0.1}}, "cross_entropy takes no 'label_smothing'. Did you mean label_smoo"),
+        (
+            {"loss_args": {"label_smothing": 0.1}},
+            "takes no argument 'label_smothing'. Did you mean label_smoothing?",
+        ),
         ({"loss_args": {"label_smoothing": 2}}, "label_smoothing is 2, not a number from 0 to 1"),
         ({"loss_args": {"label_smoothing": True}}, "label_smoothing is True, not a number"),
         ({"loss_args": {"weight": [1, 2]}}, "weight: 2 numbers for the 4 classes of toy"),
@@ -212,7 +215,7 @@ def test_a_loss_of_another_task_is_refused_with_those_that_fit(data, task, loss)
         ({"loss_args": {"weight": [1, 2, 3, "4"]}}, "weight: give a number for each class"),
         ({"loss_args": {"weight": [0, 0, 0, 0]}}, "weight: it is 0 for all classes"),
         ({"loss": "focal", "loss_args": {"gamma": -1}}, "gamma is -1, not a number from 0 to 100"),
-        ({"loss": "focal", "loss_args": {"delta": 1}}, "focal takes no 'delta'"),
+        ({"loss": "focal", "loss_args": {"delta": 1}}, "focal takes no argument 'delta'"),
     ],
 )
 def test_arguments_that_are_wrong_are_told_in_words(data, config, words):
@@ -222,7 +225,7 @@ def test_arguments_that_are_wrong_are_told_in_words(data, config, words):
 
 
 def test_mse_takes_no_argument(data):
-    with pytest.raises(UserError, match=r"--train.loss_args: mse takes no 'weight'\. It takes none\."):
+    with pytest.raises(UserError, match=r"--train.loss_args: mse takes no argument 'weight'\. It takes none\."):
         made(data, "regression", loss_args={"weight": "balanced"})
 
 

@@ -12,10 +12,14 @@ from torchmill.components.config import RunConfig, fields, sections
 from torchmill.components.data.config import dataset_names
 from torchmill.components.errors import ConfigError
 from torchmill.flows.cli import main as cli
+from torchmill.flows.cli.settings import read_config
 
 REPOSITORY = Path(__file__).parents[3]
 HEAVY = ("torch", "prefect", "mlflow")
 COMMANDS = (
+    "evaluate",
+    "report",
+    "compare",
     "train",
     "check",
     "find-lr",
@@ -34,8 +38,7 @@ COMMANDS = (
 
 def config(*arguments: str) -> RunConfig:
     """What a command line asks for, without doing it."""
-    parser = cli.make_parser()
-    return cli._config(parser.parse_args([cli._underscored(argument) for argument in ("train", *arguments)]))
+    return read_config(cli.make_parser().parse_args(["train", *arguments]))
 
 
 def complaint(*arguments: str) -> str:
@@ -63,9 +66,7 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_an_option_for_every_field_and_a_short_one_for_what_has_a_name():
     assert config() == RunConfig()
     assert config("--data", "mnist", "--model=simple_cnn", "--initialize", "none").initialize.name == "none"
-    options = {
-        option for action in cli._subparser(cli.make_parser(), "train")._actions for option in action.option_strings
-    }
+    options = set(cli.make_parser().parser_of("train").option_names())
     assert {f"--{name}" for name in fields()} <= options
     for section in sections():
         assert f"--{section}.name" not in options or f"--{section}" in options
@@ -84,6 +85,30 @@ def test_what_is_given_arrives():
 def test_hyphens_are_for_the_name_of_an_option_and_leave_its_value():
     assert config("--name=a-b.c", "--device", "cuda:1").name == "a-b.c"
     assert config("--model=torchmill.components.models.simple_cnn:SimpleCNN").model.name.endswith(":SimpleCNN")
+
+
+def test_the_entries_of_a_json_setting_are_options_too():
+    taken = config(
+        "--data=csv:x.csv", "--data.args.label", "size", "--data.args.max-length=32", "--train.optimizer-args.eps=1e-6",
+        "--train.schedule_args", '{"rise": 0.1}', "--train.schedule_args.end=0.5",
+        "--initialize.rules.my-layer.*", "orthogonal", "--train.lr_factors.a.b", "0.1",
+    )  # fmt: skip
+    assert taken.data.args == {"label": "size", "max_length": 32}
+    assert taken.train.optimizer_args == {"eps": 1e-6}
+    assert taken.train.schedule_args == {"rise": 0.1, "end": 0.5}
+    assert taken.initialize.rules == {"my-layer.*": "orthogonal"} and taken.train.lr_factors == {"a.b": 0.1}
+
+
+def test_yaml_takes_entries_nested_or_dotted_and_options_add_to_them(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "model: custom_backward\nmodel.args.width: 48\n"
+        "train:\n  optimizer_args: {eps: 1e-6}\n  schedule_args.end: 0.5\n"
+        'train.lr: 0.5\ndata:\n  name: csv:x.csv\n  args.label: "48"\n'
+    )
+    taken = config("--config", str(tmp_path / "run.yaml"), "--model.args.num_classes", "3")
+    assert (taken.model.name, taken.model.args) == ("custom_backward", {"width": 48, "num_classes": 3})
+    assert (taken.train.optimizer_args, taken.train.schedule_args) == ({"eps": 1e-6}, {"end": 0.5})
+    assert (taken.train.lr, taken.data.args) == (0.5, {"label": "48"})  # what YAML calls text stays text
 
 
 def test_an_option_wins_over_the_file(tmp_path):
@@ -110,10 +135,27 @@ def test_an_option_wins_over_the_file(tmp_path):
         (["train", "--train.epochs", "0"], "train.epochs"),
         (["train", "--config", "missing.yaml"], "Cannot read missing.yaml"),
         (["up", "--mlflow-port", "many"], "Argument --mlflow-port: invalid int value: 'many'"),
-        (["train", "--js"], "Unknown option --js."),
+        (["train", "--js"], "Unknown option --js. Did you mean --json?"),
+        (["train", "--batch-size", "3"], "Did you mean --train.batch_size"),
+        (["train", "--learning-rate", "3"], "Did you mean --train.lr?"),
+        (["train", "--zzz"], "Unknown option --zzz. See torchmill train --help-all."),
+        (["train", "mnist"], "Unexpected argument 'mnist'. See torchmill train --help."),
+        (["predict"], "Missing: MODEL, INPUT. Usage: torchmill predict MODEL INPUT… [options]"),
+        (
+            ["train", "--model", "custom_backward", "--model.args.widht=3"],
+            "takes no argument 'widht'. Did you mean width?",
+        ),
+        (["train", "--model.args", '{"widht": 3}'], "simple_cnn takes no argument 'widht'."),
+        (
+            ["train", "--data", "csv:x.csv", "--data.args.target", "a"],
+            "no argument 'target'. Did you mean label?",
+        ),
+        (["train", "--train.optimizer_args.epz", "1"], "adam takes no argument 'epz'. Did you mean eps?"),
+        (["train", "--model.args.width"], "Argument --model.args.width: expected one argument."),
+        (["up", "--no-prewarmed"], "Unknown option --no-prewarmed. Did you mean --no-prewarm?"),
         (
             ["check", "--check.level", "off"],
-            "check examines always: --check.level off is for train. Say quick or full.",
+            "--check.level off is for train: this command always checks. Say quick or full.",
         ),
     ],
 )
@@ -137,13 +179,53 @@ def test_every_command_has_a_help(command, capsys):
     assert f"usage: torchmill {command}" in capsys.readouterr().out
 
 
-def test_the_help_of_train_tells_every_field_with_its_text_and_default(capsys):
-    with pytest.raises(SystemExit):
-        cli.run(["train", "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
+def shown_by(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli.run(list(arguments))
+    assert left.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_whole_help_of_train_tells_every_field_with_its_text_and_default(capsys):
+    shown = " ".join(shown_by(capsys, "train", "--help-all").split())
     for name, (_, text, _) in fields().items():
         assert f"--{name} " in shown and text.rstrip(".") in shown, name
-    assert "adam, adamw, sgd, rmsprop, adadelta, muon; default: adam" in shown
+    assert "adadelta, adam, adamw, muon, rmsprop, sgd; default: adam" in shown
+
+
+def test_the_first_page_of_the_help_is_a_page_with_the_commonest_options_first(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = shown_by(capsys, "train", "--help")
+    assert len(shown.splitlines()) < 45
+    names = re.findall(r"^  (?:-h, )?(--[\w.-]+)", shown, re.MULTILINE)
+    assert names[:7] == [
+        *("--data", "--model", "--train.epochs", "--train.lr", "--train.batch_size", "--device", "--name"),
+    ]
+    assert {"--fresh", "--explain", "--json", "--config", "--runs", "--help-all"} <= set(names) and len(names) < 20
+
+
+def test_the_usage_shows_what_has_to_be_there(capsys):
+    for command, usage in (
+        ("predict", "MODEL INPUT… [options]"),
+        ("promote", "MODEL [VERSION] [options]"),
+        ("compare", "RUN OTHER_RUN [options]"),
+        ("up", "[options]"),
+    ):
+        assert shown_by(capsys, command, "--help").startswith(f"usage: torchmill {command} {usage}\n")
+
+
+def test_a_former_name_of_an_option_is_understood_and_not_shown(capsys):
+    parse = cli.make_parser().parse_args
+    assert parse(["up", "--no-standby"]).no_prewarm and parse(["up", "--no-prewarm"]).no_prewarm
+    assert "standby" not in shown_by(capsys, "up", "--help")
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_every_help_fits_the_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    for command in cli.make_parser().commands:
+        lines = shown_by(capsys, command, "--help").splitlines()
+        assert all(len(line) <= int(columns) for line in lines), command
 
 
 def test_the_networks_and_data_sets_are_listed_with_a_line_on_each(capsys):

@@ -29,11 +29,11 @@ def told(code: str, tmp_path: Path) -> str:
 
 def test_it_waits_for_orders_and_tells_how_it_ended(tmp_path):
     code = """
-    spare = ForkedProcess(shout)
-    assert spare.poll() is None
-    spare.stdin.write(b"hello\\n")
-    spare.stdin.flush()
-    print(spare.wait(), spare.poll(), spare.returncode)
+    forked = ForkedProcess(shout)
+    assert forked.poll() is None
+    forked.stdin.write(b"hello\\n")
+    forked.stdin.flush()
+    print(forked.wait(), forked.poll(), forked.returncode)
     """
     assert told(code, tmp_path) == "HELLO\n7 7 7\n"
 
@@ -50,15 +50,15 @@ def test_without_orders_it_ends_with_whoever_forked_it(tmp_path):
 
 def test_it_is_ended_by_signals_and_a_wait_has_an_end(tmp_path):
     code = """
-    spare = ForkedProcess(sleep)
-    spare.stdin.write(b"go\\n")
-    spare.stdin.flush()
+    forked = ForkedProcess(sleep)
+    forked.stdin.write(b"go\\n")
+    forked.stdin.flush()
     try:
-        spare.wait(0.1)
+        forked.wait(0.1)
     except subprocess.TimeoutExpired:
-        spare.terminate()
-    print(spare.wait(10))
-    spare.kill()
+        forked.terminate()
+    print(forked.wait(10))
+    forked.kill()
     """
     assert told(code, tmp_path) == f"{-signal.SIGTERM}\n"
 

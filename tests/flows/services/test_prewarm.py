@@ -1,4 +1,4 @@
-"""A command that a standby runs is, to whoever started it, as one that runs by itself."""
+"""A command in a fork of the prewarmed process looks to its caller like one in a process of its own."""
 
 import json
 import os
@@ -16,15 +16,15 @@ from tests.flows.conftest import Finished, Place, Quick
 pytestmark = pytest.mark.services
 
 
-def serving(standby: str) -> psutil.Process:
+def serving(prewarm: str) -> psutil.Process:
     """The process that listens there."""
-    words = (process for process in psutil.process_iter() if _is_at(process, standby))
+    words = (process for process in psutil.process_iter() if _is_at(process, prewarm))
     return next(iter(sorted(words, key=lambda process: process.create_time())))
 
 
-def _is_at(process: psutil.Process, standby: str) -> bool:
+def _is_at(process: psutil.Process, prewarm: str) -> bool:
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-        return standby in process.cmdline()
+        return prewarm in process.cmdline()
     return False
 
 
@@ -49,7 +49,7 @@ def test_it_gives_what_a_command_by_itself_gives(copied: Place, finished: Finish
     assert Path(result["report"]).is_relative_to(place.runs)
     words = "SELECT value FROM tags WHERE key = 'mlflow.source.name' ORDER BY value"
     assert {value for (value,) in place.mlflow(words)} == {
-        f"cli.py train --json --train.epochs 3 {more}" for more in ("--fresh", "--name first one")
+        f"torchmill train --json --train.epochs 3 {more}" for more in ("--fresh", "--name first one")
     }
     other = place.torchmill("train", "--train.epochs", "three")
     assert other.returncode == 2 and "train.epochs" in other.stderr and len(other.stderr.splitlines()) == 1
@@ -65,9 +65,9 @@ def test_signals_come_through_and_the_run_goes_on_later(shared: Place, sent: sig
     assert shared.states() == ["KILLED"]
 
 
-def test_a_command_that_is_killed_takes_all_that_it_started_with_it(shared: Place, standby: str):
+def test_a_command_that_is_killed_takes_all_that_it_started_with_it(shared: Place, prewarm: str):
     process = start_and_wait_for_training(shared)
-    serves = serving(standby)
+    serves = serving(prewarm)
     assert len(serves.children(recursive=True)) >= 3 and len(psutil.Process(process.pid).children()) == 0
     process.kill()
     process.communicate()
@@ -79,8 +79,8 @@ def test_a_command_that_is_killed_takes_all_that_it_started_with_it(shared: Plac
     assert shared.states() == ["KILLED"]
 
 
-def test_where_something_differs_a_command_runs_by_itself(shared: Place, standby: str):
-    serves = serving(standby)
+def test_where_something_differs_a_command_runs_by_itself(shared: Place, prewarm: str):
+    serves = serving(prewarm)
     process = shared.start("check", "--check.level", "quick", env={"OMP_NUM_THREADS": "1"})
     seen = False
     while process.poll() is None:
@@ -90,7 +90,7 @@ def test_where_something_differs_a_command_runs_by_itself(shared: Place, standby
     assert process.communicate()[0] and process.returncode == 0 and not seen
 
 
-def test_a_standby_that_has_gone_is_not_missed(shared: Place):
-    (shared.runs / "work" / "up.json").write_text(json.dumps({"standby": str(shared.folder / "nowhere")}))
+def test_a_prewarmed_process_that_has_gone_is_not_missed(shared: Place):
+    (shared.runs / "work" / "up.json").write_text(json.dumps({"prewarm": str(shared.folder / "nowhere")}))
     done = shared.torchmill("check", "--check.level", "quick")
     assert done.returncode == 0 and "pass" in done.stdout, done.stderr

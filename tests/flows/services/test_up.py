@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -18,9 +20,9 @@ pytestmark = pytest.mark.services
 class Up:
     """A `torchmill up` on ports that nobody else has."""
 
-    def __init__(self, place: Place):
+    def __init__(self, place: Place, *options: str):
         self.place = place
-        self.process = place.start("up", start_new_session=True)
+        self.process = place.start("up", *options, start_new_session=True)
         self.lines: list[str] = []
         assert self.process.stdout
         for line in self.process.stdout:
@@ -124,6 +126,21 @@ def _start_a_long_training(place: Place, up: Up) -> None:
     (deployment,) = (one for one in deployments if one["name"] == "long")
     get(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
     wait_for(lambda: "RUNNING" in _states(place), 90)
+
+
+def test_a_schedule_of_an_earlier_version_is_brought_up_to_date(used: Place):
+    scheduled = used.torchmill("schedule", "--cron", "0 3 1 1 *", "--name", "nightly")
+    assert scheduled.returncode == 0, scheduled.stderr
+    used.wait_until_quiet()
+    with closing(sqlite3.connect(used.runs / "prefect" / "prefect.db", timeout=30)) as connection, connection:
+        connection.execute("UPDATE deployment SET entrypoint = 'flows.train.train'")
+    up = Up(used, "--no-standby")
+    try:
+        assert "Brought 1 schedule of an earlier version up to date: nightly\n" in up.lines
+        assert used.prefect("SELECT entrypoint FROM deployment") == [("torchmill.flows.train.train",)]
+    finally:
+        assert up.end() == 0
+    assert "prewarm" not in json.loads((used.runs / "work" / "up.json").read_text())
 
 
 @pytest.mark.slow

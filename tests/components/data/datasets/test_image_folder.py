@@ -151,7 +151,7 @@ def test_many_unreadable_files_stop_it_and_all_are_named(tmp_path):
     root = fill(tmp_path / "own")
     for number in range(3):
         (root / "a" / f"{number}.png").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"3 of 12 images can't be read (.|\n)*2.png: is no image\nMore than 5%"):
+    with pytest.raises(UserError, match=r"3 of 12 images can't be read (.|\n)*2.png: is no image\nMore than 5 %"):
         load(root, tmp_path)
     allowed, _ = load(root, tmp_path, unreadable_share=0.25)
     assert allowed.train_size + allowed.test_size == 9

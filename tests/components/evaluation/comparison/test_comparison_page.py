@@ -50,4 +50,4 @@ def test_what_a_run_found_out_itself_is_no_setting():
 
 def test_differences_of_shares_are_told_in_percentage_points():
     told = row(Difference("accuracy", 0.9, 0.92, 0.02, (-0.01, 0.05)))
-    assert told == ("accuracy", "90.00%", "92.00%", "+2.00 pp", "-1.00 to +5.00", "not told apart")
+    assert told == ("accuracy", "90.00 %", "92.00 %", "+2.00 points", "-1.00 to +5.00", "not told apart")

@@ -70,7 +70,7 @@ def write(toy: DataRef, tmp_path: Path, version: str | None, **training: object)
 
 def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
     assert written.startswith("# brave-otter\n")
-    assert "**Test accuracy 91.25%** (95 % interval 90.01% to 92.34%, 10,000 samples)" in written
+    assert "**Test accuracy 91.25 %** (95 % interval 90.01 % to 92.34 %, 10,000 samples)" in written
     assert "simple_cnn on toy, 421,642 parameters" in written
 
 
@@ -78,14 +78,14 @@ def test_the_report_says_how_good_the_network_is_and_how_sure_that_is(written):
     "line",
     [
         "| Training | 7 epochs on cpu, stopped early, 9,876 samples/s |",
-        "| Best epoch | 4: validation accuracy 87.65%, cross-entropy 0.4321 |",
+        "| Best epoch | 4: validation accuracy 87.65 %, cross-entropy 0.4321 |",
         "| Test cross-entropy | 0.3456 |",
         "| Promotion | kept: its score is lower |",
-        "| ONNX model | digits-simple_cnn version 3; 99.99% of the answers agree, "
+        "| ONNX model | digits-simple_cnn version 3; 99.99 % of the answers agree, "
         "largest difference 2.5e-06 (allowed 1.5e-04) |",
-        "| Accuracy of the ONNX model | 91.23% in onnxruntime, 91.24% in torch |",
+        "| Accuracy of the ONNX model | 91.23 % in onnxruntime, 91.24 % in torch |",
         "| Time | fetch done before, fit 12.3 s since it was resumed, export 5.6 s |",
-        "| cat | 11.00% | 22.00% | 33.00% | 1,234 |",
+        "| cat | 11.00 % | 22.00 % | 33.00 % | 1,234 |",
     ],
 )
 def test_the_report_says_what_was_done(written, line):
@@ -93,7 +93,7 @@ def test_the_report_says_what_was_done(written, line):
 
 
 def test_a_model_that_was_not_to_be_registered_is_told_as_such(toy, tmp_path):
-    assert "| ONNX model | not registered; 99.99% of the answers agree, " in write(toy, tmp_path, None)
+    assert "| ONNX model | not registered; 99.99 % of the answers agree, " in write(toy, tmp_path, None)
 
 
 def test_every_row_has_the_cells_of_its_table(written):
@@ -111,5 +111,5 @@ def test_every_row_has_the_cells_of_its_table(written):
 )
 def test_losses_are_told_by_name_since_training_may_have_another_than_the_test(toy, tmp_path, training, words):
     written = write(toy, tmp_path, None, **training)
-    assert f"validation accuracy 87.65%, {words} |" in written
+    assert f"validation accuracy 87.65 %, {words} |" in written
     assert "| Test cross-entropy | 0.3456 |" in written

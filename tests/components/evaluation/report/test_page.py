@@ -128,7 +128,9 @@ def test_the_page_stands_alone_and_says_what_came_out(trained, toy, tmp_path):
     assert page == tmp_path / "report.html" and page.stat().st_size < 5e6
     assert tags.addresses and all(address.startswith("data:image/png;base64,") for address in tags.addresses)
     assert not tags.all & {"script", "link", "iframe", "object"} and "url(" not in text and "@import" not in text
-    assert f"{kept.scores.score:.2%} <small>test accuracy" in text and "ONNX model gives the same answers" in text
+    assert (
+        f"{100 * kept.scores.score:.2f} % <small>test accuracy" in text and "ONNX model gives the same answers" in text
+    )
     assert "The last epoch was the best" in text and '<td class="mono">seed</td><td class="mono">7</td>' in text
     assert "points" in text and "-1.12" in text and "3 different answers" in text
     assert "int8 not accepted" in text and "98 KiB instead of 391 KiB" in text

@@ -1,0 +1,31 @@
+"""Numbers in words: counts with their noun, shares in per cent, differences of shares in points."""
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun in the singular or the plural.
+
+    Example:
+        >>> count(1, "warning"), count(2, "warning"), count(1300, "class", "classes")
+        ('1 warning', '2 warnings', '1,300 classes')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """Return a share in per cent.
+
+    Example:
+        >>> percent(0.9746)
+        '97.46 %'
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def points(difference: float, sign: bool = False) -> str:
+    """Return the difference of two shares in percentage points.
+
+    Example:
+        >>> points(0.005), points(0.005, sign=True)
+        ('0.50 points', '+0.50 points')
+    """
+    return f"{100 * difference:{'+' if sign else ''}.2f} points"

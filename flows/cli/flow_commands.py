@@ -1,0 +1,19 @@
+"""The beginning of each command that runs a flow."""
+
+import signal
+import sys
+from typing import NoReturn
+
+from torchmill.flows.services.prefect_server import silence_prefect
+
+
+def begin_flows() -> None:
+    """Answer SIGTERM with an exit code of 143, and keep Prefect's own lines off the terminal."""
+    signal.signal(signal.SIGTERM, _terminated)
+    silence_prefect()
+
+
+def _terminated(*_: object) -> NoReturn:
+    # During a flow, the signal comes to Prefect first, which ends the flow and passes the signal on.
+    print("torchmill: stopped by SIGTERM.", file=sys.stderr)
+    sys.exit(143)

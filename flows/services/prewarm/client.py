@@ -1,0 +1,81 @@
+"""The command's side: hand a command over to the prewarmed process, if there is one."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from torchmill.components.files import read_state
+from torchmill.components.runs.folders import Runs
+from torchmill.flows.services.prewarm.compatibility import start_conditions
+from torchmill.flows.services.up_state import state_file
+
+NEVER_HANDED_OVER = ("up", "join")
+"""Commands that outlive the prewarmed process, and so run in their own."""
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
+"""Signals that are sent on to the process that runs the command."""
+
+
+def try_run(command: str, arguments: Sequence[str], runs: Runs) -> int | None:
+    """Run a command in a fork of the prewarmed process, and end as it ends.
+
+    Returns:
+        The exit code, or None if the command has to run here.
+    """
+    if command in NEVER_HANDED_OVER or sys.platform != "linux":
+        return None
+    address = read_state(state_file(runs)).get("prewarm")
+    if not address:
+        return None
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(address)
+            socket.send_fds(connection, [b"\n"], [0, 1, 2])
+            connection.sendall(json.dumps(_order(arguments)).encode() + b"\n")
+            answers = connection.makefile("rb")
+            child = json.loads(answers.readline() or b"{}").get("child")
+        except OSError:  # it has gone, or is not ready yet
+            return None
+        return _exit_code(child, answers) if child else None
+
+
+def _order(arguments: Sequence[str]) -> dict[str, object]:
+    return {
+        "start_conditions": start_conditions(),
+        "arguments": list(arguments),
+        "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
+        "path": sys.path,
+        "argv": sys.argv,
+        "encodings": [sys.stdout.encoding, sys.stderr.encoding],
+    }
+
+
+def _exit_code(child: int, answers: IO[bytes]) -> int:
+    """Forward signals until the child has ended, and return its exit code or die of the same signal."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    def stop(_number: int, _: FrameType | None) -> None:
+        forward(signal.SIGSTOP, None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        forward(signal.SIGCONT, None)
+
+    for number in FORWARDED:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, forward)
+    signal.signal(signal.SIGTSTP, stop)
+    code = json.loads(answers.readline() or b"{}").get("code", -signal.SIGKILL)
+    if code < 0:
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
