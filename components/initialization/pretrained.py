@@ -38,7 +38,7 @@ def freeze(network: nn.Module, patterns: Sequence[str], untrained: Collection[st
             chosen = matching(pattern, parameters)
             if random := [name for name in chosen if name in untrained]:
                 raise UserError(
-                    f"--model.freeze: '{pattern}' matches {shortened(random)}, which the pretrained weights do not fit. "
+                    f"--model.freeze: '{pattern}' matches {shortened(random)}, which the pretrained weights don't fit. "
                     "Frozen, they would stay random.",
                     "Exclude them from the pattern, or use backbone, which excludes them.",
                 )
