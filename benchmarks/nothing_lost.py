@@ -31,7 +31,7 @@ from torchmill.components.data.config import DataConfig
 from torchmill.components.data.samples import Samples
 from torchmill.components.processes import processors
 from torchmill.components.refs import RunRef
-from torchmill.components.runs import fingerprint as ingredients
+from torchmill.components.runs import fingerprint
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache
 from torchmill.components.training.checkpoint import Checkpoints
@@ -119,7 +119,7 @@ def recorded_fit(run: RunRef, training: Samples, validation: Samples) -> float:
     model = network()
     started = time.perf_counter()
     config = TrainConfig(epochs=EPOCHS, batch_size=BATCH)
-    decided = ingredients.of_step("fit", {"config": config, "split": DataConfig(), "seed": steps_taken, "data": DATA})
+    decided = fingerprint.of_step("fit", {"config": config, "split": DataConfig(), "seed": steps_taken, "data": DATA})
     results = StepCache(Runs(run.folder.parent.parent))
     with results.lock("fit", decided.key):
         folder = results.folder("fit", decided.key)

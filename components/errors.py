@@ -1,7 +1,7 @@
 """Errors that a user can act on, and the nearest known name for an unknown one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -32,6 +32,17 @@ class ConfigError(UserError):
 
 class Unreachable(UserError):
     """A server that did not answer; the same command may work later."""
+
+
+def shortened(names: Sequence[object], most: int = 4) -> str:
+    """List the first names and count the rest.
+
+    Example:
+        >>> shortened("abcdef")
+        'a, b, c, d and 2 more'
+    """
+    rest = len(names) - most
+    return ", ".join(map(str, names[:most])) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

@@ -1,38 +1,104 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, locks between processes, and words for a disk that refuses."""
 
 import contextlib
 import errno
 import json
+import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from torchmill.components.errors import UserError
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+logger = logging.getLogger("torchmill")
+
+ELSEWHERE = "set TORCHMILL_DATA (data sets) or TORCHMILL_RUNS (runs) to a folder elsewhere."
+
+
+@contextmanager
+def writing(place: Path, needed_bytes: int | None = None) -> Generator[None]:
+    """Turn the system's errors about writing to ``place`` into words for the user.
+
+    Keep network operations out of the block: their faults are OSErrors too.
+
+    Args:
+        needed_bytes: space that is still needed, for the message about a full disk.
+
+    Raises:
+        UserError: the disk is full or read-only, permission is missing, or a file stands where a folder should.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"Cannot write {place}: {error.strerror or error}"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{message}.", f"Is the place writable? If not, {ELSEWHERE}") from error
+        need = f", about {needed_bytes / 1e6:.1f} MB more are needed" if needed_bytes else ""
+        raise UserError(
+            f"{message}{need}.",
+            f"Free some space, or {ELSEWHERE} The next attempt goes on from the files that are complete.",
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        UserError: the system refuses.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path`` and put it in its place once it is on disk.
+    """Write a file through a temporary one, so that readers, and a power cut, see the old file or the new one.
 
-    A reader, and a machine that loses power, sees the old file or the new one, never a part.
+    Args:
+        write: function that fills the temporary file, which lies beside ``path``.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written to.
+
+    Example:
+        write_atomically(folder / "picture.png", lambda partial: image.save(partial, "PNG"))
+    """
+    with _replacing(path, path.with_name(f".{path.name}.{os.getpid()}.partial")) as partial:
+        write(partial)
+
+
+@contextmanager
+def new_file(path: Path, needed_bytes: int | None = None) -> Generator[BinaryIO]:
+    """Open a file that appears under its name when the block ends well, and not otherwise.
+
+    The temporary name is always the same, so that the next attempt overwrites the rest of a killed process: hold a
+    lock.
 
     Raises:
         UserError: the disk is full, or the place cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        publish(partial, path)
-    except OSError as error:
-        remedy = "Free some space." if error.errno == errno.ENOSPC else "Is the place writable?"
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.", remedy) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _replacing(path, temporary, needed_bytes), temporary.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def _replacing(path: Path, temporary: Path, needed_bytes: int | None = None) -> Generator[Path]:
+    with writing(path, needed_bytes):
+        try:
+            yield temporary
+            publish(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a finished file its name; after a power cut there is the old file or the new, never half of it."""
+    """Rename a finished file; after a power cut there is the old file or the new one, never a part."""
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(final)
@@ -40,7 +106,7 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that were added to or taken from the folder last."""
+    """Fsync a folder so that renames survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -53,8 +119,21 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
+def write_arrays(path: Path, arrays: Mapping[str, "ArrayLike"], *, compress: bool = False) -> None:
+    """Write named arrays into an ``.npz`` file, atomically."""
+    import numpy as np
+
+    save = np.savez_compressed if compress else np.savez
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # savez adds .npz to a path, not to an open file
+            save(file, **arrays)  # ty: ignore[invalid-argument-type]
+
+    write_atomically(path, write)
+
+
 def read_state(path: Path) -> dict:
-    """Read a small JSON file that another process writes atomically; empty where there is none, or it can't be read."""
+    """Read a small JSON file that another process writes atomically; empty if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -62,25 +141,36 @@ def read_state(path: Path) -> dict:
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Generator[bool]:
-    """Hold a lock that the system frees when its holder dies; yields whether it was got.
+def locked(path: Path, *, shared: bool = False, wait: bool = True, subject: str = "") -> Generator[bool]:
+    """Hold a lock that the system frees when its holder dies; yield whether it was free.
 
     Args:
-        path: the lock's file, created where it isn't there. It is never removed: a second
-            process could otherwise lock a file that is no longer under its name.
-        shared: several may hold it, but nobody exclusively beside them.
-        wait: wait for it; otherwise yield False when somebody else has it.
+        path: file of the lock, created if it is missing. It is never removed: another process could lock a new file of
+            that name beside the one that is still held.
+        shared: whether others may hold the lock too, if they share it.
+        wait: wait for the lock; otherwise yield False if another process or thread holds it.
+        subject: work that the lock guards. If it is set, waiting is logged.
+
+    Raises:
+        UserError: the file can't be created, or the file system has no locks.
     """
     import fcntl
 
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with writing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        kind, free = fcntl.LOCK_SH if shared else fcntl.LOCK_EX, True
         try:
-            fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            free = wait
+            if wait:
+                if subject:
+                    logger.info("Waiting for another process, which is busy with %s.", subject)
+                fcntl.flock(descriptor, kind)
+        except OSError as error:
+            message = f"The file system of {path.parent} has no locks: {error.strerror}."
+            raise UserError(message, f"To avoid it, {ELSEWHERE}") from error
+        yield free
     finally:
         os.close(descriptor)

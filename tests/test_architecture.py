@@ -104,3 +104,25 @@ for name in {MODULES!r}:
     theirs = ("prefect",)
     made = [path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()]
     assert [path for path in made if not path.startswith(theirs)] == []
+
+
+def processor_seconds(code: str, folder: Path) -> float:
+    """Processor time of a Python process; the least of three."""
+    seconds = []
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        seconds.append(usage.ru_utime + usage.ru_stime)
+    return min(seconds)
+
+
+HELP = "import sys; sys.argv = ['torchmill', '--help']; from torchmill.flows.cli.main import main; main()"
+
+
+def test_help_imports_nothing_slow_and_takes_a_fraction_of_importing_torch(tmp_path):
+    slow = "print({'torch', 'numpy', 'prefect', 'mlflow', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules))"
+    done = python(f"import atexit, sys; atexit.register(lambda: {slow}); {HELP}", tmp_path)
+    assert done.stdout.endswith("set()\n") and "COMMAND" in done.stdout, done.stderr
+    assert processor_seconds(HELP, tmp_path) < 0.3 * processor_seconds("import torch", tmp_path)

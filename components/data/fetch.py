@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from torchmill.components import files, tasks
-from torchmill.components.data import disk
 from torchmill.components.data.config import DataConfig, dataset_place
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.vocabulary import Vocabulary
@@ -86,8 +85,8 @@ def fetch(
     if not (fresh and own) and (ready := prepared(name, cache, datasets, args)):
         return ready
     folder = _folder(name, cache, args)
-    disk.make_folder(folder)
-    with disk.locked(folder / ".lock", name):
+    files.make_folder(folder)
+    with files.locked(folder / ".lock", subject=name):
         ready = None if fresh and own else prepared(name, cache, datasets, args)
         return ready or _prepare(
             name, _loader(name, datasets, args, folder), _definition(name, datasets, args), folder, args
@@ -194,7 +193,7 @@ def _prepare(
     kind = _check(name, splits, len(classes))
 
     # First of all: whoever is killed from here on leaves no manifest that speaks of other files.
-    with disk.writing(folder):
+    with files.writing(folder):
         for stale in (folder / "manifest.json", folder / COLUMNS, *(origins_file(folder, split) for split in SPLITS)):
             stale.unlink(missing_ok=True)
         files.sync_folder(folder)
@@ -214,7 +213,7 @@ def _prepare(
             digests[path.name] = FileRef.of(path).sha256
     for name_of_file, described in ((VOCABULARY, splits.vocabulary), (COLUMNS, splits.columns)):
         if described:
-            with disk.new_file(folder / name_of_file) as file:
+            with files.new_file(folder / name_of_file) as file:
                 file.write(described.as_json().encode())
             digests[name_of_file] = FileRef.of(folder / name_of_file).sha256
     told = [write_origins(folder, split, part.origins) for split, part in parts.items() if len(part.origins)]
@@ -241,7 +240,7 @@ def _prepare(
     data = ref.model_dump(mode="json", exclude={"folder"})
     digests |= {path.name: FileRef.of(path).sha256 for path in told}
     manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests}
-    with disk.new_file(folder / "manifest.json") as file:
+    with files.new_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     return ref
 
@@ -336,11 +335,11 @@ def _faults(part: Split, splits: Splits, kind: Kind, classes: int) -> list[str]:
 def _save(path: Path, array: np.ndarray) -> None:
     if isinstance(array, np.memmap) and array.filename and Path(array.filename).parent == path.parent:
         array.flush()  # it was made here, under another name
-        with disk.writing(path.parent):
+        with files.writing(path.parent):
             files.publish(Path(array.filename), path)
         return
     array = np.ascontiguousarray(array)
-    with disk.new_file(path, array.nbytes) as file:
+    with files.new_file(path, array.nbytes) as file:
         # numpy.save writes past Python's file object, and a full disk then has no error number to know it by.
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 
-from torchmill.components.data import disk
+from torchmill.components.files import new_file
 
 
 def origins_file(folder: Path, split: str) -> Path:
@@ -18,7 +18,7 @@ def origins_file(folder: Path, split: str) -> Path:
 def write_origins(folder: Path, split: str, names: Iterable[str]) -> Path:
     """Write a line per sample, in the order of the arrays; unprintable characters are escaped."""
     path = origins_file(folder, split)
-    with disk.new_file(path) as file:
+    with new_file(path) as file:
         file.writelines(f"{_printable(name)}\n".encode() for name in names)
     return path
 

@@ -11,7 +11,7 @@ from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding, translation
 from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary
 from torchmill.components.data.samples import Samples, read_test
-from torchmill.components.errors import UserError
+from torchmill.components.errors import UserError, shortened
 from torchmill.components.evaluation.evaluate import judge
 from torchmill.components.refs import PADDING, DataRef, EvaluationRef
 
@@ -41,7 +41,7 @@ def _mismatch(other: DataRef, trained: DataRef) -> str:
     if other.shape != trained.shape and not (read_encoding(other) and read_encoding(trained)):
         return f"an input is of shape {_words(other.shape)}, not {_words(trained.shape)}"
     if other.classes != trained.classes:
-        return f"it has {_some(other.classes)}, not {_some(trained.classes)}"
+        return f"it has {_classes(other.classes)}, not {_classes(trained.classes)}"
     return ""
 
 
@@ -49,8 +49,8 @@ def _words(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _some(classes: tuple[str, ...]) -> str:
-    return f"{len(classes)} classes ({', '.join(classes[:4])}{', …' * (len(classes) > 4)})"
+def _classes(names: tuple[str, ...]) -> str:
+    return f"{len(names)} classes ({shortened(names)})"
 
 
 def read_as_trained(other: DataRef, trained: DataRef) -> Samples:
@@ -99,7 +99,8 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
     labels = json.loads(described.get("labels", "null"))
     if labels is not None and tuple(labels) != data.classes:
         raise UserError(
-            f"{data.name} does not fit {file.name}: it has {_some(data.classes)}, the model {_some(tuple(labels))}.",
+            f"{data.name} does not fit {file.name}: it has {_classes(data.classes)}, "
+            f"the model {_classes(tuple(labels))}.",
             "Give the data set that it was trained on, or one of the same classes.",
         )
 

@@ -19,7 +19,7 @@ from torchmill.components.export.parity import compare
 from torchmill.components.export.pre_and_post import INPUTS
 from torchmill.components.export.quantize import Bits, quantize
 from torchmill.components.export.to_onnx import to_onnx
-from torchmill.components.files import write_atomically, write_text
+from torchmill.components.files import write_arrays, write_text
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model.run import answers, as_taken, run
 from torchmill.components.onnx_model.session import open_session
@@ -94,7 +94,7 @@ def export(
     names = [output.name for output in session.get_outputs()]
     given = dict(zip(names, answers(session, names, **{INPUTS[data.kind]: inputs[0]}), strict=True))
     named = {INPUTS[data.kind]: inputs[0], **{name: _plain(values) for name, values in given.items()}}
-    write_atomically(folder / "example.npz", lambda partial: _save_example(partial, named))
+    write_arrays(folder / "example.npz", named)
     return ExportRef(
         onnx=FileRef.of(final),
         report=FileRef.of(folder / "parity.json"),
@@ -121,8 +121,3 @@ def _where(folder: Path) -> str:
 def _plain(values: np.ndarray) -> np.ndarray:
     """Give names as text, which numpy reads without unpickling."""
     return values.astype(str) if values.dtype == object else values
-
-
-def _save_example(path: Path, named: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:  # an open file, since savez would add .npz to a path
-        np.savez(file, **named)  # ty: ignore[invalid-argument-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from torchmill.components.data.encoding.columns import Columns
+from torchmill.components.errors import shortened
 from torchmill.components.files import write_text
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.tasks import shown
@@ -68,7 +69,7 @@ def write_card(
         f"| Input `{name}` | {described['input']} |",
         f"| Prepared within | {described['preprocessing']} |",
         f"| Output | {described['output']} |",
-        f"| Answers | {_some(data.classes)} |",
+        f"| Answers | {shortened(data.classes, 12)} |",
         *([f"| Temperature | {described['temperature']} |"] if "temperature" in described else []),
         "",
         "```python",
@@ -112,10 +113,6 @@ def _column_lines(columns: Columns) -> list[str]:
     """A table of what stands in a row."""
     lines = ["| Column | Holds |", "|---|---|"]
     for one in columns.columns[:COLUMNS_SHOWN]:
-        lines.append(f"| {one.name} | {_some(one.categories) if one.categories else 'a number'} |")
+        lines.append(f"| {one.name} | {shortened(one.categories, 12) if one.categories else 'a number'} |")
     more = len(columns.columns) - COLUMNS_SHOWN
     return [*lines, *([f"| and {more} more | see `columns` in the metadata |"] if more > 0 else []), ""]
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:12]) + f" and {len(names) - 12} more" * (len(names) > 12)

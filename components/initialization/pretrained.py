@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.errors import UserError, nearest
+from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.initialization.config import TORCHVISION
 from torchmill.components.initialization.name_patterns import matching
 
@@ -31,12 +31,12 @@ def freeze(network: nn.Module, patterns: Sequence[str], anew: Collection[str] = 
             inner = [name for name in parameters if name.rpartition(".")[0] != last[-1]]
             chosen = [name for name in inner if name not in anew]
             if left := [name for name in inner if name in anew]:
-                logger.info("freeze  backbone leaves out %s: begun anew, and trained", _some(left))
+                logger.info("freeze  backbone leaves out %s: begun anew, and trained", shortened(left) or "none")
         else:
             chosen = matching(pattern, parameters)
             if random := [name for name in chosen if name in anew]:
                 raise UserError(
-                    f"--model.freeze: '{pattern}' fits {_some(random)}, which the pretrained weights do not: they "
+                    f"--model.freeze: '{pattern}' fits {shortened(random)}, which the pretrained weights do not: they "
                     "would stay at random numbers.",
                     "Leave them out; backbone does so by itself.",
                 )
@@ -83,12 +83,10 @@ def load_pretrained(network: nn.Module, reference: str, weights: str) -> list[st
         )
     network.load_state_dict(fitting, strict=False)
     left = [key for key in own if key not in fitting]
-    logger.info("weights  %d of %d tensors from %s; %s anew", len(fitting), len(own), weights, _some(left))
+    logger.info(
+        "weights  %d of %d tensors from %s; %s anew", len(fitting), len(own), weights, shortened(left) or "none"
+    )
     return left
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") if names else "none"
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

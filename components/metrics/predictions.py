@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import write_atomically
+from torchmill.components.files import write_arrays
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,8 @@ class Predictions:
 
     def write(self, path: Path) -> None:
         """Write them into an ``.npz`` file."""
-        write_atomically(path, self._save)
-
-    def _save(self, path: Path) -> None:
-        with path.open("wb") as file:  # an open file, since savez would add .npz to a path
-            np.savez_compressed(file, outputs=self.outputs, truth=self.truth, temperature=np.float64(self.temperature))
+        arrays = {"outputs": self.outputs, "truth": self.truth, "temperature": np.float64(self.temperature)}
+        write_arrays(path, arrays, compress=True)
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":

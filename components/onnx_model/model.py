@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from torchmill.components import tasks
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding
 from torchmill.components.data.encoding.vocabulary import Vocabulary
-from torchmill.components.errors import UserError, nearest
+from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, Kind
 
@@ -128,7 +128,8 @@ class OnnxModel:
         if self.kind != data.kind or self.task != data.task:
             return f"is for {self.task} of {self.kind}, not for {data.task} of {data.kind}"
         if self.labels != data.classes:
-            return f"knows {_some(self.labels)}, and not {_some(data.classes)}"
+            ours, theirs = (f"{len(names)} ({shortened(names, 3)})" for names in (self.labels, data.classes))
+            return f"knows {ours}, and not {theirs}"
         match self.encoding, read_encoding(data):
             case Vocabulary() as ours, Vocabulary() as theirs:
                 return _unlike_vocabulary(ours, theirs)
@@ -151,7 +152,7 @@ def _unlike_vocabulary(ours: Vocabulary, theirs: Vocabulary) -> str:
     if ours.max_length > theirs.max_length:
         return f"reads {ours.max_length} tokens of a text, of which the data set keeps {theirs.max_length}"
     lost = [token for token in ours.tokens if token not in theirs.ids]
-    return f"knows more tokens than the data set: {_some(lost)}" if lost else ""
+    return f"knows more tokens than the data set: {len(lost)} ({shortened(lost, 3)})" if lost else ""
 
 
 def _unlike_columns(ours: Columns, theirs: Columns) -> str:
@@ -160,7 +161,7 @@ def _unlike_columns(ours: Columns, theirs: Columns) -> str:
     except UserError as error:
         return f"does not take these columns ({error.message.rstrip('.')})"
     lost = [f"{name} = {kinds[0]}" for name, kinds in theirs.unknown(ours).items()]
-    return f"knows more categories than the data set: {_some(lost)}" if lost else ""
+    return f"knows more categories than the data set: {len(lost)} ({shortened(lost, 3)})" if lost else ""
 
 
 def open_model(file: Path) -> OnnxModel:
@@ -341,10 +342,6 @@ def _shape(
     if len(said) == len(fixed):
         return said
     raise UserError(f"{file} takes inputs of any size, and does not say of which it was trained on.", EXPORTED)
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})"
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -261,13 +261,13 @@ def train(options: argparse.Namespace) -> int:
 
     from torchmill.components import tracking
     from torchmill.components.runs import claim as claims
-    from torchmill.components.runs import fingerprint as ingredients
+    from torchmill.components.runs import fingerprint
     from torchmill.components.training.distributed.launch import started_ahead
     from torchmill.flows.cli.console import show_log
 
     show_log(options.explain)
     tracking.check_database(runs)
-    decided = ingredients.of_run(config, tracking.destination(runs))
+    decided = fingerprint.of_run(config, tracking.destination(runs))
     if not options.fresh and (done := claims.find_result(runs, decided)):
         print(f"Nothing has changed since run {done.name}; --fresh trains anew.", file=sys.stderr)
         for name, step in done.steps.items() if options.explain else ():

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from torchmill.components import files
-from torchmill.components.data import disk
 from torchmill.components.data.downloads.http import Wire, in_short, request_for, without_password
 from torchmill.components.data.downloads.published_file import PublishedFile, flaw
 from torchmill.components.data.progress import Report, shown
@@ -69,8 +68,8 @@ def download(
     urls = [f"{mirror}{file.path}" for mirror in own_mirrors(os.environ.get(MIRROR_VARIABLE, ""))]
     urls += [f"{mirror.rstrip('/')}/{file.name}" for mirror in mirrors]
     refusals: list[tuple[str, _Refusal]] = []
-    disk.make_folder(destination.parent)
-    with disk.locked(destination.with_name(f"{destination.name}.lock"), file.path):
+    files.make_folder(destination.parent)
+    with files.locked(destination.with_name(f"{destination.name}.lock"), subject=file.path):
         if flaw(destination, file) is None:
             return
         with show(file.path) as report:
@@ -154,7 +153,7 @@ class _Part:
         return origin if mine and self.size() else {}
 
     def discard(self) -> None:
-        with disk.writing(self.path.parent):
+        with files.writing(self.path.parent):
             self.path.unlink(missing_ok=True)
             self.origin_path.unlink(missing_ok=True)
 
@@ -167,17 +166,17 @@ class _Part:
             "last_modified": headers.get("Last-Modified", ""),
             "total_bytes": total_bytes,
         }
-        with disk.writing(self.path.parent, total_bytes):
+        with files.writing(self.path.parent, total_bytes):
             with self.wire.open_file(self.origin_path, "wb") as file:
                 file.write(json.dumps(origin).encode())
             return self.wire.open_file(self.path, "wb")
 
     def resume(self) -> IO[bytes]:
-        with disk.writing(self.path.parent):
+        with files.writing(self.path.parent):
             return self.wire.open_file(self.path, "ab")
 
     def publish(self, destination: Path) -> None:
-        with disk.writing(destination.parent):
+        with files.writing(destination.parent):
             files.publish(self.path, destination)
             self.origin_path.unlink(missing_ok=True)
 
@@ -302,12 +301,12 @@ class _Download:
                 done += len(chunk)
                 if done > self.file.limit_bytes:
                     raise _WrongContents(f"sends more than the {self.file.limit_bytes:,} bytes the file can have")
-                with disk.writing(folder, (total or self.file.limit_bytes) - done + len(chunk)):
+                with files.writing(folder, (total or self.file.limit_bytes) - done + len(chunk)):
                     part.write(chunk)
                 self.report(done, total, source)
         finally:
             # Closing writes the buffer, so a full disk may raise here.
-            with disk.writing(folder, (total or self.file.limit_bytes) - done):
+            with files.writing(folder, (total or self.file.limit_bytes) - done):
                 part.close()
         # http.client accepts a body that is shorter than its announced length.
         if total is not None and done < total:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from torchmill.components.errors import UserError
+from torchmill.components.errors import UserError, shortened
 
 MOST_CLASSES = 10_000
 
@@ -66,7 +66,7 @@ def named(texts: Mapping[str, Sequence[str]], place: str, classes: tuple[str, ..
             whose = "train does not have" if not classes else "'classes' does not name"
             raise UserError(
                 f"{place}: {split} has {_count(len(unknown), 'class', 'classes')} that {whose}: "
-                f"{_some(in_order(unknown))}.",
+                f"{shortened([*map(repr, in_order(unknown))], 5)}.",
                 "A network can't answer what it never saw.",
             )
     _check_number(len(found), len(texts["train"]), place, found)
@@ -88,7 +88,9 @@ def _numbered(arrays: dict[str, np.ndarray], place: str, classes: tuple[str, ...
 
 def _check_number(found: int, samples: int, place: str, names: Iterable[str]) -> None:
     if found < 2:
-        raise UserError(f"{place}: all labels are the same, {_some(sorted(names))}.", "Two classes at least.")
+        raise UserError(
+            f"{place}: all labels are the same, {shortened([*map(repr, sorted(names))], 5)}.", "Two classes at least."
+        )
     if found > MOST_CLASSES or (found > 20 and found > samples / 2):
         raise UserError(
             f"{place}: {found:,} different labels of {samples:,} samples are too many classes.",
@@ -109,11 +111,6 @@ def width_of(arrays: Mapping[str, np.ndarray], place: str, classes: tuple[str, .
     if classes and len(classes) != widths["train"]:
         raise UserError(f"{place}: {len(classes)} names in 'classes', and {widths['train']} labels of each sample.")
     return widths["train"]
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from torchmill.components.data import disk
 from torchmill.components.data.downloads.download import download
 from torchmill.components.data.downloads.published_file import PublishedFile
 from torchmill.components.data.splits import Split, Splits
 from torchmill.components.errors import UserError
+from torchmill.components.files import writing
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def _parsed(file: PublishedFile, downloads: Path, reader: str) -> np.ndarray:
     unpacked = downloads / f".{file.name}.unpacked.tmp"
     try:
         with (
-            disk.writing(downloads, file.content_bytes),
+            writing(downloads, file.content_bytes),
             gzip.open(downloads / file.name) as contents,
             unpacked.open("wb") as plain,
         ):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from torchmill.components.data import disk
 from torchmill.components.data.progress import counted
 from torchmill.components.errors import UserError
+from torchmill.components.files import writing
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"})
 
@@ -106,7 +106,7 @@ def new_array(path: Path, shape: tuple[int, ...], written: list[Path]) -> np.mem
     """
     size = int(np.prod(shape))
     written.append(path)
-    with disk.writing(path.parent, size):
+    with writing(path.parent, size):
         mapped = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
         if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:

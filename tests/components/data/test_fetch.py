@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.components.data.toy_server import REPOSITORY
-from torchmill.components.data import disk
+from torchmill.components import files
 from torchmill.components.data.fetch import channel_statistics, fetch, names
 from torchmill.components.errors import ConfigError, UserError
 from torchmill.components.refs import FileRef
@@ -211,14 +211,14 @@ def test_malformed_arrays_are_refused_by_name(dots, change, words):
 
 def test_a_cache_that_cannot_be_written_to_is_explained(dots):
     dots.cache.write_text("a file where a folder is needed")
-    with pytest.raises(UserError, match="Cannot write to"):
+    with pytest.raises(UserError, match="Cannot write"):
         dots.fetch()
 
 
 def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path):
     with (
-        pytest.raises(UserError, match=r"No space left in .*: about 47\.0 MB more are needed"),
-        disk.new_file(tmp_path / "array.npy", 47_000_000) as file,
+        pytest.raises(UserError, match=r"Cannot write .*: No space left on device, about 47\.0 MB more are needed"),
+        files.new_file(tmp_path / "array.npy", 47_000_000) as file,
     ):
         file.write(b"half")
         raise OSError(28, "No space left on device")
