@@ -152,7 +152,7 @@ def _unlike_vocabulary(ours: Vocabulary, theirs: Vocabulary) -> str:
     if ours.max_length > theirs.max_length:
         return f"reads {ours.max_length} tokens of a text, of which the data set keeps {theirs.max_length}"
     lost = [token for token in ours.tokens if token not in theirs.ids]
-    return f"knows {len(lost)} more tokens than the data set: {shortened(lost, 3)}" if lost else ""
+    return f"knows more tokens than the data set: {len(lost)} ({shortened(lost, 3)})" if lost else ""
 
 
 def _unlike_columns(ours: Columns, theirs: Columns) -> str:
@@ -161,7 +161,7 @@ def _unlike_columns(ours: Columns, theirs: Columns) -> str:
     except UserError as error:
         return f"does not take these columns ({error.message.rstrip('.')})"
     lost = [f"{name} = {kinds[0]}" for name, kinds in theirs.unknown(ours).items()]
-    return f"knows {len(lost)} more categories than the data set: {shortened(lost, 3)}" if lost else ""
+    return f"knows more categories than the data set: {len(lost)} ({shortened(lost, 3)})" if lost else ""
 
 
 def open_model(file: Path) -> OnnxModel:
