@@ -1,4 +1,4 @@
-"""Have a network examined as a run would train it, before hours are spent on it."""
+"""Examination of a network before training, and the report that it leaves in the run's folder."""
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ from torchmill.components.data.samples import Samples
 from torchmill.components.doctor.check_input import CheckInput
 from torchmill.components.doctor.config import Level
 from torchmill.components.doctor.examine import examine
-from torchmill.components.doctor.verdict import Report
+from torchmill.components.doctor.verdict import Report, Verdict
 from torchmill.components.errors import UserError
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.files import write_text
@@ -23,7 +23,7 @@ from torchmill.components.training.losses import loss_name, make_loss
 from torchmill.components.training.optimizers import parameter_groups
 
 SAMPLES = ((2_000_000, 64), (20_000_000, 16), (float("inf"), 4))
-"""Fewer parameters than that, and with how many samples a network is examined."""
+"""Upper limits of the number of parameters, and the number of samples to examine such a network with."""
 
 
 class Unsound(UserError):
@@ -31,27 +31,27 @@ class Unsound(UserError):
 
 
 def subject_of(config: RunConfig) -> dict[str, str]:
-    """Say what is examined: other first weights, those of the constructor among them, may fare otherwise."""
+    """Return the network, the data and the origin of the weights, since other weights may get other verdicts."""
     scheme, bias = config.initialize.name, config.initialize.bias
     biases = "" if bias is None else f", biases {bias:g}"
-    first = "as the constructor made them" if scheme == "none" else f"by {scheme}{biases}"
+    weights = "as the constructor made them" if scheme == "none" else f"by {scheme}{biases}"
     rules = " and rules" if config.initialize.rules else ""
-    loaded = f", then {config.model.weights}" if config.model.weights else ""
-    return {"network": config.model.name, "data": config.data.name, "weights": f"{first}{rules}{loaded}"}
+    pretrained = f", then {config.model.weights}" if config.model.weights else ""
+    return {"network": config.model.name, "data": config.data.name, "weights": f"{weights}{rules}{pretrained}"}
 
 
 def check_network(network: nn.Module, sample: Samples, data: DataRef, config: TrainConfig, level: Level) -> Report:
-    """Examine a network with some samples, the loss and the optimizer of a training; it is left as it was."""
+    """Examine a network with some samples and a training's loss and optimizer, and leave the network unchanged."""
 
-    # Some thirty passes are made: a large network is looked at with fewer samples.
-    size = sum(weight.numel() for _, weight in network.named_parameters())
-    sample = sample.first(next(count for most, count in SAMPLES if size < most))
+    # The checks run the network some thirty times, so a large one gets fewer samples.
+    parameters = sum(weight.numel() for _, weight in network.named_parameters())
+    sample = sample.first(next(count for limit, count in SAMPLES if parameters < limit))
 
     def export(candidate: nn.Module) -> None:
         with tempfile.TemporaryDirectory() as folder:
             to_onnx(candidate, data, {}, Path(folder) / "model.onnx")
 
-    case = CheckInput(
+    check_input = CheckInput(
         network=network,
         inputs=standardized(sample, data),
         targets=sample.labels,
@@ -60,33 +60,33 @@ def check_network(network: nn.Module, sample: Samples, data: DataRef, config: Tr
         task=data.task,
         num_outputs=len(data.classes),
         padding_index=PADDING if data.kind == "tokens" else None,
-        # Its groups alone: the first optimizer that a process makes imports torch's compiler, seconds.
+        # Only the groups: the first optimizer of a process imports torch's compiler, which takes seconds.
         make_optimizer=lambda candidate: SimpleNamespace(param_groups=parameter_groups(candidate, config)),
         export=export,
     )
-    return examine(case, "full" if level == "full" else "quick")
+    return examine(check_input, "full" if level == "full" else "quick")
 
 
 def conclude(report: Report, reference: str, folder: Path) -> CheckRef:
-    """Write ``check.json`` and ``check.txt`` into ``folder``; the same network gives the same JSON.
+    """Write ``check.json`` and ``check.txt`` into ``folder``; the JSON of the same network is always the same.
 
     Raises:
-        Unsound: the network fails a check; says which, where and what to do.
+        Unsound: the network fails a check; the message names each failure, its layer and the remedy.
     """
-    told = {name: value for name, value in report.as_json().items() if name != "seconds"}
-    write_text(folder / "check.json", json.dumps(told, indent=1))
+    values = {name: value for name, value in report.as_json().items() if name != "seconds"}
+    write_text(folder / "check.json", json.dumps(values, indent=1))
     write_text(folder / "check.txt", "\n".join(report.lines()) + "\n")
-    failed = [one for one in report.verdicts if one.verdict == "fail"]
-    if failed:
-        complaints = "".join(
-            f"\n  {one.check}{f' in {one.layer}' if one.layer else ''}: {one.evidence.rstrip('.')}. {one.remedy}"
-            for one in failed
-        )
+    failures = [verdict for verdict in report.verdicts if verdict.verdict == "fail"]
+    if failures:
         raise Unsound(
-            f"{reference} fails {len(failed)} of {len(report.verdicts)} checks:{complaints}\n"
-            "Mend it, or train it as it is with --check.level off."
+            f"{reference} fails {len(failures)} of {len(report.verdicts)} checks:"
+            f"{''.join(map(_failure_line, failures))}\n"
+            "Fix these failures, or train the network unchecked with --check.level off."
         )
-    counts = [sum(one.verdict == grade for one in report.verdicts) for grade in ("pass", "warn")]
-    return CheckRef(
-        report=FileRef.of(folder / "check.json"), passed=counts[0], warned=counts[1], seconds=report.seconds
-    )
+    passed, warned = (sum(verdict.verdict == grade for verdict in report.verdicts) for grade in ("pass", "warn"))
+    return CheckRef(report=FileRef.of(folder / "check.json"), passed=passed, warned=warned, seconds=report.seconds)
+
+
+def _failure_line(verdict: Verdict) -> str:
+    place = f" in {verdict.layer}" if verdict.layer else ""
+    return f"\n  {verdict.check}{place}: {verdict.evidence.rstrip('.')}. {verdict.remedy}"

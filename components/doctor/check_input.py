@@ -1,4 +1,4 @@
-"""What the doctor looks at: a network, a batch as it takes it, and the loss it will be trained with."""
+"""Input of the doctor: a network, a batch, its targets and the loss of the training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,32 +9,40 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class CheckInput:
-    """A network with a real batch, its targets and its loss."""
+    """A network with a real batch, its targets and its loss.
+
+    Example:
+        >>> rows, labels = torch.randn(16, 12), torch.randint(0, 5, (16,))
+        >>> loss = torch.nn.functional.cross_entropy
+        >>> network = torch.nn.Linear(12, 5)
+        >>> examine(CheckInput(network, rows, labels, loss, "cross_entropy", "classification", 5)).worst
+        'pass'
+    """
 
     network: nn.Module
-    """Initialised, on the CPU; takes ``inputs``."""
+    """Initialized network on the CPU that takes ``inputs``."""
 
     inputs: Tensor
-    """2 to 64 samples: images (N, C, H, W) or features (N, F), float and standardised; or token ids (N, L), int64."""
+    """2 to 64 samples: standardized float images (N, C, H, W) or features (N, F), or int64 token ids (N, L)."""
 
     targets: Tensor
-    """Classes (N,), int64; several labels (N, K), float 0/1; or standardised regression targets (N, K), float."""
+    """Classes (N,), int64; labels (N, K), float 0 or 1; or standardized regression targets (N, K), float."""
 
     loss: Callable[[Any, Tensor], Tensor]
-    """Mean loss of the network's output and targets, as in training: takes (logits, *auxiliary logits) too."""
+    """Mean loss, as in training, of the network's output and the targets; also takes (logits, *auxiliary logits)."""
 
     loss_name: str
-    """``cross_entropy``, ``focal``, ``bce`` (with logits), ``mse``, ``huber``, or a name of the user's own."""
+    """``cross_entropy``, ``focal``, ``bce`` (with logits), ``mse``, ``huber``, or the name of the user's own loss."""
 
     task: str
-    """Name of a task."""
+    """Name of the task."""
     num_outputs: int
 
     padding_index: int | None = None
-    """The token id that fills short sequences up."""
+    """Token id that pads short sequences."""
 
     make_optimizer: Callable[[nn.Module], Any] | None = None
-    """Makes the optimizer that training would use, or what has its ``param_groups``."""
+    """Function that makes the training's optimizer, or any object with its ``param_groups``."""
 
     export: Callable[[nn.Module], None] | None = None
-    """Tries the export to ONNX and raises with the reason; asked at the full level only."""
+    """Function that exports the network to ONNX and raises if that fails; called at the full level only."""

@@ -11,5 +11,5 @@ Level = Literal["off", "quick", "full"]
 
 class CheckConfig(Section):
     level: Annotated[Level, BeforeValidator(switch_from_bool)] = "quick"
-    """How thoroughly the network is examined before it is trained: off, quick (seconds), full (overfits a batch,
-    exports, checks gradients)."""
+    """Thoroughness of the check before training: off, quick (seconds), or full (also overfits a batch, exports the
+    network and runs it in float64)."""

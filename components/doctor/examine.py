@@ -1,4 +1,4 @@
-"""Examine a network: all checks in order, each from the same state, and everything put back at the end."""
+"""The doctor's checks in their order, and the examination that runs them."""
 
 import time
 import warnings
@@ -8,66 +8,86 @@ from typing import Literal, NamedTuple
 from torchmill.components.doctor.check_input import CheckInput
 from torchmill.components.doctor.checks import (
     activations,
+    batch_independence,
+    custom_autograd,
+    determinism,
+    exportable,
     forward,
     gradients,
+    hooks,
+    last_activation,
+    modes,
+    overfit,
     parameters,
     portability,
+    side_effects,
     structure,
     tokens,
+    units,
 )
-from torchmill.components.doctor.checks import batch_independence as batch
-from torchmill.components.doctor.checks import custom_autograd as custom
-from torchmill.components.doctor.checks import determinism as repetition
-from torchmill.components.doctor.checks import exportable as export
-from torchmill.components.doctor.checks import overfit as learning
 from torchmill.components.doctor.probe import Probe
-from torchmill.components.doctor.snapshot import left_as_it_was
+from torchmill.components.doctor.snapshot import preserved_state
 from torchmill.components.doctor.trace import Raised
 from torchmill.components.doctor.verdict import Report, Verdict
 
 
 class Check(NamedTuple):
-    """One check: the name its verdicts bear, and the checks without whose success it can say nothing."""
+    """One check, and the checks it depends on."""
 
     name: str
     run: Callable[[Probe], Iterator[Verdict]]
-    passed: str
-    """What is said where it finds nothing."""
+    evidence: str
+    """Evidence of a pass if ``run`` yields no verdict; empty if it always yields one."""
     needs: tuple[str, ...] = ("forward",)
+    """Checks that must not fail: without them this one is meaningless."""
     full: bool = False
+    """True if the check runs at the full level only."""
 
 
 CHECKS = (
-    Check("registered", structure.registered, "0 layers and parameters outside of the network's own", ()),
-    Check("backward_method", structure.backward_methods, "0 modules with a method backward", ()),
+    Check("registered", structure.registered, "0 layers and parameters outside the network's own", ()),
+    Check("backward_method", structure.backward_methods, "0 modules with a backward method", ()),
     Check("frozen", parameters.frozen, "", ()),
     Check("shared", structure.shared, "0 parameters under two names", ()),
-    Check("settings", parameters.settings, "dropout and normalisation have usual settings", ()),
+    Check("settings", parameters.settings, "dropout and normalization have usual settings", ()),
     Check("optimizer", parameters.optimized, "", ("frozen",)),
     Check("forward", forward.outputs, "one output per target, in training and in evaluation mode", ()),
-    Check("side_effects", repetition.side_effects, "forward changes 0 numbers of its batch, no weight and no mode"),
-    Check("seeds", repetition.seeds, "forward sets 0 seeds"),
+    Check("side_effects", side_effects.side_effects, "forward changes 0 values of its batch, no weight and no mode"),
+    Check("seeds", side_effects.seeds, "forward sets 0 seeds"),
     Check("finite", forward.finite, "0 outputs are nan or infinite"),
-    Check("plain_tensor", structure.plain, "0 tensors beside parameters and buffers"),
-    Check("shared_norm", structure.norms_at_two_places, "0 batch normalisations stand at two places"),
-    Check("made_in_forward", gradients.known_leaves, "0 layers are made in forward"),
-    Check("determined", repetition.determined, "2 forwards in evaluation mode agree", ("forward", "made_in_forward")),
-    Check("modes", repetition.modes, "training and evaluation differ where they should"),
-    Check("attention_mask", tokens.masks, "0 attention masks are the wrong way round"),
-    Check("mixing", batch.mixing, "", ("determined", "finite")),
-    Check("batch_size", batch.sizes, "1 sample and all but 1 go through", ("determined", "mixing", "attention_mask")),
-    Check("device", portability.device, "0 tensors are made on the CPU or taken there"),
-    Check("padding", tokens.padding, "", ("determined", "finite", "mixing", "attention_mask")),
-    Check("last_activation", activations.last, "", ("forward", "finite")),
-    Check("activations", activations.doubled, "1 non-linearity between layers"),
+    Check("plain_tensor", structure.plain, "0 tensors that are neither parameter nor buffer"),
+    Check("shared_norm", structure.shared_norms, "0 batch normalizations are used in two places"),
+    Check("made_in_forward", gradients.unknown_leaves, "0 layers are made in forward"),
+    Check(
+        "deterministic",
+        determinism.deterministic,
+        "2 forwards in evaluation mode agree",
+        ("forward", "made_in_forward"),
+    ),
+    Check("modes", modes.modes, "training and evaluation differ where they should"),
+    Check("attention_mask", tokens.masks, "0 attention masks are inverted"),
+    Check("mixing", batch_independence.mixing, "", ("deterministic", "finite")),
+    Check(
+        "batch_size",
+        batch_independence.sizes,
+        "batches of 1 sample and of all but 1 work",
+        ("deterministic", "mixing", "attention_mask"),
+    ),
+    Check("device", portability.device, "0 tensors are made on the CPU or moved to it"),
+    Check("padding", tokens.padding, "", ("deterministic", "finite", "mixing", "attention_mask")),
+    Check("last_activation", last_activation.last_activation, "", ("forward", "finite")),
+    Check("activations", activations.successions, "1 non-linearity between layers"),
     Check("dead_activation", activations.dead, "0 activations are dead"),
     Check("loss_at_start", forward.loss_at_start, "", ("forward", "finite")),
     Check("backward", gradients.backward, "", ("forward", "frozen", "finite", "made_in_forward")),
     Check("reached", gradients.reached, "", ("forward", "frozen", "backward", "dead_activation")),
     Check(
-        "units", gradients.units, "0 layers are dead in part", ("forward", "frozen", "backward", "reached", "finite")
+        "units",
+        units.dead_units,
+        "0 layers have many dead units",
+        ("forward", "frozen", "backward", "reached", "finite"),
     ),
-    Check("hooks", gradients.hooks, "0 hooks turn a gradient round", ("forward", "frozen", "backward", "reached")),
+    Check("hooks", hooks.reversing_hooks, "0 hooks reverse a gradient", ("forward", "frozen", "backward", "reached")),
     Check("gradient_size", gradients.magnitudes, "", ("forward", "frozen", "backward", "reached")),
     Check(
         "constant_weights",
@@ -76,52 +96,62 @@ CHECKS = (
         ("forward", "backward"),
     ),
     Check("constant_output", forward.constant_output, "", ("forward", "finite", "dead_activation")),
-    Check("wasteful", parameters.wasteful, "0 layers are wasted"),
+    Check("wasteful", parameters.wasteful, "0 layers waste parameters"),
     Check(
-        "custom_function", custom.custom_functions, "0 functions with a backward of their own", ("forward", "backward")
+        "custom_function",
+        custom_autograd.custom_functions,
+        "0 custom autograd functions",
+        ("forward", "backward"),
     ),
     Check("dtype", portability.float64, "runs in float64", ("forward", "registered", "plain_tensor"), full=True),
-    Check("overfit", learning.overfit, "", ("batch_size", "finite", "backward", "reached"), full=True),
-    Check("export", export.exportable, "", ("forward",), full=True),
+    Check("overfit", overfit.overfit, "", ("batch_size", "finite", "backward", "reached"), full=True),
+    Check("export", exportable.exportable, "", ("forward",), full=True),
 )
 
 
-def examine(case: CheckInput, level: Literal["quick", "full"] = "quick") -> Report:
-    """Look at a network with a batch, before hours are spent on it.
+def examine(check_input: CheckInput, level: Literal["quick", "full"] = "quick") -> Report:
+    """Run all checks on a network, each from the same state, and restore that state afterwards.
 
-    ``quick`` takes a few forwards and backwards; ``full`` also trains it on a few samples, exports it and runs it in
-    float64. Network, data, global random states and modes are left as they were.
+    Restores the network, the data, the global random states and the modes.
+
+    Args:
+        check_input: the network with its batch and loss.
+        level: ``quick`` runs a few forwards and backwards; ``full`` also trains the network on a few samples,
+            exports it and runs it in float64.
+
+    Example:
+        >>> for line in examine(check_input, "full").lines():
+        ...     print(line)
     """
     start = time.monotonic()
     verdicts: list[Verdict] = []
-    left_out: list[str] = []
-    with left_as_it_was(case.network) as snapshot, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the user's code; what matters becomes a verdict
-        probe = Probe(case, snapshot)
-        silent: set[str] = set()  # failed, or left out since another one failed
+    skipped: list[str] = []
+    with preserved_state(check_input.network) as snapshot, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # warnings of the user's code; the checks report the relevant ones
+        probe = Probe(check_input, snapshot)
+        unavailable: set[str] = set()  # names of the failed and the skipped checks
         for check in CHECKS:
             if check.full and level != "full":
                 continue
-            if silent & set(check.needs):
-                left_out.append(check.name)
-                silent.add(check.name)
+            if unavailable & set(check.needs):
+                skipped.append(check.name)
+                unavailable.add(check.name)
                 continue
-            found = _run(check, probe)
-            verdicts += found
-            if any(verdict.verdict == "fail" for verdict in found):
-                silent.add(check.name)
-    return Report(verdicts, time.monotonic() - start, left_out)
+            results = _run(check, probe)
+            verdicts += results
+            if any(verdict.verdict == "fail" for verdict in results):
+                unavailable.add(check.name)
+    return Report(verdicts, time.monotonic() - start, skipped)
 
 
 def _run(check: Check, probe: Probe) -> list[Verdict]:
     probe.snapshot.restore()
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     try:
-        found.extend(check.run(probe))
-    except Raised as raised:  # in a circumstance of this check alone
-        found.append(
-            Verdict(check.name, "fail", raised.layer, f"1 {raised.doing} raises {raised.words}", "Mend what it names.")
-        )
-    if not found and check.passed:
-        found.append(Verdict(check.name, "pass", "", check.passed, ""))
-    return found
+        verdicts.extend(check.run(probe))
+    except Raised as raised:  # the user's code fails only under the conditions of this check
+        evidence = f"1 {raised.action} raises {raised.summary}"
+        verdicts.append(Verdict(check.name, "fail", raised.layer, evidence, "Fix the cause that the error names."))
+    if not verdicts and check.evidence:
+        verdicts.append(Verdict(check.name, "pass", "", check.evidence, ""))
+    return verdicts

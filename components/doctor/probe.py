@@ -1,4 +1,4 @@
-"""The network under examination: runs it as training and evaluation would, from the same state each time."""
+"""Probe of the network under examination: runs it as training and evaluation do, from the same state each time."""
 
 import collections
 import functools
@@ -10,39 +10,40 @@ from torch import Tensor, nn
 
 from torchmill.components import tasks
 from torchmill.components.doctor.check_input import CheckInput
+from torchmill.components.doctor.recorder import Recorder
 from torchmill.components.doctor.snapshot import Snapshot, has_own_state
-from torchmill.components.doctor.trace import Look, Raised, Recorder, Trace, Tracer, main_output
+from torchmill.components.doctor.trace import Observer, Raised, Trace, Tracer, main_output
 from torchmill.components.training.losses import losses_of
 from torchmill.components.training.rng import seed_all
 
-# As many samples as most checks look at.
+# Samples that most checks use.
 SAMPLES = 16
-# Two outputs are the same if they differ by no more, relative to the largest.
+# Largest relative difference between two outputs that count as equal.
 SAME = 1e-5
 
 
 class Probe:
-    """A case, with what several checks need to know of it.
+    """The network with its batch, and the facts about it that several checks need.
 
-    A run starts from the state of ``snapshot``, so no check sees what another one did.
+    Each run starts from the state of ``snapshot``, so no check sees changes by another.
     """
 
-    def __init__(self, case: CheckInput, snapshot: Snapshot):
-        self.case = case
-        self.network = case.network
+    def __init__(self, check_input: CheckInput, snapshot: Snapshot):
+        self.check_input = check_input
+        self.network = check_input.network
         self.snapshot = snapshot
-        self.take(SAMPLES)
-        self.unregistered = list(unregistered(case.network))
-        self.names = {id(module): name for name, module in reversed(list(case.network.named_modules()))}
+        self.use_samples(SAMPLES)
+        self.unregistered = list(unregistered(self.network))
+        self.names = {id(module): name for name, module in reversed(list(self.network.named_modules()))}
         for place, value in self.unregistered:
             if isinstance(value, nn.Module):
                 self.names |= {id(inner): f"{place}.{name}".rstrip(".") for name, inner in value.named_modules()}
 
-    def take(self, samples: int) -> None:
-        """Look at so many of the samples from now on."""
-        self.inputs = self.case.inputs.detach()[:samples]
-        self.targets = self.case.targets.detach()[:samples]
-        for cached in ("evaluated", "trained"):
+    def use_samples(self, count: int) -> None:
+        """Use the first ``count`` samples from now on."""
+        self.inputs = self.check_input.inputs.detach()[:count]
+        self.targets = self.check_input.targets.detach()[:count]
+        for cached in ("eval_trace", "train_trace"):
             vars(self).pop(cached, None)
 
     @property
@@ -50,10 +51,10 @@ class Probe:
         return not self.inputs.is_floating_point()
 
     @property
-    def kind_of_loss(self) -> str:
-        """Function that the loss applies to the outputs: softmax, sigmoid or identity; empty if nobody knows."""
-        task = tasks.task(self.case.task)
-        return task.activation if self.case.loss_name in losses_of(task.name) else ""
+    def loss_kind(self) -> str:
+        """Function that the loss applies to the outputs: softmax, sigmoid or identity; empty if it is unknown."""
+        task = tasks.task(self.check_input.task)
+        return task.activation if self.check_input.loss_name in losses_of(task.name) else ""
 
     def run(
         self,
@@ -63,108 +64,108 @@ class Probe:
         seed: int = 0,
         gradient: bool = False,
         record: bool = False,
-        fresh: bool = True,
-        quiet: tuple[type[nn.Module], ...] = (),
-        look: Look | None = None,
+        restore: bool = True,
+        in_eval: tuple[type[nn.Module], ...] = (),
+        observer: Observer | None = None,
     ) -> Trace:
-        """Give a batch to the network.
+        """Run the network on a batch.
 
         Args:
-            inputs: the case's own if None; the network gets a copy.
-            training: in which mode.
-            seed: of all sources of chance.
-            gradient: whether a graph is recorded, back to the inputs.
-            record: whether operations are written down, too.
-            fresh: whether the network is first put into its original state.
-            quiet: kinds of layers that are put into evaluation mode all the same.
-            look: called at entry (True) and exit (False) of each layer.
+            inputs: batch to run on, or None for the probe's own; the network gets a copy.
+            training: True for training mode, False for evaluation mode.
+            seed: seed of all random generators.
+            gradient: record an autograd graph back to the inputs.
+            record: record operations too.
+            restore: restore the network's original state first.
+            in_eval: kinds of layers to put in evaluation mode regardless of ``training``.
+            observer: function that is called at entry (True) and exit (False) of each layer.
 
         Raises:
-            Raised: the network's own code does.
+            Raised: the network's own code raises.
         """
-        if fresh:
+        if restore:
             self.snapshot.restore()
-        self.mode(training, quiet)
-        leaf, given = None, (self.inputs if inputs is None else inputs).detach().clone()
-        if gradient and given.is_floating_point():
-            # A copy of the leaf: operations in place on it are the user's right.
-            leaf = given.requires_grad_()
-            given = leaf.clone()
-        tracer = Tracer(self.network, self.names, look)
+        self.set_mode(training, in_eval)
+        leaf, batch = None, (self.inputs if inputs is None else inputs).detach().clone()
+        if gradient and batch.is_floating_point():
+            # Pass a copy of the leaf, since the user's code may change its input in place.
+            leaf = batch.requires_grad_()
+            batch = leaf.clone()
+        tracer = Tracer(self.network, self.names, observer)
         tracer.trace.leaf = leaf
         recorder = Recorder(tracer, {id(t): (t, name) for name, t in plain_tensors(self.network)})
         seed_all(seed)
         try:
-            with torch.set_grad_enabled(gradient), tracer.watching():
+            with torch.set_grad_enabled(gradient), tracer.hooked():
                 if record:
                     with recorder:
-                        tracer.trace.output = self.network(given)
-                    recorder.output(main_output(tracer.trace.output))
+                        tracer.trace.output = self.network(batch)
+                    recorder.record_output(main_output(tracer.trace.output))
                 else:
-                    tracer.trace.output = self.network(given)
-                tracer.trace.switched = torch.is_grad_enabled() != gradient
+                    tracer.trace.output = self.network(batch)
+                tracer.trace.grad_mode_changed = torch.is_grad_enabled() != gradient
         except Exception as error:  # the user's code can fail in any way
             raise Raised(error, tracer.layer, "forward") from error
         return tracer.trace
 
-    def mode(self, training: bool, quiet: tuple[type[nn.Module], ...] = ()) -> None:
-        """Put the network into training or evaluation mode, as training and evaluation would."""
+    def set_mode(self, training: bool, in_eval: tuple[type[nn.Module], ...] = ()) -> None:
+        """Set training or evaluation mode, with evaluation mode for the kinds of layers ``in_eval``."""
         try:
             self.network.train(training)
-        except Exception as error:  # a train() of the user's own
+        except Exception as error:  # from the user's own train()
             raise Raised(error, "", "train()") from error
         for module in self.network.modules():
-            if isinstance(module, quiet):
+            if isinstance(module, in_eval):
                 module.eval()
 
     def loss(self, output: Any, targets: Tensor | None = None) -> Tensor:
-        """The loss, as training has it.
+        """Compute the loss as training does.
 
         Raises:
-            Raised: the loss can't take what the network gave.
+            Raised: the loss does not accept the network's output.
         """
         try:
-            return self.case.loss(output, self.targets if targets is None else targets)
-        except Exception as error:  # the loss may be the user's own, and the network's output its own, too
+            return self.check_input.loss(output, self.targets if targets is None else targets)
+        except Exception as error:  # the loss and the type of the output may be the user's own
             raise Raised(error, "", "loss") from error
 
     def gradients(self, loss: Tensor, parameters: Sequence[Tensor], layer: str = "") -> list[Tensor | None]:
-        """Gradients of a loss by parameters, dense; None for those that it does not depend on.
+        """Compute dense gradients of a loss; None for parameters that the loss does not depend on.
 
         Raises:
-            Raised: the backward does.
+            Raised: the backward raises.
         """
         if not parameters or not loss.requires_grad:
             return [None] * len(parameters)
         for parameter in parameters:
             parameter.grad = None
         try:
-            # As training does it; autograd.grad is refused by checkpoints that re-enter autograd.
+            # Training calls backward() too, and reentrant checkpoints refuse autograd.grad.
             loss.backward()
-        except Exception as error:  # a backward of the user's own, or values changed in place
+        except Exception as error:  # a custom backward, or values changed in place
             raise Raised(error, layer, "backward") from error
-        found = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
-        return [gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient for gradient in found]
+        return [grad.to_dense() if grad is not None and grad.is_sparse else grad for grad in gradients]
 
     @functools.cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """All of them, each once; also those that a parameters() of the user's own leaves out."""
+        """All parameters, each once; includes those that a user's own ``parameters()`` leaves out."""
         return [parameter for _, parameter in self.network.named_parameters()]
 
     @functools.cached_property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Parameters that want a gradient, by name."""
+        """Parameters that require a gradient, by name."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
     @functools.cached_property
-    def evaluated(self) -> Trace:
+    def eval_trace(self) -> Trace:
         """One forward in evaluation mode, with its graph and operations."""
         return self.run(gradient=True, record=True)
 
     @functools.cached_property
-    def trained(self) -> Trace:
+    def train_trace(self) -> Trace:
         """One forward in training mode, with its graph and operations."""
         return self.run(training=True, gradient=True, record=True)
 
@@ -173,22 +174,22 @@ class Probe:
         return {type(module) for module in self.network.modules()}
 
     def has(self, *kinds: type[nn.Module]) -> bool:
-        """Whether the network has a layer of such a kind."""
+        """Return True if the network has a layer of one of the kinds."""
         return any(issubclass(kind, kinds) for kind in self.kinds)
 
     def chance_loss(self, targets: Tensor) -> float:
-        """The loss of a network that answers zero to everything: ln(classes), ln 2, the targets' variance."""
-        return self.loss(torch.zeros(len(targets), self.case.num_outputs), targets).item()
+        """Compute the loss of all-zero outputs: ln(classes), ln 2, or the variance of the targets."""
+        return self.loss(torch.zeros(len(targets), self.check_input.num_outputs), targets).item()
 
 
 def unregistered(network: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
-    """Find layers and parameters in lists, tuples, sets, dicts and plain objects, where torch does not look."""
-    known = {id(module) for module in network.modules()} | {id(p) for _, p in network.named_parameters()}
+    """Find layers and parameters in lists, tuples, sets, dicts and plain objects, which torch does not search."""
+    seen = {id(module) for module in network.modules()} | {id(p) for _, p in network.named_parameters()}
 
     def search(place: str, value: object, depth: int) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
         if isinstance(value, (nn.Module, nn.Parameter)):
-            if id(value) not in known:
-                known.add(id(value))
+            if id(value) not in seen:
+                seen.add(id(value))
                 yield place, value
         elif depth < 4 and isinstance(value, dict):
             for key, inner in value.items():
@@ -196,26 +197,26 @@ def unregistered(network: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Param
         elif depth < 4 and isinstance(value, (list, tuple, set, frozenset)):
             for index, inner in enumerate(value):
                 yield from search(f"{place}[{index}]", inner, depth + 1)
-        elif depth < 4 and has_own_state(value) and id(value) not in known:
-            known.add(id(value))  # objects may refer to each other
+        elif depth < 4 and has_own_state(value) and id(value) not in seen:
+            seen.add(id(value))  # objects may refer to each other
             for attribute, inner in list(vars(value).items()):
                 yield from search(f"{place}.{attribute}", inner, depth + 1)
 
-    for name, attribute, value in attributes(network):
+    for name, attribute, value in own_attributes(network):
         yield from search(f"{name}.{attribute}".lstrip("."), value, 0)
 
 
 def plain_tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
-    """Tensors that layers keep as plain attributes, neither parameter nor buffer."""
-    known = {id(value) for module in network.modules() for value in (*module._parameters.values(),)}
-    known |= {id(value) for module in network.modules() for value in module._buffers.values()}
-    found = []
+    """Find tensors in plain attributes of layers, neither parameters nor buffers."""
+    seen = {id(value) for module in network.modules() for value in (*module._parameters.values(),)}
+    seen |= {id(value) for module in network.modules() for value in module._buffers.values()}
+    plain = []
 
     def search(place: str, value: object, depth: int) -> None:
         if isinstance(value, Tensor):
-            if id(value) not in known and not isinstance(value, nn.Parameter):
-                known.add(id(value))
-                found.append((place, value))
+            if id(value) not in seen and not isinstance(value, nn.Parameter):
+                seen.add(id(value))
+                plain.append((place, value))
         elif depth < 4 and isinstance(value, dict):
             for key, inner in value.items():
                 search(f"{place}[{key!r}]", inner, depth + 1)
@@ -223,35 +224,35 @@ def plain_tensors(network: nn.Module) -> list[tuple[str, Tensor]]:
             for index, inner in enumerate(value):
                 search(f"{place}[{index}]", inner, depth + 1)
 
-    for name, attribute, value in attributes(network):
+    for name, attribute, value in own_attributes(network):
         module = network.get_submodule(name)
-        # What weight_norm and spectral_norm compute anew before each forward.
+        # weight_norm and spectral_norm recompute such attributes before each forward.
         if not {f"{attribute}_g", f"{attribute}_orig"} & set(module._parameters):
             search(f"{name}.{attribute}".lstrip("."), value, 0)
-    return found
+    return plain
 
 
-def attributes(network: nn.Module) -> Iterator[tuple[str, str, object]]:
-    """The attributes that layers have of their own, without those by which torch keeps parameters and hooks."""
-    torchs = vars(nn.Module()).keys()
+def own_attributes(network: nn.Module) -> Iterator[tuple[str, str, object]]:
+    """Yield the attributes of all layers, without those that every ``nn.Module`` has."""
+    common = vars(nn.Module()).keys()
     for name, module in network.named_modules():
         for attribute, value in list(vars(module).items()):
-            if attribute not in torchs:
+            if attribute not in common:
                 yield name, attribute, value
 
 
 def shape_of(value: object) -> str:
-    """How an output looks, for people."""
+    """Describe an output by its shape, or by its type if it is no tensor."""
     value = main_output(value)
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
-def difference(one: Tensor, other: Tensor) -> float:
-    """Largest difference of two outputs relative to the largest value; inf where one is nan and the other is not."""
-    if one.shape != other.shape or bool((one.isnan() != other.isnan()).any()):
+def relative_difference(first: Tensor, second: Tensor) -> float:
+    """Return the largest difference relative to the largest value; inf if only one of the two is nan somewhere."""
+    if first.shape != second.shape or bool((first.isnan() != second.isnan()).any()):
         return float("inf")
-    one, other = one.nan_to_num().double(), other.nan_to_num().double()
-    if not one.numel():
+    first, second = first.nan_to_num().double(), second.nan_to_num().double()
+    if not first.numel():
         return 0.0
-    scale = max(one.abs().max().item(), other.abs().max().item(), 1e-30)
-    return (one - other).abs().max().item() / scale
+    scale = max(first.abs().max().item(), second.abs().max().item(), 1e-30)
+    return (first - second).abs().max().item() / scale

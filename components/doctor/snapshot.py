@@ -1,4 +1,4 @@
-"""Keep everything that looking at a network may change, and put it back."""
+"""Snapshot of everything that an examination may change, and its restoration."""
 
 import collections
 import contextlib
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 CONTAINERS = (list, dict, set, collections.deque)
-# Whose objects hold no state of the network.
+# Packages whose objects hold no state of the network.
 FOREIGN = (
     "builtins",
     "torch",
@@ -27,10 +27,10 @@ FOREIGN = (
 
 
 class Snapshot:
-    """The state of a network: weights, buffers, gradients, modes, hooks and attributes, also of unregistered layers.
+    """Weights, buffers, gradients, modes, hooks and attributes of a network and of its unregistered layers.
 
-    Works on the bytes of the tensors' storages, so that expanded and overlapping tensors come back as they were.
-    Nothing is copied structurally: networks that can't be deep-copied are kept as well.
+    Copies the bytes of the tensors' storages, so expanded and overlapping tensors are restored exactly. Copies no
+    modules, so networks that ``copy.deepcopy`` refuses work too.
     """
 
     def __init__(self, network: nn.Module):
@@ -41,9 +41,9 @@ class Snapshot:
         self._storages: dict[int, tuple[Tensor, Tensor]] = {}
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
-        self._keep(network)
+        self._save(network)
 
-    def _keep(self, root: object) -> None:
+    def _save(self, root: object) -> None:
         pending = [root]
         while pending:
             value = pending.pop()
@@ -51,7 +51,7 @@ class Snapshot:
                 continue
             self._seen.add(id(value))
             if isinstance(value, Tensor):
-                self._keep_tensor(value)
+                self._save_tensor(value)
                 pending.append(value.grad if value.is_leaf else None)
                 pending.extend(vars(value).values())
             elif isinstance(value, np.ndarray):
@@ -66,60 +66,60 @@ class Snapshot:
             elif has_own_state(value):
                 self._attributes.append((value, dict(vars(value))))
                 pending.extend(vars(value).values())
-                pending.extend(_of_classes(value))
+                pending.extend(_class_containers(value))
 
-    def _keep_tensor(self, tensor: Tensor) -> None:
+    def _save_tensor(self, tensor: Tensor) -> None:
         gradient = tensor.grad if tensor.is_leaf else None
         self._tensors.append((tensor, tensor.detach(), tensor.requires_grad, gradient))
-        raw = _bytes_of(tensor)
-        if raw is not None and raw.data_ptr() not in self._storages:
-            self._storages[raw.data_ptr()] = (raw, raw.clone())
+        storage = _storage_bytes(tensor)
+        if storage is not None and storage.data_ptr() not in self._storages:
+            self._storages[storage.data_ptr()] = (storage, storage.clone())
 
     def restore(self) -> None:
-        """Put everything back, byte for byte."""
+        """Restore the saved state byte for byte."""
         for value, attributes in self._attributes:
-            now = vars(value)
-            if list(now) != list(attributes) or any(now[name] is not attributes[name] for name in now):
-                now.clear()
-                now.update(attributes)
+            current = vars(value)
+            if list(current) != list(attributes) or any(current[name] is not attributes[name] for name in current):
+                current.clear()
+                current.update(attributes)
         for container, contents in self._containers:
             container.clear()
             (container.extend if isinstance(container, (list, collections.deque)) else container.update)(contents)
         for tensor, data, requires_grad, gradient in self._tensors:
-            if not _looks_at_the_same(tensor, data):
+            if not _is_same_view(tensor, data):
                 tensor.data = data
             if tensor.is_leaf:
                 if tensor.requires_grad != requires_grad:
                     tensor.requires_grad_(requires_grad)
                 if tensor.grad is not gradient:
                     tensor.grad = gradient
-        # Only what differs is written: a tensor may look at memory that can only be read.
-        for now, before in self._storages.values():
-            if not torch.equal(now, before):
-                now.copy_(before)
-        for array, before in self._arrays:
-            if not np.array_equal(array, before, equal_nan=array.dtype.kind == "f"):
-                array[...] = before
+        # Write only the differences: the memory of a tensor may be read-only.
+        for current, saved in self._storages.values():
+            if not torch.equal(current, saved):
+                current.copy_(saved)
+        for array, saved in self._arrays:
+            if not np.array_equal(array, saved, equal_nan=array.dtype.kind == "f"):
+                array[...] = saved
         for generator, state in self._generators:
             generator.set_state(state)
 
 
-def _bytes_of(tensor: Tensor) -> Tensor | None:
-    """All bytes of the memory that a tensor looks at, as a tensor on the same memory."""
+def _storage_bytes(tensor: Tensor) -> Tensor | None:
+    """Return a byte tensor over the whole storage of a tensor; None if it has none."""
     if tensor.layout is not torch.strided or tensor.is_meta:
         return None
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
-def _looks_at_the_same(tensor: Tensor, data: Tensor) -> bool:
+def _is_same_view(tensor: Tensor, data: Tensor) -> bool:
     if tensor.layout is not torch.strided:
         return tensor.layout is data.layout
-    alike = tensor.dtype == data.dtype and tensor.shape == data.shape and tensor.device == data.device
-    return alike and tensor.data_ptr() == data.data_ptr() and tensor.stride() == data.stride()
+    same_form = tensor.dtype == data.dtype and tensor.shape == data.shape and tensor.device == data.device
+    return same_form and tensor.data_ptr() == data.data_ptr() and tensor.stride() == data.stride()
 
 
 def has_own_state(value: object) -> bool:
-    """Whether it is a module, or an object of the user's own class, whose attributes a forward may change."""
+    """Return True for modules and for objects of the user's classes: a forward may change their attributes."""
     if isinstance(value, nn.Module):
         return True
     return (
@@ -129,20 +129,23 @@ def has_own_state(value: object) -> bool:
     )
 
 
-def _of_classes(value: object) -> list[object]:
-    """Lists, dicts and the like that all objects of a user's class share, such as a cache."""
-    own = [kind for kind in type(value).__mro__ if kind.__module__.partition(".")[0] not in FOREIGN]
-    shared = [(name, held) for kind in own for name, held in vars(kind).items()]
-    return [held for name, held in shared if isinstance(held, CONTAINERS) and not name.startswith("__")]
+def _class_containers(value: object) -> list[object]:
+    """Return the containers that all objects of a user's class share, for example a cache."""
+    classes = [kind for kind in type(value).__mro__ if kind.__module__.partition(".")[0] not in FOREIGN]
+    attributes = [(name, attribute) for kind in classes for name, attribute in vars(kind).items()]
+    return [value for name, value in attributes if isinstance(value, CONTAINERS) and not name.startswith("__")]
 
 
 @contextlib.contextmanager
-def left_as_it_was(network: nn.Module) -> Generator[Snapshot]:
-    """Put the network and the global random states, gradient mode and default type back at the end, come what may."""
+def preserved_state(network: nn.Module) -> Generator[Snapshot]:
+    """Restore the network, the global random states, the gradient mode and the default dtype on exit.
+
+    Restores them after an exception too.
+    """
     snapshot = Snapshot(network)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    dtype, recording = torch.get_default_dtype(), torch.is_grad_enabled()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    dtype, grad_enabled = torch.get_default_dtype(), torch.is_grad_enabled()
     anomaly, anomaly_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     try:
         yield snapshot
@@ -151,8 +154,8 @@ def left_as_it_was(network: nn.Module) -> Generator[Snapshot]:
         torch.set_rng_state(states[0])
         random.setstate(states[1])
         np.random.set_state(states[2])
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
         torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(recording)
+        torch.set_grad_enabled(grad_enabled)
         torch.autograd.set_detect_anomaly(anomaly, anomaly_nan)

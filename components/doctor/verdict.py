@@ -1,4 +1,4 @@
-"""What the doctor says: verdicts, and a report of them."""
+"""Verdicts of the checks, and the report that collects them."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ SEVERITY: dict[Grade, int] = {"fail": 2, "warn": 1, "pass": 0}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check found in one place."""
+    """Result of one check for one layer or for the whole network."""
 
     check: str
     verdict: Grade
     layer: str
-    """Dotted name of the layer; empty for the network as a whole."""
+    """Dotted name of the layer; empty for the whole network."""
     evidence: str
-    """What was measured, in numbers."""
+    """Measurement behind the verdict, in numbers."""
     remedy: str
-    """What to do about it; empty where nothing is to be done."""
+    """Advice on how to fix the network; empty if there is nothing to fix."""
 
 
 @dataclass(frozen=True)
@@ -29,53 +29,53 @@ class Report:
 
     verdicts: Sequence[Verdict]
     seconds: float
-    left_out: Sequence[str] = ()
-    """Checks that could not run because an earlier one failed."""
+    skipped: Sequence[str] = ()
+    """Checks that did not run because a check they depend on failed."""
 
     @property
     def worst(self) -> Grade:
-        """The gravest of the verdicts."""
+        """The most severe grade."""
         return max((verdict.verdict for verdict in self.verdicts), key=SEVERITY.__getitem__, default="pass")
 
     def as_json(self) -> dict[str, object]:
-        """Give the report as plain values that the json module takes."""
+        """Return the report as plain values that the json module can write."""
         return {
             "worst": self.worst,
             "seconds": round(self.seconds, 3),
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
-            "left_out": list(self.left_out),
+            "left_out": list(self.skipped),
         }
 
     def lines(self) -> list[str]:
-        """Give the report for people, every verdict: what failed first, what passed last."""
+        """Return every verdict as text, failures first."""
         lines = []
         for verdict in sorted(self.verdicts, key=lambda verdict: -SEVERITY[verdict.verdict]):
-            lines += _told(verdict)
-        return [*lines, *self._end()]
+            lines += _verdict_lines(verdict)
+        return [*lines, *self._summary()]
 
-    def shown(self) -> list[str]:
-        """Give the report for a terminal: what failed last, next to the prompt, and what passed by name alone.
+    def terminal_lines(self) -> list[str]:
+        """Return the report for a terminal: names of the passed checks, then warnings, then failures.
 
-        Where all passed, each is told with what was measured.
+        Failures come last because the prompt is there. If all checks passed, their evidence is listed too.
         """
         if self.worst == "pass":
             return self.lines()
-        passed = dict.fromkeys(one.check for one in self.verdicts if one.verdict == "pass")
+        passed = dict.fromkeys(verdict.check for verdict in self.verdicts if verdict.verdict == "pass")
         lines = textwrap.wrap(", ".join(passed), 110, initial_indent="pass  ", subsequent_indent="      ")
         for verdict in sorted(self.verdicts, key=lambda verdict: SEVERITY[verdict.verdict]):
             if verdict.verdict != "pass":
-                lines += _told(verdict)
-        return [*lines, *self._end()]
+                lines += _verdict_lines(verdict)
+        return [*lines, *self._summary()]
 
-    def _end(self) -> list[str]:
+    def _summary(self) -> list[str]:
         counts = ", ".join(
             f"{sum(verdict.verdict == grade for verdict in self.verdicts)} {grade}" for grade in SEVERITY
         )
-        left_out = [f"left out, because of what failed: {', '.join(self.left_out)}"] if self.left_out else []
-        return [*left_out, f"{counts}  ({self.seconds:.1f} s)"]
+        skipped = [f"skipped because of the failures: {', '.join(self.skipped)}"] if self.skipped else []
+        return [*skipped, f"{counts}  ({self.seconds:.1f} s)"]
 
 
-def _told(verdict: Verdict) -> list[str]:
-    where = f" in {verdict.layer}" if verdict.layer else ""
-    line = f"{verdict.verdict}  {verdict.check}{where}: {verdict.evidence}"
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    place = f" in {verdict.layer}" if verdict.layer else ""
+    line = f"{verdict.verdict}  {verdict.check}{place}: {verdict.evidence}"
     return [line, f"      {verdict.remedy}"] if verdict.remedy else [line]

@@ -320,7 +320,7 @@ def check(options: argparse.Namespace) -> int:
         print(json.dumps(examined | report.as_json()), flush=True)
     else:
         told = "; ".join(f"{what} {value}" for what, value in examined.items())
-        print("\n".join([told, *report.shown()]))
+        print("\n".join([told, *report.terminal_lines()]))
     return 1 if report.worst == "fail" else 0
 
 

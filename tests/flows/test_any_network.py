@@ -115,7 +115,7 @@ def test_an_unsound_network_is_stopped_before_it_is_trained(shared: Place):
     command = ("train", "--model", "net.py:Net", "--train.epochs", "1")
     refused = shared.torchmill(*command)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert "registered in layers[0]" in refused.stderr and "softmax is applied before cross_entropy" in refused.stderr
+    assert "registered in layers[0]" in refused.stderr and "softmax comes before cross_entropy" in refused.stderr
     checked = shared.torchmill("check", "--model", "net.py:Net", "--check.level", "quick", "--json")
     told = json.loads(checked.stdout)
     assert checked.returncode == 1 and told["worst"] == "fail" and told["weights"].startswith("by xavier_normal")

@@ -1,4 +1,4 @@
-"""Whether the network becomes an ONNX model, and what to rewrite where it does not."""
+"""Check that the network exports to ONNX, with advice on how to rewrite it if not."""
 
 import re
 import textwrap
@@ -10,13 +10,13 @@ from torchmill.components.doctor.probe import Probe
 from torchmill.components.doctor.trace import is_users
 from torchmill.components.doctor.verdict import Verdict
 
-WORDS = 300  # letters of the exporter's reason
+REASON_LENGTH = 300  # characters of the exporter's message
 
-# What the exporter says or the network calls, and what helps.
+# Patterns of the exporter's messages or of the operations in forward, and the remedy for each.
 REWRITES = (
     (
         r"pack_padded|packed_sequence|_pack_padded",
-        "Instead of pack_padded_sequence, run over all steps and gather the state at each sequence's last token.",
+        "Replace pack_padded_sequence: run over all steps and gather the state at each sequence's last token.",
     ),
     (
         r"data.dependent|guard|Eq\(|could not .*symbol|boolean value of Tensor|control flow|GuardOnData",
@@ -24,50 +24,62 @@ REWRITES = (
     ),
     (
         r"\.item|_local_scalar_dense|to a Python|tolist",
-        "No .item(), .tolist() or float(tensor) in forward: keep values in tensors.",
+        "Keep values in tensors: use no .item(), .tolist() or float(tensor) in forward.",
     ),
-    (r"numpy", "No NumPy in forward: torch has the same functions."),
-    (r"adaptive_max_pool|adaptive_avg_pool", "Adaptive pooling to 1, or a pooling with fixed kernel and stride."),
+    (r"numpy", "Replace NumPy in forward by the same functions of torch."),
+    (
+        r"adaptive_max_pool|adaptive_avg_pool",
+        "Use adaptive pooling to size 1, or a pooling with a fixed kernel and stride.",
+    ),
     (
         r"static shape|specialized|[Cc]onstraints violated|dynamic",
-        "A size of the batch is fixed in forward, or a loop runs over samples or steps: take sizes from x.shape, and "
-        "do all of them in one operation.",
+        "Take sizes from x.shape instead of a fixed batch size, and replace loops over samples or steps by one "
+        "operation.",
     ),
     (
         r"unsupported|not supported|No decomposition|no ONNX|not implemented",
-        "Replace that operation by ones that ONNX has.",
+        "Replace that operation by operations that ONNX has.",
     ),
 )
 
 
 def exportable(probe: Probe) -> Iterator[Verdict]:
-    """The case's own attempt at exporting succeeds."""
-    if probe.case.export is None:
+    """Check that the export succeeds."""
+    if probe.check_input.export is None:
         return
     probe.snapshot.restore()
-    probe.mode(False)
+    probe.set_mode(False)
     try:
-        probe.case.export(probe.network)
+        probe.check_input.export(probe.network)
     except Exception as error:  # the exporter, on the user's code, can fail in any way
         cause = _root(error)
         text = _reason(cause)
         layer, place = _place(cause, probe)
-        used = " ".join(operation.name for operation in probe.evaluated.operations)
-        packing, *others = REWRITES
-        remedy = packing[1] if re.search(packing[0], used) else ""
-        remedy = remedy or next((words for sign, words in others if re.search(sign, f"{text} {error}")), "")
-        remedy = remedy or next((words for sign, words in others[:3] if re.search(sign, used)), "")
         yield Verdict(
             "export",
             "fail",
             layer or _layer_in(text, probe),
             f"1 attempt, {type(cause).__name__}: {text}{place}",
-            remedy or "Take parts out of forward until it goes through: the last one taken out is the reason.",
+            _remedy(probe, f"{text} {error}")
+            or "Remove parts of forward until the export succeeds: the last part that you removed is the cause.",
         )
     else:
-        yield Verdict("export", "pass", "", "1 attempt went through", "")
+        yield Verdict("export", "pass", "", "1 attempt succeeded", "")
     finally:
         probe.snapshot.restore()
+
+
+def _remedy(probe: Probe, message: str) -> str:
+    """Return the remedy for packing in forward, else by the exporter's message, else by forward's operations."""
+    operations = " ".join(operation.name for operation in probe.eval_trace.operations)
+    packing, *rewrites = REWRITES
+    if re.search(packing[0], operations):
+        return packing[1]
+    for candidates, text in ((rewrites, message), (rewrites[:3], operations)):
+        for pattern, remedy in candidates:
+            if re.search(pattern, text):
+                return remedy
+    return ""
 
 
 def _root(error: BaseException) -> BaseException:
@@ -77,13 +89,13 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _reason(error: BaseException) -> str:
-    """What an error says, without advice on how to debug the exporter."""
+    """Return an error's message without the advice on how to debug the exporter."""
     text = re.split(r"\n\n|\nCaused by|\nFor more", str(error).strip())[0]
-    return textwrap.shorten(" ".join(text.split()), WORDS, placeholder=" …")
+    return textwrap.shorten(" ".join(text.split()), REASON_LENGTH, placeholder=" …")
 
 
 def _place(error: BaseException, probe: Probe) -> tuple[str, str]:
-    """The layer whose forward was being traced, and the user's line in it."""
+    """Return the layer that the exporter was tracing, and the line of the user's code in it."""
     layer, place = "", ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         layer = probe.names.get(id(frame.f_locals.get("self")), layer)
@@ -94,14 +106,14 @@ def _place(error: BaseException, probe: Probe) -> tuple[str, str]:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether it is Torchmill's code round the network; networks that come along are looked at like a user's."""
-    here = Path(__file__).parents[2]
-    return here in file.parents and here / "models" not in file.parents
+    """Return True for Torchmill's own code, except its networks, which count as the user's."""
+    components = Path(__file__).parents[2]
+    return components in file.parents and components / "models" not in file.parents
 
 
 def _layer_in(text: str, probe: Probe) -> str:
-    """The longest name of a layer that the exporter's words hold, marked as a name: 'a' is a word, too."""
+    """Return the longest layer name that the exporter's message marks as a name: "a" may be a word too."""
     names = [name for name, _ in probe.network.named_modules() if name]
     marked = r"""(?:self\.|['"`]){0}\b|\b{0}['"`]"""
-    found = [name for name in names if re.search(marked.format(re.escape(name)), text)]
-    return max(found + [name for name in names if "." in name and name in text], key=len, default="")
+    matches = [name for name in names if re.search(marked.format(re.escape(name)), text)]
+    return max(matches + [name for name in names if "." in name and name in text], key=len, default="")

@@ -1,4 +1,4 @@
-"""Whether the network can learn a handful of samples by heart."""
+"""Check that the network can memorize a handful of samples."""
 
 import time
 from collections.abc import Iterator
@@ -12,93 +12,92 @@ from torchmill.components.doctor.probe import Probe
 from torchmill.components.doctor.trace import Raised
 from torchmill.components.doctor.verdict import Verdict
 
-FEW = 8
+SAMPLES = 8
 STEPS = 80
 RATES = (2e-3, 1e-2, 2e-4)
-SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
 def overfit(probe: Probe) -> Iterator[Verdict]:
-    """Train on a few distinct samples by Adam, dropout off: the loss must fall far below what no input is needed for.
+    """Train on a few distinct samples with Adam, without dropout: the loss must beat the best constant output.
 
-    At three learning rates in turn, until one works; for at most 20 s.
+    Tries up to three learning rates, for at most 20 s.
     """
     if not probe.trainable:
         return
-    chosen = distinct(probe)
-    inputs, targets = probe.case.inputs[chosen], probe.case.targets[chosen]
-    prior = _loss_without_inputs(probe, targets)
-    end = time.monotonic() + SECONDS
+    chosen = choose_distinct(probe)
+    inputs, targets = probe.check_input.inputs[chosen], probe.check_input.targets[chosen]
+    constant_loss = _best_constant_loss(probe, targets)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     results = []
     for rate in RATES:
-        start, last, steps = _train(probe, inputs, targets, rate, end, 0.3 * prior)
+        start, last, steps = _train(probe, inputs, targets, rate, deadline, 0.3 * constant_loss)
         results.append((last, start, steps, rate))
-        if last < 0.5 * min(start, prior) or time.monotonic() > end:
+        if last < 0.5 * min(start, constant_loss) or time.monotonic() > deadline:
             break
     last, start, steps, rate = min(results)
-    reference = min(start, prior)
     evidence = (
-        f"{len(inputs)} samples: loss from {start:.3g} to {last:.3g} in {steps} steps of Adam at {rate:g}; without "
-        f"looking at the inputs {prior:.3g} is possible"
+        f"{len(inputs)} samples: the loss goes from {start:.3g} to {last:.3g} in {steps} steps of Adam at {rate:g}; "
+        f"a constant output reaches {constant_loss:.3g}"
     )
-    remedy = "Train on these few until it is zero: smaller parts of the network one by one tell which does not learn."
-    if last < 0.5 * reference:
+    remedy = "Train parts of the network on these samples until the loss is zero: the part that fails is the cause."
+    if last < 0.5 * min(start, constant_loss):
         yield Verdict("overfit", "pass", "", evidence, "")
-    elif time.monotonic() > end:
-        yield Verdict("overfit", "pass", "", f"{evidence}; time was up, so nothing is concluded", "")
+    elif time.monotonic() > deadline:
+        yield Verdict("overfit", "pass", "", f"{evidence}; inconclusive, because the time ran out", "")
     elif len(probe.trainable) < len(probe.parameters):
-        yield Verdict("overfit", "pass", "", f"{evidence}; parts are frozen, so nothing is concluded", "")
+        yield Verdict("overfit", "pass", "", f"{evidence}; inconclusive, because parameters are frozen", "")
     else:
-        hopeless = not last < 0.9 * prior
+        hopeless = not last < 0.9 * constant_loss
         yield Verdict("overfit", "fail" if hopeless else "warn", "", evidence, remedy)
 
 
 def _train(
-    probe: Probe, inputs: Tensor, targets: Tensor, rate: float, end: float, enough: float
+    probe: Probe, inputs: Tensor, targets: Tensor, rate: float, deadline: float, goal: float
 ) -> tuple[float, float, int]:
-    """First loss, last loss (the mean of three) and number of steps."""
+    """Train until the loss reaches ``goal``; return the first loss, the mean of the last three, and the steps."""
     probe.snapshot.restore()
     parameters = list(probe.trainable.values())
     optimizer = torch.optim.Adam(parameters, rate)
     losses: list[float] = []
     for step in range(STEPS):
-        trace = probe.run(inputs, training=True, gradient=True, fresh=False, quiet=(_DropoutNd,), seed=step, look=None)
+        trace = probe.run(inputs, training=True, gradient=True, restore=False, in_eval=(_DropoutNd,), seed=step)
         loss = probe.loss(trace.output, targets)
         for parameter, gradient in zip(parameters, probe.gradients(loss, parameters), strict=True):
             parameter.grad = gradient
         losses.append(probe.loss(trace.logits, targets).item())
         optimizer.step()
-        if (losses[-1] < enough and step > 2) or time.monotonic() > end or losses[-1] != losses[-1]:
+        if (losses[-1] < goal and step > 2) or time.monotonic() > deadline or losses[-1] != losses[-1]:
             break
     return losses[0], sum(losses[-3:]) / len(losses[-3:]), len(losses)
 
 
-def distinct(probe: Probe) -> list[int]:
-    """Indices of a few samples that differ from each other, of as many classes as there are."""
-    inputs, targets = probe.case.inputs, probe.case.targets
-    seen: list[int] = []
+def choose_distinct(probe: Probe) -> list[int]:
+    """Return the indices of a few samples that differ from each other, of as many classes as possible."""
+    inputs, targets = probe.check_input.inputs, probe.check_input.targets
+    distinct: list[int] = []
     for index in range(len(inputs)):
-        if not any(torch.equal(inputs[index], inputs[other]) for other in seen):
-            seen.append(index)
-    if not tasks.task(probe.case.task).is_exclusive:
-        return seen[:FEW]
+        if not any(torch.equal(inputs[index], inputs[earlier]) for earlier in distinct):
+            distinct.append(index)
+    if not tasks.task(probe.check_input.task).is_exclusive:
+        return distinct[:SAMPLES]
     rank = {}
     counts: dict[int, int] = {}
-    for index in seen:
+    for index in distinct:
         label = int(targets[index])
         rank[index] = counts[label] = counts.get(label, -1) + 1
-    return sorted(seen, key=lambda index: (rank[index], index))[:FEW]
+    return sorted(distinct, key=lambda index: (rank[index], index))[:SAMPLES]
 
 
-def _loss_without_inputs(probe: Probe, targets: Tensor) -> float:
-    """The least loss of one answer to all samples, found by gradient descent on it."""
-    answer = torch.zeros(1, probe.case.num_outputs, requires_grad=True)
-    optimizer = torch.optim.Adam([answer], 0.1)
+def _best_constant_loss(probe: Probe, targets: Tensor) -> float:
+    """Find the lowest loss of one output for all samples, by gradient descent."""
+    output = torch.zeros(1, probe.check_input.num_outputs, requires_grad=True)
+    optimizer = torch.optim.Adam([output], 0.1)
     with torch.enable_grad():
         for _ in range(60):
-            loss = probe.loss(answer.expand(len(targets), -1), targets)
+            loss = probe.loss(output.expand(len(targets), -1), targets)
             if not loss.requires_grad:
                 raise Raised(ValueError("the loss has no gradient by the network's output"), "", "loss")
-            (answer.grad,) = torch.autograd.grad(loss, answer)
+            (output.grad,) = torch.autograd.grad(loss, output)
             optimizer.step()
     return loss.item()

@@ -1,57 +1,59 @@
-"""Whether the network runs elsewhere: on another device, in another precision."""
+"""Checks that the network runs on another device and in another precision."""
 
 from collections.abc import Iterator
 
 import torch
 
 from torchmill.components.doctor.probe import Probe, plain_tensors, shape_of
-from torchmill.components.doctor.trace import Raised
+from torchmill.components.doctor.trace import Raised, Stray
 from torchmill.components.doctor.verdict import Verdict
 
 
 def device(probe: Probe) -> Iterator[Verdict]:
-    """No tensor is made on the CPU in forward and used with the network's own.
+    """Check that forward makes no tensor on the CPU and combines it with the network's own.
 
-    Followed through the operations of a forward; no other device is needed.
+    Follows the origin of tensors through the operations of a forward, so it needs no other device.
     """
-    attributes = {name for name, _ in plain_tensors(probe.network)}  # told by a check of their own
-    strays = [stray for trace in (probe.evaluated, probe.trained) for stray in trace.strays]
-    for layer, operation, origin in strays:
-        if origin not in attributes:
-            fetched = origin.startswith("Tensor.")
-            met = f"{operation} takes it together with the network's own: 1 of 2 operands stays behind"
-            if operation == "NumPy":
-                met = "which is refused of 1 tensor of the network's"
-            yield Verdict(
-                "device",
-                "fail",
-                layer,
-                f"{origin} {'takes a tensor to' if fetched else 'makes a tensor on'} the CPU, {met} when the "
-                "network moves to a GPU",
-                "Leave it where it is: no .cpu(), .to('cpu') and no NumPy in forward; torch has the same functions."
-                if fetched
-                else f"{origin}(..., device=x.device), or keep it as a buffer (register_buffer).",
-            )
+    attributes = {name for name, _ in plain_tensors(probe.network)}  # the check plain_tensor reports these
+    for stray in (stray for trace in (probe.eval_trace, probe.train_trace) for stray in trace.strays):
+        if stray.origin not in attributes:
+            yield _stray_verdict(stray)
             return
 
 
+def _stray_verdict(stray: Stray) -> Verdict:
+    moves = stray.origin.startswith("Tensor.")
+    consequence = f"{stray.operation} combines it with the network's tensors: on a GPU, 1 of 2 operands stays behind"
+    if stray.operation == "NumPy":
+        consequence = "which 1 tensor of the network refuses on a GPU"
+    return Verdict(
+        "device",
+        "fail",
+        stray.layer,
+        f"{stray.origin} {'moves a tensor to' if moves else 'makes a tensor on'} the CPU, {consequence}",
+        "Use no .cpu(), .to('cpu') and NumPy in forward: torch has the same functions for any device."
+        if moves
+        else f"Write {stray.origin}(..., device=x.device), or register the tensor as a buffer (register_buffer).",
+    )
+
+
 def float64(probe: Probe) -> Iterator[Verdict]:
-    """Forward runs in float64: no type is written into it."""
+    """Check that forward runs in float64, so it fixes no dtype."""
     if any(parameter.is_complex() for parameter in probe.parameters):
-        return  # double() leaves complex numbers as they are
+        return  # double() does not convert complex numbers
     probe.snapshot.restore()
     try:
         probe.network.double()
         inputs = probe.inputs if probe.is_tokens else probe.inputs.double()
-        trace = probe.run(inputs, fresh=False)
+        trace = probe.run(inputs, restore=False)
     except Raised as raised:
         yield Verdict(
             "dtype",
             "fail",
             raised.layer,
-            f"runs in float32, raises in float64: {raised.words}",
-            "Take the type from the input: x.new_zeros(...), dtype=x.dtype, .to(x.dtype); register_buffer "
-            "for constants.",
+            f"runs in float32, raises in float64: {raised.summary}",
+            "Take the dtype from the input: x.new_zeros(...), dtype=x.dtype or .to(x.dtype). Keep constants as buffers "
+            "with register_buffer.",
         )
         return
     finally:
@@ -61,6 +63,6 @@ def float64(probe: Probe) -> Iterator[Verdict]:
             "dtype",
             "warn",
             "",
-            f"in float64 it gives {trace.logits.dtype}, shape {shape_of(trace.output)}",
-            "A conversion such as .float() is written into forward.",
+            f"in float64 its output is {trace.logits.dtype} of shape {shape_of(trace.output)}",
+            "Remove the conversion in forward, for example .float().",
         )

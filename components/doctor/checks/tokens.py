@@ -1,73 +1,76 @@
-"""Sequences of tokens: what is padding must not count."""
+"""Checks of token sequences: padding must not change the outputs."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.doctor.probe import Probe, difference
-from torchmill.components.doctor.trace import ATTENTION, Operation, Raised
+from torchmill.components.doctor.probe import Probe, relative_difference
+from torchmill.components.doctor.recorder import ATTENTION
+from torchmill.components.doctor.trace import Operation, Raised
 from torchmill.components.doctor.verdict import Verdict
 
-COUNTS = 1e-3
+# Smallest change of the outputs, relative to the largest, that counts.
+CHANGED = 1e-3
+# Number of short samples to compare with and without padding.
 SHORTEST = 4
-# Of the tokens, so many are blocked or open where a mask is the wrong way round.
+# Share of real tokens that an inverted mask blocks, and of padding that it admits.
 NEARLY_ALL = 0.9
-# A float mask is added to scores: what it makes as small as this gets no attention.
+# Largest value in a float mask, which is added to scores, that blocks a token.
 BLOCKED = -1e3
 
 
 def masks(probe: Probe) -> Iterator[Verdict]:
-    """Attention's masks block padding, not the real tokens: what they let through is padding alone, and constant."""
-    index = probe.case.padding_index
+    """Check that attention masks block padding and not the real tokens."""
+    index = probe.check_input.padding_index
     if index is None or not probe.is_tokens:
         return
-    real = probe.inputs != index
-    real = real[~real.all(1)]  # where there is padding to let through
-    for operation in (*probe.evaluated.operations, *probe.trained.operations):
-        if operation.name not in ATTENTION or not len(real):
+    is_real = probe.inputs != index
+    padded = ~is_real.all(1)  # samples with padding
+    for operation in (*probe.eval_trace.operations, *probe.train_trace.operations):
+        if operation.name not in ATTENTION or not padded.any():
             continue
-        let_through = _let_through(operation, probe.inputs)
-        if let_through is None:
+        admitted = _admitted(operation, probe.inputs)
+        if admitted is None:
             continue
-        let_through = let_through[~(probe.inputs != index).all(1)]
-        blocked, opened = (~let_through[real]).float().mean().item(), let_through[~real].float().mean().item()
+        admitted, real = admitted[padded], is_real[padded]
+        blocked, opened = (~admitted[real]).float().mean().item(), admitted[~real].float().mean().item()
         if blocked > NEARLY_ALL and opened > NEARLY_ALL:
-            keeps = operation.name == "scaled_dot_product_attention"
+            true_attends = operation.name == "scaled_dot_product_attention"
             yield Verdict(
                 "attention_mask",
                 "fail",
                 operation.layer,
-                f"the mask is the wrong way round: {blocked:.0%} of the real tokens are blocked, {opened:.0%} of the "
-                "padding is let through",
-                f"scaled_dot_product_attention attends where its mask is True: attn_mask=tokens != {index}."
-                if keeps
-                else f"A key_padding_mask is True where attention is to ignore: tokens == {index}.",
+                f"the mask is inverted: it blocks {blocked:.0%} of the real tokens and admits {opened:.0%} of the "
+                "padding",
+                f"Pass attn_mask=tokens != {index}: scaled_dot_product_attention attends where its mask is True."
+                if true_attends
+                else f"Pass tokens == {index}: attention ignores keys for which a key_padding_mask is True.",
             )
             return
 
 
-def _let_through(operation: Operation, tokens: Tensor) -> Tensor | None:
-    """Which tokens of which samples (N, L) some query of some head may attend to; None where no mask says so."""
+def _admitted(operation: Operation, tokens: Tensor) -> Tensor | None:
+    """Return a mask (N, L) of the tokens that any query may attend to; None if the operation has no padding mask."""
     samples, length = tokens.shape
     if operation.name == "scaled_dot_product_attention":
         mask = operation.arguments.get("attn_mask")
         if not isinstance(mask, Tensor) or mask.dim() < 3:
             return None
-        keeps = mask if mask.dtype == torch.bool else mask > BLOCKED
+        admits = mask if mask.dtype == torch.bool else mask > BLOCKED
     else:
         mask = operation.arguments.get("key_padding_mask")
         if not isinstance(mask, Tensor) or mask.dim() != 2:
             return None
-        keeps = ~mask if mask.dtype == torch.bool else mask > BLOCKED
-    if keeps.shape[0] % samples or keeps.shape[-1] != length:
+        admits = ~mask if mask.dtype == torch.bool else mask > BLOCKED
+    if admits.shape[0] % samples or admits.shape[-1] != length:
         return None
-    return keeps.reshape(samples, -1, length).any(1)
+    return admits.reshape(samples, -1, length).any(1)
 
 
 def padding(probe: Probe) -> Iterator[Verdict]:
-    """More padding behind a sequence, or before it where that is the custom, changes no output."""
-    index = probe.case.padding_index
+    """Check that more padding, after or before a sequence as in the data, changes no output."""
+    index = probe.check_input.padding_index
     if index is None or not probe.is_tokens:
         return
     for name, module in probe.network.named_modules():
@@ -76,55 +79,55 @@ def padding(probe: Probe) -> Iterator[Verdict]:
                 "padding",
                 "warn",
                 name,
-                f"padding_idx is {module.padding_idx}, the data's padding is {index}",
-                f"nn.Embedding(..., padding_idx={index}).",
+                f"padding_idx is {module.padding_idx}, but the data pads with {index}",
+                f"Use nn.Embedding(..., padding_idx={index}).",
             )
-    told, skipped = 0.0, True
-    for short, long, what in _pairs(probe.inputs, index):
+    largest_change, compared = 0.0, False
+    for short, long, description in _pairs(probe.inputs, index):
         try:
-            before, after = probe.run(short), probe.run(long)
+            short_logits, long_logits = probe.run(short).logits, probe.run(long).logits
         except Raised:
-            continue  # a table of positions may be as long as the data and no longer, a convolution needs a few tokens
-        if before.logits.shape != after.logits.shape:
+            continue  # positions may end at the data's length, and convolutions need a few tokens
+        if short_logits.shape != long_logits.shape:
             continue
-        skipped = False
-        worst = difference(before.logits, after.logits)
-        if worst > COUNTS:
+        compared = True
+        change = relative_difference(short_logits, long_logits)
+        if change > CHANGED:
             yield Verdict(
                 "padding",
                 "fail",
                 "",
-                f"with {long.shape[1] - short.shape[1]} more tokens of padding behind {what}, outputs change by "
-                f"{worst:.2g} of the largest",
-                "Mask it: src_key_padding_mask for attention, the state at the last real token for recurrent layers, "
-                "a mean or maximum over real tokens alone.",
+                f"with {long.shape[1] - short.shape[1]} more padding tokens added to {description}, outputs change by "
+                f"{change:.2g} of the largest",
+                "Mask the padding with src_key_padding_mask in attention. In recurrent layers take the state at the "
+                "last real token, and take means and maxima over real tokens only.",
             )
             return
-        told = max(told, worst)
+        largest_change = max(largest_change, change)
     evidence = (
-        f"nothing is concluded: only sequences of {probe.inputs.shape[1]} tokens go through"
-        if skipped
-        else f"with more tokens of padding, outputs change by {told:.1g}"
+        f"with more padding tokens, outputs change by {largest_change:.1g}"
+        if compared
+        else f"inconclusive: the network accepts only sequences of {probe.inputs.shape[1]} tokens"
     )
     yield Verdict("padding", "pass", "", evidence, "")
 
 
 def _pairs(tokens: Tensor, index: int) -> Iterator[tuple[Tensor, Tensor, str]]:
-    """The same sequences with less and with more padding: behind them, or before them where that is the custom.
+    """Yield the same sequences with less and with more padding, and a description of the shorter ones.
 
-    The shortest ones also without any: a maximum over much padding does not change with a little more.
+    The shortest samples are also compared without any padding: a maximum over much padding hides a little more.
     """
-    left = bool(((tokens[:, 0] == index) & (tokens[:, -1] != index)).any())
-    yield tokens, _pad(tokens, index, 3, left), f"{tokens.shape[1]}"
+    pads_left = bool(((tokens[:, 0] == index) & (tokens[:, -1] != index)).any())
+    yield tokens, _pad(tokens, index, 3, pads_left), f"sequences of {tokens.shape[1]} tokens"
     lengths = (tokens != index).sum(1)
     for row in lengths.argsort()[:SHORTEST].tolist():
         length = int(lengths[row])
-        whole = tokens[row : row + 1]
-        bare = whole[:, -length:] if left else whole[:, :length]
+        padded = tokens[row : row + 1]
+        bare = padded[:, -length:] if pads_left else padded[:, :length]
         if 0 < length < tokens.shape[1] and bool((bare != index).all()):
-            yield bare, whole, f"the {length} of a short sample"
+            yield bare, padded, f"a sample of {length} tokens"
 
 
-def _pad(tokens: Tensor, index: int, count: int, left: bool) -> Tensor:
-    more = torch.full((len(tokens), count), index, dtype=tokens.dtype)
-    return torch.cat([more, tokens] if left else [tokens, more], 1)
+def _pad(tokens: Tensor, index: int, count: int, pads_left: bool) -> Tensor:
+    padding = torch.full((len(tokens), count), index, dtype=tokens.dtype)
+    return torch.cat([padding, tokens] if pads_left else [tokens, padding], 1)

@@ -1,26 +1,29 @@
-"""Each planted fault is found: by its check, in its layer, with a number."""
+"""Each faulty network gets its verdict: from the right check, for the right layer, with a number."""
 
 import re
 
 import pytest
 import torch
 
-from tests.components.doctor.cases import case
-from tests.components.doctor.faulty import FAULTS, Fault
+from tests.components.doctor.check_inputs import check_input
+from tests.components.doctor.registry import Fault, faults
 from torchmill.components.doctor.examine import examine
+
+FAULTS = faults()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_planted_fault_is_found(fault: Fault):
+def test_a_fault_gets_its_verdict(fault: Fault):
     torch.manual_seed(0)
-    report = examine(case(fault.make(), fault.inputs, fault.loss, **fault.more), fault.level)
-    said = "\n".join(report.lines())
-    found = [v for v in report.verdicts if (v.check, v.verdict, v.layer) == (fault.check, fault.verdict, fault.layer)]
-    assert found, said
-    assert all(re.search(r"\d", verdict.evidence) and verdict.remedy for verdict in found), said
-    others = {v.check for v in report.verdicts if v.verdict == "fail"} - {fault.check}
-    assert not (others and fault.alone), said
+    report = examine(check_input(fault.make(), fault.inputs, fault.loss, **fault.more), fault.level)
+    lines = "\n".join(report.lines())
+    expected = (fault.check, fault.verdict, fault.layer)
+    matches = [v for v in report.verdicts if (v.check, v.verdict, v.layer) == expected]
+    assert matches, lines
+    assert all(re.search(r"\d", verdict.evidence) and verdict.remedy for verdict in matches), lines
+    other_failures = {v.check for v in report.verdicts if v.verdict == "fail"} - {fault.check}
+    assert not (other_failures and fault.alone), lines
 
 
-def test_faults_are_many_and_of_every_check():
+def test_faults_are_many_and_have_unique_names():
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 35

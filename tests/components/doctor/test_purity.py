@@ -1,4 +1,4 @@
-"""Looking leaves everything as it was, byte for byte, also where a check fails in the middle."""
+"""An examination restores every state byte for byte, even if a check fails halfway."""
 
 import copy
 import random
@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.components.doctor.cases import case
-from tests.components.doctor.faulty import CNN, FAULTS, MLP
-from tests.components.doctor.sound import SOUND
+from tests.components.doctor.base_networks import CNN, MLP
+from tests.components.doctor.check_inputs import check_input
+from tests.components.doctor.registry import faults, sound_networks
 from torchmill.components.doctor.examine import examine
-from torchmill.components.doctor.snapshot import left_as_it_was
+from torchmill.components.doctor.snapshot import preserved_state
 
 
 def fingerprint(network: nn.Module) -> dict[str, object]:
-    """Every attribute of every layer, with the bytes and the identity of tensors."""
+    """Return every attribute of every layer, with the bytes and the identity of tensors."""
     seen: dict[int, object] = {}
 
-    def of(value: object) -> object:
+    def describe(value: object) -> object:
         if isinstance(value, Tensor):
             gradient = value.grad if value.is_leaf else None
             grad = None if gradient is None else (id(gradient), gradient.numpy(force=True).tobytes())
@@ -32,23 +32,23 @@ def fingerprint(network: nn.Module) -> dict[str, object]:
                 grad,
             )
         if isinstance(value, dict):
-            return [(key, of(inner)) for key, inner in value.items()]
+            return [(key, describe(inner)) for key, inner in value.items()]
         if isinstance(value, (list, tuple)):
-            return [of(inner) for inner in value]
+            return [describe(inner) for inner in value]
         if isinstance(value, nn.Module) and id(value) not in seen:
             seen[id(value)] = None
-            return of(vars(value))
+            return describe(vars(value))
         return id(value) if not isinstance(value, (int, float, str, bool)) else value
 
-    return {"network": of(network)}
+    return {"network": describe(network)}
 
 
-def chance() -> tuple[object, ...]:
+def random_states() -> tuple[object, ...]:
     state = np.random.get_state(legacy=False)
     return torch.get_rng_state().tolist(), random.getstate(), state["state"]["key"].tolist(), state["state"]["pos"]
 
 
-def settings() -> tuple[object, ...]:
+def global_settings() -> tuple[object, ...]:
     hooks = torch.nn.modules.module
     return (
         torch.is_grad_enabled(),
@@ -60,32 +60,32 @@ def settings() -> tuple[object, ...]:
 
 
 FULL = {"mlp", "cnn", "reader", "transformer", "lazy", "spectral_norm", "ownfunctions"}
-ALL = [(f.name, f.make, f.inputs, f.loss, f.more, f.level) for f in FAULTS if f.name != "hugelinear"] + [
-    (s.name, s.make, s.inputs, s.loss, s.more, "full" if s.name in FULL else "quick") for s in SOUND
+ALL = [(f.name, f.make, f.inputs, f.loss, f.more, f.level) for f in faults() if f.name != "hugelinear"] + [
+    (s.name, s.make, s.inputs, s.loss, s.more, "full" if s.name in FULL else "quick") for s in sound_networks()
 ]
 
 
 @pytest.mark.parametrize(("make", "inputs", "loss", "more", "level"), [a[1:] for a in ALL], ids=[a[0] for a in ALL])
-def test_all_is_left_as_it_was(make, inputs, loss, more, level):
+def test_an_examination_restores_everything(make, inputs, loss, more, level):
     network = make()
     modules = list(network.modules())
     modules[-1].eval()
     for parameter in list(network.parameters())[:2]:
         parameter.grad = torch.ones_like(parameter)
-    seen = []
-    handle = modules[0].register_forward_hook(lambda *_: seen.append(1))
-    looked_at = case(network, inputs, loss, **more)
-    data = looked_at.inputs.clone(), looked_at.targets.clone()
-    before = fingerprint(network), chance(), settings()
-    examine(looked_at, level)
-    assert (fingerprint(network), chance(), settings()) == before
-    assert torch.equal(looked_at.inputs, data[0]) and torch.equal(looked_at.targets, data[1])
-    assert looked_at.inputs.grad_fn is None and not looked_at.inputs.requires_grad
+    calls = []
+    handle = modules[0].register_forward_hook(lambda *_: calls.append(1))
+    examined = check_input(network, inputs, loss, **more)
+    data = examined.inputs.clone(), examined.targets.clone()
+    before = fingerprint(network), random_states(), global_settings()
+    examine(examined, level)
+    assert (fingerprint(network), random_states(), global_settings()) == before
+    assert torch.equal(examined.inputs, data[0]) and torch.equal(examined.targets, data[1])
+    assert examined.inputs.grad_fn is None and not examined.inputs.requires_grad
     handle.remove()
 
 
 class Hoarder(nn.Module):
-    """Keeps everything in unusual places, and changes it in each forward."""
+    """Keeps state in unusual places, and changes it in each forward."""
 
     def __init__(self):
         super().__init__()
@@ -114,31 +114,31 @@ class Hoarder(nn.Module):
 
 
 @pytest.mark.parametrize("level", ["quick", "full"])
-def test_unusual_state_comes_back(level):
+def test_unusual_state_is_restored(level):
     network = Hoarder()
-    before = fingerprint(network), chance()
+    before = fingerprint(network), random_states()
     generator, array = network.generator.get_state(), network.memory["array"]
-    examine(case(network), level)
-    assert (fingerprint(network), chance()) == before
+    examine(check_input(network), level)
+    assert (fingerprint(network), random_states()) == before
     assert torch.equal(network.generator.get_state(), generator)
     assert network.memory["array"] is array and not array.any()
 
 
-def test_a_network_that_cannot_be_copied_is_looked_at_as_any_other():
-    network = next(sound.make() for sound in SOUND if sound.name == "notcopyable")
+def test_a_network_that_cannot_be_copied_is_examined_like_any_other():
+    network = next(sound.make() for sound in sound_networks() if sound.name == "notcopyable")
     with pytest.raises(TypeError):
         copy.deepcopy(network)
     before = fingerprint(network)
-    assert examine(case(network), "full").worst == "pass"
+    assert examine(check_input(network), "full").worst == "pass"
     assert fingerprint(network) == before
 
 
-def test_state_comes_back_where_the_looking_itself_is_interrupted():
+def test_an_interrupted_examination_restores_the_state():
     network = CNN()
-    before = fingerprint(network), settings()
+    before = fingerprint(network), global_settings()
 
     def interrupted():
-        with left_as_it_was(network):
+        with preserved_state(network):
             network.train()
             network.double()
             network(torch.zeros(4, 3, 16, 16, dtype=torch.float64)).sum().backward()
@@ -148,4 +148,4 @@ def test_state_comes_back_where_the_looking_itself_is_interrupted():
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert (fingerprint(network), settings()) == before
+    assert (fingerprint(network), global_settings()) == before

@@ -1,4 +1,4 @@
-"""torchvision's classifiers, in their default initialisation, fail nowhere."""
+"""torchvision's classifiers, with their default initialization, fail no check."""
 
 import gc
 import time
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from tests.components.doctor.cases import case
+from tests.components.doctor.check_inputs import check_input
 from torchmill.components.doctor.examine import examine
 from torchmill.components.doctor.verdict import Report
 from torchmill.components.models.simple_cnn import SimpleCNN
@@ -23,7 +23,7 @@ def report_on(name: str, side: int | None = None) -> Report:
     samples = 8 if parameters < 3e7 else 4 if parameters < 1.5e8 else 2
     side = side or next((side for start, side in SIDES.items() if name.startswith(start)), 64)
     images = torch.randn(samples, 3, side, side)
-    return examine(case(network, images, samples=samples, num_outputs=10), "quick")
+    return examine(check_input(network, images, samples=samples, num_outputs=10), "quick")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5"])
@@ -35,16 +35,17 @@ def test_a_network_of_torchvision_passes(name):
 def test_a_vision_transformer_of_torchvision_passes():
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(32, 8, 3, 4, 32, 64, num_classes=10)
-    report = examine(case(network, torch.randn(8, 3, 32, 32), samples=8, num_outputs=10), "full")
+    report = examine(check_input(network, torch.randn(8, 3, 32, 32), samples=8, num_outputs=10), "full")
     assert report.worst == "pass", "\n".join(report.lines())
 
 
-def test_a_quick_look_at_the_reference_network_is_quick():
-    looked_at = case(SimpleCNN(), torch.randn(64, 1, 28, 28), samples=64, num_outputs=10)
-    assert looked_at.make_optimizer
-    looked_at.make_optimizer(looked_at.network)  # the first one imports much of torch, which training needs anyway
-    start = time.process_time()  # of this process alone: the machine may be busy
-    report = examine(looked_at, "quick")
+def test_a_quick_examination_of_the_reference_network_is_quick():
+    quick_input = check_input(SimpleCNN(), torch.randn(64, 1, 28, 28), samples=64, num_outputs=10)
+    assert quick_input.make_optimizer
+    # The first optimizer imports much of torch, which training needs anyway.
+    quick_input.make_optimizer(quick_input.network)
+    start = time.process_time()  # of this process only, since the machine may be busy
+    report = examine(quick_input, "quick")
     assert report.worst == "pass", "\n".join(report.lines())
     assert time.process_time() - start < 1.5
 

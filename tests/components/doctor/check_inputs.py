@@ -1,4 +1,4 @@
-"""Cases to examine: small batches of random images, features and tokens."""
+"""Inputs of the doctor for tests: small batches of random images, features and tokens."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ CLASSES = 5
 
 
 def cross_entropy(output, targets: Tensor) -> Tensor:
-    """With a share of 0.3 of each auxiliary output, as training has it."""
+    """Compute the cross entropy as training does: auxiliary outputs have a weight of 0.3."""
     if isinstance(output, tuple):
         return F.cross_entropy(output[0], targets) + sum(0.3 * F.cross_entropy(o, targets) for o in output[1:])
     return F.cross_entropy(output, targets)
@@ -25,10 +25,18 @@ LOSSES = {
 TASKS = {"cross_entropy": "classification", "bce": "multilabel", "mse": "regression", "huber": "regression"}
 
 
-def case(
+def check_input(
     network: nn.Module, inputs: str | Tensor = "features", loss: str = "cross_entropy", samples: int = 16, **more
 ) -> CheckInput:
-    """A case with inputs of a kind, or given ones: features (N, 12), images (N, 3, 16, 16), tokens (N, 9) below 30."""
+    """Return an input with a random batch.
+
+    Args:
+        network: network to examine.
+        inputs: a batch, or its kind: features (N, 12), images (N, 3, 16, 16) or tokens (N, 9) below 30.
+        loss: name of the loss.
+        samples: size of the batch.
+        more: further fields of ``CheckInput``.
+    """
     rng = torch.Generator().manual_seed(0)
     outputs = more.pop("num_outputs", CLASSES)
     match inputs:
@@ -50,5 +58,5 @@ def case(
             targets = torch.randint(0, 2, (samples, outputs), generator=rng).float()
         case _:
             targets = torch.randn(samples, outputs, generator=rng)
-    settings = {"make_optimizer": lambda network: torch.optim.SGD(network.parameters(), 0.1)} | more
-    return CheckInput(network, batch, targets, LOSSES[loss], loss, TASKS[loss], outputs, **settings)
+    fields = {"make_optimizer": lambda network: torch.optim.SGD(network.parameters(), 0.1)} | more
+    return CheckInput(network, batch, targets, LOSSES[loss], loss, TASKS[loss], outputs, **fields)
