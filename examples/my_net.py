@@ -1,8 +1,8 @@
-"""A network of one's own: an ordinary `nn.Module` that knows nothing of Torchmill.
+"""Your own network: an ordinary `nn.Module` that does not depend on Torchmill.
 
     torchmill train --data mnist --model examples/my_net.py:MyNet --model.args '{"width": 48}'
 
-`num_classes` and `in_channels` come from the data, since the constructor asks for them.
+Torchmill fills in `num_classes` and `in_channels` from the data because the constructor takes them.
 """
 
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Build a network by name and give it its first weights."""
+"""Construction of a network by its reference, its first weights, and a first run."""
 
 import inspect
 import logging
@@ -29,49 +29,52 @@ def initialize(
 ) -> tuple[nn.Module, list[LayerStatistics]]:
     """Build a network for a data set and fill its weights; the same seed gives the same weights.
 
-    Pretrained weights take the place of those they fit. Torch's global random state is left as it was.
+    Pretrained weights replace the first weights that they fit. Does not change torch's global random state.
 
     Args:
-        sample: inputs as the network takes them, for LSUV and for what each layer gives; blank ones where there are
-            none.
+        model: reference, constructor arguments, pretrained weights and frozen parameters of the network.
+        config: scheme of the first weights.
+        data: data set that the network must accept.
+        seed: seed of the first weights.
+        sample: inputs as the network takes them, for LSUV and the statistics; None for blank inputs.
 
     Returns:
-        The network; and statistics of its layers before, as its class made them, and after.
+        The network, and statistics of its layers before the initialization and after it.
 
     Raises:
-        UserError: the network can't be built, or doesn't take the data's inputs and give an output per class; a rule
-            or a pattern fits nothing; the pretrained weights don't fit; or what they don't fit is to be frozen.
+        UserError: the network can't be built or doesn't accept the data; a rule or pattern matches nothing; or the
+            pretrained weights don't fit, or don't cover the parameters to freeze.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(model.name, model.args, data)
-        _try_on_these_sizes(network, model, data)  # first, since it gives lazy layers their shapes
-        seen = blank(data) if sample is None else sample
-        before = measure(network, seen)
-        fill(network, config, seed, seen)
-        anew = load_pretrained(network, model.name, model.weights) if model.weights else []
-        freeze(network, model.freeze, anew)
+        _try_on_images(network, model, data)  # before the weights, since it gives lazy layers their shapes
+        inputs = blank(data) if sample is None else sample
+        before = measure(network, inputs)
+        fill(network, config, seed, inputs)
+        untrained = load_pretrained(network, model.name, model.weights) if model.weights else []
+        freeze(network, model.freeze, untrained)
         if model.freeze and not model.weights and config.name != "none":
             logger.warning(
-                "freeze  without --model.weights, what stays as it is are first weights by %s; --initialize none keeps "
-                "those that the network's class made",
+                "freeze  without --model.weights, the frozen parameters are first weights by %s; --initialize none "
+                "keeps those of the constructor",
                 config.name,
             )
-        return network, compare(before, measure(network, seen))
+        return network, compare(before, measure(network, inputs))
 
 
-def _try_on_these_sizes(network: nn.Module, model: ModelConfig, data: DataRef) -> None:
-    """Try a network, and say what to do where it was told one size of images that have two."""
+def _try_on_images(network: nn.Module, model: ModelConfig, data: DataRef) -> None:
+    """Try a network, and explain the error if it takes one size of images that are not square."""
     try:
         try_on(network, model.name, data)
     except UserError as error:
-        asked = inspect.signature(find(model.name)).parameters
-        if data.kind != "images" or data.shape[1] == data.shape[2] or "image_size" not in {*asked} - {*model.args}:
+        accepted = inspect.signature(find(model.name)).parameters
+        if data.kind != "images" or data.shape[1] == data.shape[2] or "image_size" not in {*accepted} - {*model.args}:
             raise
         raise UserError(
             str(error),
-            f"It asked for image_size and got their height, {data.shape[1]}. Have it ask for image_height and "
-            "image_width, or make them square; those of a folder by "
+            f"Its image_size is the images' height, {data.shape[1]}. Take image_height and image_width in the "
+            "constructor, or make the images square; for a folder of images: "
             f"--data.args '{{\"image_size\": {min(data.shape[1:])}}}'.",
         ) from error
 
@@ -79,10 +82,14 @@ def _try_on_these_sizes(network: nn.Module, model: ModelConfig, data: DataRef) -
 def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.Module:
     """Make the network that a reference names.
 
-    Arguments that its constructor asks for and the data knows are filled in (``DataRef.arguments``).
+    Arguments of its constructor that the data knows are filled in (``DataRef.arguments``).
 
     Raises:
-        UserError: its file doesn't import, or its constructor fails or makes no module.
+        UserError: its file doesn't import, or its constructor fails or returns no module with parameters.
+
+    Example:
+        >>> build("simple_cnn", {}, data)
+        >>> build("my_net.py:MyNet", {"width": 48}, data)
     """
     network = call(find(reference), arguments, reference, "--model.args", offered=data.arguments, offered_by=data.name)
     if not isinstance(network, nn.Module):
@@ -95,10 +102,10 @@ def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.
 
 
 def find(reference: str) -> Callable[..., object]:
-    """Give the class or factory that a reference names.
+    """Return the class or function that a reference names.
 
     Raises:
-        UserError: its module doesn't import or has nothing like it.
+        UserError: its module doesn't import, or has no such class or function.
     """
     place, _, name = reference.rpartition(":")
     if place == TORCHVISION:
@@ -107,33 +114,33 @@ def find(reference: str) -> Callable[..., object]:
         return classifier(name)
     if not place:
         module = MODELS.load(reference)
-        wanted = reference.replace("_", "")
+        class_name = reference.replace("_", "")
         return next(
             value
             for key, value in vars(module).items()
-            if key.lower() == wanted and inspect.isclass(value) and value.__module__ == module.__name__
+            if key.lower() == class_name and inspect.isclass(value) and value.__module__ == module.__name__
         )
     module = import_from(place)
-    found = getattr(module, name, None)
-    if found is None:
+    factory = getattr(module, name, None)
+    if factory is None:
         classes = [
             key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)
         ]
         raise UserError(f"{place} has no '{name}'.", nearest(name, classes))
-    if inspect.isclass(found) and not issubclass(found, nn.Module):
+    if inspect.isclass(factory) and not issubclass(factory, nn.Module):
         raise UserError(f"{reference} is a class but not a torch.nn.Module.", "Derive it from torch.nn.Module.")
-    if not callable(found):
-        raise UserError(f"{reference} is a {type(found).__name__}, neither a class nor a function.")
-    return found
+    if not callable(factory):
+        raise UserError(f"{reference} is a {type(factory).__name__}, neither a class nor a function.")
+    return factory
 
 
 def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
-    """Run two blank inputs through the network, as evaluation and as training do, and look at what comes out.
+    """Run the network on two blank inputs in evaluation and training mode, and check the shape of its outputs.
 
-    Buffers, gradients and modes are left as they were.
+    Restores buffers, gradients and modes.
 
     Raises:
-        UserError: it fails, and in which layer; or it gives anything but an output per class, label or target.
+        UserError: forward or backward fails, with the layer; or there is not one output per class, label or target.
     """
     inputs = blank(data)
     inside: list[tuple[str, nn.Module]] = []
@@ -146,7 +153,7 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
     try:
         _check_output(network.eval()(inputs), reference, data)
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-        with torch.enable_grad():  # whoever calls may have turned it off
+        with torch.enable_grad():  # the caller may have disabled it
             outputs = outputs_of(network.train()(inputs))
             for output in outputs:
                 _check_output(output, reference, data)
@@ -159,15 +166,15 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
     except Exception as error:  # the user's forward can fail in any way
         if "modified by an inplace operation" in str(error):
             raise UserError(
-                f"{reference} fails in backward: a value that is needed there was changed in place"
+                f"{reference} fails in backward: an in-place operation changed a value that backward needs"
                 f"{_overwritten(network, inputs)}: {first_hand(error)[:200]} …",
-                "Make a new one: h = h + 1 and not h += 1, torch.relu(h) and not h.relu_(), inplace=False.",
+                "Make a new value: h = h + 1 and not h += 1, torch.relu(h) and not h.relu_(), inplace=False.",
             ) from error
         layer = f" in its layer {inside[-1][0]}: {inside[-1][1]}" if inside else ""
         raise UserError(
             f"{reference} fails on {data.kind} of shape {tuple(inputs.shape)}{layer}: {first_hand(error)}",
             f"{data.name} has {SHAPES[data.kind]} = {data.shape}."
-            + " Take in_channels in the constructor: it is filled in." * bool(CHANNELS.search(str(error))),
+            + " Take in_channels in the constructor: the data fills it in." * bool(CHANNELS.search(str(error))),
         ) from error
     finally:
         network.zero_grad(set_to_none=True)
@@ -187,23 +194,23 @@ SHAPES = {
 
 
 def _overwritten(network: nn.Module, inputs: Tensor) -> str:
-    """The line of forward that made the value which backward misses, where autograd knows it."""
-    with warnings.catch_warnings(record=True) as told, torch.autograd.set_detect_anomaly(True, check_nan=False):
+    """Name the line of forward that made the overwritten value, if autograd knows it."""
+    with warnings.catch_warnings(record=True) as caught, torch.autograd.set_detect_anomaly(True, check_nan=False):
         warnings.simplefilter("always")
         try:
             with torch.enable_grad():
                 sum(output.sum() for output in outputs_of(network(inputs))).backward()
-        except Exception:  # it did so before; this time for its place
+        except Exception:  # expected; this run only finds the place
             pass
-    lines = re.findall(r'File "([^"]+)", line (\d+)', " ".join(str(warning.message) for warning in told))
-    ours = (Path(__file__).parents[1], Path(torch.__file__).parent)
-    own = [(file, line) for file, line in lines if not any(place in Path(file).parents for place in ours)]
-    return f", after {Path(own[-1][0]).name} line {own[-1][1]} had made it" if own else ""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', " ".join(str(warning.message) for warning in caught))
+    libraries = (Path(__file__).parents[1], Path(torch.__file__).parent)
+    users = [(file, line) for file, line in lines if not any(place in Path(file).parents for place in libraries)]
+    return f", made in {Path(users[-1][0]).name} line {users[-1][1]}" if users else ""
 
 
 def outputs_of(output: object) -> tuple[Any, ...]:
-    """Give a network's output and, while it trains, its auxiliary outputs after it, as GoogLeNet and Inception do."""
-    return tuple(one for one in output if one is not None) if isinstance(output, tuple | list) else (output,)
+    """Return a network's output, followed by its auxiliary outputs, which GoogLeNet and Inception add in training."""
+    return tuple(part for part in output if part is not None) if isinstance(output, tuple | list) else (output,)
 
 
 def _check_output(output: object, reference: str, data: DataRef) -> None:
@@ -222,6 +229,6 @@ def _remedy(output: Tensor, expected: tuple[int, int], data: DataRef) -> str:
     if tuple(output.shape) == expected[:1]:
         return "Don't squeeze it: one row for each sample, one column for each target."
     if output.dim() > 2 and expected[1] in output.shape[1:]:
-        over = "the sequence, e.g. a mean over its real tokens" if data.kind == "tokens" else "all other dimensions"
-        return f"Pool over {over}: one row for each sample."
-    return "Ask for num_classes in its constructor, or set its output by --model.args."
+        over = "the sequence, for example by a mean over its real tokens"
+        return f"Pool over {over if data.kind == 'tokens' else 'all other dimensions'}: one row for each sample."
+    return "Take num_classes in its constructor, or set the number of outputs by --model.args."

@@ -1,4 +1,4 @@
-"""Settings of the network and its first weights, and the networks that can be named. Imports no torch."""
+"""Settings of the network and its first weights, and the names of the built-in networks. Imports no torch."""
 
 import ast
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SCHEMES = Room(Path(__file__).parent / "schemes")
 
 
 def model_names() -> list[str]:
-    """Return the names of the networks that are found by their files."""
+    """Return the names of the built-in networks: the files in ``components/models``."""
     return MODELS.names()
 
 
@@ -40,48 +40,48 @@ class ModelConfig(Named):
     name: str = "simple_cnn"
     """Network: a name that `torchmill models` lists, torchvision:NAME, file.py:Class or package.module:Class."""
     args: JsonObject = Field(default_factory=dict)
-    """Arguments for its constructor as JSON. num_classes, in_channels, image_size, image_height, image_width,
-    vocab_size, padding_index, max_length and in_features come from the data where the constructor asks for them."""
+    """Arguments of its constructor as JSON. The data fills in num_classes, in_channels, image_size, image_height,
+    image_width, vocab_size, padding_index, max_length and in_features if the constructor takes them."""
     weights: Annotated[str | None, BeforeValidator(none_from_text)] = None
-    """Pretrained weights: a file (.safetensors, or .pth with a state dict), or for torchvision's networks a name as
-    DEFAULT. What does not fit, as the last layer, begins anew."""
+    """Pretrained weights: a file (.safetensors, or .pth with a state dict), or for torchvision's networks a name such
+    as DEFAULT. Tensors that do not fit, for example those of the last layer, keep their first weights."""
     freeze: Names = ()
-    """Parameters that stay as they are, by pattern: 'features.*,layer1.*'; backbone is all but the last layer."""
+    """Parameters to freeze, by pattern: 'features.*,layer1.*'; backbone is all but the last layer."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         place, colon, _ = name.rpartition(":")
         if place == TORCHVISION:
-            return name  # which of them there are, only importing it tells
+            return name  # only an import of torchvision could check the name
         if colon:
             check_reference(name)
         elif name.endswith(".py"):
             raise ValueError(f"'{name}' names no class. {_classes_in(name)}")
         elif name not in model_names():
-            known = [*model_names(), "torchvision:NAME"]
-            raise ValueError(f"unknown network '{name}'. {nearest(name, known)} Your own: file.py:Class")
+            names = [*model_names(), "torchvision:NAME"]
+            raise ValueError(f"unknown network '{name}'. {nearest(name, names)} Your own: file.py:Class")
         return name
 
 
 class InitializeConfig(Named):
     name: Annotated[str, OneOf(network_schemes)] = "xavier_normal"
-    """Scheme of the first weights of linear and convolution layers, with zero biases; lsuv scales orthogonal ones by a
-    batch of the data; none keeps the weights that the class made."""
+    """Scheme of the first weights of linear and convolution layers, with zero biases. lsuv scales orthogonal weights by
+    a batch of the data; none keeps the weights of the constructor."""
     rules: Annotated[JsonObject, Listed(rule_schemes, "Schemes")] = Field(default_factory=dict)
-    """Schemes by pattern of layer names, for the matrices of any layer: {"fc.*": "orthogonal"}. The last pattern that
-    fits counts. dirac passes the inputs of a convolution on, whitening decorrelates its patches."""
+    """Schemes for the matrices of any layers, by pattern of layer names: {"fc.*": "orthogonal"}; the last match
+    counts. Convolutions can also use dirac, which passes inputs on, and whitening, which decorrelates patches."""
     gain: Gain = "scheme"
-    """Non-linearity that the weights are scaled for; scheme: the one that the scheme was made for."""
+    """Non-linearity to scale the weights for; scheme uses that of the scheme."""
     bias: Annotated[float | None, BeforeValidator(none_from_text)] = 0.0
-    """Value of the biases in filled layers; none keeps those that the class made."""
+    """Biases of the layers that the scheme fills; none keeps those of the constructor."""
 
     @field_validator("rules")
     @classmethod
     def _known_rules(cls, rules: dict[str, Any]) -> dict[str, Any]:
         for pattern, scheme in rules.items():
-            if scheme not in (known := rule_schemes()):
-                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), known)}")
+            if scheme not in (names := rule_schemes()):
+                raise ValueError(f"'{pattern}': unknown scheme '{scheme}'. {nearest(str(scheme), names)}")
         return rules
 
     def options(self) -> Iterator[Option]:
@@ -89,7 +89,7 @@ class InitializeConfig(Named):
 
 
 def _classes_in(place: str) -> str:
-    """What may follow a file's name after a colon."""
+    """Suggest references to the classes in a file."""
     tree = ast.parse(source_file(place).read_bytes(), filename=place)
     names = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     return f"Write {' or '.join(f'{place}:{name}' for name in names[:4]) or f'{place}:Class'}."

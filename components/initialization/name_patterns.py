@@ -1,4 +1,4 @@
-"""Names of layers and parameters by pattern."""
+"""Patterns of layer and parameter names."""
 
 import fnmatch
 import re
@@ -6,19 +6,25 @@ from collections.abc import Iterable
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """Give the names that a pattern means, in their order.
+    """Return the names that match a pattern, in their order.
 
-    A shell pattern, in which ``*`` stands for anything: ``layer1.*`` is all within layer1, and so is plain ``layer1``.
-    Where that fits nothing, a regular expression: ``fc.*`` is fc1 and fc2.
+    The pattern is a shell pattern, in which ``*`` matches anything. If it matches nothing, it is a regular expression.
+
+    Example:
+        >>> matching("layer1", ["layer1.conv", "layer1.norm", "layer10.conv"])
+        ['layer1.conv', 'layer1.norm']
+        >>> matching("fc.*", ["fc1", "fc2"])  # no layer is called fc
+        ['fc1', 'fc2']
     """
-    known = list(names)
-    found = [name for name in known if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")]
-    inner = pattern.removesuffix(".*")
-    found += [name for name in known if name == inner and name not in found]
-    if found:
-        return [name for name in known if name in set(found)]
+    names = list(names)
+    layer = pattern.removesuffix(".*")
+    matches = [
+        name for name in names if name == layer or fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+    ]
+    if matches:
+        return matches
     try:
         expression = re.compile(pattern)
     except re.error:
         return []
-    return [name for name in known if expression.fullmatch(name)]
+    return [name for name in names if expression.fullmatch(name)]

@@ -14,47 +14,49 @@ from torchmill.components.initialization.name_patterns import matching
 logger = logging.getLogger("torchmill")
 
 
-def freeze(network: nn.Module, patterns: Sequence[str], anew: Collection[str] = ()) -> None:
-    """Have parameters that fit a pattern stay as they are; ``backbone`` fits all but the last layer's.
+def freeze(network: nn.Module, patterns: Sequence[str], untrained: Collection[str] = ()) -> None:
+    """Freeze the parameters that match a pattern; ``backbone`` matches all but the last layer's.
 
     Args:
-        anew: what the pretrained weights did not fit. ``backbone`` leaves these to be trained: frozen, they would stay
-            the random numbers that they are.
+        network: network to freeze in place.
+        patterns: patterns of parameter names, or ``backbone``.
+        untrained: names of parameters without pretrained weights. ``backbone`` keeps them trainable: frozen, they
+            would stay random.
 
     Raises:
-        UserError: a pattern fits nothing or one of these, or nothing is left to train.
+        UserError: a pattern matches nothing or an untrained parameter, or nothing is left to train.
     """
     parameters = dict(network.named_parameters())
     for pattern in patterns:
         if pattern == "backbone":
             last = [name for name, layer in network.named_modules() if next(layer.parameters(False), None) is not None]
             inner = [name for name in parameters if name.rpartition(".")[0] != last[-1]]
-            chosen = [name for name in inner if name not in anew]
-            if left := [name for name in inner if name in anew]:
-                logger.info("freeze  backbone leaves out %s: begun anew, and trained", shortened(left) or "none")
+            chosen = [name for name in inner if name not in untrained]
+            if random := [name for name in inner if name in untrained]:
+                logger.info("freeze  backbone without %s: not pretrained, stays trainable", shortened(random))
         else:
             chosen = matching(pattern, parameters)
-            if random := [name for name in chosen if name in anew]:
+            if random := [name for name in chosen if name in untrained]:
                 raise UserError(
-                    f"--model.freeze: '{pattern}' fits {shortened(random)}, which the pretrained weights do not: they "
-                    "would stay at random numbers.",
-                    "Leave them out; backbone does so by itself.",
+                    f"--model.freeze: '{pattern}' matches {shortened(random)}, which the pretrained weights do not "
+                    "fit: frozen, they would stay random.",
+                    "Exclude them from the pattern, or use backbone, which excludes them.",
                 )
         if not chosen:
-            raise UserError(f"--model.freeze: no parameter fits '{pattern}'.", nearest(pattern, parameters))
+            raise UserError(f"--model.freeze: no parameter matches '{pattern}'.", nearest(pattern, parameters))
         for name in chosen:
             parameters[name].requires_grad_(False)
     if patterns and not any(parameter.requires_grad for parameter in parameters.values()):
-        raise UserError(f"--model.freeze {','.join(patterns)} leaves nothing to train.", "Leave the last layer out.")
+        raise UserError(f"--model.freeze {','.join(patterns)} leaves nothing to train.", "Exclude the last layer.")
 
 
 def load_pretrained(network: nn.Module, reference: str, weights: str) -> list[str]:
-    """Give a network the pretrained weights that fit it; gives the names of those that keep their own.
+    """Load the pretrained weights that fit a network; return the names of the tensors that keep their first weights.
 
-    Of a first convolution over other channels the kernels' sum over colours is spread over the network's own.
+    A convolution over another number of channels gets the sum of the kernels over the channels, spread evenly.
 
     Raises:
-        UserError: the weights cannot be had or read, or next to none of them fits.
+        UserError: the weights cannot be fetched or read, or fewer than half of the network's tensors fit.
     """
     place, _, name = reference.rpartition(":")
     file = Path(weights).expanduser()
@@ -67,26 +69,30 @@ def load_pretrained(network: nn.Module, reference: str, weights: str) -> list[st
     else:
         raise UserError(f"There is no file {weights}.", "Give --model.weights a .safetensors or .pth file.")
     own = network.state_dict()
-    fitting = {}
-    for key, value in state.items():
-        held = own.get(key)
-        if held is None:
-            continue
-        if held.dim() == 4 == value.dim() and held.shape[1] != value.shape[1] and held.shape[2:] == value.shape[2:]:
-            value = value.sum(1, keepdim=True).expand(-1, held.shape[1], -1, -1) / held.shape[1]
-        if held.shape == value.shape:
-            fitting[key] = value
+    fitting = {key: _spread_channels(value, own[key]) for key, value in state.items() if key in own}
+    fitting = {key: value for key, value in fitting.items() if value.shape == own[key].shape}
     if len(fitting) < len(own) / 2:
         raise UserError(
-            f"{weights} does not fit {reference}: {len(fitting)} of its {len(own)} tensors are there in that shape.",
-            f"It holds {', '.join(list(state)[:3])} …; the network {', '.join(list(own)[:3])} …",
+            f"{weights} does not fit {reference}: only {len(fitting)} of the network's {len(own)} tensors are there in "
+            "the same shape.",
+            f"The file has {', '.join(list(state)[:3])} …; the network has {', '.join(list(own)[:3])} …",
         )
     network.load_state_dict(fitting, strict=False)
-    left = [key for key in own if key not in fitting]
+    untrained = [key for key in own if key not in fitting]
     logger.info(
-        "weights  %d of %d tensors from %s; %s anew", len(fitting), len(own), weights, shortened(left) or "none"
+        "weights  %d of %d tensors from %s; not %s", len(fitting), len(own), weights, shortened(untrained) or "none"
     )
-    return left
+    return untrained
+
+
+def _spread_channels(weight: Tensor, target: Tensor) -> Tensor:
+    """Adapt a convolution's pretrained weight to the input channels of ``target``, if only these differ."""
+    if weight.dim() != 4 or target.dim() != 4 or weight.shape[2:] != target.shape[2:]:
+        return weight
+    channels = target.shape[1]
+    if weight.shape[1] == channels:
+        return weight
+    return weight.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -98,7 +104,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no file {file}.", "Give --model.weights a .safetensors or .pth file.") from None
-    except Exception as error:  # readers have no base of their errors
+    except Exception as error:  # the readers' errors have no common base class
         raise UserError(f"{file} holds no weights: {' '.join(str(error).split())[:300]}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):

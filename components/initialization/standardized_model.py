@@ -1,4 +1,4 @@
-"""From raw inputs to what a network is trained on, and back to the units of targets: written once for all steps."""
+"""Standardization of raw inputs, and the way back from outputs to units of the targets: one module for all steps."""
 
 from collections.abc import Sequence
 
@@ -8,26 +8,25 @@ from torch import Tensor, nn
 from torchmill.components.data.samples import Samples
 from torchmill.components.refs import DataRef
 
-CHANNELS_OF_PIXELS = 255.0  # mean and deviation of images are of pixels scaled to 0…1
+PIXEL_RANGE = 255.0
+"""Factor of the mean and deviation of images, which are those of pixels scaled to 0…1."""
 
 
 class StandardizedModel(nn.Module):
-    """A network with the standardisation of its data in front.
+    """A network with the standardization of its data in front.
 
-    Takes raw inputs: uint8 pixels (N, C, H, W), token ids (N, L) or numbers (N, F, …), and gives what the network
-    gives. Training, evaluation and the exported model all go through it, so that what is deployed cannot normalise
-    otherwise than what was trained.
+    Takes raw inputs: uint8 pixels (N, C, H, W), token ids (N, L) or numbers (N, F, …). Training, evaluation and the
+    exported model all use it, so a deployed model normalizes exactly as in training.
 
     Args:
-        network: takes standardised floats, or token ids as int64.
-        mean: per channel or feature; none for tokens.
-        std: likewise; a channel without any spread is only centred.
-        channels_last: hand images over in the channels-last memory format.
-        unit: by which mean and deviation are multiplied: 255 for those of pixels scaled to 0…1.
-        dimensions: of one input.
-        target_mean: per target of a regression, whose network gives standardised targets: the model gives them in
-            their own units.
-        target_std: likewise.
+        network: network that takes standardized floats, or token ids as int64.
+        mean: mean of each channel or feature; empty for tokens.
+        std: standard deviation of each channel or feature; 0 only centers it.
+        channels_last: pass images to the network in the channels-last memory format.
+        unit: factor of ``mean`` and ``std``: 255 if they are those of pixels scaled to 0…1.
+        dimensions: number of dimensions of one input.
+        target_mean: mean of each regression target, to return outputs in the targets' units; empty otherwise.
+        target_std: standard deviation of each regression target; empty otherwise.
     """
 
     offset: Tensor
@@ -42,7 +41,7 @@ class StandardizedModel(nn.Module):
         std: Sequence[float],
         channels_last: bool = False,
         *,
-        unit: float = CHANNELS_OF_PIXELS,
+        unit: float = PIXEL_RANGE,
         dimensions: int = 3,
         target_mean: Sequence[float] = (),
         target_std: Sequence[float] = (),
@@ -64,17 +63,20 @@ class StandardizedModel(nn.Module):
     def of(
         cls, network: nn.Module, data: DataRef, *, channels_last: bool = False, in_units: bool = True
     ) -> "StandardizedModel":
-        """Put what a data set needs around a network.
+        """Wrap a network with the standardization of a data set.
 
         Args:
-            in_units: give the targets of a regression in their own units, not standardised as in training.
+            network: network that takes standardized inputs.
+            data: data set whose mean and deviation to use.
+            channels_last: pass images to the network in the channels-last memory format.
+            in_units: return regression targets in their own units, not standardized as in training.
         """
         return cls(
             network,
             data.mean,
             data.std,
             channels_last,
-            unit=CHANNELS_OF_PIXELS if data.kind == "images" else 1.0,
+            unit=PIXEL_RANGE if data.kind == "images" else 1.0,
             dimensions=len(data.shape),
             target_mean=data.target_mean if in_units else (),
             target_std=data.target_std if in_units else (),
@@ -85,20 +87,20 @@ class StandardizedModel(nn.Module):
         return outputs * self.target_scale + self.target_offset if self.gives_units else outputs
 
     def standardized(self, inputs: Tensor) -> Tensor:
-        """Give what the network itself takes."""
+        """Return the inputs as the network takes them: standardized floats, or token ids as int64."""
         if self.takes_tokens:
             return inputs.long()
         return (inputs.to(self.scale.dtype, memory_format=self.memory_format) - self.offset) * self.scale
 
 
 def standardized(samples: Samples, data: DataRef) -> Tensor:
-    """Give inputs as a network itself takes them."""
+    """Return the inputs of samples as a network takes them: standardized floats, or token ids as int64."""
     inputs, _ = samples.take(torch.arange(len(samples)))
     return StandardizedModel.of(nn.Identity(), data).standardized(inputs)
 
 
 def blank(data: DataRef, samples: int = 2) -> Tensor:
-    """Give inputs as a network itself takes them, of the right shape and without any content."""
+    """Return constant inputs of a data set's shape: zeros, or tokens of id 1."""
     if data.kind == "tokens":
         return torch.ones(samples, *data.shape, dtype=torch.int64)
     return torch.zeros(samples, *data.shape)

@@ -1,4 +1,4 @@
-"""Weights of a network as a safetensors file."""
+"""Weights of a network in a safetensors file."""
 
 import os
 import re
@@ -30,16 +30,16 @@ def save_weights(network: nn.Module, path: Path) -> FileRef:
 
 
 def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
-    """Build a network again and give it weights, on the CPU.
+    """Build a network on the CPU and load its weights.
 
     Raises:
-        UserError: the file is not what it was, or doesn't fit the network.
+        UserError: the file is missing or changed, or doesn't fit the network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     if not weights.path.is_file() or FileRef.of(weights.path) != weights:
-        raise UserError(f"{weights.path} is gone or changed since it was written.", "Run the training again.")
+        raise UserError(f"{weights.path} is missing or has changed since it was written.", "Run the training again.")
     with torch.random.fork_rng(devices=[]):
         rebuilt = build(network.reference, network.arguments, data)
         try_on(rebuilt, network.reference, data)  # gives lazy layers their shapes

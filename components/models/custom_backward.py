@@ -1,4 +1,4 @@
-"""A network with an operation of its own, forward and backward, written the way that PyTorch means it."""
+"""A network with a custom autograd function, written as PyTorch recommends."""
 
 from typing import Any
 
@@ -8,16 +8,15 @@ from torch.autograd.function import once_differentiable
 
 
 class CustomBackward(nn.Module):
-    """Convolutions whose activation, Swish, has a backward of its own.
+    """Convolutional classifier with a custom backward for its activation, Swish.
 
-    A ``backward`` method on an ``nn.Module``, as some tutorials show it, is never called: autograd records operations
-    on tensors, not modules, and runs back through those. What changes a gradient is a ``torch.autograd.Function``, and
-    ``torch.autograd.gradcheck`` tells whether it is right
-    (https://docs.pytorch.org/docs/stable/notes/extending.html).
+    Some tutorials give an ``nn.Module`` a ``backward`` method, which is never called: autograd differentiates
+    operations on tensors, not modules. To change a gradient, write a ``torch.autograd.Function``, and verify it with
+    ``torch.autograd.gradcheck`` (https://docs.pytorch.org/docs/stable/notes/extending.html).
 
     Args:
         in_channels: channels of the images.
-        num_classes: width of the output.
+        num_classes: number of classes.
         width: channels of the first convolution.
     """
 
@@ -31,7 +30,7 @@ class CustomBackward(nn.Module):
         self.output = nn.Linear(8 * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give logits (N, num_classes) for images (N, in_channels, H, W)."""
+        """Return logits (N, num_classes) for images (N, in_channels, H, W)."""
         x = self.activation(self.conv1(images))
         x = self.activation(self.conv2(x))
         x = self.activation(self.conv3(x))
@@ -39,9 +38,10 @@ class CustomBackward(nn.Module):
 
 
 class Swish(nn.Module):
-    """x · sigmoid(x) (Ramachandran et al. 2017), which keeps its input alone for the way back.
+    """x · sigmoid(x) (Ramachandran et al. 2017).
 
-    Composed of torch's operations it would keep the sigmoid, too: twice the memory.
+    Saves only its input for backward. Composed of torch's operations, it would save the sigmoid too, which takes
+    twice the memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Swish(nn.Module):
 
 
 class SwishFunction(torch.autograd.Function):
-    """The operation: forward and backward are static, and what the way back needs is saved in the context."""
+    """Swish with its backward; both are static methods, and the context carries the input between them."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class SwishFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Give the gradient of x for that of the output: sigmoid(x) · (1 + x · (1 - sigmoid(x)))."""
+        """Multiply the output's gradient by the derivative, sigmoid(x) · (1 + x · (1 - sigmoid(x)))."""
         (x,) = ctx.saved_tensors
         sigmoid = torch.sigmoid(x)
         return gradient * sigmoid * (1 + x * (1 - sigmoid))

@@ -1,4 +1,4 @@
-"""A convolutional classifier with instance norm: each image by itself, so that any batch, even of one, trains."""
+"""A convolutional classifier with instance norm, which trains with any batch size, even 1."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 
 class InstanceNormCNN(nn.Module):
-    """Convolutions with instance norm (Ulyanov et al. 2016), then the mean over what is left of the image.
+    """Convolutions with instance norm (Ulyanov et al. 2016), then the mean over the final feature map.
 
-    The norm takes each image's own contrast away. The pooling at the end is adaptive, so any size of images goes, even
-    another one than in training.
+    The norm removes the contrast of each image. The final pooling is adaptive, so the network accepts images of any
+    size, even of another size than in training.
 
     Args:
         in_channels: channels of the images.
-        num_classes: width of the output.
-        widths: channels of each block; the image is halved between them.
-        dropout: before the output, in training.
+        num_classes: number of classes.
+        widths: channels of each block; pooling between blocks halves the image.
+        dropout: dropout rate before the output.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class InstanceNormCNN(nn.Module):
         self.output = nn.Linear(widths[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give logits (N, num_classes) for images (N, in_channels, H, W) of any size."""
+        """Return logits (N, num_classes) for images (N, in_channels, H, W) of any size."""
         x = images
         for number, block in enumerate(self.blocks):
             x = block(self.pool(x) if number else x)
@@ -38,7 +38,7 @@ class InstanceNormCNN(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, instance norm with weights of its own, ReLU."""
+    """Convolution, instance norm with trainable scale and shift, ReLU."""
 
     def __init__(self, before: int, after: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A multilayer perceptron: linear layers with ReLU between them, for images or for numbers."""
+"""A multilayer perceptron for images or numbers."""
 
 import itertools
 import math
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers over all values of a sample, in one row.
+    """Linear layers with ReLU and dropout between them, over all values of a sample.
 
     Args:
-        num_classes: width of the output.
-        in_features: values of a sample that is no image.
-        in_channels: channels of images.
-        image_size: height of images, pixels; None for what is no image.
-        image_width: where that is another than the height.
-        hidden: widths of the layers between.
-        dropout: behind each of them, in training.
+        num_classes: number of outputs.
+        in_features: values per sample, if samples are not images.
+        in_channels: channels of the images.
+        image_size: height of the images in pixels; None if samples are not images.
+        image_width: width of the images; None if they are square.
+        hidden: widths of the hidden layers.
+        dropout: dropout rate after each hidden layer.
     """
 
     def __init__(
@@ -41,5 +41,5 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give (N, num_classes) for images (N, C, H, W) or features (N, F)."""
+        """Return outputs (N, num_classes) for images (N, C, H, W) or features (N, F)."""
         return self.layers(inputs)

@@ -1,4 +1,4 @@
-"""A recurrent classifier of token sequences of any length: LSTM, GRU or plain RNN, one or both directions."""
+"""A recurrent classifier of token sequences of any length: LSTM, GRU or plain RNN, in one or both directions."""
 
 from typing import Literal
 
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 class RNN(nn.Module):
     """Embedding, recurrent layers, and a linear layer over the mean and the maximum of their outputs.
 
-    Padding is left out by masks and by the sequences' lengths, not by ``pack_padded_sequence``, which does not export
-    to ONNX. In a backward direction the padding comes first: each sequence is turned round within its own length.
+    Masks exclude padding, since ``pack_padded_sequence`` does not export to ONNX. For the backward direction, each
+    sequence is reversed within its own length, so that its padding stays at the end.
 
     Args:
-        vocab_size: of the tokens, padding included.
-        num_classes: width of the output.
-        padding_index: the token that fills sequences up at their end.
-        cell: of the recurrent layers.
-        embedding: width of the tokens' vectors.
+        vocab_size: number of different tokens, padding included.
+        num_classes: number of classes.
+        padding_index: token that pads sequences at their end.
+        cell: kind of the recurrent layers.
+        embedding: width of the token vectors.
         hidden: width of each layer and direction.
-        layers: one above the other.
-        bidirectional: read backwards, too.
-        dropout: share of what is left out at random before each layer and the output, in training.
+        layers: number of stacked layers.
+        bidirectional: read sequences backward too.
+        dropout: dropout rate before each layer and the output.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class RNN(nn.Module):
     ):
         super().__init__()
         if cell not in CELLS:
-            raise ValueError(f"cell is {cell!r}; take lstm, gru or rnn")
+            raise ValueError(f"cell is {cell!r}; use lstm, gru or rnn")
         self.padding_index = padding_index
         self.embedding = nn.Embedding(vocab_size, embedding, padding_index)
         self.dropout = nn.Dropout(dropout)
@@ -51,9 +51,9 @@ class RNN(nn.Module):
         self.output = nn.Linear(2 * read, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Give logits (N, num_classes) for token ids (N, L)."""
+        """Return logits (N, num_classes) for token ids (N, L)."""
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        # Up to the last token that is no padding, and never nothing at all: a mean needs something to be of.
+        # Length up to the last real token, and at least 1, so that the mean is defined.
         lengths = torch.where(tokens != self.padding_index, positions + 1, 1).amax(1)
         mask = positions < lengths[:, None]
         order = torch.where(mask, lengths[:, None] - 1 - positions, positions)
@@ -62,18 +62,18 @@ class RNN(nn.Module):
             x = self.dropout(x)
             read = forwards(x)[0]
             if self.backwards:
-                turned = self.backwards[number](turn(x, order))[0]
-                read = torch.cat([read, turn(turned, order)], 2)
+                reversed_read = self.backwards[number](reorder(x, order))[0]
+                read = torch.cat([read, reorder(reversed_read, order)], 2)
             x = read
-        kept = mask.unsqueeze(2)
-        mean = (x * kept).sum(1) / lengths[:, None]
-        largest = x.masked_fill(~kept, -torch.inf).amax(1)
+        is_real = mask.unsqueeze(2)
+        mean = (x * is_real).sum(1) / lengths[:, None]
+        largest = x.masked_fill(~is_real, -torch.inf).amax(1)
         return self.output(self.dropout(torch.cat([mean, largest], 1)))
 
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
-def turn(x: Tensor, order: Tensor) -> Tensor:
-    """Give each sequence (N, L, F) in its own order (N, L)."""
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """Return each sequence of x (N, L, F) in its own order (N, L)."""
     return x.gather(1, order.unsqueeze(2).expand(-1, -1, x.shape[2]))

@@ -1,16 +1,19 @@
-"""The reference network: two 3×3 convolutions, two linear layers; 421,642 parameters on 1×28×28 and 10 classes."""
+"""The reference network: two 3×3 convolutions and two linear layers.
+
+It has 421,642 parameters for images of 1×28×28 pixels and 10 classes.
+"""
 
 from torch import Tensor, nn
 
 
 class SimpleCNN(nn.Module):
-    """A small convolutional classifier for small images.
+    """Small convolutional classifier of small images.
 
     Args:
         in_channels: channels of the images.
-        num_classes: width of the output.
-        image_size: height of the images, pixels; at least 4.
-        image_width: where that is another than the height.
+        num_classes: number of classes.
+        image_size: height of the images in pixels; at least 4.
+        image_width: width of the images; None if they are square.
     """
 
     def __init__(
@@ -25,8 +28,8 @@ class SimpleCNN(nn.Module):
         self.fc2 = nn.Linear(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give logits (N, num_classes) for images (N, in_channels, image_size, image_width)."""
-        # Pooling before ReLU gives the same numbers as after it, on a quarter of the elements.
+        """Return logits (N, num_classes) for images (N, in_channels, image_size, image_width)."""
+        # Pooling before ReLU gives the same values as after it, but ReLU runs on a quarter of the elements.
         x = self.relu(self.pool(self.conv1(images)))
         x = self.relu(self.pool(self.conv2(x)))
         x = self.relu(self.fc1(x.flatten(1)))

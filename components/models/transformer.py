@@ -1,4 +1,4 @@
-"""A Transformer encoder in BERT's form, for token sequences of any length: a class token or the mean is classified."""
+"""A Transformer encoder like BERT's, which classifies token sequences by a class token or by their mean."""
 
 from typing import Literal
 
@@ -7,24 +7,24 @@ from torch import Tensor, nn
 
 
 class Transformer(nn.Module):
-    """Token and position embeddings, encoder layers with a padding mask, and a linear layer over what is pooled.
+    """Token and position embeddings, encoder layers with a padding mask, and a linear layer over the pooled output.
 
-    Devlin et al. 2018, with the norm before each part (Xiong et al. 2020), which trains without a warm-up, and with
-    what stands beside a token added to it by a convolution (Chu et al. 2021): attention alone learns that from far
-    more texts than a few thousand.
+    The architecture is that of Devlin et al. 2018, with two changes. The norm comes before each part (Xiong et al.
+    2020), which trains without warm-up. A convolution adds neighboring tokens (Chu et al. 2021), since attention
+    learns to use neighbors only from far more than a few thousand texts.
 
     Args:
-        vocab_size: of the tokens, padding included.
-        num_classes: width of the output.
-        max_length: longest sequence; what is longer is refused.
-        padding_index: the token that fills sequences up at their end; nothing attends to it.
-        width: of the tokens' vectors; a multiple of ``heads``.
-        heads: of the attention.
-        layers: one above the other.
-        feedforward: width inside of each layer.
-        dropout: in training.
-        pooling: ``class_token`` puts a learned token in front and classifies what becomes of it, as BERT does;
-            ``mean`` classifies the mean over the sequence without its padding.
+        vocab_size: number of different tokens, padding included.
+        num_classes: number of classes.
+        max_length: length of the longest sequence; longer ones raise an error.
+        padding_index: token that pads sequences at their end; no token attends to it.
+        width: width of the token vectors; a multiple of ``heads``.
+        heads: number of attention heads.
+        layers: number of stacked layers.
+        feedforward: hidden width of each layer.
+        dropout: dropout rate.
+        pooling: ``class_token`` prepends a trainable token and classifies its output, as BERT does; ``mean``
+            classifies the mean over the real tokens.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         if pooling not in ("class_token", "mean"):
-            raise ValueError(f"pooling is {pooling!r}; take class_token or mean")
+            raise ValueError(f"pooling is {pooling!r}; use class_token or mean")
         self.padding_index, self.max_length, self.pooling = padding_index, max_length, pooling
         self.tokens = nn.Embedding(vocab_size, width, padding_index)
         self.positions = nn.Parameter(torch.randn(1, max_length, width) * 0.02)
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
         self.output = nn.Linear(width, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Give logits (N, num_classes) for token ids (N, L), L up to ``max_length``."""
+        """Return logits (N, num_classes) for token ids (N, L), with L up to ``max_length``."""
         mask = tokens != self.padding_index
         x = (self.tokens(tokens) + self.positions[:, : tokens.shape[1]]) * mask.unsqueeze(2)
         x = x + nn.functional.gelu(self.neighbours(x.transpose(1, 2))).transpose(1, 2)
@@ -70,14 +70,14 @@ class Transformer(nn.Module):
         x = self.norm(x)
         if self.pooling == "class_token":
             return self.output(x[:, 0])
-        kept = mask.unsqueeze(2)
-        return self.output((x * kept).sum(1) / kept.sum(1).clamp(min=1))
+        is_real = mask.unsqueeze(2)
+        return self.output((x * is_real).sum(1) / is_real.sum(1).clamp(min=1))
 
 
 class Layer(nn.Module):
-    """Self-attention and a feed-forward part, each with a norm before it and what came in added behind it.
+    """Self-attention and a feed-forward part, each with a norm before it and a residual connection.
 
-    Not ``nn.TransformerEncoderLayer``, whose fast path in evaluation is other arithmetic than in training.
+    Replaces ``nn.TransformerEncoderLayer``, whose fast path in evaluation computes differently than in training.
     """
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float):
@@ -93,7 +93,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Give (N, L, width) for x of that shape; what the mask (N, L) has as False is not attended to."""
+        """Return outputs (N, L, width) for x of the same shape; tokens where the mask (N, L) is False are ignored."""
         x = x + self.dropout(self.attend(self.before_attention(x), mask))
         return x + self.dropout(self.feedforward(self.before_feedforward(x)))
 

@@ -1,4 +1,4 @@
-"""A network for quick trainings: a first layer that whitens patches, then three pairs of convolutions."""
+"""A convolutional classifier for quick training, with a first layer that whitens patches."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ from torch import Tensor, nn
 
 
 class WhitenedCNN(nn.Module):
-    """A convolutional classifier that learns in few epochs (after Jordan 2024, "94% on CIFAR-10 in 3.29 seconds").
+    """Convolutional classifier that learns in few epochs (after Jordan 2024, "94% on CIFAR-10 in 3.29 seconds").
 
-    Its first layer is made for first weights by ``{"whiten": "whitening"}``, its others for ``{"*.conv*": "dirac"}``.
+    Initialize it with the rules ``{"whiten": "whitening", "*.conv*": "dirac"}``.
 
     Args:
         in_channels: channels of the images.
-        num_classes: width of the output.
-        widths: channels behind each pair of convolutions, which halves height and width.
-        activation: a class of torch.nn; ReLU is quicker on a processor.
+        num_classes: number of classes.
+        widths: channels of each pair of convolutions, which halves height and width.
+        activation: name of an activation in torch.nn; ReLU is faster on a CPU.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class WhitenedCNN(nn.Module):
         activation: str = "GELU",
     ):
         super().__init__()
-        # Of each direction that patches of 2×2 pixels vary in, both signs.
+        # Both signs of each principal direction of 2×2 patches.
         self.whiten = nn.Conv2d(in_channels, 8 * in_channels, kernel_size=2, padding=1)
         self.groups = nn.Sequential()
         before = 8 * in_channels
@@ -37,14 +37,14 @@ class WhitenedCNN(nn.Module):
         self.activation = getattr(nn, activation)()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give logits (N, num_classes) for images (N, in_channels, H, W)."""
+        """Return logits (N, num_classes) for images (N, in_channels, H, W)."""
         x = self.activation(self.whiten(images))
-        # The largest of many is large: so scaled, logits begin where a softmax is not yet sure of itself.
+        # The maximum over many values is large: without scaling, the first softmax would be too confident.
         return self.head(self.pool(self.groups(x)).flatten(1)) / 9
 
 
 class Group(nn.Module):
-    """Two convolutions with norms, the first one pooled."""
+    """Two convolutions with norms, with pooling after the first."""
 
     def __init__(self, inputs: int, outputs: int, activation: str):
         super().__init__()

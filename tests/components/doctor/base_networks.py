@@ -1,4 +1,4 @@
-"""Small sound networks, of which the test networks are variants."""
+"""Small sound networks, and parts of networks, for the test networks to vary."""
 
 import torch
 import torch.fx

@@ -39,9 +39,10 @@ def weights(network: nn.Module) -> list[torch.Tensor]:
     return [tensor.detach().clone() for tensor in network.state_dict().values()]
 
 
-def same(one: nn.Module, other: nn.Module) -> bool:
-    """To the last bit."""
-    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+def same(first: nn.Module, second: nn.Module) -> bool:
+    """Return True if all weights and buffers are equal bit for bit."""
+    pairs = zip(weights(first), weights(second), strict=True)
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
 def reference_to(reference: str, network: nn.Module, weights: FileRef, **arguments: object) -> NetworkRef:
@@ -62,18 +63,19 @@ def test_the_reference_network_has_421_642_parameters(toy):
 
 
 def fans(weight: torch.Tensor) -> tuple[int, int]:
-    """Inputs and outputs of one unit: channels times the places of the kernel."""
-    places = weight[0, 0].numel()
-    return weight.shape[1] * places, weight.shape[0] * places
+    """Return the inputs and outputs of one unit: channels times the size of the kernel."""
+    kernel = weight[0, 0].numel()
+    return weight.shape[1] * kernel, weight.shape[0] * kernel
 
 
-# Variance by the scheme's paper, and the largest weight it can give (None: any).
+# Variance according to the scheme's paper, and the largest possible weight (None: unlimited).
 FORMULAS = {
     "xavier_normal": lambda i, o: (2 / (i + o), None),
     "xavier_uniform": lambda i, o: (2 / (i + o), (6 / (i + o)) ** 0.5),
     "kaiming_normal": lambda i, o: (2 / i, None),
     "kaiming_uniform": lambda i, o: (2 / i, (6 / i) ** 0.5),
-    # Normal of deviation 0.02 cut at two deviations: 1 - 4 pdf(2) / (cdf(2) - cdf(-2)) of the variance is left.
+    # A normal distribution of deviation 0.02, cut at two deviations, keeps 1 - 4 pdf(2) / (cdf(2) - cdf(-2)) of its
+    # variance.
     "trunc_normal": lambda i, o: (0.02**2 * 0.7737, 0.04),
 }
 
@@ -86,7 +88,7 @@ def test_weights_have_the_variance_of_the_formula_and_biases_are_zero(toy, schem
     for layer in layers:
         variance, largest = FORMULAS[scheme](*fans(layer.weight))
         count = layer.weight.numel()
-        # The variance of n normal samples has a relative deviation of sqrt(2 / n); four of these.
+        # The variance of n normal samples has a relative deviation of sqrt(2 / n); allow four of these.
         assert layer.weight.var().item() == pytest.approx(variance, rel=4 * (2 / count) ** 0.5)
         assert abs(layer.weight.mean().item()) < 4 * (variance / count) ** 0.5
         assert largest is None or layer.weight.abs().max().item() <= largest * 1.0001
@@ -99,19 +101,19 @@ def test_orthogonal_weights_are_orthogonal(toy):
         torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), atol=1e-5, rtol=0)
 
 
-def test_every_scheme_that_can_be_named_is_there_and_a_test_knows_its_formula():
+def test_every_scheme_exists_and_has_a_tested_formula():
     assert set(ALL_SCHEMES) == {*SCHEMES.names()} - {"dirac", "whitening"} == {*FORMULAS, "orthogonal", "lsuv", "none"}
 
 
 @pytest.mark.parametrize("scheme", ALL_SCHEMES)
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(toy, scheme):
+def test_weights_depend_on_the_seed(toy, scheme):
     first, again, other = (made("simple_cnn", toy, scheme, seed) for seed in (5, 5, 6))
     assert same(first, again)
     assert not torch.equal(first.fc1.weight, other.fc1.weight)
 
 
 @pytest.mark.parametrize("scheme", ["xavier_normal", "none"])
-def test_the_global_random_state_is_left_alone_and_does_not_matter(toy, scheme):
+def test_weights_neither_change_nor_depend_on_the_global_random_state(toy, scheme):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = made("simple_cnn", toy, scheme)
@@ -120,7 +122,7 @@ def test_the_global_random_state_is_left_alone_and_does_not_matter(toy, scheme):
     assert same(first, made("simple_cnn", toy, scheme))
 
 
-def test_none_leaves_what_the_class_made(toy, own):
+def test_none_keeps_the_weights_of_the_constructor(toy, own):
     reference = own(LINEAR)
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -130,7 +132,7 @@ def test_none_leaves_what_the_class_made(toy, own):
     assert torch.equal(network.out.bias, expected[1].bias)
 
 
-def test_a_scheme_leaves_norm_layers_and_embeddings_to_themselves():
+def test_a_scheme_does_not_change_norms_and_embeddings():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Embedding(5, 4), nn.Linear(4, 2))
     embedding = network[3].weight.clone()
     fill(network, InitializeConfig(name="kaiming_normal"), 0, torch.empty(0))
@@ -146,7 +148,7 @@ def test_layers_without_a_bias_are_filled():
     assert not torch.equal(network.weight, before)
 
 
-def test_ones_own_class_is_found_with_the_modules_beside_it(toy, own, tmp_path):
+def test_a_users_class_can_import_modules_beside_it(toy, own, tmp_path):
     (tmp_path / "toy_layers_beside.py").write_text("from torch import nn\n\nclass Wide(nn.Linear):\n    pass\n")
     reference = own(
         "from toy_layers_beside import Wide\n"
@@ -171,7 +173,7 @@ def test_a_function_can_make_the_network(toy, own):
     assert made(reference, toy).hidden.out_features == 3
 
 
-def test_what_the_data_knows_is_filled_in_and_what_is_asked_for_wins(tmp_path, own):
+def test_the_data_fills_in_arguments_that_are_not_set(tmp_path, own):
     data = toy_data(tmp_path, classes=3, channels=2, size=12, train=6, test=3)
     network = made(own(LINEAR), data, width=5)
     assert network.hidden.weight.shape == (5, 2 * 12 * 12)
@@ -179,35 +181,35 @@ def test_what_the_data_knows_is_filled_in_and_what_is_asked_for_wins(tmp_path, o
     assert "gives shape (2, 7) for 2 samples; expected (2, 3)" in refusal(own(LINEAR), data, num_classes=7)
 
 
-def test_an_unknown_argument_is_answered_with_the_right_one(toy, own):
+def test_an_unknown_argument_gets_a_suggestion(toy, own):
     assert "takes no argument 'widht'. Did you mean width?" in refusal(own(LINEAR), toy, widht=3)
     assert "It takes none." in refusal(own("def make():\n    return nn.Linear(1, 1)", "make"), toy, width=3)
 
 
-def test_arguments_of_any_name_are_given_to_those_who_take_any(toy, own):
+def test_a_function_with_variable_keywords_takes_any_argument(toy, own):
     reference = own(LINEAR + "\ndef make(**options):\n    return Own(10, 1, 28, **options)\n", "make")
     assert made(reference, toy, "none", width=4).hidden.out_features == 4
 
 
-def test_who_takes_arguments_of_any_name_is_told_that_they_get_none_of_the_datas(toy, own):
-    text = "def make(**known):\n    return nn.Linear(known['in_channels'], known['num_classes'])"
-    told = refusal(own(text, "make"), toy)
-    assert "KeyError: 'in_channels'" in told
-    assert "The data offers num_classes, in_channels, image_size" in told and "name the needed ones" in told
+def test_an_error_explains_that_variable_keywords_get_nothing_from_the_data(toy, own):
+    text = "def make(**options):\n    return nn.Linear(options['in_channels'], options['num_classes'])"
+    message = refusal(own(text, "make"), toy)
+    assert "KeyError: 'in_channels'" in message
+    assert "The data offers num_classes, in_channels, image_size" in message and "name the needed ones" in message
 
 
-def test_a_module_that_is_missing_is_told_with_the_environment(toy, own):
+def test_an_error_for_a_missing_module_names_the_environment(toy, own):
     for text in ("import not_there.at_all", "def Own(): import not_there.at_all"):
         assert f"Install what brings 'not_there' into the environment {sys.prefix}" in refusal(own(text), toy)
 
 
-def test_a_network_for_square_images_is_told_what_to_do_about_others(tmp_path, own):
+def test_an_error_for_images_that_are_not_square_has_a_remedy(tmp_path, own):
     images = np.zeros((6, 1, 20, 12), np.uint8)
     splits = {split: (images, np.arange(6) % 2) for split in ("train", "test")}
     data = written(tmp_path, splits, shape=(1, 20, 12), classes=("a", "b"), mean=(0.5,), std=(0.3,))
-    told = refusal(own(LINEAR), data)
-    assert "fails on images of shape (2, 1, 20, 12)" in told
-    assert "Have it ask for image_height and image_width" in told and '{"image_size": 12}' in told
+    message = refusal(own(LINEAR), data)
+    assert "fails on images of shape (2, 1, 20, 12)" in message
+    assert "Take image_height and image_width in the constructor" in message and '{"image_size": 12}' in message
     wide = LINEAR.replace("image_size,", "image_height, image_width,").replace(
         "image_size**2", "image_height * image_width"
     )
@@ -215,28 +217,28 @@ def test_a_network_for_square_images_is_told_what_to_do_about_others(tmp_path, o
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         ("import torch_that_is_not_there", "ModuleNotFoundError: No module named 'torch_that_is_not_there'"),
         ("x = 1\nx.nothing\nclass Own: pass", "AttributeError: 'int' object has no attribute 'nothing'"),
         ("def broken(:", "SyntaxError"),
-        ("import sys\nsys.exit(3)", "SystemExit: 3"),  # as argparse at the head of a script does
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),  # as argparse does at the top of a script
     ],
 )
-def test_a_file_that_does_not_import_is_told_with_line_and_error(toy, own, text, said):
+def test_an_import_error_names_its_line_and_cause(toy, own, text, words):
     answer = refusal(own(text), toy)
     line = 4 + ("\n" in text)
-    assert "does not import" in answer and said in answer and f"(own_network.py line {line})" in answer
+    assert "does not import" in answer and words in answer and f"(own_network.py line {line})" in answer
 
 
-def test_a_constructor_that_fails_is_told_with_line_and_arguments(toy, own):
+def test_a_constructor_error_names_its_line_and_arguments(toy, own):
     text = "class Own(nn.Module):\n    def __init__(self, num_classes):\n        raise RuntimeError('no\\nluck')"
     answer = refusal(own(text), toy)
     assert "(num_classes=10) fails: RuntimeError: no luck (own_network.py line 6)" in answer
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         ("class Own: pass", "is a class but not a torch.nn.Module. Derive it"),
         ("Own = 3", "is a int, neither a class nor a function"),
@@ -245,40 +247,40 @@ def test_a_constructor_that_fails_is_told_with_line_and_arguments(toy, own):
         ("class Own(nn.Module): pass", "has no parameters to train. Are its layers kept in a plain list?"),
     ],
 )
-def test_what_is_no_network_is_refused(toy, own, text, said):
-    assert said in refusal(own(text), toy)
+def test_objects_that_are_no_networks_are_refused(toy, own, text, words):
+    assert words in refusal(own(text), toy)
 
 
-def test_an_output_of_the_wrong_width_is_told_with_both(toy, own):
+def test_an_error_for_the_output_width_names_actual_and_expected_shape(toy, own):
     answer = refusal(own("def Own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 7))"), toy)
     assert "gives shape (2, 7) for 2 samples; expected (2, 10), a logit for each class of toy." in answer
 
 
 @pytest.mark.parametrize(
-    ("ending", "said"),
+    ("ending", "words"),
     [
         ("nn.Linear(8, 1), nn.Flatten(0)", "gives shape (2,) for 2 samples; expected (2, 1).* Don't squeeze it"),
         ("nn.Linear(8, 1), nn.Unflatten(1, (1, 1))", "gives shape (2, 1, 1).* Pool over all other dimensions"),
     ],
 )
-def test_an_output_of_the_wrong_shape_is_told_with_what_to_do(toy, own, ending, said):
-    one = toy.model_copy(update={"task": "regression", "classes": ("price",)})
-    answer = refusal(own(f"def Own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), {ending})"), one)
-    assert re.search(re.escape(said).replace(re.escape(".*"), ".*"), answer), answer
+def test_an_error_for_the_output_shape_has_a_remedy(toy, own, ending, words):
+    prices = toy.model_copy(update={"task": "regression", "classes": ("price",)})
+    answer = refusal(own(f"def Own():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), {ending})"), prices)
+    assert re.search(re.escape(words).replace(re.escape(".*"), ".*"), answer), answer
 
 
-def test_what_is_changed_in_place_is_told_with_its_line(toy, own):
+def test_an_error_for_an_in_place_change_names_the_line(toy, own):
     text = LINEAR.replace(
         "return self.out(self.hidden(x.flatten(1)).relu())",
         "h = self.hidden(x.flatten(1))\n        h = torch.sigmoid(h)\n        h += 1\n        return self.out(h)",
     )
     answer = refusal(own("import torch" + text), toy)
-    assert "fails in backward: a value that is needed there was changed in place" in answer
-    assert re.search(r"after own_network.py line \d+ had made it", answer) and "h = h + 1" in answer
+    assert "fails in backward: an in-place operation changed a value that backward needs" in answer
+    assert re.search(r"made in own_network.py line \d+", answer) and "h = h + 1" in answer
 
 
 @pytest.mark.parametrize("result", ["(x, x)", "None", "{'logits': x}"])
-def test_an_output_that_is_no_tensor_is_refused(toy, own, result):
+def test_an_output_must_be_a_tensor(toy, own, result):
     text = (
         "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         f"        self.l = nn.Linear(784, 10)\n    def forward(self, x):\n        return {result}"
@@ -286,7 +288,7 @@ def test_an_output_that_is_no_tensor_is_refused(toy, own, result):
     assert "expected a tensor of shape (2, 10)" in refusal(own(text), toy)
 
 
-def test_images_that_do_not_fit_are_told_with_the_layer_and_the_shapes(toy, own):
+def test_an_error_for_the_input_shape_names_the_layer_and_the_shapes(toy, own):
     text = (
         "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())\n        self.head = nn.Linear(99, 10)\n"
@@ -306,9 +308,9 @@ def test_a_network_that_only_fails_when_trained_is_refused(toy, own):
     assert "fails on images of shape (2, 1, 28, 28): AssertionError" in refusal(own(text), toy)
 
 
-def test_trying_a_network_leaves_no_trace(toy):
+def test_trying_a_network_restores_its_state(toy):
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(2704, 10))
-    network[1].eval()  # frozen by its owner
+    network[1].eval()  # frozen by the user
     network[2].train()
     before = weights(network)
     try_on(network, "own", toy)
@@ -327,7 +329,7 @@ def test_lazy_layers_get_their_shapes_before_their_weights(toy, own, tmp_path):
     assert same(network, restore(reference_to(reference, network, ref), ref, toy))
 
 
-def test_weights_come_back_to_the_last_bit(toy, tmp_path):
+def test_weights_are_restored_bit_for_bit(toy, tmp_path):
     network = made("simple_cnn", toy, "kaiming_uniform").to(memory_format=torch.channels_last)
     ref = save_weights(network, tmp_path / "w.safetensors")
     torch.manual_seed(1)
@@ -338,7 +340,7 @@ def test_weights_come_back_to_the_last_bit(toy, tmp_path):
     assert save_weights(restored, tmp_path / "again.safetensors").sha256 == ref.sha256
 
 
-def test_buffers_come_back_too(toy, own, tmp_path):
+def test_buffers_are_restored(toy, own, tmp_path):
     reference = own(
         "def Own():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(2704, 10))"
     )
@@ -348,7 +350,7 @@ def test_buffers_come_back_too(toy, own, tmp_path):
     assert same(network, restore(reference_to(reference, network, ref), ref, toy))
 
 
-def test_tied_weights_come_back_tied(toy, own, tmp_path):
+def test_tied_weights_are_restored_as_tied(toy, own, tmp_path):
     text = (
         "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.a, self.b = nn.Linear(784, 784), nn.Linear(784, 784)\n        self.b.weight = self.a.weight\n"
@@ -368,10 +370,10 @@ def test_a_changed_or_missing_file_of_weights_is_refused(toy, tmp_path):
     ref = save_weights(network, path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"gone or changed since it was written. Run the training again"):
+    with pytest.raises(UserError, match=r"missing or has changed since it was written. Run the training again"):
         restore(reference_to("simple_cnn", network, ref), ref, toy)
     path.unlink()
-    with pytest.raises(UserError, match="gone or changed"):
+    with pytest.raises(UserError, match="missing or has changed"):
         restore(reference_to("simple_cnn", network, ref), ref, toy)
 
 
@@ -386,7 +388,7 @@ def test_weights_of_another_network_are_refused(toy, own, tmp_path):
         restore(reference_to("simple_cnn", SimpleCNN(), nonsense), nonsense, toy)
 
 
-def test_a_disk_that_takes_no_more_is_told_in_words(tmp_path, small_disk):
+def test_a_full_disk_raises_a_readable_error(tmp_path, small_disk):
     save_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
     before = (tmp_path / "w.safetensors").read_bytes()
     with small_disk(100_000), pytest.raises(UserError, match=r"Cannot write .*w.safetensors: File too large"):
@@ -394,7 +396,7 @@ def test_a_disk_that_takes_no_more_is_told_in_words(tmp_path, small_disk):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"w.safetensors": before}
 
 
-def test_every_built_in_network_is_the_class_that_its_file_is_named_after():
+def test_every_built_in_network_has_a_class_named_like_its_file():
     for name in model_names():
         module = __import__(f"torchmill.components.models.{name}", fromlist=["_"])
         classes = [
@@ -403,7 +405,7 @@ def test_every_built_in_network_is_the_class_that_its_file_is_named_after():
         assert name.replace("_", "") in [key.lower() for key in classes]
 
 
-def test_weights_come_back_where_gradients_are_turned_off(toy, tmp_path):
+def test_weights_are_restored_with_gradients_disabled(toy, tmp_path):
     network = made("simple_cnn", toy)
     ref = save_weights(network, tmp_path / "w.safetensors")
     with torch.inference_mode(False), torch.no_grad():
@@ -411,37 +413,39 @@ def test_weights_come_back_where_gradients_are_turned_off(toy, tmp_path):
 
 
 @pytest.fixture
-def of_another_shape(toy, tmp_path) -> ModelConfig:
-    """Pretrained weights whose first convolution and last layer do not fit."""
+def partly_fitting(toy, tmp_path) -> ModelConfig:
+    """Pretrained weights that do not fit the first convolution and the last layer."""
     state = made("simple_cnn", toy).state_dict()
     state["conv1.weight"], state["fc2.weight"], state["fc2.bias"] = torch.ones(9), torch.ones(7, 128), torch.ones(7)
     torch.save(state, tmp_path / "weights.pth")
     return ModelConfig(weights=str(tmp_path / "weights.pth"))
 
 
-def trained_ones(network: nn.Module) -> set[str]:
+def trainable(network: nn.Module) -> set[str]:
     return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
 
 
-def test_what_begins_anew_is_trained_though_the_backbone_is_frozen(toy, tmp_path, of_another_shape, caplog):
+def test_parameters_without_pretrained_weights_stay_trainable_in_a_frozen_backbone(
+    toy, tmp_path, partly_fitting, caplog
+):
     caplog.set_level("INFO", "torchmill")
-    model = of_another_shape.model_copy(update={"freeze": ("backbone",)})
+    model = partly_fitting.model_copy(update={"freeze": ("backbone",)})
     network, _ = initialize(model, InitializeConfig(), toy, 0)
-    assert trained_ones(network) == {"conv1.weight", "fc2.weight", "fc2.bias"}
-    assert "backbone leaves out conv1.weight: begun anew" in caplog.text
+    assert trainable(network) == {"conv1.weight", "fc2.weight", "fc2.bias"}
+    assert "backbone without conv1.weight: not pretrained, stays trainable" in caplog.text
     frozen = tuple(name for name, parameter in network.named_parameters() if not parameter.requires_grad)
     first = reference_to("simple_cnn", network, save_weights(network, tmp_path / "first.safetensors"))
     again = restore(first.model_copy(update={"freeze": model.freeze, "frozen": frozen}), first.weights, toy)
-    assert trained_ones(again) == trained_ones(network)
+    assert trainable(again) == trainable(network)
 
 
-def test_what_begins_anew_is_not_frozen_by_a_pattern_either(toy, of_another_shape):
-    model = of_another_shape.model_copy(update={"freeze": ("conv*",)})
-    with pytest.raises(UserError, match=r"'conv\*' fits conv1.weight, which the pretrained weights do not"):
+def test_a_pattern_must_not_freeze_parameters_without_pretrained_weights(toy, partly_fitting):
+    model = partly_fitting.model_copy(update={"freeze": ("conv*",)})
+    with pytest.raises(UserError, match=r"'conv\*' matches conv1.weight, which the pretrained weights do not fit"):
         initialize(model, InitializeConfig(), toy, 0)
 
 
 @pytest.mark.parametrize(("scheme", "warned"), [("xavier_normal", True), ("none", False)])
-def test_who_freezes_without_pretrained_weights_is_told_what_it_freezes(toy, caplog, scheme, warned):
+def test_freezing_without_pretrained_weights_warns_about_first_weights(toy, caplog, scheme, warned):
     initialize(ModelConfig(freeze=("backbone",)), InitializeConfig(name=scheme), toy, 0)
     assert ("first weights by xavier_normal" in caplog.text) == warned

@@ -6,7 +6,7 @@ NAMES = ["conv1", "fc1", "fc2", "layer1.0.conv", "layer1.1.conv", "layer10.0.con
 
 
 @pytest.mark.parametrize(
-    ("pattern", "meant"),
+    ("pattern", "matches"),
     [
         ("fc1", ["fc1"]),
         ("fc*", ["fc1", "fc2"]),
@@ -20,5 +20,5 @@ NAMES = ["conv1", "fc1", "fc2", "layer1.0.conv", "layer1.1.conv", "layer10.0.con
         ("[", []),
     ],
 )
-def test_a_pattern_means_names_in_their_order(pattern, meant):
-    assert matching(pattern, NAMES) == meant
+def test_a_pattern_matches_names_in_their_order(pattern, matches):
+    assert matching(pattern, NAMES) == matches

@@ -35,7 +35,7 @@ def is_orthogonal(weight: torch.Tensor) -> bool:
     return torch.allclose(product, torch.eye(len(product)), atol=1e-5)
 
 
-def test_a_rule_gives_its_layers_another_scheme_and_no_others(toy):
+def test_a_rule_changes_the_scheme_of_its_layers_only(toy):
     network = made(toy, rules={"fc.*": "orthogonal"})
     assert is_orthogonal(network.fc1.weight) and is_orthogonal(network.fc2.weight)
     assert not is_orthogonal(network.conv2.weight.flatten(1))
@@ -47,7 +47,7 @@ def test_the_last_rule_that_fits_counts(toy):
     assert is_orthogonal(network.fc1.weight) and network.fc2.weight.abs().max() <= 0.04
 
 
-def test_a_rule_reaches_layers_that_schemes_leave_alone():
+def test_a_rule_fills_layers_that_schemes_do_not():
     network = nn.Sequential(nn.Embedding(9, 4, padding_idx=0), nn.LSTM(4, 4))
     before = network[0].weight.clone()
     fill(network, PLAIN, 0, torch.ones(1, 2, dtype=torch.int64))
@@ -57,39 +57,39 @@ def test_a_rule_reaches_layers_that_schemes_leave_alone():
     assert (network[0].weight[0] == 0).all() and 0 < network[0].weight[1:].abs().max() <= 0.04
 
 
-def test_a_rule_that_fits_nothing_is_answered_with_layers_that_are_there(toy):
+def test_a_rule_that_matches_nothing_gets_a_suggestion(toy):
     with pytest.raises(UserError, match=r"no layer fits 'fc3'\. Did you mean .*fc"):
         made(toy, rules={"fc3": "orthogonal"})
 
 
-def test_an_unknown_scheme_in_a_rule_is_answered_with_known_ones():
+def test_an_unknown_scheme_in_a_rule_gets_a_suggestion():
     with pytest.raises(ValueError, match=r"'fc\.\*': unknown scheme 'ortogonal'\. Did you mean orthogonal"):
         InitializeConfig(rules={"fc.*": "ortogonal"})
 
 
 def correlated(count: int = 200) -> torch.Tensor:
-    """Images whose neighbouring pixels have much in common."""
+    """Return images with correlated neighboring pixels."""
     noise = torch.randn(count, 3, 17, 17, generator=torch.Generator().manual_seed(0))
     return nn.functional.avg_pool2d(noise, 2, stride=1) * 5 + 2
 
 
-def test_whitening_gives_directions_of_patches_with_variance_1_and_both_signs():
+def test_whitening_gives_principal_directions_with_variance_1_and_both_signs():
     network = nn.Sequential(nn.Conv2d(3, 24, 2), nn.Flatten(), nn.Linear(24 * 225, 2))
     images = correlated()
     fill(network, InitializeConfig(rules={"0": "whitening"}), 0, images)
     assert torch.equal(network[0].weight[::2], -network[0].weight[1::2]) and (network[0].bias == 0).all()
-    given = network[0](images).detach().transpose(0, 1).flatten(1)[::2].cov()
-    assert torch.allclose(given, torch.eye(12), atol=0.02)
+    covariance = network[0](images).detach().transpose(0, 1).flatten(1)[::2].cov()
+    assert torch.allclose(covariance, torch.eye(12), atol=0.02)
 
 
-def test_whitening_takes_the_directions_that_vary_most_where_not_all_have_room():
+def test_a_narrow_whitening_takes_the_directions_of_largest_variance():
     images = correlated()
-    few, all_of_them = (nn.Sequential(nn.Conv2d(3, width, 2)) for width in (6, 24))
-    for network in (few, all_of_them):
+    few, every = (nn.Sequential(nn.Conv2d(3, width, 2)) for width in (6, 24))
+    for network in (few, every):
         fill(network, InitializeConfig(rules={"0": "whitening"}), 0, images)
-    assert torch.equal(few[0].weight, all_of_them[0].weight[:6])
-    # To come to the same variance, those that vary least are multiplied most.
-    sizes = all_of_them[0].weight.flatten(1).norm(dim=1)
+    assert torch.equal(few[0].weight, every[0].weight[:6])
+    # Directions of small variance need large weights for an output variance of 1.
+    sizes = every[0].weight.flatten(1).norm(dim=1)
     assert (sizes.diff() > -1e-4).all() and sizes[-1] > 2 * sizes[0]
 
 
@@ -106,16 +106,16 @@ def test_a_scheme_for_convolutions_is_refused_elsewhere(network: nn.Module, rule
         fill(network, InitializeConfig(rules=rules), 0, correlated(2))
 
 
-def test_dirac_hands_the_inputs_on():
+def test_dirac_passes_the_inputs_on():
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1))
     images = correlated(4)
     fill(network, InitializeConfig(rules={"0": "dirac"}), 0, images)
-    given = network(images)
-    assert torch.allclose(given[:, :3], images, atol=1e-5) and given[:, 3:].std() > 0.1
+    outputs = network(images)
+    assert torch.allclose(outputs[:, :3], images, atol=1e-5) and outputs[:, 3:].std() > 0.1
 
 
 @pytest.mark.parametrize(("gain", "factor"), [("relu", 2**0.5), ("tanh", 5 / 3), ("linear", 1)])
-def test_a_gain_scales_what_the_scheme_gives(toy, gain, factor):
+def test_a_gain_scales_the_weights_of_the_scheme(toy, gain, factor):
     plain, scaled = made(toy), made(toy, gain=gain)
     torch.testing.assert_close(scaled.fc1.weight, plain.fc1.weight * factor)
     assert torch.allclose(
@@ -124,7 +124,7 @@ def test_a_gain_scales_what_the_scheme_gives(toy, gain, factor):
 
 
 @pytest.mark.parametrize("bias", [0.1, None])
-def test_biases_are_what_was_asked_for(toy, bias):
+def test_biases_are_set_or_kept(toy, bias):
     network, before = made(toy, bias=bias), made(toy, name="none")
     if bias is None:
         assert torch.equal(network.fc1.bias, before.fc1.bias)
@@ -135,13 +135,13 @@ def test_biases_are_what_was_asked_for(toy, bias):
 def test_lsuv_gives_every_layer_outputs_of_variance_1(toy):
     sample = standardized(read_sample(toy, 64, 0), toy)
     network, layers = initialize(ModelConfig(), InitializeConfig(name="lsuv"), toy, 0, sample)
-    assert [one.after.layer for one in layers] == ["conv1", "conv2", "fc1", "fc2"]
-    for one in layers:
-        assert one.after.output_std == pytest.approx(1, abs=0.05), one
+    assert [layer.after.layer for layer in layers] == ["conv1", "conv2", "fc1", "fc2"]
+    for layer in layers:
+        assert layer.after.output_std == pytest.approx(1, abs=0.05), layer
     assert is_orthogonal(network.fc2.weight / network.fc2.weight[0].norm())
 
 
-def test_lsuv_leaves_a_layer_that_gives_nothing_as_it_is():
+def test_lsuv_does_not_scale_a_layer_without_output():
     network = sequence()
     before = network[0].weight.clone()
     finish(network, ["0", "2", "4"], torch.zeros(4, 6) * network[0].bias.sum().detach())
@@ -152,16 +152,16 @@ def test_lsuv_leaves_a_layer_that_gives_nothing_as_it_is():
     assert (network[0].weight == 0).all() and before.abs().max() > 0
 
 
-def test_statistics_tell_each_layer_before_and_after_in_the_order_of_use(toy, tmp_path):
+def test_statistics_compare_each_layer_in_the_order_of_use(toy, tmp_path):
     _, layers = initialize(ModelConfig(), InitializeConfig(name="orthogonal"), toy, 0)
     table = as_table(layers)
     assert table.count("\n") == 6 and "| conv1 | Conv2d | 32×1×3×3 |" in table and " → " in table
-    assert all(one.before.std != one.after.std and one.after.bias == 0 for one in layers)
+    assert all(layer.before.std != layer.after.std and layer.after.bias == 0 for layer in layers)
     draw_layers(layers, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").stat().st_size > 5000
 
 
-def test_measuring_leaves_modes_and_chance_alone():
+def test_measuring_changes_neither_modes_nor_random_state():
     network = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).train()
     state = torch.get_rng_state()
     measure(network, torch.ones(4, 6))
@@ -175,7 +175,7 @@ class Failing(nn.Sequential):
 
 
 class Nested(nn.Module):
-    """Whose layers give nested tensors in evaluation mode, as torch's own encoder has it with padding."""
+    """Network whose layers return nested tensors in evaluation mode, as torch's encoder does for padded inputs."""
 
     def __init__(self):
         super().__init__()
@@ -195,7 +195,7 @@ class OwnParameters(nn.Sequential):
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors.*")
 @pytest.mark.parametrize(
-    ("make", "seen"),
+    ("make", "layers"),
     [
         (lambda: Failing(nn.Linear(6, 8), nn.Linear(8, 5)), {"0", "1"}),
         (lambda: nn.Sequential(nn.Linear(6, 8), nn.Embedding(4, 4)), {"0"}),
@@ -204,15 +204,15 @@ class OwnParameters(nn.Sequential):
     ],
     ids=["forward fails", "layer fails", "nested tensors", "own parameters()"],
 )
-def test_measuring_never_fails_and_tells_what_it_came_to(make, seen):
+def test_measuring_never_fails_and_returns_the_layers_that_it_reached(make, layers):
     network = make()
     batch = torch.rand(4, 6) * (torch.arange(6) < torch.tensor([[6], [3], [2], [5]]))
     measured = measure(network, batch)
-    assert seen <= {one.layer for one in measured if one.output_std is not None}
-    finish(network, sorted(seen), batch)
+    assert layers <= {row.layer for row in measured if row.output_std is not None}
+    finish(network, sorted(layers), batch)
 
 
-def test_layers_that_the_constructor_froze_keep_their_weights_unless_a_rule_names_them():
+def test_only_a_rule_fills_layers_that_the_constructor_froze():
     for config, changed in ((PLAIN, False), (InitializeConfig(rules={"0": "orthogonal"}), True)):
         network = sequence()
         network[0].requires_grad_(False)
@@ -223,7 +223,7 @@ def test_layers_that_the_constructor_froze_keep_their_weights_unless_a_rule_name
         assert not network[2].bias.any()
 
 
-def test_frozen_parameters_stay_and_backbone_is_all_but_the_last_layer():
+def test_patterns_freeze_and_backbone_is_all_but_the_last_layer():
     network = sequence()
     freeze(network, ["backbone"])
     assert [name for name, weight in network.named_parameters() if weight.requires_grad] == ["4.weight", "4.bias"]
@@ -234,17 +234,17 @@ def test_frozen_parameters_stay_and_backbone_is_all_but_the_last_layer():
     ]
 
 
-@pytest.mark.parametrize(("patterns", "words"), [(["5"], "no parameter fits '5'"), (["*"], "nothing to train")])
+@pytest.mark.parametrize(("patterns", "words"), [(["5"], "no parameter matches '5'"), (["*"], "nothing to train")])
 def test_freezing_nothing_or_everything_is_refused(patterns, words):
     with pytest.raises(UserError, match=words):
         freeze(sequence(), patterns)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_pretrained_weights_are_taken_where_they_fit_and_the_rest_begins_anew(toy, tmp_path, ending):
+def test_pretrained_weights_are_loaded_if_they_fit(toy, tmp_path, ending):
     source = made(toy, name="orthogonal").state_dict()
     source["fc2.weight"], source["fc2.bias"] = torch.ones(7, 128), torch.ones(7)
-    source["conv1.weight"] = source["conv1.weight"].repeat(1, 3, 1, 1) / 3  # of colour images
+    source["conv1.weight"] = source["conv1.weight"].repeat(1, 3, 1, 1) / 3  # for color images
     file = tmp_path / f"weights{ending}"
     save_file(source, file) if ending == ".safetensors" else torch.save({"state_dict": source}, file)
     network, _ = initialize(ModelConfig(weights=str(file)), PLAIN, toy, 0)
@@ -257,7 +257,7 @@ def test_pretrained_weights_are_taken_where_they_fit_and_the_rest_begins_anew(to
     ("content", "words"),
     [(None, "There is no file"), (b"nonsense", "holds no weights"), ({"other": torch.ones(2)}, "does not fit")],
 )
-def test_weights_that_are_none_are_refused_in_words(toy, tmp_path, content, words):
+def test_files_without_fitting_weights_raise_a_readable_error(toy, tmp_path, content, words):
     file = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -268,5 +268,5 @@ def test_weights_that_are_none_are_refused_in_words(toy, tmp_path, content, word
     assert "\n" not in str(raised.value)
 
 
-def test_rules_come_from_the_command_line_as_json():
+def test_rules_are_json_on_the_command_line():
     assert InitializeConfig(rules=json.dumps({"fc.*": "none"})).rules == {"fc.*": "none"}

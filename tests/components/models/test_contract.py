@@ -1,4 +1,4 @@
-"""What every network must be, for all that are found, on each kind of data that its constructor asks for."""
+"""Contract of every built-in network, on each kind of data that its constructor accepts."""
 
 import inspect
 from dataclasses import dataclass
@@ -25,14 +25,18 @@ from torchmill.components.training.fit import fit
 from torchmill.components.training.losses import make_loss
 from torchmill.components.training.setup import TrainingSetup
 
-ASKED = {"images": {"in_channels", "image_size", "image_width"}, "tokens": {"vocab_size"}, "numbers": {"in_features"}}
-"""What a constructor asks for that takes a kind of data; one of these is enough."""
+KIND_ARGUMENTS = {
+    "images": {"in_channels", "image_size", "image_width"},
+    "tokens": {"vocab_size"},
+    "numbers": {"in_features"},
+}
+"""Arguments of constructors that accept a kind of data; one of them is enough."""
 
 DATA = {
     "grey": ("images", partial(toy_data, classes=4, train=320, test=43)),
-    "colours": ("images", partial(toy_data, classes=3, channels=3, size=32, train=320, test=23)),
+    "colors": ("images", partial(toy_data, classes=3, channels=3, size=32, train=320, test=23)),
     "grey32": ("images", partial(toy_data, classes=2, size=32, train=160, test=23)),
-    "colours28": ("images", partial(toy_data, classes=5, channels=3, train=320, test=23)),
+    "colors28": ("images", partial(toy_data, classes=5, channels=3, train=320, test=23)),
     "letters": ("tokens", partial(toy_tokens, train=600)),
     "numbers": ("numbers", toy_numbers),
     "labels": ("numbers", partial(toy_numbers, task="multilabel")),
@@ -41,13 +45,15 @@ DATA = {
 
 
 def kinds(name: str) -> set[str]:
-    """The kinds of data that a network takes."""
-    asked = set(inspect.signature(find(name)).parameters)
-    return {kind for kind, arguments in ASKED.items() if arguments & asked}
+    """Return the kinds of data that a network accepts."""
+    accepted = set(inspect.signature(find(name)).parameters)
+    return {kind for kind, arguments in KIND_ARGUMENTS.items() if arguments & accepted}
 
 
 @dataclass(frozen=True)
 class Case:
+    """A network, and data that it accepts."""
+
     name: str
     data: DataRef
     test: Samples
@@ -56,38 +62,38 @@ class Case:
         return made(self.name, self.data, seed=seed)
 
     def inputs(self, samples: int) -> Tensor:
-        """As a network itself takes them."""
+        """Return some test inputs as a network takes them."""
         return standardized(self.test, self.data)[:samples]
 
 
 @pytest.fixture(scope="module")
-def held() -> dict[str, tuple[DataRef, Samples]]:
-    """Data that was drawn already."""
+def data_cache() -> dict[str, tuple[DataRef, Samples]]:
+    """Cache of the data, by name."""
     return {}
 
 
 @pytest.fixture
-def case(request, held, tmp_path_factory) -> Case:
-    name, what = request.param
-    if what not in held:
-        data = DATA[what][1](tmp_path_factory.mktemp(what))
-        held[what] = data, read_test(data)
-    return Case(name, *held[what])
+def case(request, data_cache, tmp_path_factory) -> Case:
+    network, name = request.param
+    if name not in data_cache:
+        data = DATA[name][1](tmp_path_factory.mktemp(name))
+        data_cache[name] = data, read_test(data)
+    return Case(network, *data_cache[name])
 
 
-def cases(*which: str):
-    """Every network on the data that it takes."""
-    chosen = [(name, what) for name in model_names() for what in which or DATA if DATA[what][0] in kinds(name)]
+def cases(*names: str):
+    """Parametrize a test by every network on the named data, or on all data that it accepts."""
+    chosen = [(network, name) for network in model_names() for name in names or DATA if DATA[name][0] in kinds(network)]
     return pytest.mark.parametrize("case", chosen, indirect=True, ids="-".join)
 
 
 every_network = pytest.mark.parametrize("name", model_names())
 every_case = cases()
-of_tokens = cases("letters")
+every_token_case = cases("letters")
 
 
 @every_network
-def test_it_says_what_it_is_and_takes_data_of_some_kind(name):
+def test_it_has_docstrings_and_accepts_some_kind_of_data(name):
     assert find(name).__doc__
     assert __import__(f"torchmill.components.models.{name}", fromlist=["_"]).__doc__
     assert kinds(name)
@@ -101,14 +107,14 @@ def test_it_takes_its_shape_from_the_data(case):
 
 
 @every_case
-def test_it_takes_any_batch_and_no_samples_answer_depends_on_another(case):
+def test_it_takes_any_batch_and_samples_do_not_affect_each_other(case):
     network, batch = case.network().eval(), case.inputs(7)
     with torch.no_grad():
         together = network(batch)
         alone = torch.cat([network(sample[None]) for sample in batch])
-        turned = network(batch.flip(0)).flip(0)
+        flipped = network(batch.flip(0)).flip(0)
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(turned, together, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(flipped, together, rtol=1e-4, atol=1e-5)
 
 
 @every_case
@@ -124,7 +130,7 @@ def test_a_finite_gradient_reaches_every_parameter_and_none_is_left_unregistered
 
 
 @cases("grey", "letters", "numbers")
-def test_it_gives_logits_and_no_probabilities(case):
+def test_it_returns_logits_and_not_probabilities(case):
     with torch.no_grad():
         logits = case.network().eval()(case.inputs(16))
     assert logits.isfinite().all() and logits.min() < 0
@@ -133,7 +139,7 @@ def test_it_gives_logits_and_no_probabilities(case):
 
 
 @every_case
-def test_the_same_seed_gives_the_same_weights_and_another_gives_others(case):
+def test_weights_depend_on_the_seed(case):
     torch.manual_seed(1)
     first = case.network().state_dict()
     torch.manual_seed(2)
@@ -143,7 +149,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_gives_others(case):
 
 
 @every_case
-def test_its_weights_come_back_from_their_file(case, tmp_path):
+def test_its_weights_are_restored_from_their_file(case, tmp_path):
     network = case.network(seed=3).eval()
     file = save_weights(network, tmp_path / "weights.safetensors")
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -156,7 +162,7 @@ def test_its_weights_come_back_from_their_file(case, tmp_path):
 
 
 @every_case
-def test_it_is_the_same_network_in_float64_but_for_rounding(case):
+def test_it_gives_the_same_outputs_in_float64_up_to_rounding(case):
     network, inputs = case.network().eval(), case.inputs(4)
     with torch.no_grad():
         single = network(inputs)
@@ -166,17 +172,17 @@ def test_it_is_the_same_network_in_float64_but_for_rounding(case):
 
 
 @cases("grey", "letters", "numbers", "labels", "targets")
-def test_it_learns_and_its_export_is_found_equal_at_any_batch_size(case, tmp_path):
-    learns_and_is_exported(case, tmp_path)
+def test_it_learns_and_its_export_agrees_at_any_batch_size(case, tmp_path):
+    check_training_and_export(case, tmp_path)
 
 
 @pytest.mark.slow
-@cases("colours")
-def test_it_learns_colours_too(case, tmp_path):
-    learns_and_is_exported(case, tmp_path)
+@cases("colors")
+def test_it_learns_color_images_too(case, tmp_path):
+    check_training_and_export(case, tmp_path)
 
 
-def learns_and_is_exported(case: Case, tmp_path) -> None:
+def check_training_and_export(case: Case, tmp_path) -> None:
     network = case.network()
     training, validation = read_training(case.data.with_split(0.2, seed=0))
     config = TrainConfig(epochs=2, batch_size=8, lr=2e-3)
@@ -189,12 +195,10 @@ def learns_and_is_exported(case: Case, tmp_path) -> None:
     ref = export(network, case.data, case.test, ExportConfig(batch_sizes=(1, 7, 64)), {}, tmp_path)
     assert ref.agreement == 1
     if case.data.kind == "tokens":
-        equal_at_any_length(
-            StandardizedModel.of(network, case.data).eval(), tmp_path / "model.onnx", case.data.shape[0]
-        )
+        check_every_length(StandardizedModel.of(network, case.data).eval(), tmp_path / "model.onnx", case.data.shape[0])
 
 
-def equal_at_any_length(model: StandardizedModel, onnx_file, longest: int) -> None:
+def check_every_length(model: StandardizedModel, onnx_file, longest: int) -> None:
     session = open_session(onnx_file)
     rng = np.random.default_rng(0)
     for length in (1, 2, longest - 1, longest):
@@ -206,8 +210,8 @@ def equal_at_any_length(model: StandardizedModel, onnx_file, longest: int) -> No
             np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-4)
 
 
-@of_tokens
-def test_more_padding_at_the_end_changes_no_answer(case):
+@every_token_case
+def test_more_padding_at_the_end_changes_no_output(case):
     network, tokens = case.network().eval(), case.inputs(30)
     lengths = (tokens != PADDING).sum(1)
     assert lengths.min() < lengths.max() == tokens.shape[1]
@@ -217,7 +221,7 @@ def test_more_padding_at_the_end_changes_no_answer(case):
     torch.testing.assert_close(together, trimmed, rtol=1e-4, atol=1e-5)
 
 
-@of_tokens
+@every_token_case
 def test_it_takes_one_token_and_the_longest_sequence(case):
     network = case.network()
     for length in (1, case.data.shape[0]):
@@ -228,31 +232,31 @@ def test_it_takes_one_token_and_the_longest_sequence(case):
         assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
-@of_tokens
-def test_a_sequence_with_padding_within_it_or_of_nothing_else_gives_numbers_that_no_other_depends_on(case):
+@every_token_case
+def test_inner_padding_and_empty_sequences_give_finite_outputs_and_affect_no_other_sample(case):
     network, tokens = case.network().eval(), case.inputs(4)
     odd = torch.zeros(2, tokens.shape[1], dtype=torch.int64)
     odd[1, [0, -1]] = 2
     with torch.no_grad():
-        answers = network(torch.cat([tokens, odd]))
-        assert answers.isfinite().all()
-        torch.testing.assert_close(answers[:4], network(tokens), rtol=1e-4, atol=1e-5)
+        outputs = network(torch.cat([tokens, odd]))
+        assert outputs.isfinite().all()
+        torch.testing.assert_close(outputs[:4], network(tokens), rtol=1e-4, atol=1e-5)
 
 
 @cases("letters")
 def test_the_order_of_tokens_matters(case):
     network = case.network().eval()
     with torch.no_grad():
-        answers = network(torch.tensor([[2, 3, 4, 5], [5, 4, 3, 2]]))
-    assert not torch.allclose(answers[0], answers[1], atol=1e-6)
+        outputs = network(torch.tensor([[2, 3, 4, 5], [5, 4, 3, 2]]))
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-6)
 
 
 @every_network
 def test_images_need_not_be_square(name, tmp_path):
     if "images" not in kinds(name):
-        pytest.skip("it takes no images")
+        pytest.skip("accepts no images")
     images = np.random.default_rng(0).integers(0, 256, (40, 3, 20, 33)).astype(np.uint8)
     splits = {"train": (images, np.arange(40) % 3), "test": (images[:5], np.arange(5) % 3)}
-    shown = {"shape": (3, 20, 33), "classes": ("a", "b", "c"), "mean": (0.5,) * 3, "std": (0.3,) * 3}
-    data = written(tmp_path, splits, **shown)
+    fields = {"shape": (3, 20, 33), "classes": ("a", "b", "c"), "mean": (0.5,) * 3, "std": (0.3,) * 3}
+    data = written(tmp_path, splits, **fields)
     assert made(name, data)(standardized(read_test(data), data)).shape == (5, 3)

@@ -1,4 +1,4 @@
-"""Every network on every data set that it takes: the files in ``components/data/datasets``, as they are loaded."""
+"""Every network on every data set that it accepts: the files in ``components/data/datasets``, as loaded."""
 
 import csv
 from collections.abc import Callable
@@ -25,11 +25,11 @@ from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.losses import make_loss
 
 TESTED = 200
-"""Test samples that an export is compared on; whole runs compare all of them."""
+"""Test samples to compare an export on; whole runs compare all of them."""
 
 
-def pictures(folder: Path) -> str:
-    """Write colour photographs of two kinds, of different sizes."""
+def image_files(folder: Path) -> str:
+    """Write dark and bright color images of different sizes; return the reference to them."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(("dark", "bright")):
         (folder / name).mkdir(parents=True)
@@ -41,6 +41,7 @@ def pictures(folder: Path) -> str:
 
 
 def texts(folder: Path) -> str:
+    """Write short texts on two subjects; return the reference to them."""
     rng = np.random.default_rng(0)
     for label, words in (("water", ["sea", "rain", "wave", "the"]), ("fire", ["sun", "spark", "coal", "the"])):
         (folder / label).mkdir(parents=True)
@@ -51,6 +52,7 @@ def texts(folder: Path) -> str:
 
 
 def table(folder: Path) -> str:
+    """Write a CSV file with two numbers, a category and a label; return the reference to it."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     with (folder / "rows.csv").open("w", newline="") as file:
@@ -61,50 +63,48 @@ def table(folder: Path) -> str:
     return f"csv:{folder / 'rows.csv'}"
 
 
-OWN: dict[str, Callable[[Path], str]] = {"image_folder": pictures, "text_folder": texts, "csv": table}
-"""What data sets of the user's own are read from."""
+USER_DATA: dict[str, Callable[[Path], str]] = {"image_folder": image_files, "text_folder": texts, "csv": table}
+"""Functions that write data of the user's, by the reader of it."""
 
-FAR_AWAY = {
+DOWNLOADED = {
     "fashion_mnist": {"channels": 1, "size": 28, "classes": 10},
     "kmnist": {"channels": 1, "size": 28, "classes": 10},
     "cifar10": {"channels": 3, "size": 32, "classes": 10},
     "cifar100": {"channels": 3, "size": 32, "classes": 100},
 }
-"""Data that is not to be had without a network: noise of its shape stands for it. Their files are read in tests of
-their own."""
-LIKE_ANOTHER = {"fashion_mnist", "kmnist", "cifar100"}
-"""What has the shape of another one, MNIST's or CIFAR-10's."""
+"""Shapes of data that needs a download: noise of the same shape replaces it. Other tests read the files."""
+SAME_SHAPE = {"fashion_mnist", "kmnist", "cifar100"}
+"""Data of the same shape as MNIST or CIFAR-10."""
 FIRST = ("simple_cnn", "rnn", "mlp")
-"""One of these takes any data set. The others are looked at where there is time: that they take inputs of such shapes
-is tested elsewhere."""
+"""Networks that together accept all data sets. Tests of the others are slow, since other tests cover their shapes."""
 
 
 @pytest.fixture(scope="session")
 def data_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], DataRef]:
-    """Fetches a data set once."""
-    held: dict[str, DataRef] = {}
+    """Return a function that fetches a data set once."""
+    cache: dict[str, DataRef] = {}
 
     def fetched(name: str) -> DataRef:
-        if name not in held:
+        if name not in cache:
             folder = tmp_path_factory.mktemp(name)
-            if name in FAR_AWAY:
-                held[name] = toy_data(folder, train=400, test=TESTED, **FAR_AWAY[name])
-            elif name in OWN:
-                held[name] = fetch(OWN[name](folder / "own"), folder / "cache")
+            if name in DOWNLOADED:
+                cache[name] = toy_data(folder, train=400, test=TESTED, **DOWNLOADED[name])
+            elif name in USER_DATA:
+                cache[name] = fetch(USER_DATA[name](folder / "own"), folder / "cache")
             elif name == "digits":
-                held[name] = fetch(name, folder)
+                cache[name] = fetch(name, folder)
             else:
                 datasets = request.getfixturevalue("datasets")
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv("TORCHMILL_MIRROR", datasets.absolute().as_uri())
-                    held[name] = fetch(name, folder)
-        return held[name]
+                    cache[name] = fetch(name, folder)
+        return cache[name]
 
     return fetched
 
 
 KINDS = {"names": "tokens", "text_folder": "tokens", "csv": "numbers"}
-"""Of inputs, where they are not images."""
+"""Kinds of the inputs that are not images, by data set."""
 PAIRS = [
     (network, name)
     for name in dataset_names()
@@ -114,8 +114,8 @@ PAIRS = [
 
 
 def is_slow(network: str, name: str) -> bool:
-    first = next(one for one in FIRST if (one, name) in PAIRS)
-    return network != first or name in LIKE_ANOTHER
+    first = next(candidate for candidate in FIRST if (candidate, name) in PAIRS)
+    return network != first or name in SAME_SHAPE
 
 
 def test_every_data_set_has_a_network_and_every_network_a_data_set():
@@ -130,7 +130,7 @@ def test_every_data_set_has_a_network_and_every_network_a_data_set():
         for network, name in PAIRS
     ],
 )
-def test_a_network_takes_it_gets_gradients_is_seeded_comes_back_and_is_exported_whole(
+def test_a_network_trains_is_seeded_is_restored_and_is_exported(
     network: str, name: str, data_of: Callable[[str], DataRef], tmp_path: Path
 ):
     data = data_of(name)
@@ -162,19 +162,19 @@ def test_a_network_takes_it_gets_gradients_is_seeded_comes_back_and_is_exported_
     exported = export(back, replace_size(data, len(test)), test, config, {}, tmp_path)
     assert exported.agreement == 1
     if data.kind == "tokens":
-        equal_at_other_lengths(StandardizedModel.of(back, data).eval(), exported.onnx.path, data)
+        check_lengths(StandardizedModel.of(back, data).eval(), exported.onnx.path, data)
 
 
 def replace_size(data: DataRef, tested: int) -> DataRef:
     return data.model_copy(update={"test_size": tested})
 
 
-def equal_at_other_lengths(model: StandardizedModel, file: Path, data: DataRef) -> None:
+def check_lengths(model: StandardizedModel, file: Path, data: DataRef) -> None:
     session = open_session(file)
     tokens = len(read_vocabulary(data).tokens)
     rng = np.random.default_rng(0)
     for length in (1, 2, 5, data.shape[0]):
-        given = rng.integers(1, tokens, (3, length))
-        (outputs,) = session.run(["logits"], {"tokens": given})
+        batch = rng.integers(1, tokens, (3, length))
+        (outputs,) = session.run(["logits"], {"tokens": batch})
         with torch.no_grad():
-            np.testing.assert_allclose(outputs, model(torch.from_numpy(given)).numpy(), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(outputs, model(torch.from_numpy(batch)).numpy(), rtol=1e-3, atol=1e-4)

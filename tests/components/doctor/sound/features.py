@@ -1,4 +1,4 @@
-"""Sound networks of features, some of which look faulty."""
+"""Sound networks for features; some look faulty."""
 
 import collections
 import threading
@@ -104,7 +104,7 @@ class HooksThatScale(MLP):
 
 @sound()
 def deep_relu():
-    """Without normalization, all samples look alike to the last layers."""
+    """All samples look alike to the last layers, for lack of normalization."""
     layers = [layer for _ in range(12) for layer in (nn.Linear(32, 32), nn.ReLU())]
     return nn.Sequential(nn.Linear(12, 32), nn.ReLU(), *layers, nn.Linear(32, CLASSES))
 

@@ -1,4 +1,4 @@
-"""Sound networks of images, some of which look faulty."""
+"""Sound networks for images; some look faulty."""
 
 import torch
 import torch.fx

@@ -1,4 +1,4 @@
-"""Sound networks of tokens, some of which look faulty."""
+"""Sound networks for tokens; some look faulty."""
 
 import torch
 import torch.fx
