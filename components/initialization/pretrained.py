@@ -38,8 +38,8 @@ def freeze(network: nn.Module, patterns: Sequence[str], untrained: Collection[st
             chosen = matching(pattern, parameters)
             if random := [name for name in chosen if name in untrained]:
                 raise UserError(
-                    f"--model.freeze: '{pattern}' matches {shortened(random)}, which the pretrained weights don't fit. "
-                    "Frozen, they would stay random.",
+                    f"--model.freeze: '{pattern}' matches {shortened(random)}, which the pretrained weights do not "
+                    "fit: frozen, they would stay random.",
                     "Exclude them from the pattern, or use backbone, which excludes them.",
                 )
         if not chosen:
@@ -79,7 +79,9 @@ def load_pretrained(network: nn.Module, reference: str, weights: str) -> list[st
         )
     network.load_state_dict(fitting, strict=False)
     untrained = [key for key in own if key not in fitting]
-    logger.info("weights  %d of %d tensors from %s; not %s", len(fitting), len(own), weights, shortened(untrained))
+    logger.info(
+        "weights  %d of %d tensors from %s; not %s", len(fitting), len(own), weights, shortened(untrained) or "none"
+    )
     return untrained
 
 
