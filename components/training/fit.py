@@ -58,7 +58,7 @@ def fit(
         ...     print(epoch.epoch, epoch.validation_loss)
     """
     config, data, device, seed = setup.config, setup.data, setup.device, setup.seed
-    augment = Augmentation(config, data, seed)
+    augment = Augmentation(data, seed, config.augment, config.mixup, config.cutmix)
     batch_size, smallest = batch_size_of(config), 2 * process_group.world_size
     steps_per_epoch = len(epoch_batches(len(setup.training), batch_size, seed, 1, smallest))
     state = TrainingState.begin(setup, steps_per_epoch * config.epochs, process_group)

@@ -16,7 +16,6 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchmill.components.data.config import AUGMENTATIONS, split_strength
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
-from torchmill.components.training.config import TrainConfig
 
 
 class Augmentation:
@@ -25,24 +24,28 @@ class Augmentation:
     It draws from generators of its own, so that a training that resumes in the middle of an epoch needs no replay.
     Images stay uint8 on their device, unless they are mixed.
 
+    Args:
+        names: augmentations, each with its strength after a colon if it isn't the usual one: ``shift:3``.
+        mixup, cutmix: alpha of the Beta distribution that weighs the samples; 0 mixes none.
+
     Raises:
         UserError: the data has no images to change, or nothing that can be mixed.
     """
 
-    def __init__(self, config: TrainConfig, data: DataRef, seed: int):
-        if config.augment and data.kind != "images":
+    def __init__(self, data: DataRef, seed: int, names: Sequence[str] = (), mixup: float = 0.0, cutmix: float = 0.0):
+        if names and data.kind != "images":
             raise UserError(f"--train.augment changes images; {data.name} has {data.kind}.", "Leave it out.")
-        if (config.mixup and data.kind == "tokens") or (config.cutmix and data.kind != "images"):
+        if (mixup and data.kind == "tokens") or (cutmix and data.kind != "images"):
             raise UserError(
                 f"{data.name} has {data.kind}: mixup mixes images or numbers, cutmix images alone.", "Leave it out."
             )
-        self.seed, self.mixup, self.cutmix = seed, config.mixup, config.cutmix
+        self.seed, self.mixup, self.cutmix = seed, mixup, cutmix
         self.task, self.outputs = data.task_object, len(data.classes)
         self.sample_changes: dict[str, Callable[..., Tensor]] = {}
         """Changes that depend on the sample and the epoch, by name: twice the same would undo itself."""
         self.changes: list[Callable[[Tensor, torch.Generator], Tensor]] = []
         """Changes of images, uint8 NCHW, that draw from a generator."""
-        for name, strength in map(split_strength, config.augment):
+        for name, strength in map(split_strength, names):
             module = _load(name, data.shape)
             if hasattr(module, "change_samples"):
                 self.sample_changes[name] = partial(module.change_samples, strength=strength)

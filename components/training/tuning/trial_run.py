@@ -33,7 +33,7 @@ def trial_run(setup: TrainingSetup, steps: int) -> Generator[tuple[TrainingState
         state = TrainingState.begin(setup, steps)
         seed_all(setup.seed)
         state.train_mode()
-        augment = Augmentation(config, setup.data, setup.seed)
+        augment = Augmentation(setup.data, setup.seed, config.augment, config.mixup, config.cutmix)
         yield state, _batches(setup.training.to(setup.device), augment, batch_size_of(config), setup.seed)
     finally:
         set_rng_states(states, setup.device)

@@ -53,7 +53,7 @@ def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_
     training, validation = read_training(toy.with_split(0.2, seed=0))
     model, augment = (
         StandardizedModel.of(nn.Identity(), toy),
-        Augmentation(TrainConfig(augment=("shift",)), toy, seed=5),
+        Augmentation(toy, seed=5, names=("shift",)),
     )
     expected = [
         model(augment(*training.take(batch), epoch, number, batch)[0])

@@ -10,10 +10,15 @@ from torchmill.components.config import load
 from torchmill.components.data.augmentation import Augmentation
 from torchmill.components.data.config import AUGMENTATIONS, usual_strengths
 from torchmill.components.errors import ConfigError, UserError
+from torchmill.components.refs import DataRef
 from torchmill.components.training.config import TrainConfig
 
 MOST = 2
 """Pixels of a usual shift."""
+
+
+def augmentation(config: TrainConfig, data: DataRef, seed: int) -> Augmentation:
+    return Augmentation(data, seed, config.augment, config.mixup, config.cutmix)
 
 
 def pixels(channels: int, samples: int = 64) -> torch.Tensor:
@@ -34,7 +39,7 @@ def augment(toy):
     def changed(images: torch.Tensor, names: str, seed: int = 0, epoch: int = 1, batch: int = 0) -> torch.Tensor:
         data = toy.model_copy(update={"shape": tuple(images.shape[1:])})
         labels = torch.arange(len(images)) % 10
-        after, same = Augmentation(TrainConfig.model_validate({"augment": names}), data, seed)(
+        after, same = augmentation(TrainConfig.model_validate({"augment": names}), data, seed)(
             images, labels, epoch, batch, torch.arange(len(images)) + len(images) * batch
         )
         assert same is labels
@@ -187,7 +192,7 @@ def test_images_that_are_neither_grey_nor_rgb_are_refused_where_colours_are_mean
 
 
 def mixed(data, inputs, labels, seed: int = 0, batch: int = 0, **config):
-    return Augmentation(TrainConfig(**config), data, seed)(inputs, labels, 1, batch, torch.arange(len(inputs)))
+    return augmentation(TrainConfig(**config), data, seed)(inputs, labels, 1, batch, torch.arange(len(inputs)))
 
 
 def test_alternating_flips_mirror_each_image_in_every_other_epoch_and_half_of_them_in_each(augment):
@@ -281,4 +286,4 @@ def test_labels_and_targets_are_mixed_as_they_are(tmp_path, task):
 )
 def test_what_cannot_be_changed_or_mixed_is_refused_in_words(tmp_path, kind, config, words):
     with pytest.raises(UserError, match=words):
-        Augmentation(TrainConfig.model_validate(config), kind(tmp_path), 0)
+        augmentation(TrainConfig.model_validate(config), kind(tmp_path), 0)
