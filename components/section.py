@@ -1,4 +1,4 @@
-"""What the sections of a configuration have in common: how values are read from text and from YAML."""
+"""Sections of a configuration, and values as the command line and YAML write them."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, Validati
 from torchmill.components.options import Option
 
 NOT_IN_KEY: dict[str, JsonValue] = {"decides": False}
-"""Marks a setting that does not decide what comes out of its section's step."""
+"""Mark of a setting that does not change the result of its section's step."""
 
 
 def _json_object(value: object, info: ValidationInfo) -> object:

@@ -1,4 +1,4 @@
-"""Settings of the data, and the data sets that can be named. Imports no torch."""
+"""Settings of the data. Its data sets and augmentations are found by their files. Imports no torch."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def dataset_names() -> list[str]:
 
 
 def dataset_place(name: str) -> tuple[str, str]:
-    """Split the name of a data set into its kind and what comes after the colon.
+    """Split the name of a data set at the colon, into its kind and a path or function.
 
     ``mnist`` is ("mnist", ""), ``image_folder:a/b`` is ("image_folder", "a/b"), and ``own.py:function`` is
     ("own.py", "function").
@@ -69,41 +69,41 @@ def _usual_strength(name: str) -> float:
 
 class DataConfig(Named):
     name: str = "digits"
-    """Data set: a name that `torchmill datasets` lists, with its path after a colon where it takes one, or your own
+    """Data set: a name that `torchmill datasets` lists, with a path after a colon if it needs one, or your own
     file.py:function."""
     args: JsonObject = Field(default_factory=dict)
     """Arguments for the data set as JSON; `torchmill datasets` shows them."""
     validation_fraction: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the training data kept for validation, the same in each class; for data that has no validation split
-    of its own."""
+    """Share of the training data to split off for validation, the same in each class; unused for data with a
+    validation split."""
     leakage_limit: float = Field(0.01, ge=0, le=1, json_schema_extra=NOT_IN_KEY)
-    """Share of test samples that may be found among the training samples, equal or nearly so. More stops the run."""
+    """Largest share of test samples with an equal or nearly equal training sample. A larger one stops the run."""
     allow_leakage: bool = Field(False, json_schema_extra=NOT_IN_KEY)
-    """Train even if there is more leakage than that."""
+    """Train in spite of more leakage than the limit."""
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         kind, path = dataset_place(name)
-        known = dataset_names()
-        if kind in known:
+        names = dataset_names()
+        if kind in names:
             takes_path = "path" in DATASETS[kind].source.functions["load"]
             if takes_path and not path:
                 raise ValueError(f"'{kind}' needs a path: {kind}:PATH")
             if path and not takes_path:
                 raise ValueError(f"'{kind}' takes no path; write {kind} alone")
         elif path:
-            near = nearest(kind, known)
+            near = nearest(kind, names)
             if near.startswith("Did") and not kind.endswith(".py") and "/" not in kind:
                 raise ValueError(f"unknown data set '{kind}'. {near}")
             check_reference(name, "function")
         else:
-            raise ValueError(f"unknown data set '{name}'. {nearest(name, known)} Your own: file.py:function")
+            raise ValueError(f"unknown data set '{name}'. {nearest(name, names)} Your own: file.py:function")
         return name
 
     @property
     def title(self) -> str:
-        """The name without what is only its place."""
+        """Name without folders, for titles."""
         kind, path = dataset_place(self.name)
         if not path:
             return kind

@@ -67,7 +67,7 @@ def output_std(network: nn.Module, name: str, sample: Tensor) -> float:
 
 @contextlib.contextmanager
 def evaluation_mode(network: nn.Module) -> Generator[None]:
-    """Put all layers into evaluation mode, and back into their own modes afterwards."""
+    """Set all layers to evaluation mode for the block, and restore their modes after it."""
     modes = {layer: layer.training for layer in network.modules()}
     try:
         for layer in modes:  # not by eval(), which a user may override

@@ -101,7 +101,7 @@ class StepFingerprint(BaseModel):
 
 
 def of_step(step: str, arguments: Mapping[str, Any]) -> StepFingerprint:
-    """Take the fingerprint of a step from its arguments: sections of the configuration, plain values and refs."""
+    """Compute the fingerprint of a step from its arguments: sections of the configuration, plain values and refs."""
     settings: dict[str, str] = {}
     inputs: dict[str, str] = {}
     references: list[str] = []
@@ -127,7 +127,7 @@ def of_step(step: str, arguments: Mapping[str, Any]) -> StepFingerprint:
 
 
 def of_run(config: RunConfig, tracking: str) -> StepFingerprint:
-    """Take the fingerprint of a whole run before it begins: all but the data's content.
+    """Compute the fingerprint of a whole run before it begins: all but the data's content.
 
     Args:
         tracking: address of the MLflow server or database that records the run.

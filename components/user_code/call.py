@@ -1,4 +1,4 @@
-"""Calls of the user's code: arguments are checked by its signature, and its errors are told in words."""
+"""Calls of the user's code, with arguments checked by its signature and errors in words."""
 
 import inspect
 from collections.abc import Callable, Mapping

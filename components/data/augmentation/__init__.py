@@ -21,7 +21,7 @@ from torchmill.components.refs import DataRef
 class Augmentation:
     """Changes batches of training samples; the same seed, epoch and batch give the same change.
 
-    It draws from generators of its own, so that a training that resumes in the middle of an epoch needs no replay.
+    It has its own generators, so that a training that resumes in the middle of an epoch needs no replay.
     Images stay uint8 on their device, unless they are mixed.
 
     Args:
@@ -160,7 +160,7 @@ def move(
 
 
 def resample(pixels: Tensor, matrix: Tensor, padding: str) -> Tensor:
-    """Resample each image by an affine map of its own, (N, 2, 3)."""
+    """Resample each image by its affine map, (N, 2, 3)."""
     grid = affine_grid(matrix.to(pixels.device), list(pixels.shape), align_corners=False)
     return as_pixels(grid_sample(pixels.float(), grid, mode="bilinear", padding_mode=padding, align_corners=False))
 
@@ -178,7 +178,7 @@ def one_by_one(transform: Any, pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 @contextlib.contextmanager
 def _drawing_from(rng: torch.Generator) -> Generator[None]:
-    """Let torch's global CPU generator, the only one that the transforms use, draw as ``rng`` does."""
+    """Set torch's global CPU generator, the only one that the transforms use, to the state of ``rng``."""
     before = torch.default_generator.get_state()
     torch.default_generator.set_state(rng.get_state())
     try:

@@ -113,17 +113,17 @@ def _judge(function: type[Function], layer: str, arguments: tuple[Any, ...], sam
         return verdict("pass", f": forward and backward agree to {result.error:.1g}", "")
     evidence = (
         f": for argument {result.argument}, the derivative of forward is {result.numerical:.5g}, "
-        f"backward returns {result.analytic:.5g}"
+        f"but backward returns {result.analytic:.5g}"
     )
     if result.error != result.error:
         return verdict("warn", evidence, REMEDY)
     if result.constant:
         remedy = "Keep it if it is a deliberate straight-through estimator, for example for rounding or sign."
-        return verdict("warn", f"{evidence}: forward is piecewise constant", remedy)
+        return verdict("warn", f"{evidence}; forward is piecewise constant", remedy)
     if result.identity:
         remedy = "Keep it if it deliberately reverses or scales gradients."
-        return verdict("warn", f"{evidence}: forward is the identity", remedy)
-    return verdict("fail", f"{evidence}: its backward does not agree with its forward", REMEDY)
+        return verdict("warn", f"{evidence}; forward is the identity", remedy)
+    return verdict("fail", evidence, REMEDY)
 
 
 def _compare(function: type[Function], arguments: list[Any]) -> _Comparison:

@@ -55,7 +55,7 @@ def _outputs(probe: Probe) -> Iterator[Verdict]:
                 _last_layer(trace),
                 f"in {mode} mode its output has shape {tuple(output.shape)}, expected {expected}: one row per sample, "
                 f"one column per {tasks.task(probe.check_input.task).singular}",
-                f"Give the last layer {probe.check_input.num_outputs} outputs and keep the batch dimension first.",
+                f"Make the output {expected[1]} wide, and keep the batch dimension first.",
             )
         elif not output.is_floating_point():
             yield Verdict(
@@ -80,14 +80,12 @@ def _explain(probe: Probe, raised: Raised) -> Verdict:
             f"Use nn.Embedding({high + 1}, ...), with one row per id including padding.",
         )
     summary = raised.summary
-    remedy = f"Make it accept its input, {tuple(probe.inputs.shape)} {probe.inputs.dtype}."
+    inputs = f"inputs of shape {tuple(probe.inputs.shape)} and {probe.inputs.dtype}"
+    remedy = f"Make the network accept {inputs}."
     if ".cuda" in summary or "CUDA" in summary or "NVIDIA" in summary:
         remedy = "Leave the device to the caller: make tensors with device=x.device."
     elif "size of tensor" in summary or "mat1 and mat2" in summary or "shape" in summary:
-        remedy = (
-            f"Compare the shape of its input, {tuple(probe.inputs.shape)} {probe.inputs.dtype}, with the sizes that "
-            "the layer expects."
-        )
+        remedy = f"Check the sizes of this layer for a network with {inputs}."
     return Verdict(
         "forward",
         "fail",

@@ -109,9 +109,9 @@ def unknown_leaves(probe: Probe) -> Iterator[Verdict]:
             "made_in_forward",
             "fail",
             "",
-            f"the output depends on {len(unknown)} tensors that require a gradient but are no parameters, "
-            f"the first of shape {tuple(unknown[0].shape)}",
-            "Make them in the constructor: self.weight = nn.Parameter(...).",
+            f"the output depends on {len(unknown)} {'tensor' if len(unknown) == 1 else 'tensors'} with a gradient but "
+            f"not among the parameters, the first of shape {tuple(unknown[0].shape)}",
+            "Make each of them in the constructor: self.weight = nn.Parameter(...).",
         )
 
 

@@ -82,7 +82,7 @@ def settings(probe: Probe) -> Iterator[Verdict]:
                 "settings",
                 "fail" if module.p >= 1 else "warn",
                 name,
-                f"drops a share of {module.p:g} of all values in training: {1 - module.p:.0%} remain",
+                f"with p={module.p:g}, only {1 - module.p:.0%} of all values remain in training",
                 "Use a usual rate of 0.1 to 0.5.",
             )
         if isinstance(module, nn.RNNBase) and module.dropout and module.num_layers == 1:

@@ -23,15 +23,15 @@ def device(probe: Probe) -> Iterator[Verdict]:
 
 def _stray_verdict(stray: Stray) -> Verdict:
     moves = stray.origin.startswith("Tensor.")
-    consequence = f"{stray.operation} combines it with the network's tensors: on a GPU, 1 of 2 operands stays behind"
+    consequence = f"{stray.operation} combines it with the network's tensors, so on a GPU 1 of 2 operands stays behind"
     if stray.operation == "NumPy":
-        consequence = "which 1 tensor of the network refuses on a GPU"
+        consequence = "on a GPU it raises for this 1 tensor"
     return Verdict(
         "device",
         "fail",
         stray.layer,
-        f"{stray.origin} {'moves a tensor to' if moves else 'makes a tensor on'} the CPU, {consequence}",
-        "Use no .cpu(), .to('cpu') and NumPy in forward: torch has the same functions for any device."
+        f"{stray.origin} {'moves a tensor to' if moves else 'makes a tensor on'} the CPU; {consequence}",
+        "Use neither .cpu() and .to('cpu') nor NumPy in forward: torch has the same functions for any device."
         if moves
         else f"Write {stray.origin}(..., device=x.device), or register the tensor as a buffer (register_buffer).",
     )

@@ -99,7 +99,7 @@ def are_equal(before: Tensor, after: Tensor) -> bool:
 
 
 def _bounded_weights(probe: Probe) -> Iterator[Verdict]:
-    """Check with larger weights: a forward that clamps or masks weights leaves those of its last run unchanged."""
+    """Check with scaled and perturbed weights, since a forward that clamps or masks weights may have run before."""
     probe.snapshot.restore()
     parameters = dict(probe.network.named_parameters())
     rng = torch.Generator().manual_seed(0)
@@ -108,17 +108,17 @@ def _bounded_weights(probe: Probe) -> Iterator[Verdict]:
             if parameter.is_floating_point() and parameter.numel() > 1:
                 noise = torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype)
                 parameter.data.mul_(10).add_(noise * parameter.data.abs().mean() / 10)
-    enlarged = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    perturbed = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     try:
         probe.run(restore=False)
     except Raised:
         return  # weights that we made up prove nothing
-    if written := [name for name, parameter in parameters.items() if not are_equal(enlarged[name], parameter)]:
+    if written := [name for name, parameter in parameters.items() if not are_equal(perturbed[name], parameter)]:
         yield Verdict(
             "side_effects",
             "warn",
             written[0].rpartition(".")[0],
-            f"forward changes {len(written)} of {len(enlarged)} parameters if they are large, {written[0]} first",
+            f"forward changes {len(written)} of {len(perturbed)} parameters after an update, {written[0]} first",
             WEIGHTS_REMEDY,
         )
 

@@ -49,12 +49,12 @@ def dead_units(probe: Probe) -> Iterator[Verdict]:
         mostly_unused = bool(unused.float().mean() >= MANY)
         if not mostly_unused and not _level_ratio(levels, name, units) > FAR_BELOW:
             continue
-        cause = "with any weights" if mostly_unused else "their outputs lie far below zero"
+        cause = "even with other weights" if mostly_unused else "their outputs lie far below zero"
         yield Verdict(
             "units",
             "warn",
             name,
-            f"{int(units.sum())} of {len(units)} units get a gradient of exactly 0 for {len(probe.inputs)} samples: "
+            f"{int(units.sum())} of {len(units)} units get a gradient of exactly 0 for {len(probe.inputs)} samples; "
             f"{cause}",
             "Use all of its units in the next layer, or make it smaller."
             if mostly_unused

@@ -32,7 +32,7 @@ class Common:
     momentum: float
     weight_decay: float
     fused: bool
-    """Whether torch can fuse the update."""
+    """True if torch can fuse the update."""
 
 
 def make_optimizer(network: nn.Module, config: TrainConfig, on: device) -> Optimizer:
@@ -97,7 +97,7 @@ def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, 
 
 def _lr_factors(network: nn.Module, named: dict[str, nn.Parameter], config: TrainConfig) -> dict[str, float]:
     """Return the factor of the learning rate of each parameter."""
-    # A layer is a module with parameters of its own; the last one gets the full rate.
+    # A layer is a module that owns parameters. The last layer gets the full rate.
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters()))
     depth = {layer: len(layers) - 1 - place for place, layer in enumerate(layers)}
     factors = {name: config.layer_decay ** depth[name.rpartition(".")[0]] for name in named}

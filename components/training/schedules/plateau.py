@@ -40,7 +40,7 @@ class PlateauLR(LambdaLR):
         return [lr * self.share for lr in super().get_lr()]
 
     def judge(self, validation_loss: float) -> None:
-        """Take an epoch's validation loss into account."""
+        """Lower the rate if the validation loss of an epoch shows no progress, after the patience."""
         if validation_loss < self.least * (1 - BETTER):
             self.least, self.waited = validation_loss, 0
             return

@@ -239,7 +239,7 @@ def test_top_answers_calibration_and_ranking_are_told(unsure, toy, toy_test, tmp
         assert low < (ref.loss if name == "loss" else ref.others[name]) < high, name
     recall = report["classes"]["bar 0"]
     assert recall["recall_95"][0] <= recall["recall"] <= recall["recall_95"][1]
-    assert {group["by"] for group in report["error_slices"]} >= {"class", "brightness"}
+    assert {group["by"] for group in report["error_groups"]} >= {"class", "brightness"}
     assert report["robustness"]["changes"][0]["score"] == ref.score  # of all 203, as they are
     wrong = int((logits.argmax(1) != truth).sum())
     assert len(report["mistakes"]) == min(24, wrong)

@@ -1,3 +1,5 @@
+"""Networks are built for a data set and get their first weights, and errors say what to change."""
+
 import inspect
 import re
 import sys
@@ -7,47 +9,19 @@ import pytest
 import torch
 from torch import nn
 
+from tests.components.initialization.networks import LINEAR, same, weights
 from tests.toy import made, toy_data, written
 from torchmill.components.errors import UserError
-from torchmill.components.initialization.build import initialize, try_on
+from torchmill.components.initialization.build import try_on
 from torchmill.components.initialization.config import (
     SCHEMES,
     InitializeConfig,
-    ModelConfig,
     model_names,
     network_schemes,
 )
 from torchmill.components.initialization.schemes import fill
-from torchmill.components.initialization.weights import restore, save_weights
-from torchmill.components.models.simple_cnn import SimpleCNN
-from torchmill.components.refs import FileRef, NetworkRef
 
 ALL_SCHEMES = network_schemes()
-LINEAR = """
-class Own(nn.Module):
-    def __init__(self, num_classes, in_channels, image_size, width=8):
-        super().__init__()
-        self.hidden = nn.Linear(in_channels * image_size**2, width)
-        self.out = nn.Linear(width, num_classes)
-
-    def forward(self, x):
-        return self.out(self.hidden(x.flatten(1)).relu())
-"""
-
-
-def weights(network: nn.Module) -> list[torch.Tensor]:
-    return [tensor.detach().clone() for tensor in network.state_dict().values()]
-
-
-def same(first: nn.Module, second: nn.Module) -> bool:
-    """Return True if all weights and buffers are equal bit for bit."""
-    pairs = zip(weights(first), weights(second), strict=True)
-    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
-
-
-def reference_to(reference: str, network: nn.Module, weights: FileRef, **arguments: object) -> NetworkRef:
-    count = sum(parameter.numel() for parameter in network.parameters())
-    return NetworkRef(reference=reference, arguments=arguments, weights=weights, parameters=count)
 
 
 def refusal(reference: str, data, **arguments: object) -> str:
@@ -298,8 +272,8 @@ def test_an_error_for_the_input_shape_names_the_layer_and_the_shapes(toy, own):
     assert "in its layer head: Linear(in_features=99" in answer and "(own_network.py line 10)" in answer
     assert "fails on images of shape (2, 1, 28, 28)" in answer
     assert "toy has images of (channels, height, width) = (1, 28, 28)" in answer
-    colours = toy.model_copy(update={"shape": (3, 28, 28)})
-    answer = refusal(own(text, file="other.py"), colours)
+    colors = toy.model_copy(update={"shape": (3, 28, 28)})
+    answer = refusal(own(text, file="other.py"), colors)
     assert "in its layer body.0: Conv2d(1," in answer and "Take in_channels in the constructor" in answer
 
 
@@ -320,82 +294,6 @@ def test_trying_a_network_restores_its_state(toy):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules())
 
 
-def test_lazy_layers_get_their_shapes_before_their_weights(toy, own, tmp_path):
-    reference = own("def Own():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))")
-    network = made(reference, toy)
-    assert network[1].weight.shape == (10, 784)
-    assert network[1].weight.var().item() == pytest.approx(2 / 794, rel=0.1)
-    ref = save_weights(network, tmp_path / "w.safetensors")
-    assert same(network, restore(reference_to(reference, network, ref), ref, toy))
-
-
-def test_weights_are_restored_bit_for_bit(toy, tmp_path):
-    network = made("simple_cnn", toy, "kaiming_uniform").to(memory_format=torch.channels_last)
-    ref = save_weights(network, tmp_path / "w.safetensors")
-    torch.manual_seed(1)
-    before = torch.get_rng_state()
-    restored = restore(reference_to("simple_cnn", network, ref), ref, toy)
-    assert same(network, restored)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert save_weights(restored, tmp_path / "again.safetensors").sha256 == ref.sha256
-
-
-def test_buffers_are_restored(toy, own, tmp_path):
-    reference = own(
-        "def Own():\n    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(2704, 10))"
-    )
-    network = made(reference, toy)
-    network(torch.rand(8, 1, 28, 28))
-    ref = save_weights(network, tmp_path / "w.safetensors")
-    assert same(network, restore(reference_to(reference, network, ref), ref, toy))
-
-
-def test_tied_weights_are_restored_as_tied(toy, own, tmp_path):
-    text = (
-        "class Own(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-        "        self.a, self.b = nn.Linear(784, 784), nn.Linear(784, 784)\n        self.b.weight = self.a.weight\n"
-        "        self.out = nn.Linear(784, 10)\n"
-        "    def forward(self, x):\n        return self.out(self.b(self.a(x.flatten(1))))"
-    )
-    reference = own(text)
-    network = made(reference, toy)
-    ref = save_weights(network, tmp_path / "w.safetensors")
-    restored = restore(reference_to(reference, network, ref), ref, toy)
-    assert same(network, restored) and restored.a.weight is restored.b.weight
-
-
-def test_a_changed_or_missing_file_of_weights_is_refused(toy, tmp_path):
-    network = SimpleCNN()
-    path = tmp_path / "w.safetensors"
-    ref = save_weights(network, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"missing or has changed since it was written. Run the training again"):
-        restore(reference_to("simple_cnn", network, ref), ref, toy)
-    path.unlink()
-    with pytest.raises(UserError, match="missing or has changed"):
-        restore(reference_to("simple_cnn", network, ref), ref, toy)
-
-
-def test_weights_of_another_network_are_refused(toy, own, tmp_path):
-    ref = save_weights(SimpleCNN(), tmp_path / "w.safetensors")
-    reference = own(LINEAR)
-    with pytest.raises(UserError, match="does not fit"):
-        restore(reference_to(reference, SimpleCNN(), ref), ref, toy)
-    (tmp_path / "w.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="does not fit"):
-        nonsense = FileRef.of(tmp_path / "w.safetensors")
-        restore(reference_to("simple_cnn", SimpleCNN(), nonsense), nonsense, toy)
-
-
-def test_a_full_disk_raises_a_readable_error(tmp_path, small_disk):
-    save_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
-    before = (tmp_path / "w.safetensors").read_bytes()
-    with small_disk(100_000), pytest.raises(UserError, match=r"Cannot write .*w.safetensors: File too large"):
-        save_weights(SimpleCNN(), tmp_path / "w.safetensors")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"w.safetensors": before}
-
-
 def test_every_built_in_network_has_a_class_named_like_its_file():
     for name in model_names():
         module = __import__(f"torchmill.components.models.{name}", fromlist=["_"])
@@ -403,49 +301,3 @@ def test_every_built_in_network_has_a_class_named_like_its_file():
             key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
         ]
         assert name.replace("_", "") in [key.lower() for key in classes]
-
-
-def test_weights_are_restored_with_gradients_disabled(toy, tmp_path):
-    network = made("simple_cnn", toy)
-    ref = save_weights(network, tmp_path / "w.safetensors")
-    with torch.inference_mode(False), torch.no_grad():
-        assert same(network, restore(reference_to("simple_cnn", network, ref), ref, toy))
-
-
-@pytest.fixture
-def partly_fitting(toy, tmp_path) -> ModelConfig:
-    """Pretrained weights that do not fit the first convolution and the last layer."""
-    state = made("simple_cnn", toy).state_dict()
-    state["conv1.weight"], state["fc2.weight"], state["fc2.bias"] = torch.ones(9), torch.ones(7, 128), torch.ones(7)
-    torch.save(state, tmp_path / "weights.pth")
-    return ModelConfig(weights=str(tmp_path / "weights.pth"))
-
-
-def trainable(network: nn.Module) -> set[str]:
-    return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-
-
-def test_parameters_without_pretrained_weights_stay_trainable_in_a_frozen_backbone(
-    toy, tmp_path, partly_fitting, caplog
-):
-    caplog.set_level("INFO", "torchmill")
-    model = partly_fitting.model_copy(update={"freeze": ("backbone",)})
-    network, _ = initialize(model, InitializeConfig(), toy, 0)
-    assert trainable(network) == {"conv1.weight", "fc2.weight", "fc2.bias"}
-    assert "backbone without conv1.weight: not pretrained, stays trainable" in caplog.text
-    frozen = tuple(name for name, parameter in network.named_parameters() if not parameter.requires_grad)
-    first = reference_to("simple_cnn", network, save_weights(network, tmp_path / "first.safetensors"))
-    again = restore(first.model_copy(update={"freeze": model.freeze, "frozen": frozen}), first.weights, toy)
-    assert trainable(again) == trainable(network)
-
-
-def test_a_pattern_must_not_freeze_parameters_without_pretrained_weights(toy, partly_fitting):
-    model = partly_fitting.model_copy(update={"freeze": ("conv*",)})
-    with pytest.raises(UserError, match=r"'conv\*' matches conv1.weight, which the pretrained weights do not fit"):
-        initialize(model, InitializeConfig(), toy, 0)
-
-
-@pytest.mark.parametrize(("scheme", "warned"), [("xavier_normal", True), ("none", False)])
-def test_freezing_without_pretrained_weights_warns_about_first_weights(toy, caplog, scheme, warned):
-    initialize(ModelConfig(freeze=("backbone",)), InitializeConfig(name=scheme), toy, 0)
-    assert ("first weights by xavier_normal" in caplog.text) == warned
