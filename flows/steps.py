@@ -64,7 +64,7 @@ def fetch(config: DataConfig) -> DataRef:
     tracking.log_dataset(run, data)
     sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
     told = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
-    what = "samples" if data.kind == "numbers" else "texts" if data.kind == "tokens" else "images"
+    what = data.field.samples
     meant = data.task_object.describe_data(data.outputs)
     logger.info("data  %s: %s %s%s, sha256 %s…", data.name, told, what, meant, data.sha256[:12])
     return data

@@ -79,11 +79,11 @@ def judge(
     numbers, truth = outputs.numpy(), test.labels.numpy()
     mistakes = worst_mistakes(numbers, truth, data, temperature)
     pictures = dict(found.pictures)
-    if mistakes and data.kind == "images":
+    if mistakes and data.field.is_picture:
         pictures["mistakes.png"] = lambda path: draw_mistakes(mistakes, test, path)
     for name, draw in pictures.items():
         draw(folder / name)
-    seen, changes = _changes(answer, test, data) if data.kind == "images" else ({}, {})
+    seen, changes = _changes(answer, test, data) if data.field.is_picture else ({}, {})
     explained = _explained(model, test, data, numbers, mistakes, encoding, folder) if model else saliency.Saliency()
     names = [*pictures, *([explained.picture.name] if explained.picture else [])]
     report = {

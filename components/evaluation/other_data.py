@@ -9,11 +9,11 @@ from torch import Tensor
 
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding, translation
-from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary
+from torchmill.components.data.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
 from torchmill.components.data.samples import Samples, read_test
 from torchmill.components.errors import UserError, shortened
 from torchmill.components.evaluation.evaluate import judge
-from torchmill.components.refs import PADDING, DataRef, EvaluationRef
+from torchmill.components.refs import DataRef, EvaluationRef
 from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.export.parity import Judgement, predict_double
-from torchmill.components.export.pre_and_post import INPUTS, PREPARED
+from torchmill.components.export.pre_and_post import PREPARED
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model.run import answers, as_taken
 from torchmill.components.onnx_model.session import open_session
@@ -83,7 +83,7 @@ def meaning(candidate: Candidate) -> Gate | None:
     if json.loads(told.get("labels", "[]")) != list(data.classes):
         return Gate("labels", "the labels in the metadata are not those of the data, in their order", False)
     inputs, _ = _some(candidate.test)
-    named = {INPUTS[data.kind]: inputs}
+    named = {data.field.onnx_input: inputs}
     logits, probabilities, labels = answers(
         candidate.session(), [data.task_object.onnx_output, "probabilities", "labels"], **named
     )
@@ -103,7 +103,7 @@ def meaning(candidate: Candidate) -> Gate | None:
 def pictures(candidate: Candidate) -> Gate | None:
     """Are pictures of other sizes, in either layout, prepared as training's were?"""
     data = candidate.data
-    if data.kind != "images":
+    if not data.field.is_picture:
         return None
     from PIL import Image, ImageOps
 
@@ -141,7 +141,7 @@ def pictures(candidate: Candidate) -> Gate | None:
 def texts(candidate: Candidate) -> Gate | None:
     """Are texts of other lengths, and ids that nobody knows, taken as they should be?"""
     data = candidate.data
-    if data.kind != "tokens":
+    if not data.field.is_sequence:
         return None
     inputs, _ = _some(candidate.test)
     (longest,) = data.shape
@@ -181,7 +181,7 @@ def power(candidate: Candidate) -> Gate | None:
     """Would the comparison notice weights that are a little off?"""
     inputs, _ = _some(candidate.test)
     wanted = candidate.judge.outputs[: len(inputs)]
-    name = INPUTS[candidate.data.kind]
+    name = candidate.data.field.onnx_input
     largest = max(NOISE[-1], 10 * candidate.judge.allowed / max(1.0, float(np.abs(candidate.judge.outputs).max())))
     for noise in (*NOISE[:-1], largest):
         changed = _noisy(candidate.proto, noise)
@@ -207,7 +207,7 @@ def reference(candidate: Candidate) -> Gate | None:
     inputs, _ = _some(few)
     output = candidate.data.task_object.onnx_output
     try:
-        (given, *_) = ReferenceEvaluator(candidate.proto).run([output], {INPUTS[candidate.data.kind]: inputs})
+        (given, *_) = ReferenceEvaluator(candidate.proto).run([output], {candidate.data.field.onnx_input: inputs})
     except (NotImplementedError, RuntimeError, TypeError) as error:  # an operator that it does not have
         return Gate("reference", f"not to be had: {' '.join(str(error).split())[:200]}")
     apart = float(np.abs(np.asarray(given) / candidate.judge.units - candidate.judge.outputs[: len(inputs)]).max())

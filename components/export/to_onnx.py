@@ -16,7 +16,7 @@ from torch import nn
 
 from torchmill.components.data.fetch import VOCABULARY, read_columns
 from torchmill.components.errors import UserError
-from torchmill.components.export.pre_and_post import INPUTS, OPSET, add_pre_and_postprocessing
+from torchmill.components.export.pre_and_post import OPSET, add_pre_and_postprocessing
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.refs import DataRef
@@ -64,22 +64,8 @@ def to_onnx(
 
 def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Say what the model takes and gives, so that the file can be used without anything beside it."""
-    shape = ", ".join(map(str, data.shape))
     columns = read_columns(data)
-    match data.kind:
-        case "images":
-            takes = (
-                "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any "
-                "height and width, grey, RGB or RGBA"
-            )
-            prepares = f"scaled as Pillow's ImageOps.fit does with BILINEAR to {data.shape[2]}x{data.shape[1]}"
-        case "tokens":
-            takes = "int64 token ids (batch, length), padded with 0 at the end, 1 for what is not in the vocabulary"
-            prepares = f"cut after {shape} tokens"
-        case _:
-            takes, prepares = f"float32 (batch, {shape})", "standardised"
-            if columns:
-                takes += ", the columns in their order; one of categories is a 0 or 1 for each of these"
+    takes, prepares = data.field.describe_input(data.shape, columns is not None)
     described = {
         "labels": json.dumps(list(data.classes)),
         "kind": data.kind,
@@ -92,7 +78,7 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     }
     if data.task_object.has_probabilities:
         described["temperature"] = f"{temperature:.6g}"
-    if data.kind == "tokens":
+    if data.field.is_sequence:
         described["vocabulary"] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
     if columns:
         described["columns"] = columns.as_json()
@@ -101,10 +87,7 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
 
 def example(data: DataRef) -> tuple[torch.Tensor, tuple[dict[int, str], ...]]:
     """Give an input to trace the model with, and which of its dimensions are free."""
-    inputs = blank(data)
-    if data.kind == "tokens":
-        return inputs, ({0: "batch", 1: "length"},)
-    return inputs.to(torch.uint8) if data.kind == "images" else inputs, ({0: "batch"},)
+    return data.field.exported(blank(data)), (dict(enumerate(data.field.dynamic_axes)),)
 
 
 def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
@@ -121,7 +104,7 @@ def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
                 (inputs,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUTS[data.kind]],
+                input_names=[data.field.onnx_input],
                 output_names=[data.task_object.onnx_output],
                 dynamic_shapes=dynamic,
                 verbose=False,

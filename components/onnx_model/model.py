@@ -14,18 +14,17 @@ import onnx
 import psutil
 from google.protobuf.message import DecodeError
 
-from torchmill.components import tasks
+from torchmill.components import fields, tasks
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding
 from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model.session import open_session
-from torchmill.components.refs import DataRef, Kind
+from torchmill.components.refs import DataRef
 
 if TYPE_CHECKING:
     import onnxruntime
 
-KINDS: dict[str, Kind] = {"pixels": "images", "tokens": "tokens", "features": "numbers"}
 TAKEN = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
 COPIES = 3  # of the weights, at least: the file's, the parsed ones and the session's
 PLAIN_MEMORY = 64e6  # what nobody needs to count
@@ -39,7 +38,7 @@ class OnnxModel:
 
     file: Path
     session: "onnxruntime.InferenceSession"
-    kind: Kind
+    kind: str
     task: str
     labels: tuple[str, ...]
     """Names of classes, labels or targets; their numbers where the file has no names."""
@@ -68,13 +67,13 @@ class OnnxModel:
             columns = Columns.from_json(self.metadata["columns"])
         except (KeyError, ValueError, TypeError):
             return None
-        fits = len(columns.features) == (1 if self.kind == "tokens" else math.prod(self.shape))
+        fits = len(columns.features) == (1 if self.field.is_sequence else math.prod(self.shape))
         return columns if fits else None
 
     @property
     def encoding(self) -> Encoding | None:
         """Of its inputs; None of images, and where the file does not tell."""
-        return self.vocabulary if self.kind == "tokens" else self.columns
+        return self.vocabulary if self.field.is_sequence else self.columns
 
     @cached_property
     def takes(self) -> tuple[str, Any]:
@@ -85,6 +84,11 @@ class OnnxModel:
     @cached_property
     def _outputs(self) -> list[str]:
         return [given.name for given in self.session.get_outputs()]
+
+    @property
+    def field(self) -> fields.Field:
+        """Everything that depends on the kind of inputs."""
+        return fields.field(self.kind)
 
     @property
     def task_object(self) -> tasks.Task:
@@ -143,7 +147,7 @@ class OnnxModel:
     def takes_any_size(self) -> bool:
         """Whether images of any height and width go through it."""
         (taken,) = self.session.get_inputs()
-        return self.kind == "images" and not all(isinstance(size, int) for size in taken.shape[1:])
+        return self.field.is_picture and not all(isinstance(size, int) for size in taken.shape[1:])
 
 
 def _unlike_vocabulary(ours: Vocabulary, theirs: Vocabulary) -> str:
@@ -294,17 +298,16 @@ def _session(file: Path) -> "onnxruntime.InferenceSession":
         raise UserError(f"onnxruntime cannot run {file}: {' '.join(str(error).split())[:300]}", EXPORTED) from error
 
 
-def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> Kind:
+def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> str:
+    """Return the kind in the metadata; old files do not name it, and are told by the name of their input."""
     (taken,) = session.get_inputs()
-    name = KINDS.get(taken.name)
-    said = metadata.get("kind")
-    kind = said if said in KINDS.values() else name
-    fitting = {"images": "tensor(uint8)", "tokens": "tensor(int64)", "numbers": "tensor(float)"}
-    if kind is None or fitting[kind] != taken.type:
+    by_input = {fields.field(name).onnx_input: name for name in fields.names()}
+    kind = name if (name := metadata.get("kind")) in fields.names() else by_input.get(taken.name)
+    if kind is None or fields.field(kind).onnx_type != taken.type:
         raise UserError(
             f"{file} takes '{taken.name}' ({taken.type}), and does not say how raw inputs become that.", EXPORTED
         )
-    return kind  # ty: ignore[invalid-explicit-return]
+    return kind
 
 
 def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> str:
@@ -329,11 +332,9 @@ def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], f
     return names
 
 
-def _shape(
-    session: "onnxruntime.InferenceSession", kind: Kind, metadata: dict[str, str], file: Path
-) -> tuple[int, ...]:
+def _shape(session: "onnxruntime.InferenceSession", kind: str, metadata: dict[str, str], file: Path) -> tuple[int, ...]:
     said = tuple(int(size) for size in re.findall(r"\d+", metadata.get("shape", "")))
-    if kind == "tokens":
+    if fields.field(kind).is_sequence:
         return said
     (taken,) = session.get_inputs()
     fixed = tuple(taken.shape[1:])

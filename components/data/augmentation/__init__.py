@@ -30,9 +30,9 @@ class Augmentation:
     """
 
     def __init__(self, config: TrainConfig, data: DataRef, seed: int):
-        if config.augment and data.kind != "images":
+        if config.augment and not data.field.is_picture:
             raise UserError(f"--train.augment changes images; {data.name} has {data.kind}.", "Leave it out.")
-        if (config.mixup and data.kind == "tokens") or (config.cutmix and data.kind != "images"):
+        if (config.mixup and not data.field.can_mix) or (config.cutmix and not data.field.is_picture):
             raise UserError(
                 f"{data.name} has {data.kind}: mixup mixes images or numbers, cutmix images alone.", "Leave it out."
             )
