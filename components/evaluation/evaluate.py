@@ -1,9 +1,7 @@
 """How good is a trained network on the test split, how sure is that, and what is it wrong about."""
 
 import dataclasses
-import importlib
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,7 @@ from torchmill.components.refs import DataRef, EvaluationRef, FileRef
 from torchmill.components.tasks import Mistake
 
 NEEDED = ("sklearn.metrics", "matplotlib.figure", "matplotlib.backends.backend_agg", "captum.attr")
-"""What is imported only when it is needed."""
-
-
-def warm_up() -> None:
-    """Import what an evaluation needs, which takes seconds, beside what this process does or waits for."""
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in NEEDED], daemon=True).start()
+"""Modules that an evaluation imports late, since they take seconds."""
 
 
 def evaluate(

@@ -9,6 +9,7 @@ import onnx
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.errors import shortened
 from torchmill.components.files import write_text
+from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.tasks import shown
 from torchmill.components.wording import percent
@@ -46,7 +47,11 @@ def write_card(
     files = {one.path.name: one.sha256 for one in (model.onnx, model.example, *model.smaller) if one}
     name = proto.graph.input[0].name
     snippet = data.field.snippet(data.shape)
-    columns = Columns.from_json(described["columns"]) if not data.field.is_sequence and "columns" in described else None
+    columns = (
+        Columns.from_json(described[names.COLUMNS])
+        if not data.field.is_sequence and names.COLUMNS in described
+        else None
+    )
     if columns:
         row = {one.name: one.categories[0] if one.categories else 0 for one in columns.columns}
         snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))
@@ -60,11 +65,11 @@ def write_card(
         "",
         "| | |",
         "|---|---|",
-        f"| Input `{name}` | {described['input']} |",
-        f"| Prepared within | {described['preprocessing']} |",
-        f"| Output | {described['output']} |",
+        f"| Input `{name}` | {described[names.INPUT]} |",
+        f"| Prepared within | {described[names.PREPROCESSING]} |",
+        f"| Output | {described[names.OUTPUT]} |",
         f"| Answers | {shortened(data.classes, 12)} |",
-        *([f"| Temperature | {described['temperature']} |"] if "temperature" in described else []),
+        *([f"| Temperature | {described[names.TEMPERATURE]} |"] if names.TEMPERATURE in described else []),
         "",
         "```python",
         imports,

@@ -9,14 +9,11 @@ import onnx
 import onnx.compose
 import onnx.inliner
 
+from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef
 
 # Opset 23 and later break masked attention in onnxruntime.
 OPSET = 20
-PREPARED = "prepared"
-"""What the network itself gets, within the graph."""
-BEFORE, BEHIND = AROUND = ("prepare.", "answer.")
-"""By which names of nodes begin that are not the network's."""
 
 
 def add_pre_and_postprocessing(core: onnx.ModelProto, data: DataRef, temperature: float) -> onnx.ModelProto:
@@ -33,14 +30,14 @@ def add_pre_and_postprocessing(core: onnx.ModelProto, data: DataRef, temperature
     model = onnx.ModelProto()
     model.CopyFrom(core)
     if before := data.field.preprocessing(data.shape, data.vocabulary_size):
-        _rename(model.graph, data.field.onnx_input, PREPARED)
-        first = plain(before, BEFORE, [PREPARED])
+        _rename(model.graph, data.field.onnx_input, names.PREPARED)
+        first = plain(before, names.BEFORE, [names.PREPARED])
         del model.graph.input[:]
         model.graph.input.extend(first.graph.input)
         _put(model, first, at=0)
         model.graph.value_info.extend(first.graph.output)
     if behind := data.task_object.postprocessing(data.classes, temperature):
-        last = plain(behind, BEHIND, ["probabilities", "labels"])
+        last = plain(behind, names.BEHIND, [names.PROBABILITIES, names.LABELS])
         for output in last.graph.output:
             for side in output.type.tensor_type.shape.dim[1:]:
                 side.dim_value = len(data.classes)

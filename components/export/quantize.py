@@ -14,7 +14,7 @@ import torch
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.comparison.noninferiority import Comparison, compare, sample_scores
-from torchmill.components.export.pre_and_post import AROUND
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.run import as_taken, run
 from torchmill.components.onnx_model.session import CPU, open_session
 from torchmill.components.refs import DataRef
@@ -113,7 +113,7 @@ def _fp16(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     proto = onnx.load(model)
-    around = [node.name for node in proto.graph.node if node.name.startswith(AROUND)]
+    around = [node.name for node in proto.graph.node if node.name.startswith(names.AROUND)]
     halved = convert_float_to_float16(proto, keep_io_types=True, node_block_list=around)
     path.write_bytes(halved.SerializeToString(deterministic=True))
 

@@ -1,10 +1,8 @@
 """Write a trained network as one ONNX file that takes raw inputs."""
 
-import importlib
 import io
 import json
 import logging
-import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,15 +17,11 @@ from torchmill.components.errors import UserError
 from torchmill.components.export.pre_and_post import OPSET, add_pre_and_postprocessing
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
+from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef
 
 NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
-"""What is imported only when it is needed."""
-
-
-def warm_up() -> None:
-    """Import what an export needs, which takes seconds, beside what this process does or waits for."""
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in NEEDED], daemon=True).start()
+"""Modules that an export imports late, since they take seconds."""
 
 
 def to_onnx(
@@ -67,21 +61,21 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     columns = read_columns(data)
     takes, prepares = data.field.describe_input(data.shape, columns is not None)
     described = {
-        "labels": json.dumps(list(data.classes)),
-        "kind": data.kind,
-        "task": data.task,
-        "shape": json.dumps(list(data.shape)),
-        "input": takes,
-        "preprocessing": prepares,
-        "output": data.task_object.describe_output(len(data.classes)),
-        "input_statistics": json.dumps({"mean": list(data.mean), "std": list(data.std)}),
+        names.CLASSES: json.dumps(list(data.classes)),
+        names.KIND: data.kind,
+        names.TASK: data.task,
+        names.SHAPE: json.dumps(list(data.shape)),
+        names.INPUT: takes,
+        names.PREPROCESSING: prepares,
+        names.OUTPUT: data.task_object.describe_output(len(data.classes)),
+        names.INPUT_STATISTICS: json.dumps({"mean": list(data.mean), "std": list(data.std)}),
     }
     if data.task_object.has_probabilities:
-        described["temperature"] = f"{temperature:.6g}"
+        described[names.TEMPERATURE] = f"{temperature:.6g}"
     if data.field.is_sequence:
-        described["vocabulary"] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
+        described[names.VOCABULARY] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
     if columns:
-        described["columns"] = columns.as_json()
+        described[names.COLUMNS] = columns.as_json()
     return described
 
 

@@ -19,6 +19,7 @@ from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding
 from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
 
@@ -55,7 +56,7 @@ class OnnxModel:
             UserError: the file has none.
         """
         try:
-            return Vocabulary.from_json(self.metadata["vocabulary"])
+            return Vocabulary.from_json(self.metadata[names.VOCABULARY])
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{self.file} takes tokens, and has no vocabulary for them.", EXPORTED) from error
 
@@ -64,7 +65,7 @@ class OnnxModel:
         """Of the table that it was trained on: of numbers all, of texts the one that held them; None where the file
         does not name them."""
         try:
-            columns = Columns.from_json(self.metadata["columns"])
+            columns = Columns.from_json(self.metadata[names.COLUMNS])
         except (KeyError, ValueError, TypeError):
             return None
         fits = len(columns.features) == (1 if self.field.is_sequence else math.prod(self.shape))
@@ -101,9 +102,9 @@ class OnnxModel:
 
     def answers(self, inputs: np.ndarray) -> np.ndarray:
         """Return probabilities, of each class or of each label; or the values of a regression: float32, (N, K)."""
-        if not self.task_object.has_probabilities or "probabilities" not in self._outputs:
+        if not self.task_object.has_probabilities or names.PROBABILITIES not in self._outputs:
             return self.probabilities(self.outputs(inputs))
-        return self._run("probabilities", inputs)
+        return self._run(names.PROBABILITIES, inputs)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of logits; values of a regression stay as they are."""
@@ -113,7 +114,7 @@ class OnnxModel:
     def temperature(self) -> float:
         """What logits are divided by before they become probabilities; 1 where the file says nothing."""
         try:
-            value = float(self.metadata.get("temperature", "1"))
+            value = float(self.metadata.get(names.TEMPERATURE, "1"))
         except ValueError:
             return 1.0
         return value if math.isfinite(value) and value > 0 else 1.0
@@ -302,7 +303,7 @@ def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], fil
     """Return the kind in the metadata; old files do not name it, and are told by the name of their input."""
     (taken,) = session.get_inputs()
     by_input = {fields.field(name).onnx_input: name for name in fields.names()}
-    kind = name if (name := metadata.get("kind")) in fields.names() else by_input.get(taken.name)
+    kind = name if (name := metadata.get(names.KIND)) in fields.names() else by_input.get(taken.name)
     if kind is None or fields.field(kind).onnx_type != taken.type:
         raise UserError(
             f"{file} takes '{taken.name}' ({taken.type}), and does not say how raw inputs become that.", EXPORTED
@@ -312,28 +313,28 @@ def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], fil
 
 def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> str:
     """Return the task in the metadata; old files do not name it, and their outputs are told apart in words."""
-    if (name := metadata.get("task")) in tasks.names():
+    if (name := metadata.get(names.TASK)) in tasks.names():
         return str(name)
     outputs = [output.name for output in session.get_outputs()]
-    description = metadata.get("output", "")
+    description = metadata.get(names.OUTPUT, "")
     return next((name for name in tasks.names() if tasks.task(name).exported(outputs, description)), tasks.DEFAULT)
 
 
 def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> tuple[str, ...]:
     width = session.get_outputs()[0].shape[-1]
     try:
-        names = tuple(map(str, json.loads(metadata["labels"])))
+        labels = tuple(map(str, json.loads(metadata[names.CLASSES])))
     except KeyError:
-        names = tuple(map(str, range(width))) if isinstance(width, int) else ()
+        labels = tuple(map(str, range(width))) if isinstance(width, int) else ()
     except (ValueError, TypeError):
-        names = ()
-    if not names or (isinstance(width, int) and len(names) != width):
-        raise UserError(f"{file} has {len(names)} labels in its metadata for {width} outputs.", EXPORTED)
-    return names
+        labels = ()
+    if not labels or (isinstance(width, int) and len(labels) != width):
+        raise UserError(f"{file} has {len(labels)} labels in its metadata for {width} outputs.", EXPORTED)
+    return labels
 
 
 def _shape(session: "onnxruntime.InferenceSession", kind: str, metadata: dict[str, str], file: Path) -> tuple[int, ...]:
-    said = tuple(int(size) for size in re.findall(r"\d+", metadata.get("shape", "")))
+    said = tuple(int(size) for size in re.findall(r"\d+", metadata.get(names.SHAPE, "")))
     if fields.field(kind).is_sequence:
         return said
     (taken,) = session.get_inputs()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchmill.components.metrics.histogram import histogram
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.model import OnnxModel
 from torchmill.components.wording import percent
 
@@ -62,7 +63,7 @@ def note(model: OnnxModel, total: Mapping[str, Any]) -> dict[str, Any]:
 
 def _beside(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
     try:
-        held = json.loads(model.metadata["input_statistics"])
+        held = json.loads(model.metadata[names.INPUT_STATISTICS])
         usual, spread = (np.array(held[name], np.float64).ravel() for name in ("mean", "std"))
     except (KeyError, ValueError, TypeError):
         return {"training": None, "words": "the model's file does not say what its training inputs were like"}
