@@ -1,7 +1,6 @@
 """How good is a trained network on the test split, how sure is that, and what is it wrong about."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.analysis import robustness, saliency
 from torchmill.components.evaluation.analysis.error_slices import error_slices
 from torchmill.components.evaluation.analysis.mistakes import draw_mistakes, tell, worst_mistakes
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.predictions import Answer, predict
-from torchmill.components.files import write_text
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.metrics.intervals import Interval
 from torchmill.components.metrics.predictions import Predictions
@@ -93,7 +92,7 @@ def judge(
         "saliency": {"notes": explained.notes, "texts": explained.texts},
         "pictures": names,
     }
-    write_text(folder / "evaluation.json", json.dumps(report, indent=1))
+    Evaluation.model_validate(report).write(folder / "evaluation.json")
     Predictions(numbers, truth, temperature).write(folder / "predictions.npz")
     drawn = [FileRef.of(folder / name) for name in names]
     return EvaluationRef(

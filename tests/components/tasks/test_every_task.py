@@ -19,6 +19,7 @@ from torchmill.components import tasks
 from torchmill.components.data.formats.labels import read_labels
 from torchmill.components.data.samples import read_test
 from torchmill.components.errors import UserError
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.training.losses import losses_of
@@ -123,7 +124,9 @@ def test_all_scores_name_the_main_measure_first_and_draw_a_picture(task, truth, 
         json.dumps({task.main_measure: scores.score, **scores.others, "loss": scores.loss, **scores.parts})
     )
     report[f"{task.main_measure}_95"] = [scores.low, scores.high]
-    assert summary(report, task.name)[0].value == tasks.shown(task.main_measure, scores.score)
+    assert summary(Evaluation.model_validate(report), task.name)[0].value == tasks.shown(
+        task.main_measure, scores.score
+    )
     next(iter(scores.pictures.values()))(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
