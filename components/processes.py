@@ -1,10 +1,12 @@
-"""Start Python processes, and count the processors that they may use. Imports no torch."""
+"""Start Python processes, count the processors that they may use, and import ahead. Imports no torch."""
 
+import importlib
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -22,6 +24,20 @@ class Process(Protocol):
     def wait(self, timeout: float | None = None) -> int: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
+
+
+def import_ahead(modules: Iterable[str]) -> None:
+    """Import modules in a thread of their own, while this process computes or waits.
+
+    Example:
+        >>> import_ahead(("json", "csv"))
+    """
+
+    def work() -> None:
+        for name in modules:
+            importlib.import_module(name)
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 def python_command(*arguments: str) -> list[str]:

@@ -1,22 +1,18 @@
 """The small frozen things that travel between steps: paths, digests, ids."""
 
 import hashlib
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from torchmill.components import tasks
+from torchmill.components import fields, tasks
 
-Kind = Literal["images", "tokens", "numbers"]
-"""Kind of inputs: uint8 pixels (N, C, H, W); token ids (N, L), padded at the end; or floats (N, F, …)."""
+Kind = Annotated[str, AfterValidator(fields.checked)]
+"""Kind of inputs: the ``NAME`` of a file in components/fields/."""
 
 TaskName = Annotated[str, AfterValidator(tasks.checked)]
 """Name of a file in components/tasks/."""
-
-PADDING = 0
-"""Token id that pads a sequence."""
 
 
 class Ref(BaseModel):
@@ -69,7 +65,7 @@ class DataRef(Ref):
     """Digest of these files' digests."""
     source: str
     """Origin of the data: a URL, a path or a name."""
-    kind: Kind = "images"
+    kind: Kind = fields.DEFAULT
     task: TaskName = tasks.DEFAULT
     shape: tuple[int, ...]
     """Shape of one input. Images: channels, height, width; tokens: the longest sequence; numbers: features first."""
@@ -114,6 +110,11 @@ class DataRef(Ref):
         return tasks.task(self.task)
 
     @property
+    def field(self) -> fields.Field:
+        """Everything that depends on the kind of inputs."""
+        return fields.field(self.kind)
+
+    @property
     def outputs(self) -> str:
         """Number of classes, labels or targets, in words."""
         number = len(self.classes)
@@ -122,16 +123,7 @@ class DataRef(Ref):
     @property
     def arguments(self) -> dict[str, int]:
         """Facts of the data that a network's constructor may take as parameters, by name."""
-        facts = {"num_classes": len(self.classes)}
-        match self.kind:
-            case "images":
-                channels, height, width = self.shape
-                facts |= {"in_channels": channels, "image_size": height, "image_height": height, "image_width": width}
-            case "tokens":
-                facts |= {"vocab_size": self.vocabulary_size, "padding_index": PADDING, "max_length": self.shape[0]}
-            case "numbers":
-                facts |= {"in_features": math.prod(self.shape), "in_channels": self.shape[0]}
-        return facts
+        return {"num_classes": len(self.classes), **self.field.arguments(self.shape, self.vocabulary_size)}
 
 
 class NetworkRef(Ref):

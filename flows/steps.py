@@ -17,6 +17,7 @@ from torchmill.components.evaluation.config import EvaluateConfig, PromoteConfig
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.files import write_text
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
+from torchmill.components.processes import import_ahead
 from torchmill.components.refs import (
     CheckRef,
     DataRef,
@@ -64,7 +65,7 @@ def fetch(config: DataConfig) -> DataRef:
     tracking.log_dataset(run, data)
     sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
     told = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
-    what = "samples" if data.kind == "numbers" else "texts" if data.kind == "tokens" else "images"
+    what = data.field.samples
     meant = data.task_object.describe_data(data.outputs)
     logger.info("data  %s: %s %s%s, sha256 %s…", data.name, told, what, meant, data.sha256[:12])
     return data
@@ -186,8 +187,8 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     sizes = training_sizes(data)
     told = f"{device}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
-    evaluate.warm_up()
-    to_onnx.warm_up()
+    for needed in (evaluate.NEEDED, to_onnx.NEEDED):
+        import_ahead(needed)
     history = _train(job, processes, sizes[0])
     tracking.log_files(run, sorted(run.folder.glob("profile.*")), "profile")
     draw_curves(history, run.folder / "curves.png")

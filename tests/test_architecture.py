@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from torchmill.components import fields, tasks
+
 REPOSITORY = Path(__file__).parents[1]
 FILES = sorted(
     path.relative_to(REPOSITORY) for part in ("components", "flows") for path in (REPOSITORY / part).rglob("*.py")
@@ -126,3 +128,40 @@ def test_help_imports_nothing_slow_and_takes_a_fraction_of_importing_torch(tmp_p
     done = python(f"import atexit, sys; atexit.register(lambda: {slow}); {HELP}", tmp_path)
     assert done.stdout.endswith("set()\n") and "COMMAND" in done.stdout, done.stderr
     assert processor_seconds(HELP, tmp_path) < 0.3 * processor_seconds("import torch", tmp_path)
+
+
+DECLARES = "the user's data, or a loss, declares itself"
+KEY = "key of a file on disk"
+MAY_NAME_TASKS_AND_KINDS = {
+    "components/data/datasets/csv.py": DECLARES,
+    "components/data/datasets/image_folder.py": DECLARES,
+    "components/data/formats/labels.py": DECLARES,
+    "components/training/losses/": DECLARES,
+    "components/data/encoding/vocabulary.py": KEY,
+    "components/evaluation/": KEY,
+}
+
+
+def test_tasks_and_kinds_of_inputs_are_named_in_their_own_files_alone():
+    """All else asks the task or the kind, so that a new one needs nothing but its file."""
+    own = ("components/tasks/", "components/fields/")
+    named = {*tasks.names(), *fields.names()}
+    namers = {
+        str(file)
+        for file in FILES
+        if not str(file).startswith(own)
+        and any(
+            isinstance(node, ast.Constant) and node.value in named
+            for node in ast.walk(ast.parse((REPOSITORY / file).read_bytes()))
+        )
+    }
+    assert [file for file in sorted(namers) if not file.startswith(tuple(MAY_NAME_TASKS_AND_KINDS))] == []
+    needless = [place for place in MAY_NAME_TASKS_AND_KINDS if not any(file.startswith(place) for file in namers)]
+    assert needless == []
+
+
+@pytest.mark.parametrize("module", ["torchmill.components.tasks", "torchmill.components.fields"])
+def test_names_of_tasks_and_kinds_are_looked_up_without_torch(module, tmp_path):
+    code = f"import sys, {module} as room; room.names(); room.checked(room.DEFAULT); print('numpy' in sys.modules)"
+    done = python(code, tmp_path)
+    assert (done.stdout, done.stderr) == ("False\n", "")

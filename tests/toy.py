@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from torchmill.components import fields
 from torchmill.components.data.encoding.vocabulary import SPECIAL, Vocabulary
-from torchmill.components.data.fetch import VOCABULARY, channel_statistics
+from torchmill.components.data.fetch import VOCABULARY
 from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.predictions import predict
 from torchmill.components.initialization.build import initialize
@@ -26,7 +27,7 @@ def toy_data(
     for split, samples in {"train": train, "test": test}.items():
         labels = rng.permutation(np.arange(samples) % classes)
         splits[split] = draw(labels, classes, channels, size, rng), labels
-    mean, std = channel_statistics(splits["train"][0])
+    mean, std = fields.field("images").statistics(splits["train"][0])
     return written(
         folder,
         splits,

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from torchmill.components import files, tasks
+from torchmill.components import fields, files, tasks
 from torchmill.components.data.config import DataConfig, dataset_place
+from torchmill.components.data.encoding import columns, vocabulary
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.data.origins import origins_file, write_origins
 from torchmill.components.data.splits import Split, Splits
 from torchmill.components.errors import ConfigError, UserError, nearest, unknown_argument
 from torchmill.components.options import Room
-from torchmill.components.refs import DataRef, FileRef, Kind
+from torchmill.components.refs import DataRef, FileRef
 from torchmill.components.user_code import source_code
 from torchmill.components.user_code.reference import source_file
 
@@ -31,8 +32,7 @@ DATASETS = Path(__file__).with_name("datasets")
 FORMAT = 2
 """Of what is in the cache. Another number has everything prepared anew."""
 
-VOCABULARY = "vocabulary.json"
-COLUMNS = "columns.json"
+VOCABULARY, COLUMNS = vocabulary.FILE, columns.FILE
 SPLITS = ("train", "validation", "test")
 ORIGINS = frozenset(origins_file(Path(), split).name for split in SPLITS)
 
@@ -200,7 +200,7 @@ def _prepare(
     parts = {"train": splits.train, **({"validation": splits.validation} if splits.validation else {})}
     parts["test"] = splits.test
     # Before the arrays get their names: one that is mapped from a file may be moved.
-    mean, std = _statistics(kind, splits.train.inputs)
+    mean, std = fields.field(kind).statistics(splits.train.inputs)
     target_mean, target_std = tasks.task(splits.task).statistics(splits.train.labels)
     shape = splits.train.inputs.shape[1:]
     if splits.vocabulary:
@@ -256,40 +256,9 @@ def read_columns(data: DataRef) -> Columns | None:
     return Columns.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def _statistics(kind: Kind, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    match kind:
-        case "images":
-            return channel_statistics(inputs)
-        case "numbers":
-            axes = (0, *range(2, inputs.ndim))
-            mean, std = inputs.mean(axes, np.float64), inputs.std(axes, np.float64)
-            return tuple(map(float, mean)), tuple(map(float, std))
-        case _:
-            return (), ()
-
-
-def channel_statistics(images_NCHW: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 pixels scaled to 0…1.
-
-    Counted in whole numbers, so that the result is the same on every machine.
-    """
-    values = range(256)
-    means, deviations = [], []
-    for channel in range(images_NCHW.shape[1]):
-        counts = np.zeros(256, np.int64)
-        for start in range(0, len(images_NCHW), 4096):  # bincount makes an int64 of every pixel
-            counts += np.bincount(images_NCHW[start : start + 4096, channel].ravel(), minlength=256)
-        pixels = int(counts.sum())
-        total = sum(value * int(count) for value, count in zip(values, counts, strict=True))
-        squares = sum(value * value * int(count) for value, count in zip(values, counts, strict=True))
-        means.append(total / (255 * pixels))
-        deviations.append((squares * pixels - total * total) ** 0.5 / (255 * pixels))
-    return tuple(means), tuple(deviations)
-
-
-def _check(name: str, splits: Splits, classes: int) -> Kind:
+def _check(name: str, splits: Splits, classes: int) -> str:
     """Refuse arrays that are not what everything after this relies on; gives the kind of inputs."""
-    kind = _kind(splits)
+    kind = fields.recognized(splits.train.inputs, splits.vocabulary is not None)
     faults = []
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for split, part in parts.items():
@@ -297,39 +266,23 @@ def _check(name: str, splits: Splits, classes: int) -> Kind:
             if len(part.origins) not in (0, len(part)):
                 faults.append(f"{split} has {len(part)} samples and tells where {len(part.origins)} come from")
             faults += [f"{split} {fault}" for fault in _faults(part, splits, kind, classes)]
-    if not faults and kind != "tokens":
+    if not faults and not splits.vocabulary:
         shapes = {part.inputs.shape[1:] for part in parts.values() if part}
         if len(shapes) > 1:
             faults.append(f"inputs of {' and '.join(map(str, sorted(shapes)))}")
     width = splits.train.inputs.shape[1]
-    if not faults and kind == "numbers" and splits.columns and len(splits.columns.features) != width:
+    if not faults and not splits.vocabulary and splits.columns and len(splits.columns.features) != width:
         faults.append(f"its columns are {len(splits.columns.features)} numbers, and its rows {width}")
     if faults:
         raise UserError(f"The data set {name} is malformed: {'; '.join(faults)}.", "Mend its source or its file.")
     return kind
 
 
-def _kind(splits: Splits) -> Kind:
-    if splits.vocabulary:
-        return "tokens"
-    return "images" if splits.train.inputs.dtype == np.uint8 else "numbers"
-
-
-def _faults(part: Split, splits: Splits, kind: Kind, classes: int) -> list[str]:
-    inputs, labels = part.inputs, part.labels
-    wanted = {
-        "images": (np.uint8, inputs.ndim == 4, "uint8 (N, C, H, W)"),
-        "tokens": (np.int32, inputs.ndim == 2, "int32 (N, L)"),
-        "numbers": (np.float32, inputs.ndim >= 2, "float32 (N, F, …)"),
-    }
-    dtype, right_shape, words = wanted[kind]
-    if inputs.dtype != dtype or not right_shape or 0 in inputs.shape:
-        return [f"inputs are {inputs.dtype} {inputs.shape}, not {words}"]
-    if kind == "numbers" and not np.isfinite(inputs).all():
-        return [f"inputs hold {int((~np.isfinite(inputs)).sum())} values that are no finite numbers"]
-    if kind == "tokens" and splits.vocabulary and inputs.max() >= len(splits.vocabulary.tokens):
-        return [f"inputs hold token {inputs.max()}, with a vocabulary of {len(splits.vocabulary.tokens)}"]
-    return tasks.task(splits.task).faults(labels, len(inputs), classes)
+def _faults(part: Split, splits: Splits, kind: str, classes: int) -> list[str]:
+    tokens = len(splits.vocabulary.tokens) if splits.vocabulary else None
+    if faults := fields.field(kind).faults(part.inputs, tokens):
+        return faults
+    return tasks.task(splits.task).faults(part.labels, len(part.inputs), classes)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

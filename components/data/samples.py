@@ -10,8 +10,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from torchmill.components.data.encoding.vocabulary import PADDING
 from torchmill.components.data.splits import stratified_split
-from torchmill.components.refs import PADDING, DataRef
+from torchmill.components.refs import DataRef
 
 IN_MEMORY = 0.25
 """Share of the free memory up to which an array is read; larger ones are mapped from disk."""
@@ -166,7 +167,7 @@ def _samples(
     elif indices is not None:
         inputs = inputs[indices]
     lengths = None
-    if data.kind == "tokens":
+    if data.field.is_sequence:
         # In parts: an array that is mapped from disk doesn't fit into memory.
         parts = [inputs] if rows is None else (inputs[part.numpy()] for part in rows.split(65_536))
         lengths = torch.from_numpy(np.concatenate([sequence_lengths(part) for part in parts]))

@@ -17,7 +17,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.files import write_text
 from torchmill.components.initialization.standardized_model import standardized
-from torchmill.components.refs import PADDING, CheckRef, DataRef, FileRef
+from torchmill.components.refs import CheckRef, DataRef, FileRef
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.losses import loss_name, make_loss
 from torchmill.components.training.optimizers import parameter_groups
@@ -59,7 +59,7 @@ def check_network(network: nn.Module, sample: Samples, data: DataRef, config: Tr
         loss_name=loss_name(config, data),
         task=data.task,
         num_outputs=len(data.classes),
-        padding_index=PADDING if data.kind == "tokens" else None,
+        padding_index=data.field.padding,
         # Only the groups: the first optimizer of a process imports torch's compiler, which takes seconds.
         make_optimizer=lambda candidate: SimpleNamespace(param_groups=parameter_groups(candidate, config)),
         export=export,

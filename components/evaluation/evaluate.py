@@ -1,9 +1,6 @@
 """How good is a trained network on the test split, how sure is that, and what is it wrong about."""
 
 import dataclasses
-import importlib
-import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,8 @@ from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.analysis import robustness, saliency
 from torchmill.components.evaluation.analysis.error_slices import error_slices
 from torchmill.components.evaluation.analysis.mistakes import draw_mistakes, tell, worst_mistakes
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.predictions import Answer, predict
-from torchmill.components.files import write_text
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.metrics.intervals import Interval
 from torchmill.components.metrics.predictions import Predictions
@@ -26,12 +23,7 @@ from torchmill.components.refs import DataRef, EvaluationRef, FileRef
 from torchmill.components.tasks import Mistake
 
 NEEDED = ("sklearn.metrics", "matplotlib.figure", "matplotlib.backends.backend_agg", "captum.attr")
-"""What is imported only when it is needed."""
-
-
-def warm_up() -> None:
-    """Import what an evaluation needs, which takes seconds, beside what this process does or waits for."""
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in NEEDED], daemon=True).start()
+"""Modules that an evaluation imports late, since they take seconds."""
 
 
 def evaluate(
@@ -79,11 +71,11 @@ def judge(
     numbers, truth = outputs.numpy(), test.labels.numpy()
     mistakes = worst_mistakes(numbers, truth, data, temperature)
     pictures = dict(found.pictures)
-    if mistakes and data.kind == "images":
+    if mistakes and data.field.is_picture:
         pictures["mistakes.png"] = lambda path: draw_mistakes(mistakes, test, path)
     for name, draw in pictures.items():
         draw(folder / name)
-    seen, changes = _changes(answer, test, data) if data.kind == "images" else ({}, {})
+    seen, changes = _changes(answer, test, data) if data.field.is_picture else ({}, {})
     explained = _explained(model, test, data, numbers, mistakes, encoding, folder) if model else saliency.Saliency()
     names = [*pictures, *([explained.picture.name] if explained.picture else [])]
     report = {
@@ -100,7 +92,7 @@ def judge(
         "saliency": {"notes": explained.notes, "texts": explained.texts},
         "pictures": names,
     }
-    write_text(folder / "evaluation.json", json.dumps(report, indent=1))
+    Evaluation.model_validate(report).write(folder / "evaluation.json")
     Predictions(numbers, truth, temperature).write(folder / "predictions.npz")
     drawn = [FileRef.of(folder / name) for name in names]
     return EvaluationRef(

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding, translation
-from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary
+from torchmill.components.data.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
 from torchmill.components.data.samples import Samples, read_test
 from torchmill.components.errors import UserError, shortened
 from torchmill.components.evaluation.evaluate import judge
-from torchmill.components.refs import PADDING, DataRef, EvaluationRef
+from torchmill.components.refs import DataRef, EvaluationRef
 from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")
@@ -92,12 +92,14 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
     Raises:
         UserError: it cannot be run, or does not fit the data.
     """
-    from torchmill.components.export import parity
+    # Here, since onnx takes a while to import, and an evaluation in torch needs none of it.
+    from torchmill.components.onnx_model import names
     from torchmill.components.onnx_model.model import open_model
+    from torchmill.components.onnx_model.run import run
 
     model = open_model(file)
     session, described = model.session, model.metadata
-    labels = json.loads(described.get("labels", "null"))
+    labels = json.loads(described.get(names.CLASSES, "null"))
     if labels is not None and tuple(labels) != data.classes:
         raise UserError(
             f"{data.name} does not fit {file.name}: it has {_classes(data.classes)}, "
@@ -107,7 +109,7 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
 
     def answer(samples: Samples) -> Tensor:
         try:
-            return torch.from_numpy(parity.run(session, samples, batch_size)[1]).float()
+            return torch.from_numpy(run(session, samples, batch_size)[1]).float()
         except Exception as error:  # onnxruntime's errors have no base of their own
             raise UserError(
                 f"{file.name} does not take {data.name}: {' '.join(str(error).split())}",

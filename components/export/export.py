@@ -16,7 +16,6 @@ from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.first_divergence import first_divergence
 from torchmill.components.export.gates import Candidate, gates
 from torchmill.components.export.parity import compare
-from torchmill.components.export.pre_and_post import INPUTS
 from torchmill.components.export.quantize import Bits, quantize
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.files import write_arrays, write_text
@@ -92,8 +91,8 @@ def export(
     session = open_session(final)
     inputs, _ = run(session, test.first(EXAMPLES), EXAMPLES)
     names = [output.name for output in session.get_outputs()]
-    given = dict(zip(names, answers(session, names, **{INPUTS[data.kind]: inputs[0]}), strict=True))
-    named = {INPUTS[data.kind]: inputs[0], **{name: _plain(values) for name, values in given.items()}}
+    given = dict(zip(names, answers(session, names, **{data.field.onnx_input: inputs[0]}), strict=True))
+    named = {data.field.onnx_input: inputs[0], **{name: _plain(values) for name, values in given.items()}}
     write_arrays(folder / "example.npz", named)
     return ExportRef(
         onnx=FileRef.of(final),

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.export.parity import Judgement, predict_double
-from torchmill.components.export.pre_and_post import INPUTS, PREPARED
 from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.run import answers, as_taken
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
@@ -80,22 +80,22 @@ def meaning(candidate: Candidate) -> Gate | None:
     if not data.task_object.has_probabilities:
         return None
     told = {entry.key: entry.value for entry in candidate.proto.metadata_props}
-    if json.loads(told.get("labels", "[]")) != list(data.classes):
+    if json.loads(told.get(names.CLASSES, "[]")) != list(data.classes):
         return Gate("labels", "the labels in the metadata are not those of the data, in their order", False)
     inputs, _ = _some(candidate.test)
-    named = {INPUTS[data.kind]: inputs}
+    named = {data.field.onnx_input: inputs}
     logits, probabilities, labels = answers(
-        candidate.session(), [data.task_object.onnx_output, "probabilities", "labels"], **named
+        candidate.session(), [data.task_object.onnx_output, names.PROBABILITIES, names.LABELS], **named
     )
     # From the network itself, not from the logits that came with them.
     exact = predict_double(candidate.model, candidate.test.first(SAMPLE))
     expected = data.task_object.probabilities(exact, candidate.temperature)
-    names = data.task_object.labels(logits, data.classes)
+    expected_labels = data.task_object.labels(logits, data.classes)
     worst = float(np.abs(probabilities - expected).max())
     off = max(1e-4, 2 * candidate.judge.allowed)
     if not worst <= off:
         return Gate("labels", f"probabilities differ by {worst:.3g} from what the network's logits give", False)
-    if wrong := int(np.not_equal(labels, names).reshape(len(labels), -1).any(1).sum()):
+    if wrong := int(np.not_equal(labels, expected_labels).reshape(len(labels), -1).any(1).sum()):
         return Gate("labels", f"labels of {wrong} of {len(labels)} samples are not what their logits say", False)
     return Gate("labels", f"labels and probabilities are what the logits of {len(labels)} samples say ({worst:.1e})")
 
@@ -103,7 +103,7 @@ def meaning(candidate: Candidate) -> Gate | None:
 def pictures(candidate: Candidate) -> Gate | None:
     """Are pictures of other sizes, in either layout, prepared as training's were?"""
     data = candidate.data
-    if data.kind != "images":
+    if not data.field.is_picture:
         return None
     from PIL import Image, ImageOps
 
@@ -114,7 +114,7 @@ def pictures(candidate: Candidate) -> Gate | None:
     for tall, wide in SIZES:
         size = (round(height * tall), round(width * wide))
         large = np.stack([_scaled(one, size) for one in pixels])
-        outputs, prepared = answers(session, [data.task_object.onnx_output, PREPARED], pixels=large)
+        outputs, prepared = answers(session, [data.task_object.onnx_output, names.PREPARED], pixels=large)
         if channels in (1, 3):
             (turned,) = answers(
                 session, [data.task_object.onnx_output], pixels=np.ascontiguousarray(large.transpose(0, 2, 3, 1))
@@ -141,7 +141,7 @@ def pictures(candidate: Candidate) -> Gate | None:
 def texts(candidate: Candidate) -> Gate | None:
     """Are texts of other lengths, and ids that nobody knows, taken as they should be?"""
     data = candidate.data
-    if data.kind != "tokens":
+    if not data.field.is_sequence:
         return None
     inputs, _ = _some(candidate.test)
     (longest,) = data.shape
@@ -181,7 +181,7 @@ def power(candidate: Candidate) -> Gate | None:
     """Would the comparison notice weights that are a little off?"""
     inputs, _ = _some(candidate.test)
     wanted = candidate.judge.outputs[: len(inputs)]
-    name = INPUTS[candidate.data.kind]
+    name = candidate.data.field.onnx_input
     largest = max(NOISE[-1], 10 * candidate.judge.allowed / max(1.0, float(np.abs(candidate.judge.outputs).max())))
     for noise in (*NOISE[:-1], largest):
         changed = _noisy(candidate.proto, noise)
@@ -207,7 +207,7 @@ def reference(candidate: Candidate) -> Gate | None:
     inputs, _ = _some(few)
     output = candidate.data.task_object.onnx_output
     try:
-        (given, *_) = ReferenceEvaluator(candidate.proto).run([output], {INPUTS[candidate.data.kind]: inputs})
+        (given, *_) = ReferenceEvaluator(candidate.proto).run([output], {candidate.data.field.onnx_input: inputs})
     except (NotImplementedError, RuntimeError, TypeError) as error:  # an operator that it does not have
         return Gate("reference", f"not to be had: {' '.join(str(error).split())[:200]}")
     apart = float(np.abs(np.asarray(given) / candidate.judge.units - candidate.judge.outputs[: len(inputs)]).max())
@@ -246,7 +246,7 @@ def _with_prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Have a model give what its network itself gets, too."""
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
-    changed.graph.output.append(next(value for value in changed.graph.value_info if value.name == PREPARED))
+    changed.graph.output.append(next(value for value in changed.graph.value_info if value.name == names.PREPARED))
     return changed
 
 

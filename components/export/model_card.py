@@ -9,17 +9,11 @@ import onnx
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.errors import shortened
 from torchmill.components.files import write_text
+from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.tasks import shown
 from torchmill.components.wording import percent
 
-SNIPPETS = {
-    "images": "pixels = np.asarray(Image.open('picture.png'))\n"
-    "pixels = pixels.reshape(1, *pixels.shape[:2], -1)  # (batch, height, width, channels), uint8",
-    "tokens": "vocabulary = json.loads(session.get_modelmeta().custom_metadata_map['vocabulary'])\n"
-    "tokens = np.array([[2, 3, 4]])  # ids of vocabulary['tokens'], (batch, length), int64",
-    "numbers": "features = np.zeros((1, {shape}), np.float32)",
-}
 BY_COLUMNS = """\
 row = {row}
 columns = json.loads(session.get_modelmeta().custom_metadata_map['columns'])
@@ -52,13 +46,17 @@ def write_card(
     low, high = (shown(scores.measure, value) for value in (scores.score_low, scores.score_high))
     files = {one.path.name: one.sha256 for one in (model.onnx, model.example, *model.smaller) if one}
     name = proto.graph.input[0].name
-    snippet = SNIPPETS[data.kind].format(shape=", ".join(map(str, data.shape)))
-    columns = Columns.from_json(described["columns"]) if data.kind == "numbers" and "columns" in described else None
+    snippet = data.field.snippet(data.shape)
+    columns = (
+        Columns.from_json(described[names.COLUMNS])
+        if not data.field.is_sequence and names.COLUMNS in described
+        else None
+    )
     if columns:
         row = {one.name: one.categories[0] if one.categories else 0 for one in columns.columns}
         snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))
     imports = "import json\n\n" * ("json." in snippet) + "import numpy as np\nimport onnxruntime\n"
-    imports += "from PIL import Image\n" * (data.kind == "images")
+    imports += "from PIL import Image\n" * ("Image." in snippet)
     lines = [
         f"# {network.reference} on {data.name}",
         "",
@@ -67,11 +65,11 @@ def write_card(
         "",
         "| | |",
         "|---|---|",
-        f"| Input `{name}` | {described['input']} |",
-        f"| Prepared within | {described['preprocessing']} |",
-        f"| Output | {described['output']} |",
+        f"| Input `{name}` | {described[names.INPUT]} |",
+        f"| Prepared within | {described[names.PREPROCESSING]} |",
+        f"| Output | {described[names.OUTPUT]} |",
         f"| Answers | {shortened(data.classes, 12)} |",
-        *([f"| Temperature | {described['temperature']} |"] if "temperature" in described else []),
+        *([f"| Temperature | {described[names.TEMPERATURE]} |"] if names.TEMPERATURE in described else []),
         "",
         "```python",
         imports,

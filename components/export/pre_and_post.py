@@ -9,16 +9,11 @@ import onnx
 import onnx.compose
 import onnx.inliner
 
-from torchmill.components.onnx_graph import pictures, texts
-from torchmill.components.refs import DataRef, Kind
+from torchmill.components.onnx_model import names
+from torchmill.components.refs import DataRef
 
 # Opset 23 and later break masked attention in onnxruntime.
 OPSET = 20
-INPUTS: dict[Kind, str] = {"images": "pixels", "tokens": "tokens", "numbers": "features"}
-PREPARED = "prepared"
-"""What the network itself gets, within the graph."""
-BEFORE, BEHIND = AROUND = ("prepare.", "answer.")
-"""By which names of nodes begin that are not the network's."""
 
 
 def add_pre_and_postprocessing(core: onnx.ModelProto, data: DataRef, temperature: float) -> onnx.ModelProto:
@@ -34,15 +29,15 @@ def add_pre_and_postprocessing(core: onnx.ModelProto, data: DataRef, temperature
     """
     model = onnx.ModelProto()
     model.CopyFrom(core)
-    if before := preparation(data):
-        _rename(model.graph, INPUTS[data.kind], PREPARED)
-        first = plain(before, BEFORE, [PREPARED])
+    if before := data.field.preprocessing(data.shape, data.vocabulary_size):
+        _rename(model.graph, data.field.onnx_input, names.PREPARED)
+        first = plain(before, names.BEFORE, [names.PREPARED])
         del model.graph.input[:]
         model.graph.input.extend(first.graph.input)
         _put(model, first, at=0)
         model.graph.value_info.extend(first.graph.output)
     if behind := data.task_object.postprocessing(data.classes, temperature):
-        last = plain(behind, BEHIND, ["probabilities", "labels"])
+        last = plain(behind, names.BEHIND, [names.PROBABILITIES, names.LABELS])
         for output in last.graph.output:
             for side in output.type.tensor_type.shape.dim[1:]:
                 side.dim_value = len(data.classes)
@@ -83,14 +78,3 @@ def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
                 _rename(inner, name, new)
-
-
-def preparation(data: DataRef) -> onnx.ModelProto | None:
-    """Give a model from what a deployer has to what training took; none where that is the same."""
-    match data.kind:
-        case "images":
-            return pictures.pictures(*data.shape).to_model_proto()
-        case "tokens":
-            return texts.texts(data.vocabulary_size, *data.shape).to_model_proto()
-        case _:
-            return None

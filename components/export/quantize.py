@@ -14,7 +14,7 @@ import torch
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.comparison.noninferiority import Comparison, compare, sample_scores
-from torchmill.components.export.pre_and_post import AROUND, INPUTS
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.run import as_taken, run
 from torchmill.components.onnx_model.session import CPU, open_session
 from torchmill.components.refs import DataRef
@@ -90,7 +90,7 @@ def _int8(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = ({INPUTS[data.kind]: as_taken(inputs)} for inputs, _ in calibration.batches(32))
+            self.batches = ({data.field.onnx_input: as_taken(inputs)} for inputs, _ in calibration.batches(32))
 
         def get_next(self) -> Any:  # none behind the last, which its own annotation does not know
             return next(self.batches, None)
@@ -113,7 +113,7 @@ def _fp16(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     proto = onnx.load(model)
-    around = [node.name for node in proto.graph.node if node.name.startswith(AROUND)]
+    around = [node.name for node in proto.graph.node if node.name.startswith(names.AROUND)]
     halved = convert_float_to_float16(proto, keep_io_types=True, node_block_list=around)
     path.write_bytes(halved.SerializeToString(deterministic=True))
 
@@ -144,7 +144,7 @@ def _judged(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, b
     speeds = []
     for size in BATCHES:
         inputs, _ = test.take(torch.arange(size) % len(test))
-        speeds.append(_times_as_fast(*sessions, {INPUTS[data.kind]: as_taken(inputs)}))
+        speeds.append(_times_as_fast(*sessions, {data.field.onnx_input: as_taken(inputs)}))
     return Smaller(min(speeds) > 1, f"{told}; {_fast(speeds)}", speed=tuple(speeds), **known)
 
 

@@ -1,10 +1,8 @@
 """Write a trained network as one ONNX file that takes raw inputs."""
 
-import importlib
 import io
 import json
 import logging
-import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,18 +14,14 @@ from torch import nn
 
 from torchmill.components.data.fetch import VOCABULARY, read_columns
 from torchmill.components.errors import UserError
-from torchmill.components.export.pre_and_post import INPUTS, OPSET, add_pre_and_postprocessing
+from torchmill.components.export.pre_and_post import OPSET, add_pre_and_postprocessing
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
+from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef
 
 NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
-"""What is imported only when it is needed."""
-
-
-def warm_up() -> None:
-    """Import what an export needs, which takes seconds, beside what this process does or waits for."""
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in NEEDED], daemon=True).start()
+"""Modules that an export imports late, since they take seconds."""
 
 
 def to_onnx(
@@ -64,47 +58,30 @@ def to_onnx(
 
 def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Say what the model takes and gives, so that the file can be used without anything beside it."""
-    shape = ", ".join(map(str, data.shape))
     columns = read_columns(data)
-    match data.kind:
-        case "images":
-            takes = (
-                "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any "
-                "height and width, grey, RGB or RGBA"
-            )
-            prepares = f"scaled as Pillow's ImageOps.fit does with BILINEAR to {data.shape[2]}x{data.shape[1]}"
-        case "tokens":
-            takes = "int64 token ids (batch, length), padded with 0 at the end, 1 for what is not in the vocabulary"
-            prepares = f"cut after {shape} tokens"
-        case _:
-            takes, prepares = f"float32 (batch, {shape})", "standardised"
-            if columns:
-                takes += ", the columns in their order; one of categories is a 0 or 1 for each of these"
+    takes, prepares = data.field.describe_input(data.shape, columns is not None)
     described = {
-        "labels": json.dumps(list(data.classes)),
-        "kind": data.kind,
-        "task": data.task,
-        "shape": json.dumps(list(data.shape)),
-        "input": takes,
-        "preprocessing": prepares,
-        "output": data.task_object.describe_output(len(data.classes)),
-        "input_statistics": json.dumps({"mean": list(data.mean), "std": list(data.std)}),
+        names.CLASSES: json.dumps(list(data.classes)),
+        names.KIND: data.kind,
+        names.TASK: data.task,
+        names.SHAPE: json.dumps(list(data.shape)),
+        names.INPUT: takes,
+        names.PREPROCESSING: prepares,
+        names.OUTPUT: data.task_object.describe_output(len(data.classes)),
+        names.INPUT_STATISTICS: json.dumps({"mean": list(data.mean), "std": list(data.std)}),
     }
     if data.task_object.has_probabilities:
-        described["temperature"] = f"{temperature:.6g}"
-    if data.kind == "tokens":
-        described["vocabulary"] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
+        described[names.TEMPERATURE] = f"{temperature:.6g}"
+    if data.field.is_sequence:
+        described[names.VOCABULARY] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
     if columns:
-        described["columns"] = columns.as_json()
+        described[names.COLUMNS] = columns.as_json()
     return described
 
 
 def example(data: DataRef) -> tuple[torch.Tensor, tuple[dict[int, str], ...]]:
     """Give an input to trace the model with, and which of its dimensions are free."""
-    inputs = blank(data)
-    if data.kind == "tokens":
-        return inputs, ({0: "batch", 1: "length"},)
-    return inputs.to(torch.uint8) if data.kind == "images" else inputs, ({0: "batch"},)
+    return data.field.exported(blank(data)), (dict(enumerate(data.field.dynamic_axes)),)
 
 
 def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
@@ -121,7 +98,7 @@ def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
                 (inputs,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUTS[data.kind]],
+                input_names=[data.field.onnx_input],
                 output_names=[data.task_object.onnx_output],
                 dynamic_shapes=dynamic,
                 verbose=False,

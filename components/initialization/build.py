@@ -69,7 +69,11 @@ def _try_on_images(network: nn.Module, model: ModelConfig, data: DataRef) -> Non
         try_on(network, model.name, data)
     except UserError as error:
         accepted = inspect.signature(find(model.name)).parameters
-        if data.kind != "images" or data.shape[1] == data.shape[2] or "image_size" not in {*accepted} - {*model.args}:
+        if (
+            not data.field.is_picture
+            or data.shape[1] == data.shape[2]
+            or "image_size" not in {*accepted} - {*model.args}
+        ):
             raise
         raise UserError(
             str(error),
@@ -173,7 +177,7 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
         layer = f" in its layer {inside[-1][0]}: {inside[-1][1]}" if inside else ""
         raise UserError(
             f"{reference} fails on {data.kind} of shape {tuple(inputs.shape)}{layer}: {first_hand(error)}",
-            f"{data.name} has {SHAPES[data.kind]} = {data.shape}."
+            f"{data.name} has {data.field.shape_words} = {data.shape}."
             + " Take in_channels in the constructor: the data fills it in." * bool(CHANNELS.search(str(error))),
         ) from error
     finally:
@@ -185,12 +189,6 @@ def try_on(network: nn.Module, reference: str, data: DataRef) -> None:
 
 
 CHANNELS = re.compile(r"to have \d+ channels, but got \d+ channels")
-
-SHAPES = {
-    "images": "images of (channels, height, width)",
-    "tokens": "token ids (int64), sequences of up to (length,)",
-    "numbers": "samples of (features, …)",
-}
 
 
 def _overwritten(network: nn.Module, inputs: Tensor) -> str:
@@ -229,6 +227,5 @@ def _remedy(output: Tensor, expected: tuple[int, int], data: DataRef) -> str:
     if tuple(output.shape) == expected[:1]:
         return "Don't squeeze it: one row for each sample, one column for each target."
     if output.dim() > 2 and expected[1] in output.shape[1:]:
-        over = "the sequence, for example by a mean over its real tokens"
-        return f"Pool over {over if data.kind == 'tokens' else 'all other dimensions'}: one row for each sample."
+        return f"Pool over {data.field.pool_over}: one row for each sample."
     return "Take num_classes in its constructor, or set the number of outputs by --model.args."

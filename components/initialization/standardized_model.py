@@ -76,7 +76,7 @@ class StandardizedModel(nn.Module):
             data.mean,
             data.std,
             channels_last,
-            unit=PIXEL_RANGE if data.kind == "images" else 1.0,
+            unit=data.field.unit,
             dimensions=len(data.shape),
             target_mean=data.target_mean if in_units else (),
             target_std=data.target_std if in_units else (),
@@ -101,6 +101,4 @@ def standardized(samples: Samples, data: DataRef) -> Tensor:
 
 def blank(data: DataRef, samples: int = 2) -> Tensor:
     """Return constant inputs of a data set's shape: zeros, or tokens of id 1."""
-    if data.kind == "tokens":
-        return torch.ones(samples, *data.shape, dtype=torch.int64)
-    return torch.zeros(samples, *data.shape)
+    return data.field.blank(data.shape, samples)

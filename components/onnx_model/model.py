@@ -14,18 +14,18 @@ import onnx
 import psutil
 from google.protobuf.message import DecodeError
 
-from torchmill.components import tasks
+from torchmill.components import fields, tasks
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding, read_encoding
 from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.session import open_session
-from torchmill.components.refs import DataRef, Kind
+from torchmill.components.refs import DataRef
 
 if TYPE_CHECKING:
     import onnxruntime
 
-KINDS: dict[str, Kind] = {"pixels": "images", "tokens": "tokens", "features": "numbers"}
 TAKEN = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
 COPIES = 3  # of the weights, at least: the file's, the parsed ones and the session's
 PLAIN_MEMORY = 64e6  # what nobody needs to count
@@ -39,7 +39,7 @@ class OnnxModel:
 
     file: Path
     session: "onnxruntime.InferenceSession"
-    kind: Kind
+    kind: str
     task: str
     labels: tuple[str, ...]
     """Names of classes, labels or targets; their numbers where the file has no names."""
@@ -56,7 +56,7 @@ class OnnxModel:
             UserError: the file has none.
         """
         try:
-            return Vocabulary.from_json(self.metadata["vocabulary"])
+            return Vocabulary.from_json(self.metadata[names.VOCABULARY])
         except (KeyError, ValueError, TypeError) as error:
             raise UserError(f"{self.file} takes tokens, and has no vocabulary for them.", EXPORTED) from error
 
@@ -65,16 +65,16 @@ class OnnxModel:
         """Of the table that it was trained on: of numbers all, of texts the one that held them; None where the file
         does not name them."""
         try:
-            columns = Columns.from_json(self.metadata["columns"])
+            columns = Columns.from_json(self.metadata[names.COLUMNS])
         except (KeyError, ValueError, TypeError):
             return None
-        fits = len(columns.features) == (1 if self.kind == "tokens" else math.prod(self.shape))
+        fits = len(columns.features) == (1 if self.field.is_sequence else math.prod(self.shape))
         return columns if fits else None
 
     @property
     def encoding(self) -> Encoding | None:
         """Of its inputs; None of images, and where the file does not tell."""
-        return self.vocabulary if self.kind == "tokens" else self.columns
+        return self.vocabulary if self.field.is_sequence else self.columns
 
     @cached_property
     def takes(self) -> tuple[str, Any]:
@@ -87,6 +87,11 @@ class OnnxModel:
         return [given.name for given in self.session.get_outputs()]
 
     @property
+    def field(self) -> fields.Field:
+        """Everything that depends on the kind of inputs."""
+        return fields.field(self.kind)
+
+    @property
     def task_object(self) -> tasks.Task:
         """Everything that depends on the task."""
         return tasks.task(self.task)
@@ -97,9 +102,9 @@ class OnnxModel:
 
     def answers(self, inputs: np.ndarray) -> np.ndarray:
         """Return probabilities, of each class or of each label; or the values of a regression: float32, (N, K)."""
-        if not self.task_object.has_probabilities or "probabilities" not in self._outputs:
+        if not self.task_object.has_probabilities or names.PROBABILITIES not in self._outputs:
             return self.probabilities(self.outputs(inputs))
-        return self._run("probabilities", inputs)
+        return self._run(names.PROBABILITIES, inputs)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of logits; values of a regression stay as they are."""
@@ -109,7 +114,7 @@ class OnnxModel:
     def temperature(self) -> float:
         """What logits are divided by before they become probabilities; 1 where the file says nothing."""
         try:
-            value = float(self.metadata.get("temperature", "1"))
+            value = float(self.metadata.get(names.TEMPERATURE, "1"))
         except ValueError:
             return 1.0
         return value if math.isfinite(value) and value > 0 else 1.0
@@ -143,7 +148,7 @@ class OnnxModel:
     def takes_any_size(self) -> bool:
         """Whether images of any height and width go through it."""
         (taken,) = self.session.get_inputs()
-        return self.kind == "images" and not all(isinstance(size, int) for size in taken.shape[1:])
+        return self.field.is_picture and not all(isinstance(size, int) for size in taken.shape[1:])
 
 
 def _unlike_vocabulary(ours: Vocabulary, theirs: Vocabulary) -> str:
@@ -294,46 +299,43 @@ def _session(file: Path) -> "onnxruntime.InferenceSession":
         raise UserError(f"onnxruntime cannot run {file}: {' '.join(str(error).split())[:300]}", EXPORTED) from error
 
 
-def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> Kind:
+def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> str:
+    """Return the kind in the metadata; old files do not name it, and are told by the name of their input."""
     (taken,) = session.get_inputs()
-    name = KINDS.get(taken.name)
-    said = metadata.get("kind")
-    kind = said if said in KINDS.values() else name
-    fitting = {"images": "tensor(uint8)", "tokens": "tensor(int64)", "numbers": "tensor(float)"}
-    if kind is None or fitting[kind] != taken.type:
+    by_input = {fields.field(name).onnx_input: name for name in fields.names()}
+    kind = name if (name := metadata.get(names.KIND)) in fields.names() else by_input.get(taken.name)
+    if kind is None or fields.field(kind).onnx_type != taken.type:
         raise UserError(
             f"{file} takes '{taken.name}' ({taken.type}), and does not say how raw inputs become that.", EXPORTED
         )
-    return kind  # ty: ignore[invalid-explicit-return]
+    return kind
 
 
 def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> str:
     """Return the task in the metadata; old files do not name it, and their outputs are told apart in words."""
-    if (name := metadata.get("task")) in tasks.names():
+    if (name := metadata.get(names.TASK)) in tasks.names():
         return str(name)
     outputs = [output.name for output in session.get_outputs()]
-    description = metadata.get("output", "")
+    description = metadata.get(names.OUTPUT, "")
     return next((name for name in tasks.names() if tasks.task(name).exported(outputs, description)), tasks.DEFAULT)
 
 
 def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> tuple[str, ...]:
     width = session.get_outputs()[0].shape[-1]
     try:
-        names = tuple(map(str, json.loads(metadata["labels"])))
+        labels = tuple(map(str, json.loads(metadata[names.CLASSES])))
     except KeyError:
-        names = tuple(map(str, range(width))) if isinstance(width, int) else ()
+        labels = tuple(map(str, range(width))) if isinstance(width, int) else ()
     except (ValueError, TypeError):
-        names = ()
-    if not names or (isinstance(width, int) and len(names) != width):
-        raise UserError(f"{file} has {len(names)} labels in its metadata for {width} outputs.", EXPORTED)
-    return names
+        labels = ()
+    if not labels or (isinstance(width, int) and len(labels) != width):
+        raise UserError(f"{file} has {len(labels)} labels in its metadata for {width} outputs.", EXPORTED)
+    return labels
 
 
-def _shape(
-    session: "onnxruntime.InferenceSession", kind: Kind, metadata: dict[str, str], file: Path
-) -> tuple[int, ...]:
-    said = tuple(int(size) for size in re.findall(r"\d+", metadata.get("shape", "")))
-    if kind == "tokens":
+def _shape(session: "onnxruntime.InferenceSession", kind: str, metadata: dict[str, str], file: Path) -> tuple[int, ...]:
+    said = tuple(int(size) for size in re.findall(r"\d+", metadata.get(names.SHAPE, "")))
+    if fields.field(kind).is_sequence:
         return said
     (taken,) = session.get_inputs()
     fixed = tuple(taken.shape[1:])

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.encoding.vocabulary import UNKNOWN
+from torchmill.components.metrics.histogram import histogram
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.model import OnnxModel
-from torchmill.components.refs import PADDING
 from torchmill.components.wording import percent
 
-BINS = 10
 FAR = 0.5
 """Of a training deviation: a mean that is further off is told."""
 SURE = 4
@@ -23,30 +22,11 @@ Sums = dict[str, Any]
 
 def sums_of(model: OnnxModel, inputs: np.ndarray, confidence: np.ndarray) -> Sums:
     """Sum up a batch of raw inputs, (N, …), and of how sure the answers are, (N,) from 0 to 1; empty of regressions."""
-    found: Sums = {"samples": len(inputs), "confidence": _histogram(confidence)}
-    match model.kind:
-        case "images":
-            flat = inputs.reshape(*inputs.shape[:2], -1)
-            # By counts of values: exact, and several times faster than floats.
-            counts = np.stack([np.bincount(flat[:, c].ravel(), minlength=256) for c in range(flat.shape[1])])
-            values = np.arange(256) / 255
-            found |= {"values": int(counts[0].sum()), "sum": (counts @ values).tolist()}
-            found |= {"squares": (counts @ values**2).tolist()}
-            found["brightness"] = _histogram(flat.mean((1, 2)) / 255)
-        case "numbers":
-            flat = inputs.reshape(len(inputs), -1).astype(np.float64)
-            found |= {"values": len(flat), "sum": flat.sum(0).tolist(), "squares": (flat**2).sum(0).tolist()}
-            found["unknown_categories"] = [int((~flat[:, span].any(1)).sum()) for span in _categories(model).values()]
-        case _:
-            found |= {"tokens": int((inputs != PADDING).sum()), "unknown": int((inputs == UNKNOWN).sum())}
-    return found
-
-
-def _categories(model: OnnxModel) -> dict[str, slice]:
-    """Where in a row the columns of categories stand, by name."""
-    if model.columns is None:
-        return {}
-    return {one.name: model.columns.spans[one.name] for one in model.columns.columns if one.categories}
+    return {
+        "samples": len(inputs),
+        "confidence": histogram(confidence),
+        **model.field.sums(inputs, model.columns if not model.field.is_sequence else None),
+    }
 
 
 def added(parts: Sequence[Sums]) -> Sums:
@@ -72,21 +52,18 @@ def note(model: OnnxModel, total: Mapping[str, Any]) -> dict[str, Any]:
         told |= {"brightness_histogram": total["brightness"]} if "brightness" in total else {}
         told |= _beside(model, mean, told["samples"])
     if total.get("unknown_categories"):
-        pairs = zip(_categories(model), total["unknown_categories"], strict=True)
+        pairs = zip(model.columns.category_spans if model.columns else (), total["unknown_categories"], strict=True)
         shares = {name: count / total["values"] for name, count in pairs}
         told["unknown_categories"] = shares
         for name, share in shares.items():
             if share:
                 told["words"] += f"; {percent(share)} of '{name}' are none of the training's categories"
-    if total.get("tokens"):
-        share = total["unknown"] / total["tokens"]
-        told |= {"unknown_tokens": share, "words": f"{percent(share)} of the tokens were not met in training"}
-    return told
+    return told | model.field.drift(total)
 
 
 def _beside(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
     try:
-        held = json.loads(model.metadata["input_statistics"])
+        held = json.loads(model.metadata[names.INPUT_STATISTICS])
         usual, spread = (np.array(held[name], np.float64).ravel() for name in ("mean", "std"))
     except (KeyError, ValueError, TypeError):
         return {"training": None, "words": "the model's file does not say what its training inputs were like"}
@@ -96,7 +73,7 @@ def _beside(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
     worst = int(np.abs(shift).argmax())
     off = abs(float(shift[worst]))
     far, few = off > max(FAR, SURE / math.sqrt(samples)), off > FAR
-    what = f"channel {worst}" if model.kind == "images" else f"feature {worst}"
+    what = f"{model.field.feature_word} {worst}"
     if model.columns:
         what = f"'{model.columns.features[worst]}'"
     words = f"the mean of {what} is {off:.2f} training deviations off"
@@ -106,8 +83,3 @@ def _beside(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
         "is_far": far,
         "words": words if far else f"{'too few to say' if few else 'like the training inputs'}: {words}",
     }
-
-
-def _histogram(values: np.ndarray) -> list[int]:
-    """Count values from 0 to 1 in ten bins."""
-    return np.histogram(values, BINS, (0.0, 1.0))[0].tolist() if len(values) else [0] * BINS

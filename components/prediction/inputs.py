@@ -56,19 +56,15 @@ def gather(model: OnnxModel, places: Sequence[Path]) -> Inputs:
         if not place.exists():
             beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
             raise UserError(f"There is no {place}.", nearest(place.name, beside))
-    match model.kind:
-        case "images":
-            return _images(model, places)
-        case "tokens":
-            return _texts(model, places)
-        case _:
-            return _numbers(model, places)
+    if model.field.is_picture:
+        return _images(model, places)
+    return _texts(model, places) if model.field.is_sequence else _numbers(model, places)
 
 
 def _images(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     if model.shape[0] not in (1, 3):
         raise UserError(f"{model.file} takes images of {model.shape[0]} channels.", "Image files have 1 or 3.")
-    files = _files(places, pictures.SUFFIXES, "images")
+    files = _files(places, pictures.SUFFIXES, model.field.samples)
     channels, height, width = model.shape
 
     def read(number: int) -> np.ndarray | Unreadable:

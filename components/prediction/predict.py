@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from torchmill.components.data.progress import counted
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.files import locked, write_atomically, write_text
@@ -111,7 +109,7 @@ def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], i
     done = len(inputs) - sum(len(span) for _, span in wanted)
     if done:
         logger.info("predict  going on behind %s inputs that are done", f"{done:,}")
-    size = largest_batch(model.shape if model.kind != "tokens" else (1000,))
+    size = largest_batch(model.field.batch_shape(model.shape))
     batches = [(name, span[at : at + size]) for name, span in wanted for at in range(0, len(span), size)]
     rows: list[Row] = []
     sums: list[drift.Sums] = []
@@ -164,7 +162,7 @@ def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tup
     if not good:
         return rows, {"samples": 0}
     held = [read[at] for at in good]
-    inputs = model.vocabulary.encode(held) if model.kind == "tokens" else np.stack(held)
+    inputs = model.field.batch(held, model.vocabulary if model.field.is_sequence else None)
     given = model.answers(inputs)
     confidence = model.task_object.confidence(given)
     for order, (at, numbers) in enumerate(zip(good, given.tolist(), strict=True)):

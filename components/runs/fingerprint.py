@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from torchmill.components import fields
 from torchmill.components.config import RunConfig, deciding, sections
 from torchmill.components.data.config import AUGMENTATIONS, DATASETS, DataConfig, dataset_names, dataset_place
+from torchmill.components.fields import FIELDS
 from torchmill.components.initialization.config import MODELS, SCHEMES, TORCHVISION, ModelConfig
 from torchmill.components.refs import DataRef, FileRef, FitRef, NetworkRef, Ref
 from torchmill.components.section import Section
@@ -49,7 +51,7 @@ LIBRARIES = {
 }
 """Libraries that decide the result of each step."""
 
-ROOMS = (AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES, SCHEMES, TASKS)
+ROOMS = (AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES, SCHEMES, TASKS, FIELDS)
 """Rooms whose options decide results."""
 
 
@@ -118,7 +120,7 @@ def of_step(step: str, arguments: Mapping[str, Any]) -> StepFingerprint:
                 references.append(network.reference)
             case DataRef():
                 inputs |= argument.identity()
-                options.append(TASKS[argument.task].file)
+                options += [TASKS[argument.task].file, fields.file_of(argument.kind)]
             case Ref():
                 inputs |= argument.identity()
             case _:
@@ -159,8 +161,8 @@ def _gather(
 ) -> StepFingerprint:
     files = [ROOT / file for step in steps for file in CODE[step]] + list(options)
     kind, _ = dataset_place(settings.get("data.name", ""))
-    if "fetch" in steps:  # nobody knows yet which task the data is for
-        files += [TASKS[name].file for name in TASKS.names()]
+    if "fetch" in steps:  # nobody knows yet of which kind the data is, and for which task
+        files += [room[name].file for room in (TASKS, FIELDS) for name in room.names()]
     if "fetch" in steps and kind in dataset_names():  # the user's own function is among the references
         files.append(DATASETS[kind].file)
     code = _definitions(files)

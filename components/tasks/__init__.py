@@ -103,7 +103,10 @@ class Task(Protocol):
         ...
 
     def recognizes(self, labels: "np.ndarray") -> bool:
-        """Return whether training labels are meant for this task when nobody says for which."""
+        """Return whether training labels are meant for this task when nobody says for which.
+
+        No two tasks recognize the same labels: a task for which only the user can say so returns False.
+        """
         ...
 
     def doubts(self, labels: "np.ndarray") -> str:

@@ -3,18 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torchmill.components import fields
 from torchmill.components.config import RunConfig
 from torchmill.components.data.config import DATASETS
 from torchmill.components.errors import ConfigError, unknown_argument
 from torchmill.components.initialization.config import MODELS
 from torchmill.components.options import Argument, shown_arguments
-
-FROM_DATA = {
-    "images": ("in_channels", "image_size", "image_height", "image_width"),
-    "tokens": ("vocab_size", "padding_index", "max_length"),
-    "numbers": ("in_features",),
-}
-"""Arguments that the data fills in, by the kind of inputs of a network that has them."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Entry:
 def network(name: str) -> Entry:
     """Describe the network in ``components/models/NAME.py``."""
     arguments = _network_arguments(name)
-    from_data = {"num_classes", *(name for names in FROM_DATA.values() for name in names)}
+    from_data = {"num_classes", *(name for kind in fields.names() for name in fields.arguments_of(kind))}
     own = [argument for name, argument in arguments.items() if name not in from_data]
     takes = " or ".join(kinds(arguments))
     return Entry(name, MODELS[name].source.summary, takes, shown_arguments(own) or "no arguments")
@@ -47,7 +41,7 @@ def _network_arguments(name: str) -> Mapping[str, Argument]:
 
 def kinds(arguments: Iterable[str]) -> list[str]:
     """Return the kinds of inputs of a network with these arguments."""
-    return [kind for kind, names in FROM_DATA.items() if set(names) & set(arguments)]
+    return [kind for kind in fields.names() if set(fields.arguments_of(kind)) & set(arguments)]
 
 
 def data_set(name: str) -> Entry:

@@ -1,6 +1,5 @@
 """`torchmill compare`: two recorded runs, sample by sample. No flow: it trains nothing and takes a moment."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from torchmill.components import tasks, tracking
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.comparison.page import differing, row, summary, verdict, write_comparison
 from torchmill.components.evaluation.comparison.paired import pair
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.metrics.paired import Pairing
 from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.runs.folders import Runs
@@ -48,7 +48,7 @@ def compare(runs: Runs, first: str, second: str) -> Compared:
         Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", folder / run.run_id)) for run in pair_of_runs
     ]
     report = tracking.fetch_file(runs, pair_of_runs[0], "evaluation.json", folder / pair_of_runs[0].run_id)
-    measure = json.loads(report.read_text(encoding="utf-8"))["measure"]
+    measure = Evaluation.read(report).measure
     pairing = pair(*predictions, tasks.by_measure(measure).name)
     return Compared(*pair_of_runs, pairing, write_comparison(*pair_of_runs, pairing, measure, folder))
 

@@ -1,8 +1,7 @@
 """Results of commands as text on stdout."""
 
-import json
-
 from torchmill.components import tasks
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.refs import EvaluationRef, Reproduction, TrainResult
 from torchmill.components.runs.folders import Runs
@@ -61,8 +60,7 @@ def show_reproduction(reproduction: Reproduction) -> None:
 
 def show_scores(scores: EvaluationRef) -> None:
     """Print the main measures of an evaluation, each with its interval."""
-    report = json.loads(scores.report.path.read_text(encoding="utf-8"))
-    rows = summary(report, tasks.by_measure(scores.measure).name)
+    rows = summary(Evaluation.read(scores.report.path), tasks.by_measure(scores.measure).name)
     names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
     print(f"\n{'':{names}}  {'':{values}}  95 % interval, of {scores.samples:,} samples")
     for row in rows:

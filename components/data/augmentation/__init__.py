@@ -33,9 +33,9 @@ class Augmentation:
     """
 
     def __init__(self, data: DataRef, seed: int, names: Sequence[str] = (), mixup: float = 0.0, cutmix: float = 0.0):
-        if names and data.kind != "images":
+        if names and not data.field.is_picture:
             raise UserError(f"--train.augment changes images; {data.name} has {data.kind}.", "Leave it out.")
-        if (mixup and data.kind == "tokens") or (cutmix and data.kind != "images"):
+        if (mixup and not data.field.can_mix) or (cutmix and not data.field.is_picture):
             raise UserError(
                 f"{data.name} has {data.kind}: mixup mixes images or numbers, cutmix images alone.", "Leave it out."
             )

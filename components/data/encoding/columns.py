@@ -9,6 +9,9 @@ import numpy as np
 
 from torchmill.components.errors import UserError, nearest
 
+FILE = "columns.json"
+"""Name of the file in a data set's folder."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -53,6 +56,11 @@ class Columns:
     def features(self) -> tuple[str, ...]:
         """Names of a row's numbers."""
         return tuple(name for column in self.columns for name in column.features)
+
+    @property
+    def category_spans(self) -> dict[str, slice]:
+        """Positions of the categories of each column that has some, by name."""
+        return {column.name: self.spans[column.name] for column in self.columns if column.categories}
 
     @cached_property
     def spans(self) -> dict[str, slice]:

@@ -14,16 +14,7 @@ Encoding = Vocabulary | Columns
 
 def read_encoding(data: DataRef) -> Encoding | None:
     """Return a data set's encoding; None for images, and for numbers whose columns have no names."""
-    # Here, since it takes a quarter of a second, which a prediction does not need to spend.
-    from torchmill.components.data.fetch import read_columns, read_vocabulary
-
-    match data.kind:
-        case "tokens":
-            return read_vocabulary(data)
-        case "numbers":
-            return read_columns(data)
-        case _:
-            return None
+    return data.field.read_encoding(data.folder)
 
 
 def translation(theirs: Encoding | None, ours: Encoding | None) -> Callable[[np.ndarray], np.ndarray]:

@@ -11,7 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from torchmill.components.refs import PADDING
+FILE = "vocabulary.json"
+"""Name of the file in a data set's folder."""
+
+PADDING = 0
+"""Token id that pads a sequence."""
 
 UNKNOWN = 1
 """Token id for anything that the training split lacks."""

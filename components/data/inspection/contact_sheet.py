@@ -42,17 +42,15 @@ def draw(
         suspects: rows with suspect labels; drawn below the other samples of their class, in a red frame.
     """
     groups = _groups(data, labels, rows)
-    match data.kind:
-        case "images":
-            sheet = _pictures(data, inputs, labels, groups, suspects)
-        case "tokens":
-            assert vocabulary
-            lines = _texts(inputs, groups, vocabulary)
-            files.write_text(folder / "samples.txt", "\n".join(lines) + "\n")
-            sheet = _page(lines)
-        case _:
-            columns = read_columns(data)
-            sheet = _histograms(inputs, groups, columns.features if columns else ())
+    if data.field.is_picture:
+        sheet = _pictures(data, inputs, labels, groups, suspects)
+    elif vocabulary:
+        lines = _texts(inputs, groups, vocabulary)
+        files.write_text(folder / "samples.txt", "\n".join(lines) + "\n")
+        sheet = _page(lines)
+    else:
+        columns = read_columns(data)
+        sheet = _histograms(inputs, groups, columns.features if columns else ())
     files.write_atomically(folder / "samples.png", lambda partial: sheet.save(partial, "PNG"))
 
 

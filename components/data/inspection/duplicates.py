@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.encoding.vocabulary import SPECIAL, UNKNOWN, Vocabulary
+from torchmill.components.data.encoding.vocabulary import PADDING, SPECIAL, UNKNOWN, Vocabulary
 from torchmill.components.data.inspection import nearest_neighbours
 from torchmill.components.data.inspection.findings import MOST_LISTED, Leak, Suspect
 from torchmill.components.data.origins import read_origins
-from torchmill.components.refs import PADDING, DataRef
+from torchmill.components.refs import DataRef
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +46,9 @@ def find_copies(data: DataRef, splits: dict[str, SplitPart], vocabulary: Vocabul
         for number, (split, row, _) in _equal_leaks(splits, alike).items():
             if number not in leaks and alike["test"][number]:
                 near[number] = (split, row, 0.99)
-    elif data.kind == "images":
+    elif data.field.is_picture:
         near, compared, points = _near_images(splits, leaks)
-    elif data.kind == "numbers" and data.task_object.is_exclusive:
+    elif not data.field.is_sequence and data.task_object.is_exclusive:
         points = _standardised(data, splits["train"].inputs)
     leaked = sorted({**near, **leaks}.items())
     share = len(leaks) / max(1, len(splits["test"])) + len(near) / max(1, compared)

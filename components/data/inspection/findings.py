@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torchmill.components import fields
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
 from torchmill.components.wording import count, percent
@@ -115,7 +116,7 @@ class Findings:
                 f"the largest class has {self.imbalance:.0f} times the samples of the smallest; "
                 f"always answering it is right for {percent(self.majority_share, 0)}"
             )
-        if self.kind == "numbers" and self.constant_count:
+        if not fields.field(self.kind).is_picture and self.constant_count:
             lines.append(f"the same in all training samples: {count(self.constant_count, 'feature')}")
         if self.equal_features:
             lines.append(f"always equal: {count(len(self.equal_features), 'pair')} of features")

@@ -26,7 +26,7 @@ def inspect(data: DataRef, folder: Path) -> Findings:
     started = time.monotonic()
     splits = _read(data)
     vocabulary = None
-    if data.kind == "tokens":
+    if data.field.is_sequence:
         vocabulary = read_vocabulary(data)
     parts = {
         **_balance(data, splits),
@@ -85,12 +85,12 @@ def _balance(data: DataRef, splits: dict[str, SplitPart]) -> dict[str, Any]:
 
 def _features(data: DataRef, train: SplitPart) -> dict[str, Any]:
     """Find features that are constant, or equal to another one."""
-    if data.kind == "tokens":
+    if data.field.is_sequence:
         return {"constant_features": (), "constant_count": 0, "equal_features": ()}
     size = int(np.prod(data.shape))
     first = np.asarray(train.inputs[train.rows[0]])
     constant = np.ones(first.shape, bool)
-    hashes = [hashlib.blake2b(digest_size=16) for _ in range(size if data.kind == "numbers" and size <= 4096 else 0)]
+    hashes = [hashlib.blake2b(digest_size=16) for _ in range(size if not data.field.is_picture and size <= 4096 else 0)]
     for start in range(0, len(train.inputs), 4096):
         # The whole training file: a feature that varies in validation alone is not constant.
         block = np.asarray(train.inputs[start : start + 4096])

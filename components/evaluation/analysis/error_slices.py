@@ -9,8 +9,6 @@ from torchmill.components.data.samples import Samples
 from torchmill.components.metrics.intervals import wilson_interval
 from torchmill.components.refs import DataRef
 
-INKED = 64
-"""Difference from the background, of 255, that is a part of the picture."""
 MOST_CLASSES = 100
 DOUBT = 0.05
 """How often, over all groups, one may be said to stand out that doesn't."""
@@ -65,31 +63,9 @@ def _groups(test: Samples, data: DataRef) -> Iterator[tuple[str, str, np.ndarray
         labels = test.labels.numpy()
         for number, name in enumerate(data.classes):
             yield "class", name, labels == number
-    for by, unit, values in measures(test, data):
+    for by, unit, values in data.field.measures(test):
         for (low, high), chosen in thirds(values):
             yield by, f"{low:.3g} to {high:.3g}{unit}", chosen
-
-
-def measures(test: Samples, data: DataRef) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Give what can be measured of each input: its name, unit and values (N,)."""
-    if data.kind == "tokens" and test.lengths is not None:
-        yield "length", " tokens", test.lengths.numpy().astype(float)
-    elif data.kind == "images":
-        bright, ink = [], []
-        for images_NCHW, _ in test.batches(1024):
-            pixels = images_NCHW.cpu().numpy()
-            bright.append(pixels.mean((1, 2, 3)) / 2.55)
-            # The background is what the edge is like; two rows and two columns of it are enough to tell.
-            edge = np.concatenate([pixels[:, :, [0, -1]].reshape(len(pixels), -1), _columns(pixels)], 1)
-            background = np.median(edge, axis=1).astype(np.int16)
-            apart = np.abs(pixels.astype(np.int16) - background[:, None, None, None]) > INKED
-            ink.append(100 * apart.mean((1, 2, 3)))
-        yield "brightness", " %", np.concatenate(bright)
-        yield "ink", " % of the picture", np.concatenate(ink)
-
-
-def _columns(pixels_NCHW: np.ndarray) -> np.ndarray:
-    return pixels_NCHW[:, :, :, [0, -1]].reshape(len(pixels_NCHW), -1)
 
 
 def thirds(values: np.ndarray) -> Iterator[tuple[tuple[float, float], np.ndarray]]:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.encoding.encoding import Encoding
-from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary
+from torchmill.components.data.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
 from torchmill.components.data.inspection.contact_sheet import picture, typeface
 from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.analysis.mistakes import INK, QUIET, RED, fitting
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel
-from torchmill.components.refs import PADDING, DataRef
+from torchmill.components.refs import DataRef
 from torchmill.components.tasks import Mistake
 
 EACH = 4
@@ -89,12 +89,12 @@ def explain(
     # cuDNN's recurrent layers have no backward in evaluation mode; torch's own have.
     with warnings.catch_warnings(), torch.backends.cudnn.flags(enabled=False), torch.enable_grad():
         warnings.simplefilter("ignore")  # Captum warns of hooks and gradients that it sets itself
-        if data.kind == "images":
+        if data.field.is_picture:
             _of_images(model, test, chosen, found, folder / "saliency.png")
-        elif data.kind == "numbers":
-            _of_numbers(model, test, chosen, encoding if isinstance(encoding, Columns) else None, found)
-        else:
+        elif data.field.is_sequence:
             _of_texts(model, test, chosen, encoding if isinstance(encoding, Vocabulary) else None, found)
+        else:
+            _of_numbers(model, test, chosen, encoding if isinstance(encoding, Columns) else None, found)
     for weight, mode in zip(model.parameters(), modes, strict=True):
         weight.grad = None
         weight.requires_grad_(mode)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torchmill.components.config import RunConfig
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.files import write_text
 from torchmill.components.refs import (
     DataRef,
@@ -32,7 +33,7 @@ def write_report(
     run: RunRef,
 ) -> Path:
     """Write ``report.md`` into the run's folder."""
-    evaluation = json.loads(scores.report.path.read_text(encoding="utf-8"))
+    evaluation = Evaluation.read(scores.report.path)
     parity = json.loads(model.report.path.read_text(encoding="utf-8"))
     measure = title(data.measure)
     early = ", stopped early" if trained.stopped_early else ""
@@ -64,16 +65,16 @@ def write_report(
         *(f"| {title} | {text} |" for title, text in rows.items()),
         "",
     ]
-    if "classes" in evaluation:
+    if evaluation.classes:
         lines += ["| class | precision | recall | F1 | samples |", "|---|---:|---:|---:|---:|"]
-        for name, score in evaluation["classes"].items():
-            cells = [percent(score[measure]) for measure in ("precision", "recall", "f1")]
-            lines.append(f"| {' | '.join([name, *cells, format(score['support'], ',')])} |")
+        for name, score in evaluation.classes.items():
+            cells = [percent(getattr(score, measure)) for measure in ("precision", "recall", "f1")]
+            lines.append(f"| {' | '.join([name, *cells, format(score.support, ',')])} |")
     else:
         lines += ["| target | mean absolute error | root mean squared error | R² |", "|---|---:|---:|---:|"]
         lines += [
-            f"| {name} | {score['mae']:.4g} | {score['rmse']:.4g} | {score['r2']:.4f} |"
-            for name, score in evaluation["targets"].items()
+            f"| {name} | {score.mae:.4g} | {score.rmse:.4g} | {score.r2:.4f} |"
+            for name, score in evaluation.targets.items()
         ]
     report = run.folder / "report.md"
     write_text(report, "\n".join(lines) + "\n")

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from torchmill.components.config import RunConfig
+from torchmill.components.evaluation.evaluation import Attribution, Bin, ClassEntry, Evaluation, Slice
 from torchmill.components.evaluation.report import charts
 from torchmill.components.evaluation.report.charts import Bar, Point, Series
 from torchmill.components.evaluation.report.summary import summary
@@ -86,7 +87,7 @@ def render(template: str, **contents: Any) -> str:
 
 def _contents(record: Record) -> dict[str, Any]:
     data, scores = record.data, record.scores
-    evaluation = _read(scores.report.path) or {}
+    evaluation = Evaluation.read(scores.report.path)
     inspection, check = (_read(held.path) if held else None for held in (record.inspection, record.check))
     parity = _read(record.model.report.path if record.model else record.run.folder / "parity.json")
     samples = record.inspection.path.parent / "samples.png" if record.inspection else None
@@ -110,7 +111,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "robustness": _robustness(evaluation),
         "groups": _groups(evaluation),
         "confusion": _confusion(evaluation, data),
-        "attributions": [_attribution(text) for text in evaluation.get("saliency", {}).get("texts", [])],
+        "attributions": [_coloured(text) for text in evaluation.saliency.texts],
         "pictures": pictures,
         "samples": inlined(samples) if samples else None,
         "inspection": inspection,
@@ -135,25 +136,24 @@ def inlined(path: Path) -> str | None:
 
 
 def to_look_at(
-    record: Record, evaluation: Mapping[str, Any], inspection: Mapping[str, Any] | None, check: Mapping[str, Any] | None
+    record: Record, evaluation: Evaluation, inspection: Mapping[str, Any] | None, check: Mapping[str, Any] | None
 ) -> list[str]:
     """Say in a few sentences what of a run deserves a look."""
     told = _worse_groups(evaluation)
-    changes = evaluation.get("robustness", {}).get("changes", [])
-    if changes:
-        plain, *others = changes
-        worst = min(others, key=lambda one: one["score"])
-        if worst["score_95"][1] < plain["score_95"][0]:
+    if evaluation.robustness:
+        plain, *others = evaluation.robustness.changes
+        worst = min(others, key=lambda change: change.score)
+        if worst.score_95[1] < plain.score_95[0]:
             measure = record.data.measure
-            before, after = shown(measure, plain["score"]), shown(measure, worst["score"])
-            told.append(f"Changed images ({worst['images']}) bring the score from {before} to {after}.")
-    if calibration := evaluation.get("calibration"):
-        temperature, before, after = calibration["temperature"], calibration["before"], calibration["after"]
+            before, after = shown(measure, plain.score), shown(measure, worst.score)
+            told.append(f"Changed images ({worst.images}) bring the score from {before} to {after}.")
+    if calibration := evaluation.calibration:
+        temperature, before, after = calibration.temperature, calibration.before, calibration.after
         sure = "too sure of itself" if temperature > 1 else "less sure than it may be"
-        if abs(temperature - 1) > 0.1 and after["loss"] < before["loss"]:
+        if abs(temperature - 1) > 0.1 and after.loss < before.loss:
             told.append(
                 f"The network is {sure}. With its logits divided by {temperature:.2f}, probabilities miss by "
-                f"{percent(after['ece'], 1)} on average instead of {percent(before['ece'], 1)}."
+                f"{percent(after.ece, 1)} on average instead of {percent(before.ece, 1)}."
             )
     if inspection and (suspects := len(inspection.get("suspects", []))):
         number = inspection.get("suspect_count", suspects)
@@ -167,16 +167,16 @@ def to_look_at(
     return told
 
 
-def _worse_groups(evaluation: Mapping[str, Any]) -> list[str]:
+def _worse_groups(evaluation: Evaluation) -> list[str]:
     """Name the groups of samples that are wrong more often than the others."""
-    groups = evaluation.get("error_groups", [])
+    groups = evaluation.error_slices
     told = []
-    for by in dict.fromkeys(group["by"] for group in groups):
-        held = [group for group in groups if group["by"] == by]
-        mean = sum(group["errors"] for group in held) / max(1, sum(group["samples"] for group in held))
-        worse = sorted((group for group in held if group["stands_out"] and group["rate"] > mean), key=_rate)
+    for by in dict.fromkeys(group.by for group in groups):
+        held = [group for group in groups if group.by == by]
+        mean = sum(group.errors for group in held) / max(1, sum(group.samples for group in held))
+        worse = sorted((group for group in held if group.stands_out and group.rate > mean), key=_rate)
         if worse:
-            named = ", ".join(f"{group['name']} ({percent(group['rate'], 1)})" for group in worse[:MOST_TOLD])
+            named = ", ".join(f"{group.name} ({percent(group.rate, 1)})" for group in worse[:MOST_TOLD])
             more = f" and {len(worse) - MOST_TOLD} more" if len(worse) > MOST_TOLD else ""
             told.append(
                 f"Wrong more often than chance explains, by {by}: {named}{more}; of all samples {percent(mean, 1)}."
@@ -184,8 +184,8 @@ def _worse_groups(evaluation: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _rate(group: Mapping[str, Any]) -> float:
-    return -group["rate"]
+def _rate(group: Slice) -> float:
+    return -group.rate
 
 
 def _curves(record: Record) -> list[Markup]:
@@ -199,67 +199,70 @@ def _curves(record: Record) -> list[Markup]:
     return drawn
 
 
-def _classes(evaluation: Mapping[str, Any], data: DataRef) -> Markup | None:
+def _classes(evaluation: Evaluation, data: DataRef) -> Markup | None:
     rows = [
         Bar(
             name,
-            one["recall"],
-            *one["recall_95"],
-            f"{percent(one['recall'], 1)} of {one['support']:,}",
-            one["recall_95"][1] < evaluation[data.measure],
+            one.recall,
+            *one.recall_95,
+            f"{percent(one.recall, 1)} of {one.support:,}",
+            one.recall_95[1] < evaluation.measures[data.measure],
         )
-        for name, one in evaluation.get("classes", {}).items()
-        if one["recall_95"]
+        for name, one in evaluation.classes.items()
+        if one.recall_95
     ]
     rows = sorted(rows, key=lambda row: row.value)[:MOST_CLASSES] if len(rows) > MOST_CLASSES else rows
     return charts.bars(rows) if rows else None
 
 
-def _class_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _class_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """A table of the classes or labels, its heading first: of many the ones of the least F1."""
-    held = sorted(evaluation.get("classes", {}).items(), key=lambda one: one[1]["f1"])
+    held = sorted(evaluation.classes.items(), key=lambda one: one[1].f1)
     if not held:
         return []
 
-    def told(one: Mapping[str, Any], name: str) -> str:
-        ends = one[f"{name}_95"]
-        return f"{percent(one[name], 1)} ({percent(ends[0], 1)} to {percent(ends[1], 1)})" if ends else "–"
+    def told(one: ClassEntry, name: str) -> str:
+        ends = getattr(one, f"{name}_95")
+        return f"{percent(getattr(one, name), 1)} ({percent(ends[0], 1)} to {percent(ends[1], 1)})" if ends else "–"
 
-    more = {"ece": "calibration error"} if "ece" in held[0][1] else {}
+    more = {"ece": "calibration error"} if held[0][1].ece is not None else {}
     rows = [("", "samples", "precision (95 %)", "recall (95 %)", "F1", *more.values())]
     for name, one in held[:MOST_ROWS]:
-        plain = (percent(one[key], 1) for key in ("f1", *more))
-        rows.append((name, f"{one['support']:,}", told(one, "precision"), told(one, "recall"), *plain))
+        plain = (percent(getattr(one, key), 1) for key in ("f1", *more))
+        rows.append((name, f"{one.support:,}", told(one, "precision"), told(one, "recall"), *plain))
     return rows
 
 
-def _calibration(evaluation: Mapping[str, Any]) -> list[Markup]:
-    if "calibration" not in evaluation:
+def _calibration(evaluation: Evaluation) -> list[Markup]:
+    if not evaluation.calibration:
         labels = _calibrated_labels(evaluation)
-        return [_reliability(one["reliability"], "probability of yes", f"share of {name}", "a") for name, one in labels]
-    found = evaluation["calibration"]
+        return [_reliability(one.reliability, "probability of yes", f"share of {name}", "a") for name, one in labels]
+    found = evaluation.calibration
     drawn = []
-    for when, name, colour in (("before", "as it is", "quiet"), ("after", "with the temperature", "a")):
-        drawn.append(_reliability(found[when]["bins"], "confidence", f"share that is right, {name}", colour))
-        if found["temperature"] == 1:
+    for bins, name, colour in (
+        (found.before.bins, "as it is", "quiet"),
+        (found.after.bins, "with the temperature", "a"),
+    ):
+        drawn.append(_reliability(bins, "confidence", f"share that is right, {name}", colour))
+        if found.temperature == 1:
             break
     return drawn
 
 
-def _calibrated_labels(evaluation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def _calibrated_labels(evaluation: Evaluation) -> list[tuple[str, ClassEntry]]:
     """Those of several labels that say the least how sure they are."""
-    held = [(name, one) for name, one in evaluation.get("classes", {}).items() if one.get("reliability")]
-    return sorted(held, key=lambda one: -one[1]["ece"])[:MOST_LABELS]
+    held = [(name, one) for name, one in evaluation.classes.items() if one.reliability]
+    return sorted(held, key=lambda one: -(one[1].ece or 0))[:MOST_LABELS]
 
 
-def _reliability(bins: Sequence[Mapping[str, Any]], x_title: str, y_title: str, colour: str) -> Markup:
-    points = [Point(one["confidence"], one["accuracy"], *one["accuracy_95"]) for one in bins]
+def _reliability(bins: Sequence[Bin], x_title: str, y_title: str, colour: str) -> Markup:
+    points = [Point(one.confidence, one.accuracy, *one.accuracy_95) for one in bins]
     series = [Series("", points, colour, joined=False)]
     return charts.lines(series, x_title, y_title, x_range=(0, 1), y_range=(0, 1), diagonal=True)
 
 
-def _ranking(evaluation: Mapping[str, Any]) -> list[Markup]:
-    found = evaluation.get("ranking")
+def _ranking(evaluation: Evaluation) -> list[Markup]:
+    found = evaluation.ranking
     if not found:
         return []
     share = [number / 100 for number in range(101)]
@@ -268,63 +271,63 @@ def _ranking(evaluation: Mapping[str, Any]) -> list[Markup]:
         ("true_positive_rate", "false positive rate", "true positive rate"),
         ("precision", "recall", "precision"),
     ):
-        curve = Series("", [Point(a, b) for a, b in zip(share, found[key], strict=True)], "a")
+        curve = Series("", [Point(a, b) for a, b in zip(share, getattr(found, key), strict=True)], "a")
         drawn.append(
             charts.lines([curve], x, y, x_range=(0, 1), y_range=(0, 1.02), diagonal=key == "true_positive_rate")
         )
     return drawn
 
 
-def _residuals(evaluation: Mapping[str, Any]) -> list[Markup]:
+def _residuals(evaluation: Evaluation) -> list[Markup]:
     drawn = []
-    for name, target in list(evaluation.get("targets", {}).items())[:6]:
-        held = zip(target["residuals"]["truth"], target["residuals"]["answer"], strict=True)
+    for name, target in list(evaluation.targets.items())[:6]:
+        held = zip(target.residuals.truth, target.residuals.answer, strict=True)
         points = [Point(answer, answer - truth) for truth, answer in held]
         drawn.append(charts.lines([Series("", points, "a", joined=False)], "answer", f"{name}: answer minus truth"))
     return drawn
 
 
-def _robustness(evaluation: Mapping[str, Any]) -> Markup | None:
-    if not (found := evaluation.get("robustness")):
+def _robustness(evaluation: Evaluation) -> Markup | None:
+    if not (found := evaluation.robustness):
         return None
-    (plain, *_) = found["changes"]
+    (plain, *_) = found.changes
     rows = [
         Bar(
-            one["images"],
-            one["score"],
-            *one["score_95"],
-            percent(one["score"], 1),
-            one["score_95"][1] < plain["score_95"][0],
+            one.images,
+            one.score,
+            *one.score_95,
+            percent(one.score, 1),
+            one.score_95[1] < plain.score_95[0],
         )
-        for one in found["changes"]
+        for one in found.changes
     ]
-    return charts.bars(rows, plain["score"])
+    return charts.bars(rows, plain.score)
 
 
-def _groups(evaluation: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+def _groups(evaluation: Evaluation) -> list[tuple[str, Markup]]:
     drawn = []
-    groups = evaluation.get("error_groups", [])
-    for by in dict.fromkeys(group["by"] for group in groups if group["by"] != "class"):
+    groups = evaluation.error_slices
+    for by in dict.fromkeys(group.by for group in groups if group.by != "class"):
         rows = [
             Bar(
-                one["name"],
-                one["rate"],
-                *one["rate_95"],
-                f"{percent(one['rate'], 1)}, {one['errors']:,} of {one['samples']:,}",
-                one["stands_out"],
+                one.name,
+                one.rate,
+                *one.rate_95,
+                f"{percent(one.rate, 1)}, {one.errors:,} of {one.samples:,}",
+                one.stands_out,
             )
             for one in groups
-            if one["by"] == by
+            if one.by == by
         ]
         drawn.append((by, charts.bars(rows)))
     return drawn
 
 
-def _confusion(evaluation: Mapping[str, Any], data: DataRef) -> list[dict[str, Any]] | None:
-    if "confusion" not in evaluation or len(data.classes) > MOST_CELLS:
+def _confusion(evaluation: Evaluation, data: DataRef) -> list[dict[str, Any]] | None:
+    if not evaluation.confusion or len(data.classes) > MOST_CELLS:
         return None
     rows = []
-    for number, (name, counts) in enumerate(zip(data.classes, evaluation["confusion"]["counts"], strict=True)):
+    for number, (name, counts) in enumerate(zip(data.classes, evaluation.confusion.counts, strict=True)):
         most = max(1, sum(counts))
         cells = [
             {"count": count, "right": at == number, "shade": round(count / most, 3)} for at, count in enumerate(counts)
@@ -333,11 +336,11 @@ def _confusion(evaluation: Mapping[str, Any], data: DataRef) -> list[dict[str, A
     return rows
 
 
-def _attribution(text: Mapping[str, Any]) -> dict[str, Any]:
+def _coloured(text: Attribution) -> dict[str, Any]:
     """Tokens with how strongly each is coloured, from -1 to 1."""
-    strongest = max(map(abs, text["attributions"]), default=0) or 1
-    pairs = zip(text["tokens"], text["attributions"], strict=True)
-    return {**text, "coloured": [(token, round(value / strongest, 3)) for token, value in pairs]}
+    strongest = max(map(abs, text.attributions), default=0) or 1
+    pairs = zip(text.tokens, text.attributions, strict=True)
+    return {**text.model_dump(), "coloured": [(token, round(value / strongest, 3)) for token, value in pairs]}
 
 
 def _settings(config: RunConfig) -> list[tuple[str, str, bool]]:

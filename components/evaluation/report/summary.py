@@ -1,9 +1,9 @@
 """The first things to know of an evaluation, each with its 95 % interval, in words."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torchmill.components import tasks
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.tasks import shown
 
 NAMES = {
@@ -32,32 +32,24 @@ class Row(NamedTuple):
     """Empty where there is none."""
 
 
-def summary(report: Mapping[str, Any], task: str) -> list[Row]:
-    """Give what an ``evaluation.json`` says first."""
+def summary(evaluation: Evaluation, task: str) -> list[Row]:
+    """Return what people read of an evaluation first."""
     rows = []
     for key, name in NAMES.items():
-        if ends := report.get(f"{key}_95"):
-            rows.append(Row(name, shown(key, report[key]), between(*(shown(key, end) for end in ends))))
-    targets = report.get("targets", {})
-    for target, scores in targets.items():
-        of = f" of {target}" * (len(targets) > 1)
-        rows += [
-            Row(name + of, f"{scores[key]:.4g}", between(*(f"{end:.4g}" for end in scores[f"{key}_95"])))
-            for key, name in NUMBERS.items()
-        ]
-    ends = report.get("loss_95")
-    rows.append(
-        Row(
-            tasks.task(task).loss_words,
-            f"{report['loss']:.4f}",
-            between(*(f"{end:.4f}" for end in ends)) if ends else "",
-        )
-    )
-    if "calibration" in report:
-        after = report["calibration"]["after"]["loss"]
-        rows.append(
-            Row("… after temperature", f"{after:.4f}", f"temperature {report['calibration']['temperature']:.3g}")
-        )
+        if ends := evaluation.intervals.get(key):
+            rows.append(Row(name, shown(key, evaluation.measures[key]), between(*(shown(key, end) for end in ends))))
+    for target, scores in evaluation.targets.items():
+        of = f" of {target}" * (len(evaluation.targets) > 1)
+        for key, name in NUMBERS.items():
+            ends = getattr(scores, f"{key}_95") or ()
+            interval = between(*(f"{end:.4g}" for end in ends)) if ends else ""
+            rows.append(Row(name + of, f"{getattr(scores, key):.4g}", interval))
+    ends = evaluation.intervals.get("loss", ())
+    interval = between(*(f"{end:.4f}" for end in ends)) if ends else ""
+    rows.append(Row(tasks.task(task).loss_words, f"{evaluation.loss:.4f}", interval))
+    if calibration := evaluation.calibration:
+        temperature = f"temperature {calibration.temperature:.3g}"
+        rows.append(Row("… after temperature", f"{calibration.after.loss:.4f}", temperature))
     return rows
 
 

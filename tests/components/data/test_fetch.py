@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.components.data.toy_server import REPOSITORY
-from torchmill.components import files
-from torchmill.components.data.fetch import channel_statistics, fetch, names
+from torchmill.components import fields, files
+from torchmill.components.data.fetch import fetch, names
 from torchmill.components.errors import ConfigError, UserError
 from torchmill.components.refs import FileRef
 
@@ -227,7 +227,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path):
 
 def test_statistics_are_those_of_the_pixels():
     images = np.random.RandomState(0).randint(0, 256, (5000, 2, 3, 3)).astype(np.uint8)
-    mean, std = channel_statistics(images)
+    mean, std = fields.field("images").statistics(images)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std, (images / 255).std((0, 2, 3)), rtol=1e-12)
 

@@ -11,6 +11,7 @@ from torchmill.components.data.fetch import COLUMNS
 from torchmill.components.data.samples import read_test
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.other_data import as_trained, evaluate_onnx, read_as_trained
 from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.export.to_onnx import to_onnx
@@ -124,7 +125,7 @@ def test_an_onnx_model_has_the_scores_of_its_network(trained, toy, toy_test, tmp
 
 def test_the_headline_has_an_interval_beside_each_share(trained, toy, toy_test, tmp_path):
     ref = evaluate(trained, toy_test, toy, CPU, 64, tmp_path)
-    rows = {row.name: row for row in summary(json.loads(ref.report.path.read_text()), "classification")}
+    rows = {row.name: row for row in summary(Evaluation.read(ref.report.path), "classification")}
     assert rows["accuracy"].value == f"{ref.score:.2%}"
     assert rows["accuracy"].interval == f"{ref.score_low:.2%} to {ref.score_high:.2%}"
     assert all(rows[name].interval for name in ("top-2 accuracy", "balanced accuracy", "macro F1"))
@@ -134,5 +135,5 @@ def test_the_headline_has_an_interval_beside_each_share(trained, toy, toy_test, 
 def test_every_task_has_its_headline(tmp_path, task, name):
     data = toy_numbers(tmp_path, task=task, outputs=1 if task == "regression" else 3)
     ref = evaluate(made("mlp", data), read_test(data), data, CPU, 64, tmp_path)
-    rows = {row.name: row for row in summary(json.loads(ref.report.path.read_text()), task)}
+    rows = {row.name: row for row in summary(Evaluation.read(ref.report.path), task)}
     assert rows[name].interval and np.isfinite(ref.score)

@@ -14,7 +14,7 @@ from torch import nn
 from tests.components.export.conftest import METADATA
 from tests.toy import toy_data
 from torchmill.components.errors import UserError
-from torchmill.components.export.pre_and_post import plain, preparation
+from torchmill.components.export.pre_and_post import plain
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model.session import open_session
@@ -58,7 +58,9 @@ def test_the_model_takes_raw_pixels_in_any_batch_and_gives_logits(exported, toy,
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_of_any_size_and_colours_are_prepared_as_pillow_does_it(tmp_path, channels, mode):
     data = toy_data(tmp_path, channels=channels, size=24, train=4, test=2)
-    session = open_session(plain(preparation(data), "prepare.", ["prepared"]).SerializeToString())
+    session = open_session(
+        plain(data.field.preprocessing(data.shape, data.vocabulary_size), "prepare.", ["prepared"]).SerializeToString()
+    )
     rng, bands = np.random.default_rng(0), {"L": 1, "RGB": 3, "RGBA": 4}[mode]
     for height, width in ((24, 24), (57, 40), (40, 57), (90, 31), (17, 20), (24, 1)):
         pixels = rng.integers(0, 256, (height, width, bands), dtype=np.uint8)

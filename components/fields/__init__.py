@@ -1,0 +1,186 @@
+"""Kinds of inputs: one file per kind, found by the ``NAME`` in it. Looking names up imports no kind."""
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.options import Room
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto
+    from torch import Tensor
+
+    from torchmill.components.data.encoding.columns import Columns
+    from torchmill.components.data.encoding.vocabulary import Vocabulary
+    from torchmill.components.data.samples import Samples
+
+Sums = dict[str, Any]
+"""Sums over inputs by name, which can be added up."""
+
+
+class Field(Protocol):
+    """Everything in which kinds of inputs differ. A kind is a plain class with these members in a file of this folder.
+
+    The file's constant ``NAME`` is the name in the records, ``ARGUMENTS`` the arguments by which a network's
+    constructor shows that it takes such inputs.
+    """
+
+    name: str
+    samples: str
+    """Samples in words."""
+    shape_words: str
+    """Shape of the inputs in words."""
+    pool_over: str
+    """Dimensions that a network pools over, in words."""
+    feature_word: str
+    """An entry of mean and deviation in words."""
+
+    is_picture: bool
+    """Whether inputs are drawn as pictures, augmented as pictures and may be of any height and width."""
+    is_sequence: bool
+    """Whether inputs are sequences of ids, padded at the end, that a vocabulary gives their meaning."""
+    can_mix: bool
+    """Whether mixup can mix inputs."""
+    padding: int | None
+    """Id that pads a sequence."""
+    unit: float
+    """Factor of mean and deviation: 255 if they are those of pixels scaled to 0…1."""
+
+    onnx_input: str
+    """Name of the ONNX model's input."""
+    onnx_type: str
+    """Its type, as onnxruntime writes it."""
+    dynamic_axes: tuple[str, ...]
+    """Names of the first dimensions of the input, which are free."""
+
+    def arguments(self, shape: tuple[int, ...], vocabulary_size: int) -> dict[str, int]:
+        """Return the arguments that a network's constructor may ask for, by name."""
+        ...
+
+    def recognizes(self, inputs: "np.ndarray", has_vocabulary: bool) -> bool:
+        """Return whether inputs of a data set are of this kind."""
+        ...
+
+    def faults(self, inputs: "np.ndarray", vocabulary_size: int | None) -> list[str]:
+        """Return what is wrong with inputs, in words."""
+        ...
+
+    def statistics(self, inputs: "np.ndarray") -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and deviation per channel or feature; empty if inputs are not standardised."""
+        ...
+
+    def read_encoding(self, folder: Path) -> "Vocabulary | Columns | None":
+        """Return what the numbers of an input stand for, from the folder of a data set; None if nobody says."""
+        ...
+
+    def blank(self, shape: tuple[int, ...], samples: int) -> "Tensor":
+        """Return inputs without content, as a network takes them."""
+        ...
+
+    def measures(self, samples: "Samples") -> Iterator[tuple[str, str, "np.ndarray"]]:
+        """Yield what can be measured of each input: name, unit and values (N,)."""
+        ...
+
+    def exported(self, inputs: "Tensor") -> "Tensor":
+        """Return blank inputs as the exported network takes them."""
+        ...
+
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
+        """Return what the ONNX model takes and how it prepares that, in words for its metadata."""
+        ...
+
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> "ModelProto | None":
+        """Return a graph from raw inputs to those of training; None if they are the same."""
+        ...
+
+    def snippet(self, shape: tuple[int, ...]) -> str:
+        """Return Python that makes an input for the ONNX model, named as the input."""
+        ...
+
+    def batch(self, samples: Sequence[Any], vocabulary: "Vocabulary | None") -> "np.ndarray":
+        """Return single inputs, as predict reads them, as one array."""
+        ...
+
+    def batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a large input, by which batches are sized."""
+        ...
+
+    def sums(self, inputs: "np.ndarray", columns: "Columns | None") -> Sums:
+        """Return sums over inputs by which they are compared with those of training."""
+        ...
+
+    def drift(self, total: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what sums say of inputs that have no mean, as entries of the drift note."""
+        ...
+
+
+FIELDS = Room(Path(__file__).parent)
+DEFAULT = "images"
+"""Kind of data sets that name none."""
+
+
+def _files() -> dict[str, str]:
+    return {FIELDS[file].constant("NAME", file): file for file in FIELDS.names()}
+
+
+def names() -> list[str]:
+    """Return the names of all kinds."""
+    return sorted(_files())
+
+
+def file_of(name: str) -> Path:
+    """Return the file of a kind."""
+    return FIELDS[_files()[name]].file
+
+
+def arguments_of(name: str) -> tuple[str, ...]:
+    """Return the arguments by which a network's constructor shows that it takes this kind, without importing it."""
+    return FIELDS[_files()[name]].constant("ARGUMENTS", ())
+
+
+def checked(name: str) -> str:
+    """Return a name if there is such a kind.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _files():
+        raise ValueError(f"unknown kind of inputs {name!r}. {nearest(name, names())}")
+    return name
+
+
+@functools.cache
+def _instance(file: str) -> Field:
+    module = FIELDS.load(file)
+    (found,) = (one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == module.__name__)
+    return cast(Field, found())
+
+
+def field(name: str) -> Field:
+    """Return a kind of inputs.
+
+    Raises:
+        UserError: there is no such kind.
+
+    Example:
+        field("tokens").onnx_input
+    """
+    if name not in _files():
+        raise UserError(f"Unknown kind of inputs {name!r}.", nearest(name, names()))
+    return _instance(_files()[name])
+
+
+def recognized(inputs: "np.ndarray", has_vocabulary: bool) -> str:
+    """Return the kind of a data set's inputs.
+
+    Raises:
+        UserError: no kind recognizes them.
+    """
+    for name in names():
+        if field(name).recognizes(inputs, has_vocabulary):
+            return name
+    raise UserError(f"Inputs of {inputs.dtype} {inputs.shape} are of no known kind.", f"Known: {', '.join(names())}.")

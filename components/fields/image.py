@@ -1,0 +1,144 @@
+"""Images: uint8 pixels (N, C, H, W)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchmill.components.fields import Sums
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import Tensor
+
+    from torchmill.components.data.encoding.columns import Columns
+    from torchmill.components.data.encoding.vocabulary import Vocabulary
+    from torchmill.components.data.samples import Samples
+
+NAME = "images"
+ARGUMENTS = ("in_channels", "image_size", "image_height", "image_width")
+
+INKED = 64
+"""Difference from the background, of 255, from which a pixel is part of the picture."""
+
+
+class Image:
+    name = NAME
+    samples = "images"
+    shape_words = "images of (channels, height, width)"
+    pool_over = "all other dimensions"
+    feature_word = "channel"
+
+    is_picture, is_sequence, can_mix = True, False, True
+    padding = None
+    unit = 255.0  # mean and deviation are those of pixels scaled to 0…1
+
+    onnx_input, onnx_type = "pixels", "tensor(uint8)"
+    dynamic_axes = ("batch",)
+
+    def arguments(self, shape: tuple[int, ...], vocabulary_size: int) -> dict[str, int]:
+        channels, height, width = shape
+        return {"in_channels": channels, "image_size": height, "image_height": height, "image_width": width}
+
+    # Data set
+
+    def recognizes(self, inputs: np.ndarray, has_vocabulary: bool) -> bool:
+        return inputs.dtype == np.uint8 and not has_vocabulary
+
+    def faults(self, inputs: np.ndarray, vocabulary_size: int | None) -> list[str]:
+        if inputs.dtype != np.uint8 or inputs.ndim != 4 or 0 in inputs.shape:
+            return [f"inputs are {inputs.dtype} {inputs.shape}, not uint8 (N, C, H, W)"]
+        return []
+
+    def statistics(self, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and deviation per channel of pixels scaled to 0…1.
+
+        They are counted in whole numbers, so that the result is the same on every machine.
+        """
+        means, deviations = [], []
+        for channel in range(inputs.shape[1]):
+            counts = np.zeros(256, np.int64)
+            for start in range(0, len(inputs), 4096):  # bincount makes an int64 of every pixel
+                counts += np.bincount(inputs[start : start + 4096, channel].ravel(), minlength=256)
+            pixels = int(counts.sum())
+            total = sum(value * int(count) for value, count in enumerate(counts))
+            squares = sum(value * value * int(count) for value, count in enumerate(counts))
+            means.append(total / (255 * pixels))
+            deviations.append((squares * pixels - total * total) ** 0.5 / (255 * pixels))
+        return tuple(means), tuple(deviations)
+
+    def read_encoding(self, folder: Path) -> None:
+        return None
+
+    def blank(self, shape: tuple[int, ...], samples: int) -> "Tensor":
+        import torch
+
+        return torch.zeros(samples, *shape)
+
+    # Evaluation
+
+    def measures(self, samples: "Samples") -> Iterator[tuple[str, str, np.ndarray]]:
+        bright, ink = [], []
+        for images_NCHW, _ in samples.batches(1024):
+            pixels = images_NCHW.cpu().numpy()
+            bright.append(pixels.mean((1, 2, 3)) / 2.55)
+            # The background is what the edge is like; two rows and two columns of it are enough to tell.
+            columns = pixels[:, :, :, [0, -1]].reshape(len(pixels), -1)
+            edge = np.concatenate([pixels[:, :, [0, -1]].reshape(len(pixels), -1), columns], 1)
+            background = np.median(edge, axis=1).astype(np.int16)
+            apart = np.abs(pixels.astype(np.int16) - background[:, None, None, None]) > INKED
+            ink.append(100 * apart.mean((1, 2, 3)))
+        yield "brightness", " %", np.concatenate(bright)
+        yield "ink", " % of the picture", np.concatenate(ink)
+
+    # ONNX model
+
+    def exported(self, inputs: "Tensor") -> "Tensor":
+        import torch
+
+        return inputs.to(torch.uint8)
+
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
+        return (
+            "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any "
+            "height and width, grey, RGB or RGBA",
+            f"scaled as Pillow's ImageOps.fit does with BILINEAR to {shape[2]}x{shape[1]}",
+        )
+
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> "ModelProto":
+        from torchmill.components.onnx_graph.pictures import pictures
+
+        channels, height, width = shape
+        return pictures(channels, height, width).to_model_proto()
+
+    def snippet(self, shape: tuple[int, ...]) -> str:
+        return (
+            "pixels = np.asarray(Image.open('picture.png'))\n"
+            "pixels = pixels.reshape(1, *pixels.shape[:2], -1)  # (batch, height, width, channels), uint8"
+        )
+
+    # Predictions
+
+    def batch(self, samples: Sequence[Any], vocabulary: "Vocabulary | None") -> np.ndarray:
+        return np.stack(samples)
+
+    def batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def sums(self, inputs: np.ndarray, columns: "Columns | None") -> Sums:
+        from torchmill.components.metrics.histogram import histogram
+
+        flat = inputs.reshape(*inputs.shape[:2], -1)
+        # By counts of values: exact, and several times faster than floats.
+        counts = np.stack([np.bincount(flat[:, c].ravel(), minlength=256) for c in range(flat.shape[1])])
+        values = np.arange(256) / 255
+        return {
+            "values": int(counts[0].sum()),
+            "sum": (counts @ values).tolist(),
+            "squares": (counts @ values**2).tolist(),
+            "brightness": histogram(flat.mean((1, 2)) / 255),
+        }
+
+    def drift(self, total: Mapping[str, Any]) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,106 @@
+"""Numbers: float32 (N, F, …), the features first, for example the cells of a table."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchmill.components.data.encoding.columns import FILE, Columns
+from torchmill.components.fields import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from torchmill.components.data.encoding.vocabulary import Vocabulary
+    from torchmill.components.data.samples import Samples
+
+NAME = "numbers"
+ARGUMENTS = ("in_features",)
+
+
+class Numbers:
+    name = NAME
+    samples = "samples"
+    shape_words = "samples of (features, …)"
+    pool_over = "all other dimensions"
+    feature_word = "feature"
+
+    is_picture, is_sequence, can_mix = False, False, True
+    padding = None
+    unit = 1.0
+
+    onnx_input, onnx_type = "features", "tensor(float)"
+    dynamic_axes = ("batch",)
+
+    def arguments(self, shape: tuple[int, ...], vocabulary_size: int) -> dict[str, int]:
+        return {"in_features": math.prod(shape), "in_channels": shape[0]}
+
+    # Data set
+
+    def recognizes(self, inputs: np.ndarray, has_vocabulary: bool) -> bool:
+        return inputs.dtype != np.uint8 and not has_vocabulary
+
+    def faults(self, inputs: np.ndarray, vocabulary_size: int | None) -> list[str]:
+        if inputs.dtype != np.float32 or inputs.ndim < 2 or 0 in inputs.shape:
+            return [f"inputs are {inputs.dtype} {inputs.shape}, not float32 (N, F, …)"]
+        if not np.isfinite(inputs).all():
+            return [f"inputs hold {int((~np.isfinite(inputs)).sum())} values that are no finite numbers"]
+        return []
+
+    def statistics(self, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        axes = (0, *range(2, inputs.ndim))
+        mean, std = inputs.mean(axes, np.float64), inputs.std(axes, np.float64)
+        return tuple(map(float, mean)), tuple(map(float, std))
+
+    def read_encoding(self, folder: Path) -> Columns | None:
+        file = folder / FILE
+        return Columns.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def blank(self, shape: tuple[int, ...], samples: int) -> "Tensor":
+        import torch
+
+        return torch.zeros(samples, *shape)
+
+    # Evaluation
+
+    def measures(self, samples: "Samples") -> Iterator[tuple[str, str, np.ndarray]]:
+        yield from ()
+
+    # ONNX model
+
+    def exported(self, inputs: "Tensor") -> "Tensor":
+        return inputs
+
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
+        takes = f"float32 (batch, {', '.join(map(str, shape))})"
+        order = ", the columns in their order; one of categories is a 0 or 1 for each of these"
+        return takes + order * has_columns, "standardised"
+
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> None:
+        return None
+
+    def snippet(self, shape: tuple[int, ...]) -> str:
+        return f"features = np.zeros((1, {', '.join(map(str, shape))}), np.float32)"
+
+    # Predictions
+
+    def batch(self, samples: Sequence[Any], vocabulary: "Vocabulary | None") -> np.ndarray:
+        return np.stack(samples)
+
+    def batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def sums(self, inputs: np.ndarray, columns: Columns | None) -> Sums:
+        flat = inputs.reshape(len(inputs), -1).astype(np.float64)
+        spans = columns.category_spans if columns else {}
+        return {
+            "values": len(flat),
+            "sum": flat.sum(0).tolist(),
+            "squares": (flat**2).sum(0).tolist(),
+            "unknown_categories": [int((~flat[:, span].any(1)).sum()) for span in spans.values()],
+        }
+
+    def drift(self, total: Mapping[str, Any]) -> dict[str, Any]:
+        return {}

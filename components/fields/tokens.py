@@ -1,0 +1,110 @@
+"""Tokens: int32 ids (N, L), padded at the end, that a vocabulary gives their meaning."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchmill.components.data.encoding.vocabulary import FILE, PADDING, UNKNOWN, Vocabulary
+from torchmill.components.fields import Sums
+from torchmill.components.wording import percent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import Tensor
+
+    from torchmill.components.data.encoding.columns import Columns
+    from torchmill.components.data.samples import Samples
+
+NAME = "tokens"
+ARGUMENTS = ("vocab_size", "padding_index", "max_length")
+LONG = 1000
+"""Tokens of a long text."""
+
+
+class Tokens:
+    name = NAME
+    samples = "texts"
+    shape_words = "token ids (int64), sequences of up to (length,)"
+    pool_over = "the sequence, for example by a mean over its real tokens"
+    feature_word = "feature"
+
+    is_picture, is_sequence, can_mix = False, True, False
+    padding = PADDING
+    unit = 1.0
+
+    onnx_input, onnx_type = "tokens", "tensor(int64)"
+    dynamic_axes = ("batch", "length")
+
+    def arguments(self, shape: tuple[int, ...], vocabulary_size: int) -> dict[str, int]:
+        return {"vocab_size": vocabulary_size, "padding_index": PADDING, "max_length": shape[0]}
+
+    # Data set
+
+    def recognizes(self, inputs: np.ndarray, has_vocabulary: bool) -> bool:
+        return has_vocabulary
+
+    def faults(self, inputs: np.ndarray, vocabulary_size: int | None) -> list[str]:
+        if inputs.dtype != np.int32 or inputs.ndim != 2 or 0 in inputs.shape:
+            return [f"inputs are {inputs.dtype} {inputs.shape}, not int32 (N, L)"]
+        if vocabulary_size is not None and inputs.max() >= vocabulary_size:
+            return [f"inputs hold token {inputs.max()}, with a vocabulary of {vocabulary_size}"]
+        return []
+
+    def statistics(self, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return (), ()
+
+    def read_encoding(self, folder: Path) -> Vocabulary:
+        return Vocabulary.from_json((folder / FILE).read_text(encoding="utf-8"))
+
+    def blank(self, shape: tuple[int, ...], samples: int) -> "Tensor":
+        import torch
+
+        return torch.ones(samples, *shape, dtype=torch.int64)
+
+    # Evaluation
+
+    def measures(self, samples: "Samples") -> Iterator[tuple[str, str, np.ndarray]]:
+        if samples.lengths is not None:
+            yield "length", " tokens", samples.lengths.numpy().astype(float)
+
+    # ONNX model
+
+    def exported(self, inputs: "Tensor") -> "Tensor":
+        return inputs
+
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
+        return (
+            "int64 token ids (batch, length), padded with 0 at the end, 1 for what is not in the vocabulary",
+            f"cut after {shape[0]} tokens",
+        )
+
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> "ModelProto":
+        from torchmill.components.onnx_graph.texts import texts
+
+        return texts(vocabulary_size, shape[0]).to_model_proto()
+
+    def snippet(self, shape: tuple[int, ...]) -> str:
+        return (
+            "vocabulary = json.loads(session.get_modelmeta().custom_metadata_map['vocabulary'])\n"
+            "tokens = np.array([[2, 3, 4]])  # ids of vocabulary['tokens'], (batch, length), int64"
+        )
+
+    # Predictions
+
+    def batch(self, samples: Sequence[Any], vocabulary: Vocabulary | None) -> np.ndarray:
+        assert vocabulary
+        return vocabulary.encode(samples)
+
+    def batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (LONG,)
+
+    def sums(self, inputs: np.ndarray, columns: "Columns | None") -> Sums:
+        return {"tokens": int((inputs != PADDING).sum()), "unknown": int((inputs == UNKNOWN).sum())}
+
+    def drift(self, total: Mapping[str, Any]) -> dict[str, Any]:
+        if not total.get("tokens"):
+            return {}
+        share = total["unknown"] / total["tokens"]
+        return {"unknown_tokens": share, "words": f"{percent(share)} of the tokens were not met in training"}
