@@ -1,1 +1,1 @@
-"""What is claimed of speed, as commands. Every figure is a ratio against something run beside it."""
+"""Benchmarks behind the README's table. Each result is a ratio to a baseline measured in turn with ours."""

@@ -1,7 +1,7 @@
 """Measure everything, write RESULTS.md and the README's table: `make bench`, or `python -m benchmarks PART`.
 
-Timings of a whole machine mean little on another, and drift even on one. So every claim is a ratio of two things run
-in turn, A B A B, of which the median is quoted with the smallest and the largest.
+Absolute timings don't carry over to another machine, and drift even on one. So each result is a ratio of two things
+measured in turn, A B A B. We quote the median ratio with the smallest and the largest.
 """
 
 import argparse
@@ -34,29 +34,29 @@ PARTS = (
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
-    parser.add_argument("--tables", action="store_true", help="write the tables anew and measure nothing")
+    parser.add_argument("--tables", action="store_true", help="write the tables again without measuring")
     options = parser.parse_args()
     chosen = () if options.tables else options.parts or PARTS
     if unknown := set(chosen) - set(PARTS):
         sys.exit(f"No part {', '.join(unknown)}; there are {', '.join(PARTS)}.")
-    kept = HERE / "results.json"
-    results = json.loads(kept.read_text()) if kept.exists() else {}
+    file = HERE / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
     write_tables(results)
     for part in chosen:
         print(f"== {part}", flush=True)
         claims: list[Claim] = importlib.import_module(f"benchmarks.{part}").measure()
         results[part] = {"machine": machine(), "claims": [claim.as_dict() for claim in claims]}
-        kept.write_text(json.dumps(results, indent=1) + "\n")
+        file.write_text(json.dumps(results, indent=1) + "\n")
         write_tables(results)
 
 
 def machine() -> str:
     names = ("torch", "torchvision", "prefect", "mlflow", "onnxruntime")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    # Where Python keeps nothing that it compiles, imports take twice as long.
+    # Imports take twice as long if Python can't cache bytecode.
     torch = importlib.util.find_spec("torch")
-    kept = torch is not None and torch.cached is not None and Path(torch.cached).exists()
-    versions += f", libraries {'' if kept else 'not '}compiled ahead"
+    compiled = torch is not None and torch.cached is not None and Path(torch.cached).exists()
+    versions += f", libraries {'' if compiled else 'not '}compiled ahead"
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,4 +1,4 @@
-"""pytorch/examples' MNIST recipe, written anew: train until 99.0 % of the test set, at most 14 epochs."""
+"""The MNIST recipe of pytorch/examples, rewritten: train until 99.0 % of the test set, at most 14 epochs."""
 
 import json
 import sys
@@ -50,7 +50,7 @@ def main(folder: str) -> None:
 
 
 def write_raw(folder: Path) -> None:
-    """Unpack the cached MNIST to where torchvision looks for it."""
+    """Write the cached MNIST as the unpacked files that torchvision reads."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     for split, name in (("train", "train"), ("test", "t10k")):

@@ -1,28 +1,39 @@
-"""Measure two things in turn."""
+"""Measure two or more things in turn, and state the result as a ratio."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Ours against another, pair by pair."""
+    """Our figures and the baseline's, in pairs."""
 
-    what: str
-    beside: str
+    subject: str
+    baseline: str
     ours: list[float]
-    other: list[float]
+    theirs: list[float]
     unit: str
-    reach: str
+    goal: str
+    """Goal of the median ratio, for example ``≥ 0.98``, or ``–`` for none."""
     note: str = ""
 
     def as_dict(self) -> dict:
-        pairs = zip(self.ours, self.other, strict=True)
-        return asdict(self) | {"ratios": [ours / other for ours, other in pairs]}
+        """Return the entry of results.json."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return {
+            "what": self.subject,
+            "beside": self.baseline,
+            "ours": self.ours,
+            "other": self.theirs,
+            "unit": self.unit,
+            "reach": self.goal,
+            "note": self.note,
+            "ratios": [ours / theirs for ours, theirs in pairs],
+        }
 
 
 def in_turn(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Run all measures once to warm up, then `rounds` times in turn; every other round in reverse."""
+    """Run all measures once to warm up, then ``rounds`` times in turn, every other round in reverse order."""
     figures: dict[str, list[float]] = {name: [] for name in measures}
     for turn in range(rounds + 1):
         order = list(measures) if turn % 2 else list(reversed(measures))

@@ -1,6 +1,6 @@
-"""Peak memory of a process that trains SimpleCNN on as many pixels as MNIST has, beside one with a bare loop.
+"""Peak memory of a process that trains SimpleCNN on 60,000 images, as many as MNIST has, against a bare loop's.
 
-Both import the same, and hold the same uint8 pixels. `python -m benchmarks.memory ours` is one such process.
+Both processes import the same modules and hold the same uint8 pixels. `python -m benchmarks.memory ours` runs one.
 """
 
 import resource
@@ -21,7 +21,7 @@ from torchmill.components.training.fit import fit
 from torchmill.components.training.setup import TrainingSetup
 
 IMAGES, ROUNDS = 60_000, 3
-MEBIBYTE = 1024  # of the kibibytes that the system counts in
+MEBIBYTE = 1024  # in kibibytes, the unit of ru_maxrss
 
 
 def measure() -> list[Claim]:

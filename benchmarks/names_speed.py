@@ -1,12 +1,11 @@
-"""Names/s of training `rnn` on the real names, beside the loop of PyTorch's tutorial on the very same names.
+"""Names/s of training `rnn` on the real names, against the loop of PyTorch's tutorial on the same names.
 
-- ours: `fit` with `rnn` at its defaults (LSTM of 256 units, both directions), in batches of the size that
-  `--train.batch_size auto` finds.
-- ours, of the tutorial's size: `rnn` with one layer of 128 plain units in one direction, likewise.
-- the tutorial ("NLP From Scratch: Classifying Names"): a recurrent cell of 128 units of one's own, a name at a time, a
-  letter at a time as one-hot vectors, a step of SGD by hand behind each name.
+- ours: `fit` with `rnn` at its defaults, a bidirectional LSTM of 256 units, and `--train.batch_size auto`.
+- ours, small: `rnn` with one layer of 128 plain units in one direction, the tutorial's size.
+- the tutorial ("NLP From Scratch: Classifying Names"): a hand-written recurrent cell of 128 units. It takes one name at
+  a time, letter by letter as one-hot vectors, and updates by SGD after each name.
 
-Needs the names: in the cache, or on a mirror that TORCHMILL_MIRROR names.
+Needs the names, from the cache or from the mirror in TORCHMILL_MIRROR.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ from torchmill.components.training.fit import fit
 from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.tuning.autotune import Autotune
 
-NAMES, OF_TUTORIAL, ROUNDS = 12_800, 300, 5
+NAMES, TUTORIAL_NAMES, ROUNDS = 12_800, 300, 5
 SMALL = {"hidden": 128, "layers": 1, "embedding": 64, "bidirectional": False, "cell": "rnn"}
 
 
@@ -40,7 +39,7 @@ def measure() -> list[Claim]:
     try:
         data = fetch("names", data_cache())
     except UserError as error:
-        print(f"The names are not in reach: {error}")
+        print(f"The names are not available: {error}")
         return []
     torch.set_num_threads(processors())
     training, validation = read_training(data.with_split(0.1, seed=0))
@@ -50,27 +49,27 @@ def measure() -> list[Claim]:
         {
             "rnn": lambda: ours(data, some, few, {}),
             "rnn, small": lambda: ours(data, some, few, SMALL),
-            "the tutorial's loop": lambda: tutorial(data, training.part(chosen[:OF_TUTORIAL])),
+            "the tutorial's loop": lambda: tutorial(data, training.part(chosen[:TUTORIAL_NAMES])),
         },
         ROUNDS,
     )
-    other = figures["the tutorial's loop"]
+    theirs = figures["the tutorial's loop"]
     return [
         Claim(
-            *("fit of rnn, names", "the tutorial's loop", figures["rnn"], other, "names/s", "–"),
-            "`rnn` at its defaults, an LSTM of 256 units in both directions, is far larger than the tutorial's; "
-            "the small one has its size.",
+            *("fit of rnn, names", "the tutorial's loop", figures["rnn"], theirs, "names/s", "–"),
+            "`rnn` at its defaults, a bidirectional LSTM of 256 units, is far larger than the tutorial's network; the "
+            "small one has the same size.",
         ),
-        Claim("fit of a small rnn, names", "the tutorial's loop", figures["rnn, small"], other, "names/s", "≥ 20"),
+        Claim("fit of a small rnn, names", "the tutorial's loop", figures["rnn, small"], theirs, "names/s", "≥ 20"),
     ]
 
 
 def ours(data: DataRef, training: Samples, validation: Samples, arguments: dict[str, object]) -> float:
     network, _ = initialize(ModelConfig(name="rnn", args=arguments), InitializeConfig(), data, 0)
     with tempfile.TemporaryDirectory() as place:
-        undecided, cpu = TrainConfig(batch_size=None), torch.device("cpu")
-        setup = TrainingSetup(network, training, validation, data, undecided, cpu, seed=0)
-        batch_size = Autotune(Path(place), setup).batch_size(undecided, cpu)
+        auto, cpu = TrainConfig(batch_size=None), torch.device("cpu")
+        setup = TrainingSetup(network, training, validation, data, auto, cpu, seed=0)
+        batch_size = Autotune(Path(place), setup).batch_size(auto, cpu)
         checkpoints, best = Checkpoints(Path(place) / "checkpoints", 30), Path(place) / "best.safetensors"
         config = TrainConfig(epochs=1, batch_size=batch_size)
         epochs = fit(dataclasses.replace(setup, config=config), checkpoints, best)
@@ -78,7 +77,7 @@ def ours(data: DataRef, training: Samples, validation: Samples, arguments: dict[
 
 
 class Cell(nn.Module):
-    """The recurrent network that the tutorial writes."""
+    """The tutorial's recurrent network."""
 
     def __init__(self, letters: int, hidden: int, classes: int):
         super().__init__()

@@ -1,11 +1,10 @@
-"""What it costs that nothing is lost: keys, checkpoints and the journal; and what it saves.
+"""Cost of losing nothing, in step keys, checkpoints and the journal, and the time that a cached result saves.
 
-- recorded fit: `fit` over as many pixels as MNIST has, as the step runs it, with its key, its
-  lock, checkpoints, each epoch's metrics in the journal, and a recorder beside it that tells MLflow. Images by seconds
-  of wall clock, all of that and validation included.
-- the same while MLflow's server hangs: stopped by SIGSTOP, it takes connections and never answers.
-- bare loop: the same mathematics, validation included, and nothing else.
-- nothing changed: seconds of `torchmill train` when all is done already, beside the first time.
+- recorded fit: `fit` on 54,000 images as the step runs it, with its key, its lock, checkpoints, each epoch's metrics in
+  the journal, and a recorder process that sends them to MLflow. Images per second of wall time, with validation.
+- the same while MLflow's server hangs: stopped by SIGSTOP, it accepts connections and never answers.
+- bare loop: the same mathematics with validation, and nothing else.
+- nothing changed: seconds of `torchmill train` if every result is cached, against the first run.
 """
 
 import contextlib
@@ -40,7 +39,7 @@ from torchmill.components.training.fit import fit
 from torchmill.components.training.setup import TrainingSetup
 from torchmill.flows.services.processes import answers, free_port
 
-# As many as MNIST has, of which a tenth is for validation.
+# MNIST's 60,000 images, a tenth of them for validation.
 EPOCHS, ROUNDS, IMAGES, VALIDATION = 2, 5, 54_000, 6_000
 
 
@@ -73,14 +72,14 @@ def measure() -> list[Claim]:
 
 
 NOTE = (
-    "Whether MLflow answers or hangs makes no difference: what is missing is fit's own, as in Throughput, and the "
-    "recorder's share of two processors that are both at work."
+    "A hanging MLflow server makes no difference. The rest of the gap is fit's own, as in Throughput, and the "
+    "recorder's share of two busy processors."
 )
 
 
 @contextlib.contextmanager
 def recorded(folder: Path, hangs: bool) -> Generator[RunRef]:
-    """Open a run on an MLflow server of its own, which from then on answers, or doesn't."""
+    """Open a run on a new MLflow server, which then answers or hangs."""
     runs = Runs(folder).ready()
     tracking.create_database(runs)
     port = free_port()
@@ -95,10 +94,10 @@ def recorded(folder: Path, hangs: bool) -> Generator[RunRef]:
     try:
         while not answers(f"{address}/health"):
             time.sleep(0.1)
-        own = runs.work / "run"
-        own.mkdir()
+        folder = runs.work / "run"
+        folder.mkdir()
         with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": address}):
-            run = tracking.open_run(runs, own, experiment="noise", name="run", params={}, tags={}, ui="")
+            run = tracking.open_run(runs, folder, experiment="noise", name="run", params={}, tags={}, ui="")
         if hangs:
             os.killpg(server.pid, signal.SIGSTOP)
         yield run
@@ -148,14 +147,14 @@ def bare_fit(training: Samples, validation: Samples) -> float:
 
 
 def repeated(folder: Path) -> tuple[list[float], list[float]]:
-    """Seconds of a command that finds all done, and of the first one, in turn; each pair in a new folder."""
+    """Return the seconds of a command whose results are cached, and of the first one; each pair uses a new folder."""
     environment = os.environ | {"TORCHMILL_DATA": f"{folder}/data", "MLFLOW_DISABLE_TELEMETRY": "true"}
     again, first = [], []
     for turn in range(4):
         command = [sys.executable, "-m", "torchmill.flows.cli.main", "train", "--runs", f"{folder}/turn-{turn}"]
         pair = seconds(command, environment, settle=4), seconds(command, environment)
         print(f"{'warm-up' if turn == 0 else f'round {turn}'}  first {pair[0]:.1f}, again {pair[1]:.2f}", flush=True)
-        if turn:  # the first one of all also prepares the data
+        if turn:  # the warm-up also prepares the data
             first.append(pair[0])
             again.append(pair[1])
     return again, first

@@ -1,13 +1,13 @@
-"""Seconds of a whole run on the embedded data, beside the same steps under other orchestrators with MLflow.
+"""Seconds of a whole run on the embedded data, against the same steps under other orchestrators with MLflow.
 
-- ours: `torchmill train` beside a running `torchmill up`, as in whole_run.py: from the command to its end.
-- Prefect, Metaflow, Kedro with kedro-mlflow, ZenML: the steps of plain_script.py, and a comparison of the ONNX model
-  with the network in onnxruntime, as each one's documentation has it (orchestrated/): same data, network, epochs,
-  batches, evaluation, export, registration. Their servers run already, for Prefect its own, and for all but ours
-  an MLflow server: told over HTTP, they need not open a database each time. ZenML's store is local.
+- ours: `torchmill train` beside a running `torchmill up`, timed from the command to its end, as in whole_run.py.
+- Prefect, Metaflow, Kedro with kedro-mlflow, ZenML: the steps of plain_script.py, written as their documentation
+  does (orchestrated/). They add a comparison of the ONNX model with the network in onnxruntime.
 
-Each rival has an environment of its own, .venv-bench-NAME, with the versions of Torchmill's lock where it bears them.
-Those that cannot be installed are left out. All are measured in turn, with all servers up, caches warm, telemetry off.
+All have the same data, network, epochs, batches, evaluation, export and registration. The others use running servers:
+Prefect's own, and an MLflow server over HTTP, which saves them from opening a database. ZenML's store is local. Each
+has an environment, .venv-bench-NAME, with the versions of Torchmill's lock as far as it supports them. We skip one that
+can't be installed. All are measured in turn, with all servers up, caches warm and telemetry off.
 """
 
 import contextlib
@@ -36,16 +36,16 @@ QUIET = {
     "ZENML_ANALYTICS_OPT_IN": "false",
 }
 
-# What Torchmill does besides, in the time that it is measured in.
 LACKING = (
-    "Ours begins with everything imported, which is what the standby of `torchmill up` is for; of the others each run "
-    "imports torch and MLflow anew. "
-    "None of the others looks for leaks and doubtful labels, examines the network, holds out a validation split and "
-    "keeps the best epoch, writes checkpoints within the training and goes on from them, gives intervals, draws "
-    "curves and mistakes, compares at several batch sizes with float64, or writes a report. What `kill -9` ends "
-    "stays RUNNING in MLflow. Metaflow takes a failed step up again from its beginning; Kedro goes on behind nodes "
-    "whose results are kept in files, and schedules nothing; Metaflow and ZenML need a cluster or a service for that."
+    "Our command starts with everything imported, by the warm process of `torchmill up`; each run of the others "
+    "imports torch and MLflow again. In its time, ours does work that none of the others does. It looks for leaks and "
+    "suspect labels, checks the network, and holds out a validation split to keep the best epoch. It writes "
+    "checkpoints within the training and resumes from them. It computes intervals, draws curves and mistakes, compares "
+    "the ONNX model with float64 at several batch sizes, and writes a report. After `kill -9`, runs of the others stay "
+    "RUNNING in MLflow. Metaflow restarts a failed step from its beginning. Kedro resumes after nodes whose results "
+    "are in files, and schedules nothing. Metaflow and ZenML need a cluster or a service to schedule."
 )
+"""Note on the work that only Torchmill does."""
 
 
 def measure() -> list[Claim]:
@@ -60,21 +60,21 @@ def measure() -> list[Claim]:
                 measures[name] = running.enter_context(prepare(binaries, folder, theirs))
         figures = in_turn(measures, ROUNDS)
     ours = figures.pop("torchmill")
-    what = "torchmill train, `torchmill up` running"
+    subject = "torchmill train, `torchmill up` running"
     return [
-        Claim(what, f"{name} + MLflow", ours, other, "s", "≤ 0.6", LACKING if at == 0 else "")
-        for at, (name, other) in enumerate(figures.items())
+        Claim(subject, f"{name} + MLflow", ours, theirs, "s", "≤ 0.6", LACKING if at == 0 else "")
+        for at, (name, theirs) in enumerate(figures.items())
     ]
 
 
 def installed(name: str) -> Path | None:
-    """Have an environment with a rival in it; gives the folder of its commands."""
+    """Install an orchestrator into its environment and return the folder of its commands; None if that fails."""
     place, uv = ROOT / f".venv-bench-{name}", Path(sys.executable).with_name("uv")
     python = place / "bin" / "python"
-    making = [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, place]
-    installing = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
-    installing += ["-r", RIVALS / f"{name}.txt"]
-    if subprocess.run(making).returncode or subprocess.run(installing).returncode:
+    create = [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, place]
+    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    install += ["-r", RIVALS / f"{name}.txt"]
+    if subprocess.run(create).returncode or subprocess.run(install).returncode:
         print(f"{name} cannot be installed: left out", flush=True)
         return None
     return python.parent
@@ -82,12 +82,12 @@ def installed(name: str) -> Path | None:
 
 @contextlib.contextmanager
 def mlflow(folder: Path) -> Generator[str]:
-    """Have an MLflow server run; gives its address."""
+    """Run an MLflow server within the block, and yield its address."""
     address, port = address_and_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    where = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"]
+    storage = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"]
     environment = os.environ | QUIET | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = Service.start("MLflow", address, "/health", folder / "mlflow.log", [*command, *where], environment)
+    server = Service.start("MLflow", address, "/health", folder / "mlflow.log", [*command, *storage], environment)
     with ended(server):
         yield address
 
@@ -121,7 +121,7 @@ def kedro(binaries: Path, folder: Path, environment: dict[str, str]) -> Generato
 def zenml(binaries: Path, folder: Path, environment: dict[str, str]) -> Generator[Callable[[], float]]:
     environment = environment | {"ZENML_CONFIG_PATH": f"{folder}/zenml"}
     tracker = ["experiment-tracker", "register", "mlflow", "--flavor=mlflow"]
-    # It asks for a token where the server does not.
+    # ZenML insists on a token, though the server doesn't.
     server = [f"--tracking_uri={environment['MLFLOW_TRACKING_URI']}", "--tracking_token=none"]
     stack = ["stack", "register", "digits", "-a", "default", "-o", "default", "-e", "mlflow", "--set"]
     for command in ([*tracker, *server], stack):
@@ -137,7 +137,7 @@ def address_and_port() -> tuple[str, str]:
 
 @contextlib.contextmanager
 def ended(server: Service) -> Generator[None]:
-    """Wait until a server answers; end it behind the block."""
+    """Wait until a server answers, and end it after the block."""
     try:
         server.wait_until_healthy()
         yield

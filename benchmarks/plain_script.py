@@ -1,10 +1,10 @@
-"""What one writes without Torchmill: the same steps on the same data in one script, tracked in MLflow.
+"""A script without Torchmill: the same steps on the same data, tracked in MLflow.
 
-Each library is used as its documentation does, except where that would only waste time: `pip_requirements` are given
-(MLflow would look for them by running the model), and metrics are logged per epoch. It compares nothing afterwards.
+It follows each library's documentation, except where that only wastes time: `pip_requirements` are given, because
+MLflow would otherwise run the model to find them, and metrics are logged per epoch. It doesn't compare the ONNX model.
 
-Each step is a function that imports what it needs itself: orchestrators run them too, some in a process for each
-(see orchestrated.py), and these do `compare`.
+Each step imports what it needs within its function, because orchestrators run them too (see orchestrated.py), some of
+them in a process per step. These also run `compare`.
 """
 
 import sys
@@ -31,7 +31,7 @@ class SimpleCNN(nn.Module):
 
 
 def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give images for training and for test, standardised, and the labels of each."""
+    """Return standardized training and test images, and the labels of each."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -93,10 +93,10 @@ def export(network: SimpleCNN, images: Tensor, path: str) -> str:
 
 @torch.no_grad()
 def compare(network: SimpleCNN, images: Tensor, path: str) -> float:
-    """Give the largest difference between what onnxruntime and the network answer.
+    """Return the largest difference between the answers of onnxruntime and of the network.
 
     Raises:
-        ValueError: it is more than rounding.
+        ValueError: the difference is larger than rounding.
     """
     import onnxruntime
 

@@ -1,12 +1,12 @@
 """Seconds from 10,000 PNG files to a CSV file with an answer for each.
 
-- ours: what `torchmill predict` calls: `predict`, which decodes in threads, writes part after part so that a kill loses
-  little, and gathers what the inputs are like. It opens the model and looks for the files, too.
-- plain: a loop over PIL and onnxruntime in batches of 256, as one writes it: open, convert, resize, stack, run,
-  softmax, and a row of the csv module for each file; onnxruntime has as many threads as there are processors.
+- ours: `predict`, behind `torchmill predict`. It also opens the model, finds the files, writes in parts so that a kill
+  loses little, and collects statistics of the inputs. Threads decode the files.
+- plain: a usual loop over PIL and onnxruntime in batches of 256: open, convert, resize, stack, run, softmax, and a row
+  of the csv module per file. onnxruntime has a thread per processor.
 
-Both answer by the same exported network, SimpleCNN for 28×28 grey pixels. The images are made up: smooth blots with
-noise, 40 to 96 pixels wide and high, in colour, which both turn grey and resize.
+Both use the same exported network, SimpleCNN for 28×28 grey pixels. The images are synthetic: smooth blobs with noise,
+40 to 96 pixels wide and high, in color. Both sides convert them to grey and resize them.
 """
 
 import csv
@@ -36,10 +36,10 @@ def measure() -> list[Claim]:
         measures = {"ours": lambda: ours(folder), "plain": lambda: plain(folder)}
         figures = in_turn(measures, ROUNDS)
         answers = [labels(folder / f"{name}.csv") for name in measures]
-        same = float(np.mean([one == other for one, other in zip(*answers, strict=True)]))
-    what = f"predict, {FILES:,} PNG files to a CSV file"
-    note = f"Of the answers {same:.2%} are the same."
-    return [Claim(what, "PIL and onnxruntime in a loop", figures["ours"], figures["plain"], "s", "≤ 1", note)]
+        same = float(np.mean([mine == theirs for mine, theirs in zip(*answers, strict=True)]))
+    subject = f"predict, {FILES:,} PNG files to a CSV file"
+    note = f"{same:.2%} of the answers are the same."
+    return [Claim(subject, "PIL and onnxruntime in a loop", figures["ours"], figures["plain"], "s", "≤ 1", note)]
 
 
 def write_pictures(folder: Path) -> None:
@@ -47,8 +47,8 @@ def write_pictures(folder: Path) -> None:
     folder.mkdir()
     for number in range(FILES):
         width, height = rng.integers(40, 97, 2)
-        blots = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
-        smooth = np.asarray(blots.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+        blobs = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+        smooth = np.asarray(blobs.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         noisy = (smooth + rng.integers(-8, 9, smooth.shape, np.int16)).clip(0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"{number:05}.png")
 
@@ -94,8 +94,8 @@ def plain(folder: Path) -> float:
                     fitted = ImageOps.fit(image.convert("L"), (SIZE, SIZE), Image.Resampling.BILINEAR)
                     images.append(np.asarray(fitted)[None])
             logits = session.run(None, {"pixels": np.stack(images)})[0]
-            raised = np.exp(logits - logits.max(1, keepdims=True))
-            probabilities = raised / raised.sum(1, keepdims=True)
+            exponentials = np.exp(logits - logits.max(1, keepdims=True))
+            probabilities = exponentials / exponentials.sum(1, keepdims=True)
             for file, row in zip(files[start : start + BATCH], probabilities, strict=True):
                 writer.writerow([file, row.argmax(), row.max(), *row, ""])
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Tables of results.json: the page RESULTS.md and the short table in the README, every row of both."""
+"""Tables of results.json: the page RESULTS.md, and the short table in the README."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ def results_page(results: Results, parts: Sequence[str]) -> str:
     lines = [
         "# Measured",
         "",
-        "By `make bench`. Each row is a ratio of two things run in turn on one machine: the median of the pairs, and",
-        "in brackets the smallest and the largest. The top of each file in this folder says how it is measured.",
+        "Measured by `make bench`. Each row is a ratio of two things measured in turn on one machine: the median of",
+        "the pairs, with the smallest and the largest in brackets. The top of each file in this folder says how.",
     ]
     for part in parts:
         if part not in results:
@@ -33,24 +33,24 @@ def results_page(results: Results, parts: Sequence[str]) -> str:
 
 
 def readme_table(results: Results, parts: Sequence[str]) -> str:
-    """Return the README's table: a row for each thing measured, whether the goal was reached or not."""
+    """Return the README's table, with a row for each subject."""
     lines = ["| measured | beside: ratio |", "|---|---|"]
-    for what, claims in _grouped(results, parts):
+    for subject, claims in _grouped(results, parts):
         ratios = "; ".join(f"{claim['beside']}: {middle(claim['ratios']):.2f}{_missed(claim)}" for claim in claims)
-        lines.append(f"| {what} ({'more' if is_rate(claims[0]) else 'less'} is better) | {ratios} |")
+        lines.append(f"| {subject} ({'more' if is_rate(claims[0]) else 'less'} is better) | {ratios} |")
     return "\n".join(lines)
 
 
 def with_table(readme: str, table: str) -> str:
-    """Return the README with the table between its marks.
+    """Return the README with a new table between the marks.
 
     Raises:
         ValueError: the marks are not there.
     """
     begin, end = MARKS
-    before, found, rest = readme.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
+    before, begin_found, rest = readme.partition(begin)
+    _, end_found, after = rest.partition(end)
+    if not (begin_found and end_found):
         raise ValueError(f"README.md has no lines '{begin}' and '{end}'")
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
@@ -78,7 +78,7 @@ def reaches_goal(claim: Mapping[str, Any]) -> bool | None:
 
 
 def goal(claim: Mapping[str, Any]) -> str:
-    """Return the goal with whether it is reached, for example ``≥ 0.98, missed``."""
+    """Return the goal and whether it is reached, for example ``≥ 0.98, missed``."""
     reached = reaches_goal(claim)
     return "–" if reached is None else f"{claim['reach']}, {'reached' if reached else 'missed'}"
 

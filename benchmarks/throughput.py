@@ -1,14 +1,14 @@
-"""Images/s of training alone, SimpleCNN on MNIST-shaped pixels, batch 64, in one process and in turn.
+"""Images/s of training alone: SimpleCNN, MNIST-shaped pixels, batches of 64, all in one process and in turn.
 
-- ours: `fit`, an epoch; its own figure, and the whole epoch's with validation and checkpoint.
+- ours: an epoch of `fit`, by its own figure.
 - bare loop: the same mathematics over tensors in memory (channels-last, fused Adam, one-cycle), and nothing else.
 - DataLoader: torchvision's MNIST with ToTensor and Normalize through a DataLoader, as pytorch/examples does.
 - Lightning: a LightningModule over that DataLoader, as its documentation does.
 - Accelerate: that loop with network, optimizer, DataLoader and schedule prepared by it, as its documentation does.
-- skorch: `NeuralNetClassifier.fit` on arrays of floats, as its MNIST tutorial does, but that nothing is held out.
-- Keras: `fit` on arrays of floats, on its torch backend; the same layers, weights as Keras draws them.
+- skorch: `NeuralNetClassifier.fit` on float arrays as in its MNIST tutorial, but without a validation split.
+- Keras: `fit` on float arrays on its torch backend, with the same layers and Keras's initialization.
 
-Of Lightning, skorch and Keras the epoch alone is timed, by their own callbacks: not what they do before and behind it.
+For Lightning, skorch and Keras, their callbacks time the epoch alone, without their set-up.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def measure() -> list[Claim]:
         }
         if importable("lightning"):
             measures["Lightning"] = lambda: lightning_loop(Path(folder))
-        # Accelerate may ask its hub and Keras writes a configuration: neither is wanted, and both are read on import.
+        # Read on import: these keep Accelerate from asking its hub, and Keras from writing into the home folder.
         os.environ |= {"HF_HUB_OFFLINE": "1", "KERAS_BACKEND": "torch", "KERAS_HOME": folder}
         if importable("accelerate"):
             measures["Accelerate"] = lambda: accelerate_loop(Path(folder))
@@ -88,8 +88,8 @@ def measure() -> list[Claim]:
 
 
 NOTE = (
-    "The bare loop looks at no loss for nan, writes no checkpoints and tells no progress. Which part of the missing "
-    "3 % is theirs the spread does not tell; to look at losses less often would close it, and tell of a nan later."
+    "The bare loop reads no loss for NaN, writes no checkpoints and reports no progress. The spread is too large to "
+    "say which of these costs the missing 3 %. Reading losses less often would close the gap, but find a NaN later."
 )
 
 
@@ -114,7 +114,7 @@ def bare_loop(training: Samples) -> float:
 
 
 def bare_epochs(model: torch.nn.Module, training: Samples, epochs: int) -> Iterator[torch.nn.Module]:
-    """The mathematics of ours and nothing else; yields the network after each epoch."""
+    """Train with the same mathematics as ours and nothing else; yield the network after each epoch."""
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -233,7 +233,7 @@ def keras_fit(images: np.ndarray, labels: np.ndarray) -> float:
         def on_epoch_end(self, epoch, logs=None):
             self.seconds = time.perf_counter() - self.started
 
-    # Keras' own order of axes has the channels last; torch's is the faster one of its torch backend.
+    # On its torch backend, Keras is faster with channels first than with its default, channels last.
     first = {"data_format": "channels_first"}
     model = keras.Sequential(
         [
@@ -251,7 +251,7 @@ def keras_fit(images: np.ndarray, labels: np.ndarray) -> float:
 
 
 def write_mnist(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
-    """Write noise as the unpacked files in which torchvision looks for MNIST."""
+    """Write noise as the unpacked MNIST files that torchvision reads."""
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for split in ("train", "t10k"):
@@ -263,13 +263,13 @@ def write_mnist(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
 
 
 def importable(name: str) -> bool:
-    """Rivals live in a folder of their own, beside the environment."""
-    rivals = str(Path(__file__).parent.parent / ".venv-bench")
-    if rivals not in sys.path:
-        sys.path.append(rivals)
+    """Return True if a library can be imported; the libraries to compare with are in .venv-bench."""
+    libraries = str(Path(__file__).parent.parent / ".venv-bench")
+    if libraries not in sys.path:
+        sys.path.append(libraries)
     try:
         __import__(name)
     except ImportError:
-        print(f"{name} is not installed (make bench installs it): left out", flush=True)
+        print(f"{name} is not installed (make bench installs it): skipped", flush=True)
         return False
     return True

@@ -1,7 +1,7 @@
-"""Images/s of two processes on two processors beside one process with one thread: SimpleCNN, MNIST's number of pixels.
+"""Images/s of two processes on two processors against one process with one thread: SimpleCNN on noise.
 
-Both take the same batches of 256 and the same steps; their losses are compared. Of the figures of two epochs the second
-is taken, which has no beginning in it.
+Both take the same batches of 256 and the same steps, and their losses are compared. The figure is that of the second of
+two epochs, which has no start-up in it.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ IMAGES, ROUNDS = 25_600, 3
 
 def measure() -> list[Claim]:
     if processors() < 2:
-        print("There is one processor alone: left out")
+        print("This machine has only one processor: skipped")
         return []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -38,20 +38,21 @@ def measure() -> list[Claim]:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                return told("alone", list(train(job(data, folder), None)))
+                return record("alone", list(train(job(data, folder), None)))
             finally:
                 torch.set_num_threads(threads)
 
         def together() -> float:
-            return told("together", list(train_in_subprocess(job(data, folder), 2)))
+            return record("together", list(train_in_subprocess(job(data, folder), 2)))
 
-        def told(which: str, epochs: list[EpochResult]) -> float:
-            losses[which] = [epoch.train_loss for epoch in epochs]
+        def record(name: str, epochs: list[EpochResult]) -> float:
+            losses[name] = [epoch.train_loss for epoch in epochs]
             return epochs[-1].samples_per_second
 
         figures = in_turn({"2 processes": together, "1 process, 1 thread": alone}, ROUNDS)
-    apart = max(abs(one / other - 1) for one, other in zip(losses["together"], losses["alone"], strict=True))
-    note = f"The losses of their epochs differ by {apart:.1e} of their size."
+    pairs = zip(losses["together"], losses["alone"], strict=True)
+    difference = max(abs(together / alone - 1) for together, alone in pairs)
+    note = f"The epochs' losses differ by {difference:.1e} of their size."
     both = figures["2 processes"], figures["1 process, 1 thread"]
     return [Claim("fit, 2 processes on 2 processors", "1 process with 1 thread", *both, "images/s", "≥ 1.6", note)]
 
@@ -67,16 +68,16 @@ def noise(folder: Path) -> DataRef:
 
 
 def job(data: DataRef, folder: Path) -> Job:
-    """A new training, with nothing behind it."""
-    own = Path(tempfile.mkdtemp(dir=folder))
+    """Return a new job without a checkpoint."""
+    job_folder = Path(tempfile.mkdtemp(dir=folder))
     network, _ = initialize(ModelConfig(), InitializeConfig(), data, 0)
-    weights = save_weights(network, own / "initial.safetensors")
+    weights = save_weights(network, job_folder / "initial.safetensors")
     return Job(
         network=NetworkRef(reference="simple_cnn", arguments={}, weights=weights, parameters=421_642),
         data=data,
         config=TrainConfig(epochs=2, batch_size=256),
         device="cpu",
         seed=0,
-        checkpoints=own / "checkpoints",
-        best=own / "best.safetensors",
+        checkpoints=job_folder / "checkpoints",
+        best=job_folder / "best.safetensors",
     )

@@ -1,7 +1,7 @@
-"""Seconds of a whole `torchmill train` on the embedded data: from the command to its end, all steps really run.
+"""Seconds of a whole `torchmill train` on the embedded data, from the command to its end, without cached results.
 
-Beside it stands `plain_script.py`: the same steps in one script, with MLflow and without orchestration. Ours is
-measured as on a machine where `torchmill up` runs, and without any server; both the second time, with caches warm.
+The baseline is `plain_script.py`: the same steps in one script, with MLflow and without orchestration. Ours is measured
+beside a running `torchmill up` and without any server. A warm-up round fills the caches.
 """
 
 import contextlib
@@ -54,10 +54,10 @@ def measure() -> list[Claim]:
 
 
 NOTE = (
-    "Beside `torchmill up` a process that has everything imported forks and becomes the command; the script imports "
-    "torch, MLflow and the exporter each time, which without a standby is most of our time, too, and in three "
-    "processes: that of the training, for one, is what makes a crash in native code a failed step. The script scores "
-    "accuracy alone, and compares its ONNX file with nothing."
+    "Beside `torchmill up`, the command is forked from a warm process that has imported everything. The script imports "
+    "torch, MLflow and the exporter each time. Without the warm process, these imports are most of our time, too, and "
+    "three processes do them: a training process of its own turns a crash in native code into a failed step. The "
+    "script scores accuracy alone, and doesn't compare its ONNX file."
 )
 
 
@@ -67,7 +67,7 @@ def torchmill(runs: Path) -> list[str]:
 
 @contextlib.contextmanager
 def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
-    """Have `torchmill up` run."""
+    """Run `torchmill up` within the block."""
     command = [sys.executable, "-m", "torchmill", "up", "--runs", str(runs)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -82,14 +82,19 @@ def up(runs: Path, environment: dict[str, str]) -> Generator[None]:
 
 
 def wait_for_prewarm(runs: Path) -> None:
-    """Wait until it has imported what commands need, where there is one."""
+    """Wait until the warm process, if there is one, has imported everything."""
     address = json.loads((runs / "work" / "up.json").read_text(encoding="utf-8")).get("prewarm")
     while address and not Path(address).exists():
         time.sleep(0.2)
 
 
 def seconds(command: list[str], environment: dict[str, str], settle: float = 0, folder: Path | None = None) -> float:
-    """Run a command to its end, in a folder; then wait until what it leaves in the background is over."""
+    """Run a command and return its seconds.
+
+    Args:
+        settle: seconds to wait afterwards, until its background processes have ended.
+        folder: working folder.
+    """
     started = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
     elapsed = time.perf_counter() - started

@@ -1,7 +1,7 @@
 """Write scikit-learn's digits as an image folder, few for training: python recipes/digits_as_pictures.py FOLDER.
 
-FOLDER/train/CLASS holds 10 pictures of each class, FOLDER/val/CLASS 10 others, FOLDER/test/CLASS all the rest; each
-28×28 pixels, white on black.
+FOLDER/train/CLASS and FOLDER/val/CLASS hold 10 pictures of each class, FOLDER/test/CLASS the rest. A picture has 28×28
+pixels, white on black.
 """
 
 import sys
@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-EACH = 10
+PICTURES_PER_CLASS = 10
+"""Pictures of each class for training, and as many for validation."""
 
 
 def main(folder: Path) -> None:
@@ -20,12 +21,14 @@ def main(folder: Path) -> None:
     seen = dict.fromkeys(range(10), 0)
     for number in order:
         label = int(labels[number])
-        split = "train" if seen[label] < EACH else "val" if seen[label] < 2 * EACH else "test"
+        split = (
+            "train" if seen[label] < PICTURES_PER_CLASS else "val" if seen[label] < 2 * PICTURES_PER_CLASS else "test"
+        )
         seen[label] += 1
         place = folder / split / str(label)
         place.mkdir(parents=True, exist_ok=True)
         small = Image.fromarray((pixels[number].reshape(8, 8) * 15.9375).astype(np.uint8))
-        # As MNIST has them: 20 pixels high in the middle of 28.
+        # Like MNIST: 20 pixels high, centered in 28.
         picture = Image.new("L", (28, 28))
         picture.paste(small.resize((20, 20), Image.Resampling.BICUBIC), (4, 4))
         picture.save(place / f"{number:04d}.png")

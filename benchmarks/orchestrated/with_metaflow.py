@@ -1,10 +1,10 @@
-"""The steps of plain_script.py as steps of a Metaflow flow; each is a process, which goes on with the MLflow run."""
+"""The steps of plain_script.py as steps of a Metaflow flow; each is a process that continues the MLflow run."""
 
 from metaflow import FlowSpec, Parameter, step
 
 
 class Digits(FlowSpec):
-    path = Parameter("path", help="where the ONNX model is written to")
+    path = Parameter("path", help="path of the ONNX model to write")
 
     @step
     def start(self):

@@ -1,4 +1,4 @@
-"""The steps of plain_script.py as tasks of a Prefect flow, which keeps an MLflow run open around them."""
+"""The steps of plain_script.py as tasks of a Prefect flow, in an MLflow run."""
 
 import sys
 

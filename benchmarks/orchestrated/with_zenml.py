@@ -15,7 +15,7 @@ TRACKER = "mlflow"
 @step
 def load() -> Parts:
     train_images, test_images, train_labels, test_labels = plain_script.load()
-    return train_images, test_images, train_labels, test_labels  # ZenML counts what stands here
+    return train_images, test_images, train_labels, test_labels  # ZenML counts the names in this statement
 
 
 @step(experiment_tracker=TRACKER)

@@ -1,4 +1,4 @@
-"""The steps of plain_script.py as nodes of a Kedro pipeline; kedro-mlflow keeps an MLflow run open around them."""
+"""The steps of plain_script.py as nodes of a Kedro pipeline; kedro-mlflow opens an MLflow run around them."""
 
 import mlflow
 from kedro.pipeline import Pipeline, node

@@ -1,1 +1,1 @@
-"""What Kedro reads of a project; nothing differs from its defaults."""
+"""Kedro's settings of the project: its defaults."""
