@@ -17,11 +17,11 @@ INTRODUCTION = """\
 
 <!-- Generated: python -m torchmill.flows.cli.configuration_page -->
 
-Every setting of a run, with its default. `torchmill train --help` prints the same list.
+Every setting of a run, with its default. `torchmill train --help-all` prints the same list.
 A setting can be given in three ways. Options override the file.
 
 ```bash
-torchmill train --data mnist --train.epochs 3 --model mlp --model.args '{"dropout": 0.2}'
+torchmill train --data mnist --train.epochs 3 --model mlp --model.args.dropout 0.2
 torchmill train --config run.yaml --train.lr 0.002
 ```
 
