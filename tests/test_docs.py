@@ -1,0 +1,198 @@
+"""The pages in docs/ are true: their paths, commands, snippets and quoted output exist."""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.docs_pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    commands,
+    is_in_source,
+    names_of_commands,
+    prose,
+    quotes,
+    scripts,
+    write_files,
+)
+from torchmill.components import config
+from torchmill.components.doctor.examine import CHECKS
+from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.flows.cli import configuration_page
+from torchmill.flows.cli import main as cli
+from torchmill.flows.cli.settings import read_config
+
+COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
+STARTS = [(page, command) for page, command in COMMANDS if re.match(r"torchmill (train|check) --(?!help)", command)]
+NEEDS_A_RUN = ("resume-and-cache.md", "deploy-onnx.md", "registry.md")
+"""Pages whose snippets make a run or use one."""
+
+
+def named(value: object) -> str | None:
+    return value.stem if isinstance(value, Path) else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_is_short_and_narrow(page: Path):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 200
+    assert [line for line in lines if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_its_links_and_paths_exist(page: Path):
+    text = prose(page)
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    missing = [link for link in links if not (DOCS / link).exists()]
+    rows = re.findall(r"`((?:components|flows|docs|tests|examples|recipes|benchmarks)/[\w./-]*)`", text)
+    assert missing + [path for path in rows if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_its_environment_variables_are_read_somewhere(page: Path):
+    code = "".join(file.read_text() for part in ("flows", "components") for file in (ROOT / part).rglob("*.py"))
+    names = set(re.findall(r"\b(?:TORCHMILL|PREFECT|MLFLOW)_[A-Z_]+\b", page.read_text(encoding="utf-8")))
+    assert [name for name in names if name not in code] == []
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=named)
+def test_its_commands_are_understood(page: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command)[1:]
+    if words[-1].startswith("--help"):
+        with pytest.raises(SystemExit, match="0"):
+            read(words)
+    else:
+        understand(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_the_commands_that_it_mentions_exist(page: Path):
+    assert names_of_commands(page) <= set(cli.make_parser().commands)
+
+
+def understand(words: list[str]) -> None:
+    """Parse a command line, and check the configuration that it asks for."""
+    options = read(words)
+    if words[0] in ("train", "check", "find-lr", "schedule"):
+        assert isinstance(read_config(options), config.RunConfig)
+
+
+def read(words: list[str]) -> argparse.Namespace:
+    return cli.make_parser().parse_command(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_its_settings_exist(page: Path):
+    known = {*config.fields(), *config.sections()}
+    names = re.findall(r"--((?:data|model|initialize|check|train|evaluate|export|promote)\.[a-z0-9_-]+)", prose(page))
+    assert [name for name in names if name.replace("-", "_") not in known] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_its_quoted_output_is_in_the_source(page: Path):
+    stale = [f"{block}: {line}" for block, line in quotes(page) if not is_in_source(line)]
+    assert stale == [], "no text of the source reads so: where a message was reworded, change the page as well"
+
+
+@pytest.mark.parametrize(("page", "command"), STARTS, ids=named)
+def test_its_runs_can_begin(page: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_files(page, tmp_path)
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = read(shlex.split(command)[1:])
+    begin(read_config(options), tmp_path / "cache")
+
+
+def begin(run: config.RunConfig, cache: Path) -> None:
+    """Prepare the data of a run, build the network and make the loss, offline."""
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.data.samples import read_sample
+    from torchmill.components.initialization.build import initialize
+    from torchmill.components.training.losses import make_loss
+
+    settings = run.data.model_copy(update={"name": "digits"}) if run.data.name == "mnist" else run.data
+    data = fetch(settings.name, cache, args=arguments(settings))
+    network, _ = initialize(run.model.model_copy(update={"weights": None}), run.initialize, data, run.seed)
+    sample = read_sample(data, 4, run.seed)
+    inputs, labels = sample.take(torch.arange(4))
+    outputs = network.eval()(StandardizedModel.of(torch.nn.Identity(), data).standardized(inputs))
+    assert torch.isfinite(make_loss(run.train, data, sample)(outputs, labels))
+
+
+def write_data(folder: Path) -> None:
+    """Write the images, the table and the texts that pages speak of."""
+    rng = np.random.default_rng(0)
+    for number, kind in enumerate(("cat", "dog") * 10):
+        place = folder / "pets" / "train" / kind / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)).save(place)
+    rows = [
+        f"{number},{number % 7}.5,{'red' if number % 3 else 'blue'},{number}.25,{number % 2}" for number in range(40)
+    ]
+    (folder / "table.csv").write_text("\n".join(["id,size,color,price,label", *rows]))
+    (folder / "reviews").mkdir()
+    for kind in ("good", "bad"):
+        lines = [f"a {kind} film number {number}" for number in range(20)]
+        (folder / "reviews" / f"{kind}.txt").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NEEDS_A_RUN], ids=named)
+def test_its_snippets_run(page: Path, tmp_path: Path):
+    write_files(page, tmp_path)
+    for block in scripts(page):
+        run_snippet(block.text, tmp_path)
+
+
+@pytest.mark.services
+def test_snippets_that_need_a_run_give_what_they_say(tmp_path: Path):
+    resume, deploy, registry = (DOCS / name for name in NEEDS_A_RUN)
+    (script,) = scripts(resume)
+    assert "'fit': 'ran'" in run_snippet(script.text, tmp_path)
+
+    (model,) = tmp_path.glob("runs/work/*/model.onnx")
+    for name in ("model.onnx", "example.npz"):
+        shutil.copy(model.with_name(name), tmp_path)
+    write_files(deploy, tmp_path)
+    assert "'7'" in run_snippet((tmp_path / "serve.py").read_text(), tmp_path)
+    assert float(run_snippet((tmp_path / "replay.py").read_text(), tmp_path)) < 1e-4
+
+    (script,) = scripts(registry)
+    assert "digits-simple_cnn version 1 ('champion',)" in run_snippet(script.text, tmp_path)
+
+
+def test_the_pages_count_the_checks():
+    counts = {int(count) for count in re.findall(r"(\d+) checks\b", (DOCS / "own-network.md").read_text())}
+    assert counts == {sum(not check.full for check in CHECKS)}
+
+
+def run_snippet(text: str, folder: Path) -> str:
+    """Run a snippet as a script; returns its output."""
+    environment = {
+        **os.environ,
+        "TORCHMILL_RUNS": str(folder / "runs"),
+        "TORCHMILL_DATA": str(folder / "data"),
+        "PYTHONPATH": str(folder),
+    }
+    script = folder / "snippet.py"
+    script.write_text(text, encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{text}\nfails:\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_configuration_page_is_what_the_settings_say():
+    stale = "docs/configuration.md is stale. Write it: python -m torchmill.flows.cli.configuration_page"
+    assert configuration_page.PAGE.read_text(encoding="utf-8") == configuration_page.page(), stale
