@@ -15,8 +15,8 @@ from torchmill.components.errors import ConfigError, nearest
 from torchmill.components.evaluation.config import EvaluateConfig, PromoteConfig
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
-from torchmill.components.options import Listed, OneOf
-from torchmill.components.section import NOT_IN_KEY, Section, none_from_text
+from torchmill.components.settings.options import Listed, OneOf
+from torchmill.components.settings.section import NOT_IN_KEY, Section, none_from_text
 from torchmill.components.training.config import TrainConfig
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from torchmill.components.data.encoding.vocabulary import SPECIAL, Vocabulary
+from torchmill.components.encoding.vocabulary import SPECIAL, Vocabulary
 
 TYPES = {"pixels": TensorProto.UINT8, "tokens": TensorProto.INT64, "features": TensorProto.FLOAT}
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from torchmill.components import fields
-from torchmill.components.data.encoding.vocabulary import SPECIAL, Vocabulary
 from torchmill.components.data.fetch import VOCABULARY
 from torchmill.components.data.samples import Samples
+from torchmill.components.encoding.vocabulary import SPECIAL, Vocabulary
 from torchmill.components.evaluation.predictions import predict
 from torchmill.components.initialization.build import initialize
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig

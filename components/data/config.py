@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from torchmill.components.errors import nearest
-from torchmill.components.options import Room
-from torchmill.components.section import NOT_IN_KEY, JsonObject, Named
+from torchmill.components.settings.options import Room
+from torchmill.components.settings.section import NOT_IN_KEY, JsonObject, Named
 from torchmill.components.user_code.reference import check_reference
 
 DATASETS = Room(Path(__file__).parent / "datasets")

@@ -14,14 +14,14 @@ from pydantic import ValidationError
 
 from torchmill.components import fields, files, tasks
 from torchmill.components.data.config import DataConfig, dataset_place
-from torchmill.components.data.encoding import columns, vocabulary
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.data.origins import origins_file, write_origins
 from torchmill.components.data.splits import Split, Splits
+from torchmill.components.encoding import columns, vocabulary
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import ConfigError, UserError, nearest, unknown_argument
-from torchmill.components.options import Room
 from torchmill.components.refs import DataRef, FileRef
+from torchmill.components.settings.options import Room
 from torchmill.components.user_code import source_code
 from torchmill.components.user_code.reference import source_file
 

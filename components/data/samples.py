@@ -10,8 +10,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from torchmill.components.data.encoding.vocabulary import PADDING
 from torchmill.components.data.splits import stratified_split
+from torchmill.components.encoding.vocabulary import PADDING
 from torchmill.components.refs import DataRef
 
 IN_MEMORY = 0.25

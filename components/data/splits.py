@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchmill.components import tasks
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.vocabulary import Vocabulary
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)

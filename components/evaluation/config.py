@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from torchmill.components.section import Section, switch_from_bool
+from torchmill.components.settings.section import Section, switch_from_bool
 
 
 class EvaluateConfig(Section):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.data.encoding.encoding import Encoding, read_encoding
+from torchmill.components.data.encoding import Encoding, read_encoding
 from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.analysis import robustness, saliency
 from torchmill.components.evaluation.analysis.error_slices import error_slices

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.encoding import Encoding, read_encoding, translation
-from torchmill.components.data.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
+from torchmill.components.data.encoding import Encoding, read_encoding, translation
 from torchmill.components.data.samples import Samples, read_test
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
 from torchmill.components.errors import UserError, shortened
 from torchmill.components.evaluation.evaluate import judge
 from torchmill.components.refs import DataRef, EvaluationRef

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from torchmill.components.section import NOT_IN_KEY, Section, none_from_text, switch_from_bool
+from torchmill.components.settings.section import NOT_IN_KEY, Section, none_from_text, switch_from_bool
 
 
 class ExportConfig(Section):

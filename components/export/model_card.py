@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from torchmill.components.data.encoding.columns import Columns
+from torchmill.components.encoding.columns import Columns
 from torchmill.components.errors import shortened
 from torchmill.components.files import write_text
 from torchmill.components.onnx_model import names

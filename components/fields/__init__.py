@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.options import Room
+from torchmill.components.settings.options import Room
 
 if TYPE_CHECKING:
     import numpy as np
     from onnx import ModelProto
     from torch import Tensor
 
-    from torchmill.components.data.encoding.columns import Columns
-    from torchmill.components.data.encoding.vocabulary import Vocabulary
     from torchmill.components.data.samples import Samples
+    from torchmill.components.encoding.columns import Columns
+    from torchmill.components.encoding.vocabulary import Vocabulary
 
 Sums = dict[str, Any]
 """Sums over inputs by name, which can be added up."""

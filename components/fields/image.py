@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
-    from torchmill.components.data.encoding.columns import Columns
-    from torchmill.components.data.encoding.vocabulary import Vocabulary
     from torchmill.components.data.samples import Samples
+    from torchmill.components.encoding.columns import Columns
+    from torchmill.components.encoding.vocabulary import Vocabulary
 
 NAME = "images"
 ARGUMENTS = ("in_channels", "image_size", "image_height", "image_width")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchmill.components.data.encoding.columns import FILE, Columns
+from torchmill.components.encoding.columns import FILE, Columns
 from torchmill.components.fields import Sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from torchmill.components.data.encoding.vocabulary import Vocabulary
     from torchmill.components.data.samples import Samples
+    from torchmill.components.encoding.vocabulary import Vocabulary
 
 NAME = "numbers"
 ARGUMENTS = ("in_features",)

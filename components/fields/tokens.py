@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchmill.components.data.encoding.vocabulary import FILE, PADDING, UNKNOWN, Vocabulary
+from torchmill.components.encoding.vocabulary import FILE, PADDING, UNKNOWN, Vocabulary
 from torchmill.components.fields import Sums
 from torchmill.components.wording import percent
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
-    from torchmill.components.data.encoding.columns import Columns
     from torchmill.components.data.samples import Samples
+    from torchmill.components.encoding.columns import Columns
 
 NAME = "tokens"
 ARGUMENTS = ("vocab_size", "padding_index", "max_length")

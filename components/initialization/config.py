@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from torchmill.components.errors import nearest
-from torchmill.components.options import Listed, OneOf, Option, Room
-from torchmill.components.section import JsonObject, Named, Names, none_from_text
+from torchmill.components.settings.options import Listed, OneOf, Option, Room
+from torchmill.components.settings.section import JsonObject, Named, Names, none_from_text
 from torchmill.components.user_code.reference import check_reference, source_file
 
 Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu"]

@@ -4,7 +4,7 @@ import onnx
 from onnxscript import INT64, OnnxFunction, script
 from onnxscript import opset20 as op
 
-from torchmill.components.data.encoding.vocabulary import PADDING
+from torchmill.components.encoding.vocabulary import PADDING
 
 INT32_TYPE = onnx.TensorProto.INT32
 

@@ -15,9 +15,9 @@ import psutil
 from google.protobuf.message import DecodeError
 
 from torchmill.components import fields, tasks
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.encoding import Encoding, read_encoding
-from torchmill.components.data.encoding.vocabulary import Vocabulary
+from torchmill.components.data.encoding import Encoding, read_encoding
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.session import open_session

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.formats import image_files as pictures
 from torchmill.components.data.formats.class_folders import SYSTEM_FILES
-from torchmill.components.data.formats.class_names import in_order
 from torchmill.components.data.formats.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_table
 from torchmill.components.data.formats.texts import decoded
+from torchmill.components.encoding.class_names import in_order
+from torchmill.components.encoding.columns import Columns
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.onnx_model.model import OnnxModel
 

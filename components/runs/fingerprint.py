@@ -17,7 +17,7 @@ from torchmill.components.data.config import AUGMENTATIONS, DATASETS, DataConfig
 from torchmill.components.fields import FIELDS
 from torchmill.components.initialization.config import MODELS, SCHEMES, TORCHVISION, ModelConfig
 from torchmill.components.refs import DataRef, FileRef, FitRef, NetworkRef, Ref
-from torchmill.components.section import Section
+from torchmill.components.settings.section import Section
 from torchmill.components.tasks import TASKS
 from torchmill.components.training.config import LOSSES, OPTIMIZERS, SCHEDULES, TrainConfig
 from torchmill.components.user_code import source_code

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.options import Room
+from torchmill.components.settings.options import Room
 from torchmill.components.wording import percent, points
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ class Classification:
         return ""
 
     def read_labels(self, labels: Labels, place: str, names: tuple[str, ...]) -> tuple[Labels, tuple[str, ...]]:
-        from torchmill.components.data.formats import class_names
+        from torchmill.components.encoding import class_names
 
         return class_names.read(labels, place, names)
 

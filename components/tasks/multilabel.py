@@ -48,7 +48,7 @@ class Multilabel:
         return ""
 
     def read_labels(self, labels: Labels, place: str, names: tuple[str, ...]) -> tuple[Labels, tuple[str, ...]]:
-        from torchmill.components.data.formats.class_names import width_of
+        from torchmill.components.encoding.class_names import width_of
         from torchmill.components.errors import UserError
 
         width = width_of(labels, place, names)

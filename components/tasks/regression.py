@@ -56,7 +56,7 @@ class Regression:
         return ""
 
     def read_labels(self, labels: Labels, place: str, names: tuple[str, ...]) -> tuple[Labels, tuple[str, ...]]:
-        from torchmill.components.data.formats.class_names import width_of
+        from torchmill.components.encoding.class_names import width_of
         from torchmill.components.errors import UserError
 
         width = width_of(labels, place, names)

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from torchmill.components.data.config import AUGMENTATIONS, split_strength, usual_strengths
 from torchmill.components.errors import nearest
-from torchmill.components.options import Listed, OneOf, Option, Room, with_arguments
-from torchmill.components.section import (
+from torchmill.components.settings.options import Listed, OneOf, Option, Room, with_arguments
+from torchmill.components.settings.section import (
     NOT_IN_KEY,
     JsonObject,
     Names,

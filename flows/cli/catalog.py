@@ -8,7 +8,7 @@ from torchmill.components.config import RunConfig
 from torchmill.components.data.config import DATASETS
 from torchmill.components.errors import ConfigError, unknown_argument
 from torchmill.components.initialization.config import MODELS
-from torchmill.components.options import Argument, shown_arguments
+from torchmill.components.settings.options import Argument, shown_arguments
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from torchmill.components import config as configuration
-from torchmill.components.section import Named
+from torchmill.components.settings.section import Named
 from torchmill.flows.cli import catalog
 
 GENERAL = "run"

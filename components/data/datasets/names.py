@@ -11,9 +11,9 @@ import numpy as np
 
 from torchmill.components.data.downloads.download import download
 from torchmill.components.data.downloads.published_file import PublishedFile
-from torchmill.components.data.encoding.vocabulary import normalized
 from torchmill.components.data.formats.texts import cut_texts, encode_splits
 from torchmill.components.data.splits import Splits
+from torchmill.components.encoding.vocabulary import normalized
 
 SOURCE = "https://docs.pytorch.org/tutorials/intermediate/char_rnn_classification_tutorial.html"
 

@@ -7,11 +7,11 @@ in each line. Licence: yours.
 import logging
 from pathlib import Path
 
-from torchmill.components.data.encoding.vocabulary import Level
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES, origin, read_tree
-from torchmill.components.data.formats.class_names import in_order, named
 from torchmill.components.data.formats.texts import Texts, complete, decoded, encode_splits
 from torchmill.components.data.splits import Splits
+from torchmill.components.encoding.class_names import in_order, named
+from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError
 from torchmill.components.wording import percent
 

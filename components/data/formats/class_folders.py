@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchmill.components.data.formats.class_names import in_order
+from torchmill.components.encoding.class_names import in_order
 from torchmill.components.errors import UserError, nearest
 
 logger = logging.getLogger("torchmill")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from torchmill.components import tasks
-from torchmill.components.data.encoding.vocabulary import Level, Vocabulary, normalized
 from torchmill.components.data.splits import Split, Splits, cut
+from torchmill.components.encoding.vocabulary import Level, Vocabulary, normalized
 from torchmill.components.errors import UserError
 
 

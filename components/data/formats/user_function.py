@@ -13,12 +13,12 @@ from typing import Any, get_args
 import numpy as np
 
 from torchmill.components import tasks
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.vocabulary import Level
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.labels import Labels, read_labels
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits, usual_level
 from torchmill.components.data.splits import Split, Splits, cut
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import first_hand, import_from

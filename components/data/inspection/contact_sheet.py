@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from torchmill.components import files
-from torchmill.components.data.encoding.vocabulary import Vocabulary
 from torchmill.components.data.fetch import read_columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.refs import DataRef
 
 CLASSES, EACH, FEATURES = 10, 8, 16

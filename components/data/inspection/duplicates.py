@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.encoding.vocabulary import PADDING, SPECIAL, UNKNOWN, Vocabulary
 from torchmill.components.data.inspection import nearest_neighbours
 from torchmill.components.data.inspection.findings import MOST_LISTED, Leak, Suspect
 from torchmill.components.data.origins import read_origins
+from torchmill.components.encoding.vocabulary import PADDING, SPECIAL, UNKNOWN, Vocabulary
 from torchmill.components.refs import DataRef
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from torchmill.components.data.encoding.encoding import Encoding
+from torchmill.components.data.encoding import Encoding
 from torchmill.components.data.inspection.contact_sheet import is_legible, picture, shortened, typeface
 from torchmill.components.data.samples import Samples
 from torchmill.components.files import write_atomically

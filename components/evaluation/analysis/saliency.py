@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.encoding import Encoding
-from torchmill.components.data.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
+from torchmill.components.data.encoding import Encoding
 from torchmill.components.data.inspection.contact_sheet import picture, typeface
 from torchmill.components.data.samples import Samples
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
 from torchmill.components.evaluation.analysis.mistakes import INK, QUIET, RED, fitting
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel

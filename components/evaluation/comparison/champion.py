@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchmill.components.data.encoding.encoding import Encoding, read_encoding, translation
+from torchmill.components.data.encoding import Encoding, read_encoding, translation
 from torchmill.components.data.samples import Samples, read_test
 from torchmill.components.evaluation.comparison.noninferiority import Verdict, compare, judge, sample_scores
 from torchmill.components.evaluation.config import PromoteConfig

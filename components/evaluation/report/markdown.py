@@ -7,15 +7,7 @@ from pathlib import Path
 from torchmill.components.config import RunConfig
 from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.files import write_text
-from torchmill.components.refs import (
-    DataRef,
-    EvaluationRef,
-    ExportRef,
-    FitRef,
-    PromotionRef,
-    RunRef,
-    StepRef,
-)
+from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, FitRef, PromotionRef, RunRef, StepRef
 from torchmill.components.tasks import shown, title
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.wording import percent

@@ -15,16 +15,7 @@ from torchmill.components.evaluation.report import charts
 from torchmill.components.evaluation.report.charts import Bar, Point, Series
 from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.files import write_text
-from torchmill.components.refs import (
-    DataRef,
-    EvaluationRef,
-    ExportRef,
-    FileRef,
-    FitRef,
-    PromotionRef,
-    RunRef,
-    StepRef,
-)
+from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, PromotionRef, RunRef, StepRef
 from torchmill.components.tasks import shown, title
 from torchmill.components.wording import count, percent
 

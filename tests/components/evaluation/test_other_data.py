@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from tests.toy import made, toy_data, toy_numbers, toy_tokens
-from torchmill.components.data.encoding.columns import Column, Columns
 from torchmill.components.data.fetch import COLUMNS
 from torchmill.components.data.samples import read_test
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.evaluate import evaluate
 from torchmill.components.evaluation.evaluation import Evaluation

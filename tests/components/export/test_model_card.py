@@ -10,9 +10,9 @@ from torch import nn
 
 from tests.components.training.small_training import CPU
 from tests.toy import toy_numbers
-from torchmill.components.data.encoding.columns import Column, Columns
 from torchmill.components.data.fetch import COLUMNS
 from torchmill.components.data.samples import read_test
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.evaluation.evaluate import evaluate
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import export

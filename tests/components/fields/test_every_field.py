@@ -9,10 +9,10 @@ import torch
 
 from tests.toy import toy_data, toy_numbers, toy_tokens
 from torchmill.components import fields
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.encoding import read_encoding
-from torchmill.components.data.encoding.vocabulary import Vocabulary
+from torchmill.components.data.encoding import read_encoding
 from torchmill.components.data.samples import read_test
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError
 from torchmill.components.export.pre_and_post import plain
 from torchmill.components.export.to_onnx import example

@@ -13,12 +13,7 @@ from tests.components.initialization.networks import LINEAR, same, weights
 from tests.toy import made, toy_data, written
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.build import try_on
-from torchmill.components.initialization.config import (
-    SCHEMES,
-    InitializeConfig,
-    model_names,
-    network_schemes,
-)
+from torchmill.components.initialization.config import SCHEMES, InitializeConfig, model_names, network_schemes
 from torchmill.components.initialization.schemes import fill
 
 ALL_SCHEMES = network_schemes()

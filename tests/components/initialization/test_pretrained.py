@@ -8,10 +8,7 @@ from tests.components.initialization.networks import reference_to
 from tests.toy import made
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.build import initialize
-from torchmill.components.initialization.config import (
-    InitializeConfig,
-    ModelConfig,
-)
+from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.initialization.weights import restore, save_weights
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchmill.components.data.encoding.columns import Column, Columns
 from torchmill.components.data.fetch import fetch, read_columns, read_vocabulary
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.errors import UserError
 
 RNG = np.random.RandomState(0)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchmill.components.data.encoding.columns import Columns
 from torchmill.components.data.fetch import fetch, read_columns
 from torchmill.components.data.formats.user_function import load_own
 from torchmill.components.data.splits import Splits
+from torchmill.components.encoding.columns import Columns
 from torchmill.components.errors import UserError
 
 HEAD = """

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.image import imread
 
 from tests.toy import toy_data, toy_numbers, toy_tokens
-from torchmill.components.data.encoding.encoding import read_encoding
+from torchmill.components.data.encoding import read_encoding
 from torchmill.components.data.samples import read_test
 from torchmill.components.evaluation.analysis.mistakes import draw_mistakes, percent, tell, worst_mistakes
 

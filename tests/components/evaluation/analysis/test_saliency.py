@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from tests.toy import made, toy_numbers, toy_tokens
-from torchmill.components.data.encoding.columns import Column, Columns
-from torchmill.components.data.encoding.encoding import read_encoding
+from torchmill.components.data.encoding import read_encoding
 from torchmill.components.data.fetch import COLUMNS
 from torchmill.components.data.samples import read_test
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.evaluation.analysis import saliency
 from torchmill.components.evaluation.analysis.mistakes import worst_mistakes
 from torchmill.components.evaluation.evaluate import evaluate

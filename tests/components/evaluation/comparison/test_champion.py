@@ -7,9 +7,9 @@ import pytest
 
 from tests.onnx_files import bag_of_letters, linear
 from tests.toy import toy_data, toy_numbers, toy_tokens
-from torchmill.components.data.encoding.columns import Column, Columns
 from torchmill.components.data.fetch import COLUMNS
 from torchmill.components.data.samples import read_test
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.evaluation.comparison.champion import compare_with_champion
 from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.refs import DataRef

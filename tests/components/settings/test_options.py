@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from torchmill.components import options
 from torchmill.components.config import fields
 from torchmill.components.data.config import AUGMENTATIONS, DATASETS
 from torchmill.components.errors import ConfigError
 from torchmill.components.initialization.config import MODELS, SCHEMES
-from torchmill.components.options import Room
+from torchmill.components.settings import options
+from torchmill.components.settings.options import Room
 from torchmill.components.training.config import LOSSES, OPTIMIZERS, SCHEDULES
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 NEW = {
     "training/optimizers": '''"""The sign of the gradient alone."""

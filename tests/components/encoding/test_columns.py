@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchmill.components.data.encoding.columns import Column, Columns
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.errors import UserError
 
 OURS = Columns((Column("age"), Column("color", ("blue", "red")), Column("size")))

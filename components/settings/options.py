@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from torchmill.components.errors import ConfigError, nearest, unknown_argument
 
-COMPONENTS = Path(__file__).parent
+COMPONENTS = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)

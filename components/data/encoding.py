@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from torchmill.components.data.encoding.columns import Columns
-from torchmill.components.data.encoding.vocabulary import Vocabulary
+from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.refs import DataRef
 
 Encoding = Vocabulary | Columns

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchmill.components.data.encoding.vocabulary import UNKNOWN, Vocabulary, tokenize
+from torchmill.components.encoding.vocabulary import UNKNOWN, Vocabulary, tokenize
 
 
 def words(*texts: str, **options) -> Vocabulary:

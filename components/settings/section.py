@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue, ValidationInfo, model_validator
 
-from torchmill.components.options import Option
+from torchmill.components.settings.options import Option
 
 NOT_IN_KEY: dict[str, JsonValue] = {"decides": False}
 """Mark of a setting that does not change the result of its section's step."""
