@@ -52,7 +52,7 @@ def with_table(readme: str, table: str) -> str:
     _, end_found, after = rest.partition(end)
     if not (begin_found and end_found):
         raise ValueError(f"README.md has no lines '{begin}' and '{end}'")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def _grouped(results: Results, parts: Sequence[str]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:

@@ -1,22 +1,34 @@
-"""The README says what is true: its paths are there, and its commands are understood."""
+"""The README says what is true: its paths, commands, snippets, output and numbers."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from torchmill.components import config
-from torchmill.flows.cli import main as cli
+from benchmarks.__main__ import PARTS
+from benchmarks.tables import MARKS, readme_table, results_page
+from tests.flows.conftest import Finished, Place
+from torchmill.components.config import RunConfig
+from torchmill.flows.cli.main import make_parser
 from torchmill.flows.cli.settings import read_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith(".venv/bin/torchmill")]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"`(?:\.venv/bin/)?(torchmill [a-z][^`]*)`", README)
+RESULTS = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+
+
+def snippets(language: str) -> list[str]:
+    return [text for name, text in BLOCKS if name == language]
 
 
 def test_it_is_short():
-    assert len(README.splitlines()) < 150
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert not [line for line in lines if len(line) > 100 and not line.startswith("|")]
 
 
 def test_its_links_lead_somewhere():
@@ -24,31 +36,40 @@ def test_its_links_lead_somewhere():
     assert links and not [link for link in links if not (ROOT / link).exists()]
 
 
+def test_its_tree_is_there():
+    (tree,) = (text for _, text in BLOCKS if "flows/train.py" in text)
+    paths = [word for line in tree.splitlines() for word in line.split() if "/" in word]
+    assert len(paths) > 10
+    folders = [ROOT, ROOT / "components", ROOT / "flows"]
+    assert not [path for path in paths if not any((folder / path.strip(";,")).exists() for folder in folders)]
+
+
 def test_its_make_targets_exist():
-    targets = set(re.findall(r"`?make ([a-z]+)`?", README))
-    assert targets >= {"run", "test", "setup", "bench"}
+    targets = set(re.findall(r"(?:`|\$ )make ([a-z]+)", README))
+    assert targets >= {"run", "test", "bench"}
     assert targets <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
+def test_its_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "net.py").write_text(snippets("python")[0])
+    monkeypatch.chdir(tmp_path)
     _, *words = shlex.split(command)
-    options = cli.make_parser().parse_args(words)
-    if words[0] in ("train", "schedule"):
-        assert isinstance(read_config(options), config.RunConfig)
+    assert_understood(words)
 
 
-def test_there_are_commands():
-    assert {shlex.split(command)[1] for command in COMMANDS} == {
+def test_it_has_ten_daily_commands():
+    names = {shlex.split(command)[1] for command in COMMANDS}
+    assert names >= {
         "train",
         "check",
         "find-lr",
         "up",
         "schedule",
-        "reproduce",
-        "rollback",
+        "report",
+        "compare",
         "predict",
+        "reproduce",
         "repair",
     }
 
@@ -56,4 +77,45 @@ def test_there_are_commands():
 def test_its_environment_variables_are_read_somewhere():
     code = "".join(file.read_text() for part in ("flows", "components") for file in (ROOT / part).rglob("*.py"))
     names = set(re.findall(r"\b(?:TORCHMILL|PREFECT|MLFLOW)_[A-Z_]+\b", README))
-    assert names and all(name in code for name in names)
+    assert all(name in code for name in names)
+
+
+def test_its_figures_are_those_that_were_measured():
+    begin, end = MARKS
+    table = README.partition(begin)[2].partition(end)[0].strip()
+    assert table == readme_table(RESULTS, PARTS)
+    assert (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8") == results_page(RESULTS, PARTS)
+    rows = sum(len(RESULTS[part]["claims"]) for part in PARTS)
+    assert len(re.findall(r": \d+\.\d\d", table)) == rows  # the unfavourable ones as well
+
+
+def without_numbers(line: str) -> str:
+    return re.sub(r"[\d.,]+(e-\d+)?|[0-9a-f]{12}…", "N", line)
+
+
+@pytest.mark.services
+def test_its_output_is_what_a_run_prints(finished: Finished):
+    (block,) = (text for _, text in BLOCKS if text.startswith("$ make run"))
+    quoted = [line for line in block.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    printed = {without_numbers(line) for line in finished.process.stderr.splitlines()}
+    assert len(quoted) >= 6
+    assert not [line for line in quoted[1:] if without_numbers(line) not in printed], sorted(printed)
+
+
+@pytest.mark.services
+def test_its_network_trains_and_its_python_runs(shared: Place):
+    network, script = snippets("python")
+    (shared.folder / "net.py").write_text(network)
+    words = ("--data", "digits", "--model", "net.py:Net", "--model.args.width", "48", "--train.epochs", "1")
+    done = shared.torchmill("train", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "FINISHED"
+    done = shared.python(script.replace("mnist", "digits").replace('"epochs": 3', '"epochs": 1'))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"0\.\d+ /.*\.onnx\n", done.stdout)
+
+
+def assert_understood(words: list[str]) -> None:
+    options = make_parser().parse_args(words)
+    if words[0] in ("train", "schedule"):
+        assert isinstance(read_config(options), RunConfig)
