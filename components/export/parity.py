@@ -159,8 +159,7 @@ def compare(
     outputs = predict_double(model, test) / units
     rounding = float(np.abs(single - outputs).max())
     scale = max(1.0, float(np.abs(outputs).max()))
-    truth = test.labels.numpy()
-    truth = truth / units if data.target_std else truth
+    truth = test.labels.numpy() / units if data.target_std else test.labels.numpy()
     judge = Judgement(outputs, truth, data.task, units, max(tolerance * scale, 8 * rounding))
     complaints: list[str] = []
     if not np.isfinite(single).all():

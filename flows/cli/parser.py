@@ -29,7 +29,7 @@ class Command:
     settings_last: bool = False
     """Show the command's own options before these."""
     has_runs: bool = True
-    """Whether the command has the option ``--runs``."""
+    """True if the command has the option ``--runs``."""
 
 
 @dataclass(frozen=True)
