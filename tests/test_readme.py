@@ -17,7 +17,7 @@ from torchmill.flows.cli.settings import read_config
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"`(?:\.venv/bin/)?(torchmill [a-z][^`]*)`", README)
+COMMANDS = re.findall(r"`(?:\.venv/bin/)?(torchmill [a-z](?:(?!--help)[^`])*)`", README)
 RESULTS = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
 
 
