@@ -64,10 +64,9 @@ def fetch(config: DataConfig) -> DataRef:
     data = fetch(config.name, data_cache(), args=arguments(config), fresh=run.fresh)
     tracking.log_dataset(run, data)
     sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
-    told = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
-    what = data.field.samples
-    meant = data.task_object.describe_data(data.outputs)
-    logger.info("data  %s: %s %s%s, sha256 %s…", data.name, told, what, meant, data.sha256[:12])
+    splits = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
+    task = data.task_object.describe_data(data.outputs)
+    logger.info("data  %s: %s %s%s, sha256 %s…", data.name, splits, data.field.samples, task, data.sha256[:12])
     return data
 
 
@@ -82,24 +81,24 @@ def inspect(data: DataRef) -> InspectionRef:
     from torchmill.components.data.inspection.inspect import inspect
 
     run, config = current_run(), current_config().data
-    found = inspect(data, run.folder)
+    findings = inspect(data, run.folder)
     sheets = [run.folder / name for name in ("samples.png", "samples.txt") if (run.folder / name).exists()]
     tracking.log_files(run, [run.folder / "inspection.json"])
     tracking.log_files(run, sheets, "pictures")
-    tracking.log_metrics(run, {"data_leakage": found.leakage, "data_suspects": found.suspect_count})
-    for line in found.lines():
+    tracking.log_metrics(run, {"data_leakage": findings.leakage, "data_suspects": findings.suspect_count})
+    for line in findings.lines():
         logger.info("inspect  %s", line)
-    if found.leakage > config.leakage_limit:
-        error = leakage_error(data, found, config.leakage_limit)
+    if findings.leakage > config.leakage_limit:
+        error = leakage_error(data, findings, config.leakage_limit)
         if not config.allow_leakage:
             raise error
         logger.warning("inspect  %s It is allowed by --data.allow_leakage.", error.message)
-        tracking.log_tags(run, {"data.leakage_allowed": f"{found.leakage:.4%}"})
+        tracking.log_tags(run, {"data.leakage_allowed": f"{findings.leakage:.4%}"})
     return InspectionRef(
         report=FileRef.of(run.folder / "inspection.json"),
         picture=FileRef.of(sheets[0]),
-        leakage=found.leakage,
-        suspects=found.suspect_count,
+        leakage=findings.leakage,
+        suspects=findings.suspect_count,
     )
 
 
@@ -147,16 +146,15 @@ def check(config: CheckConfig, training: TrainConfig, network: NetworkRef, data:
     run, sample = current_run(), read_sample(data, SAMPLE, current_config().seed)
     report = examination.check_network(restore(network, network.weights, data), sample, data, training, config.level)
     try:
-        found = examination.conclude(report, network.reference, run.folder)
+        summary = examination.conclude(report, network.reference, run.folder)
     finally:
         tracking.log_files(run, [run.folder / "check.txt", run.folder / "check.json"])
-    for one in report.verdicts:
-        if one.verdict == "warn":
-            logger.warning(
-                "check  %s%s: %s  %s", one.check, f" in {one.layer}" if one.layer else "", one.evidence, one.remedy
-            )
-    logger.info("check  %d passed, %s  (%.1f s)", found.passed, count(found.warned, "warning"), found.seconds)
-    return found
+    for verdict in report.verdicts:
+        if verdict.verdict == "warn":
+            place = f" in {verdict.layer}" if verdict.layer else ""
+            logger.warning("check  %s%s: %s  %s", verdict.check, place, verdict.evidence, verdict.remedy)
+    logger.info("check  %d passed, %s  (%.1f s)", summary.passed, count(summary.warned, "warning"), summary.seconds)
+    return summary
 
 
 @step("device", "seed", "data.validation_fraction")
@@ -185,8 +183,8 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     used = {"device": device, "precision": precision, "processes": processes, "compile": config.compile}
     tracking.log_params(run, {f"{name}.used": value for name, value in used.items()})
     sizes = training_sizes(data)
-    told = f"{device}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
-    logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", told, f"{sizes[1]:,}")
+    place = f"{device}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
+    logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", place, f"{sizes[1]:,}")
     for needed in (evaluate.NEEDED, to_onnx.NEEDED):
         import_ahead(needed)
     history = _train(job, processes, sizes[0])
@@ -242,16 +240,16 @@ def autotune(config: TrainConfig, network: NetworkRef, data: DataRef) -> tuple[A
     from torchmill.components.training.tuning.autotune import Autotune
     from torchmill.components.training.tuning.find_lr import cached_lr
 
-    run, asked, seed = current_run(), current_config().device, current_config().seed
-    device = resolve(asked)
-    several_devices = asked == "auto" and len(available()) > 1
+    run, name, seed = current_run(), current_config().device, current_config().seed
+    device = resolve(name)
+    several_devices = name == "auto" and len(available()) > 1
     if config.lr is not None and config.batch_size is not None and config.compile != "auto" and not several_devices:
         return device, config
     folder = current_step().folder
     untrained = restore(network, network.weights, data)
     setup = TrainingSetup(untrained, *read_training(data), data, config, device, seed)
     trials = Autotune(folder, setup)
-    device = trials.device(asked, config)
+    device = trials.device(name, config)
     config = config.model_copy(update={"batch_size": trials.batch_size(config, device)})
     config = config.model_copy(update={"compile": "on" if trials.compiles(config, device) else "off"})
     tracking.log_params(run, {"batch_size.used": config.batch_size})
@@ -277,8 +275,8 @@ def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef) -> Evaluati
     device, validation = resolve(trained.device), read_validation(data)
     scores = evaluate(network, read_test(data), data, device, config.batch_size, run.folder, validation)
     tracking.log_metrics(run, scores.metrics())
-    tracking.log_files(run, [one.path for one in (scores.picture, *scores.pictures)], "pictures")
-    tracking.log_files(run, [one.path for one in (scores.report, scores.predictions) if one])
+    tracking.log_files(run, [picture.path for picture in (scores.picture, *scores.pictures)], "pictures")
+    tracking.log_files(run, [file.path for file in (scores.report, scores.predictions) if file])
     measure, loss = scores.measure.replace("_", " "), data.task_object.loss_words
     logger.info("test  %s %s, %s %.4f", measure, scores.words(), loss, scores.loss)
     return scores
@@ -310,7 +308,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         model = export(network, data, test, config, about, run.folder, scores.temperature, calibration)
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
-    tracking.log_files(run, [one.path for one in (model.onnx, model.example, *model.smaller) if one], "onnx")
+    tracking.log_files(run, [file.path for file in (model.onnx, model.example, *model.smaller) if file], "onnx")
     tracking.log_tags(run, {"onnx.sha256": model.onnx.sha256})
     tracking.log_metrics(run, {"onnx_max_abs_diff": model.max_abs_diff, "onnx_agreement": model.agreement})
     logger.info(

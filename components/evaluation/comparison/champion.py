@@ -1,4 +1,4 @@
-"""Let two ONNX models answer one test split, and judge between them."""
+"""Comparison of a challenger with the champion: both ONNX models answer one test split."""
 
 import json
 from collections.abc import Mapping
@@ -19,32 +19,32 @@ BATCH = 256
 def compare_with_champion(
     challenger: Path, champion: Path, data: DataRef, config: PromoteConfig, gates: Mapping[str, bool] = {}
 ) -> Verdict:
-    """Judge whether a challenger may take the champion's place, both asked about the test split as it is now.
+    """Decide whether a challenger may take the champion's place, by their answers to the test split as it is now.
 
     Args:
-        challenger: its ONNX file.
-        champion: likewise. It may have been trained on other data; then it has no advantage here but its skill.
-        gates: what the challenger had to pass by itself.
+        challenger: ONNX file of the challenger.
+        champion: ONNX file of the champion, which may have been trained on other data.
+        gates: results of the challenger's own checks, by name.
 
     Raises:
         UserError: a file cannot be used.
     """
     ours, theirs = open_model(challenger), open_model(champion)
     if unlike := theirs.unlike(data):
-        return Verdict("kept", f"the champion {unlike}, so that they cannot be compared")
+        return Verdict("kept", f"the champion {unlike}, so they cannot be compared")
     test = read_test(data)
     encoding = read_encoding(data)
-    given = [answers(model, test, encoding) for model in (theirs, ours)]
-    scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in given]
+    both = [answers(model, test, encoding) for model in (theirs, ours)]
+    scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in both]
     return judge(compare(*scores, config.confidence), gates, config.margin, data.measure)
 
 
 def answers(model: OnnxModel, test: Samples, encoding: Encoding | None) -> np.ndarray:
-    """Give the logits or values of a whole split, float32, (N, K), whose inputs have that encoding."""
+    """Return a model's logits or values for a whole split, float32 (N, K); inputs are translated from ``encoding``."""
     translated = translation(encoding, model.encoding)
     return np.concatenate([model.outputs(translated(inputs.numpy())) for inputs, _ in test.batches(BATCH)])
 
 
 def gates_of(parity_report: Path) -> dict[str, bool]:
-    """What an export had to pass, by the comparison that was written down."""
+    """Return the gates of an export from its parity report: name and whether it passed."""
     return {"the comparison of the export with its network": bool(json.loads(parity_report.read_text())["passed"])}

@@ -1,4 +1,4 @@
-"""Is a challenger as good as the champion? Both answer the same test samples, and are compared sample by sample."""
+"""Non-inferiority test of a challenger against the champion, paired by test sample."""
 
 import json
 import math
@@ -17,53 +17,53 @@ from torchmill.components.wording import count, percent
 RESAMPLES = 2000
 
 Outcome = Literal["promoted", "kept", "pending"]
-"""The challenger is champion now; the champion stays; nobody could tell yet."""
+"""``promoted``: the challenger is the champion now; ``kept``: the champion stays; ``pending``: not decided yet."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A champion and a challenger on the same test samples."""
+    """Scores of a champion and a challenger on the same test samples."""
 
     method: str
     samples: int
     champion_score: float
     challenger_score: float
-    """Both by the measure of the task: accuracy, share of right labels, R²."""
+    """Score by the main measure of the task, like the champion's: accuracy, share of right labels, R²."""
     advantage: float
-    """Of the champion: its score less the challenger's."""
+    """Champion's score minus the challenger's."""
     advantage_high: float
     """Upper end of the one-sided interval of the advantage."""
     confidence: float
-    """Of that interval."""
+    """Confidence level of that interval."""
     p_value: float
-    """Two-sided, of the hypothesis that both are equally good."""
+    """Two-sided p-value of the hypothesis that both are equally good."""
     n01: int | None = None
-    """Samples that the challenger alone gets right; None where answers are not right or wrong."""
+    """Samples that only the challenger gets right; None if answers are not simply right or wrong."""
     n10: int | None = None
-    """Samples that the champion alone gets right."""
+    """Samples that only the champion gets right."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a challenger, and why."""
+    """Decision about a challenger, with its reason."""
 
     outcome: Outcome
     reason: str
-    """In words, for people; it begins in lower case and has no full stop."""
+    """Reason in words, in lower case and without a full stop."""
     comparison: Comparison | None = None
-    """None where there was nothing to compare, or no way to."""
+    """Comparison that decided; None if there was nothing to compare."""
     margin: float | None = None
 
     def tags(self) -> dict[str, str]:
-        """Give outcome, reason and all numbers as tags."""
-        held = {"outcome": self.outcome, "reason": self.reason}
+        """Return outcome, reason and all numbers as tags."""
+        values = {"outcome": self.outcome, "reason": self.reason}
         if self.comparison:
             numbers = {**asdict(self.comparison), "margin": self.margin}
-            held |= {name: _text(value) for name, value in numbers.items() if value is not None}
-        return {f"promotion.{name}": value for name, value in held.items()}
+            values |= {name: _text(value) for name, value in numbers.items() if value is not None}
+        return {f"promotion.{name}": value for name, value in values.items()}
 
     def as_json(self, **more: object) -> str:
-        """Give it as JSON, with ``more`` in front."""
+        """Return the verdict as JSON, after the fields in ``more``."""
         return json.dumps({**more, **asdict(self)}, indent=1)
 
 
@@ -79,8 +79,8 @@ def sample_scores(task: str, outputs: np.ndarray, truth: np.ndarray) -> np.ndarr
         truth: classes (N,), yes and no as 1 and 0 (N, K), or targets (N, K) in the units of the values.
 
     Returns:
-        Of answers that are right or wrong bool, (N,). Otherwise float64, (N,): the share of right labels; or 1 - e²/v
-        with the error e and the variance v of the targets over all samples, averaged over the targets.
+        For answers that are right or wrong, bool (N,). Otherwise float64 (N,): the share of right labels, or 1 - e²/v
+        averaged over targets, with the error e of the sample and the variance v of the target over all samples.
     """
     chosen = tasks.task(task)
     return chosen.measure(outputs, truth)[chosen.main_measure]
@@ -89,9 +89,9 @@ def sample_scores(task: str, outputs: np.ndarray, truth: np.ndarray) -> np.ndarr
 def compare(champion: np.ndarray, challenger: np.ndarray, confidence: float) -> Comparison:
     """Compare two models by their scores of the same samples, as ``sample_scores`` gives them.
 
-    Right and wrong answers: McNemar's test in its exact form, as Dietterich (1998) recommends it for two classifiers
-    and one test set, and Tango's score interval (1998) of the difference of paired shares, which also holds where few
-    or no samples are discordant. Other scores: a paired bootstrap (Efron 1979), always by the same resamples.
+    Right and wrong answers take McNemar's exact test, which Dietterich (1998) recommends for two classifiers and one
+    test set. Their interval is Tango's score interval (1998) of a difference of paired shares; it has its coverage
+    even if few samples are discordant. Other scores take a paired bootstrap (Efron 1979) with a fixed seed.
     """
     if champion.shape != challenger.shape or not champion.size:
         raise ValueError(f"scores of {champion.shape} and {challenger.shape} are not pairs")
@@ -120,28 +120,28 @@ def compare(champion: np.ndarray, challenger: np.ndarray, confidence: float) -> 
 
 
 def judge(comparison: Comparison, gates: Mapping[str, bool], margin: float, measure: str) -> Verdict:
-    """Promote a challenger that passed its gates, is surely not worse by ``margin``, and has no lower score."""
+    """Promote a challenger that passed its gates, is not worse by ``margin`` with confidence, and scores no lower."""
     low, high = (shown(measure, value) for value in (comparison.champion_score, comparison.challenger_score))
-    told = f"{measure.replace('_', ' ')} {high} beside the champion's {low}"
+    scores = f"{measure.replace('_', ' ')} {high} against the champion's {low}"
     against = [f"it failed: {name}" for name, passed in gates.items() if not passed]
     if comparison.advantage > 0:
         against.append("its score is lower")
     if comparison.advantage_high >= margin:
         sure = percent(comparison.confidence, 0)
         against.append(
-            f"that it is not worse by {shown_difference(measure, margin)} or more is not {sure} sure: "
+            f"it may be worse by {shown_difference(measure, margin)} or more, at {sure} confidence: "
             f"by up to {shown_difference(measure, comparison.advantage_high)} on {count(comparison.samples, 'sample')}"
         )
     if against:
-        return Verdict("kept", f"{told}; {'; '.join(against)}", comparison, margin)
-    return Verdict("promoted", told, comparison, margin)
+        return Verdict("kept", f"{scores}; {'; '.join(against)}", comparison, margin)
+    return Verdict("promoted", scores, comparison, margin)
 
 
 def tango_upper(n10: int, n01: int, samples: int, confidence: float) -> float:
-    """Give the upper end of the one-sided score interval of (n10 - n01) / samples.
+    """Return the upper end of the one-sided score interval of (n10 - n01) / samples.
 
-    The largest difference that a score test does not reject (Tango, Statistics in Medicine 17, 1998). The test's
-    statistic falls with the difference, so that bisection finds it.
+    It is the largest difference that a score test does not reject (Tango, Statistics in Medicine 17, 1998). The
+    statistic falls with the difference, so bisection finds it.
     """
     if not samples or min(n10, n01) < 0 or n10 + n01 > samples:
         raise ValueError(f"{n10} and {n01} of {samples} are no discordant pairs")

@@ -1,4 +1,4 @@
-"""Two runs beside one another as one self-contained HTML page, and as lines for a terminal."""
+"""Comparison of two runs as one self-contained HTML page, and as lines for a terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from torchmill.components.runs.reproduction import CIRCUMSTANCES, RecordedRun
 from torchmill.components.wording import percent, points
 
 SHARES = ("accuracy", "macro F1", "label accuracy", "all labels right")
-# What a run records of itself and is no setting of anyone's.
-FOUND = (".used", "parameters")
+MEASURED = (".used", "parameters")
+"""Endings of params that a run records about itself, and that are no settings."""
 
 
 class Row(NamedTuple):
@@ -30,45 +30,40 @@ class Row(NamedTuple):
     verdict: str
 
 
-def row(one: Difference) -> Row:
-    """Tell a difference: shares in per cent, what is between them in percentage points."""
-    low, high = one.difference_95
-    if one.measure in SHARES:
+def row(difference: Difference) -> Row:
+    """Format a difference: shares in per cent, differences of shares in percentage points."""
+    low, high = difference.difference_95
+    if difference.measure in SHARES:
+        values = percent(difference.first), percent(difference.second), points(difference.difference, sign=True)
         ends = f"{100 * low:+.2f} to {100 * high:+.2f}"
-        return Row(
-            one.measure,
-            percent(one.first),
-            percent(one.second),
-            points(one.difference, sign=True),
-            ends,
-            one.verdict,
-        )
-    ends = f"{low:+.4f} to {high:+.4f}"
-    return Row(one.measure, f"{one.first:.4f}", f"{one.second:.4f}", f"{one.difference:+.4f}", ends, one.verdict)
+    else:
+        values = f"{difference.first:.4f}", f"{difference.second:.4f}", f"{difference.difference:+.4f}"
+        ends = f"{low:+.4f} to {high:+.4f}"
+    return Row(difference.measure, *values, ends, difference.verdict)
 
 
 def verdict(pairing: Pairing) -> str:
-    """Say in a word or three how the second is, by what is looked at first."""
+    """Return the verdict on the second run by the main measure, in one to three words."""
     return pairing.differences[0].verdict
 
 
 def summary(pairing: Pairing, first: str, second: str) -> str:
-    """Say in a sentence what the verdict rests on."""
-    told = row(pairing.differences[0])
+    """Return the evidence for the verdict as one sentence."""
+    main = row(pairing.differences[0])
     return (
-        f"{told.measure.capitalize()}: {told.second} of {second}, {told.first} of {first}, a difference of "
-        f"{told.difference} (95 %: {told.interval})."
+        f"{main.measure.capitalize()}: {main.second} of {second}, {main.first} of {first}, a difference of "
+        f"{main.difference} (95 %: {main.interval})."
     )
 
 
 def differing(first: RecordedRun, second: RecordedRun) -> list[tuple[str, str, str]]:
-    """Give settings, versions and circumstances that are not the same: what, and both values."""
-    names = [name for name in sorted({*first.params, *second.params}) if not name.endswith(FOUND)]
-    found = [(name, first.params.get(name, "none"), second.params.get(name, "none")) for name in names]
+    """Return the settings, versions and circumstances that differ: name and both values."""
+    names = [name for name in sorted({*first.params, *second.params}) if not name.endswith(MEASURED)]
+    values = [(name, first.params.get(name, "none"), second.params.get(name, "none")) for name in names]
     versions = sorted(tag for tag in {*first.tags, *second.tags} if tag.startswith("version."))
     named = CIRCUMSTANCES | {f"version of {tag.removeprefix('version.')}": tag for tag in versions}
-    found += [(what, first.tags.get(tag, "none"), second.tags.get(tag, "none")) for what, tag in named.items()]
-    return [(what, one, other) for what, one, other in found if one != other]
+    values += [(name, first.tags.get(tag, "none"), second.tags.get(tag, "none")) for name, tag in named.items()]
+    return [(name, *pair) for name, *pair in values if pair[0] != pair[1]]
 
 
 def write_comparison(first: RecordedRun, second: RecordedRun, pairing: Pairing, measure: str, folder: Path) -> Path:
@@ -80,7 +75,7 @@ def write_comparison(first: RecordedRun, second: RecordedRun, pairing: Pairing, 
         "pairing": pairing,
         "verdict": verdict(pairing).capitalize(),
         "summary": summary(pairing, first.name, second.name),
-        "rows": [row(one) for one in pairing.differences],
+        "rows": [row(difference) for difference in pairing.differences],
         "chart": _chart(pairing),
         "curves": _curves(first, second, ("loss", measure)),
         "differing": differing(first, second),
@@ -91,9 +86,9 @@ def write_comparison(first: RecordedRun, second: RecordedRun, pairing: Pairing, 
 
 def _chart(pairing: Pairing) -> Markup:
     rows = [
-        Bar(one.measure, one.difference, *one.difference_95, row(one).difference, one.verdict == "worse")
-        for one in pairing.differences
-        if one.measure in SHARES
+        Bar(each.measure, each.difference, *each.difference_95, row(each).difference, each.verdict == "worse")
+        for each in pairing.differences
+        if each.measure in SHARES
     ]
     return charts.bars(rows, 0.0, limits=(-1.0, 1.0))
 

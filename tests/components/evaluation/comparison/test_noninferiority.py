@@ -63,7 +63,7 @@ def test_equal_challengers_are_promoted_in_half_of_the_cases_and_better_ones_nea
 def test_few_samples_prove_nothing_even_where_all_answers_agree():
     right = np.ones(100, bool)
     few = judge(compare(right, right, CONFIDENCE), {}, 0.005, "accuracy")
-    assert few.outcome == "kept" and "is not 95 % sure" in few.reason and "100 samples" in few.reason
+    assert few.outcome == "kept" and "at 95 % confidence" in few.reason and "100 samples" in few.reason
     many = np.ones(1000, bool)
     assert judge(compare(many, many, CONFIDENCE), {}, 0.005, "accuracy").outcome == "promoted"
 
