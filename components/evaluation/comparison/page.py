@@ -63,7 +63,7 @@ def differing(first: RecordedRun, second: RecordedRun) -> list[tuple[str, str, s
     versions = sorted(tag for tag in {*first.tags, *second.tags} if tag.startswith("version."))
     named = CIRCUMSTANCES | {f"version of {tag.removeprefix('version.')}": tag for tag in versions}
     values += [(name, first.tags.get(tag, "none"), second.tags.get(tag, "none")) for name, tag in named.items()]
-    return [(name, *pair) for name, *pair in values if pair[0] != pair[1]]
+    return [(name, before, after) for name, before, after in values if before != after]
 
 
 def write_comparison(first: RecordedRun, second: RecordedRun, pairing: Pairing, measure: str, folder: Path) -> Path:
