@@ -8,6 +8,7 @@ import numpy as np
 from torchmill.components.errors import UserError, shortened
 
 MOST_CLASSES = 10_000
+"""Largest number of classes."""
 
 Numbered = tuple[dict[str, np.ndarray], tuple[str, ...]]
 """Labels by split, and the names of the classes."""
@@ -59,19 +60,19 @@ def read(arrays: dict[str, np.ndarray], place: str, classes: tuple[str, ...]) ->
 
 def named(texts: Mapping[str, Sequence[str]], place: str, classes: tuple[str, ...] = ()) -> Numbered:
     """Return the numbers of classes that are given by name, and the names in their natural order."""
-    found = set(texts["train"])
-    order = classes or tuple(in_order(found))
+    names = set(texts["train"])
+    order = classes or tuple(in_order(names))
     for split, values in texts.items():
-        if unknown := set(values) - (found if not classes else set(order)):
+        if unknown := set(values) - (names if not classes else set(order)):
             whose = "train does not have" if not classes else "'classes' does not name"
             raise UserError(
                 f"{place}: {split} has {_count(len(unknown), 'class', 'classes')} that {whose}: "
                 f"{shortened([*map(repr, in_order(unknown))], 5)}.",
                 "A network can't answer what it never saw.",
             )
-    _check_number(len(found), len(texts["train"]), place, found)
+    _check_number(len(names), len(texts["train"]), place, names)
     ids = {name: number for number, name in enumerate(order)}
-    values = {split: np.array([ids[one] for one in held], np.int64) for split, held in texts.items()}
+    values = {split: np.array([ids[name] for name in column], np.int64) for split, column in texts.items()}
     return values, order
 
 
@@ -86,14 +87,14 @@ def _numbered(arrays: dict[str, np.ndarray], place: str, classes: tuple[str, ...
     return {split: array.astype(np.int64) for split, array in arrays.items()}, classes
 
 
-def _check_number(found: int, samples: int, place: str, names: Iterable[str]) -> None:
-    if found < 2:
+def _check_number(count: int, samples: int, place: str, names: Iterable[str]) -> None:
+    if count < 2:
         raise UserError(
-            f"{place}: all labels are the same, {shortened([*map(repr, sorted(names))], 5)}.", "Two classes at least."
+            f"{place}: all labels are the same, {shortened([*map(repr, sorted(names))], 5)}.", "There must be two classes at least."
         )
-    if found > MOST_CLASSES or (found > 20 and found > samples / 2):
+    if count > MOST_CLASSES or (count > 20 and count > samples / 2):
         raise UserError(
-            f"{place}: {found:,} different labels of {samples:,} samples are too many classes.",
+            f"{place}: {count:,} different labels of {samples:,} samples are too many classes.",
             "Is the task regression, or the label another column?",
         )
 
@@ -113,5 +114,5 @@ def width_of(arrays: Mapping[str, np.ndarray], place: str, classes: tuple[str, .
     return widths["train"]
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"a {one}" if number == 1 else f"{number:,} {many}"
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"a {singular}" if number == 1 else f"{number:,} {plural}"

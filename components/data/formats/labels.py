@@ -1,4 +1,4 @@
-"""Labels as they are given, texts or numbers, as the classes, yes-or-no labels or targets that they mean."""
+"""Labels as texts or numbers, converted to classes, yes-or-no labels or targets."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,39 +14,42 @@ logger = logging.getLogger("torchmill")
 
 @dataclass(frozen=True, eq=False)
 class Labels:
+    """The labels of all splits."""
+
     values: dict[str, np.ndarray]
-    """By split: classes int64 (N,), labels uint8 (N, K), or targets float32 (N, K)."""
+    """Classes int64 (N,), labels uint8 (N, K), or targets float32 (N, K), by split."""
     classes: tuple[str, ...]
     task: str
 
 
 def read_labels(
-    given: Mapping[str, np.ndarray | Sequence[str]],
+    raw: Mapping[str, np.ndarray | Sequence[str]],
     place: str,
     task: str | None = None,
     classes: tuple[str, ...] = (),
 ) -> Labels:
-    """Make labels of what each split gives; what they mean follows from what train gives, unless ``task`` says it.
+    """Convert raw labels. Those of train decide the task, unless ``task`` names it.
 
     Args:
-        place: named in errors.
-        classes: names; of texts these decide the order, of numbers the number of classes.
+        raw: texts or numbers by split.
+        place: file or function, for errors.
+        classes: names of the classes; for texts they set the order, for numbers the number of classes.
 
     Raises:
-        UserError: they fit no task, or a split holds a class that train has not.
+        UserError: labels fit no task, or a split has a class that train lacks.
     """
-    train = given["train"]
-    for split, values in given.items():
+    train = raw["train"]
+    for split, values in raw.items():
         if isinstance(values, np.ndarray) != isinstance(train, np.ndarray):
             raise UserError(f"{place}: labels of train are {_words(train)}, those of {split} are {_words(values)}.")
-    arrays = {split: np.asarray(values) for split, values in given.items()}
+    arrays = {split: np.asarray(values) for split, values in raw.items()}
     if all(array.ndim == 2 and array.shape[1] == 1 for array in arrays.values()) and task != "multilabel":
         arrays = {split: array[:, 0] for split, array in arrays.items()}
     if len(set(classes)) < len(classes):
-        twice = next(name for name in classes if classes.count(name) > 1)
-        raise UserError(f"{place}: 'classes' names '{twice}' twice.", "Give each class a name of its own.")
+        repeated = next(name for name in classes if classes.count(name) > 1)
+        raise UserError(f"{place}: 'classes' names '{repeated}' twice.", "Give each class a different name.")
     if not task:
-        task = _meant(arrays["train"], place)
+        task = _task_of(arrays["train"], place)
         if doubts := tasks.task(task).doubts(arrays["train"]):
             logger.warning("%s: %s", place, doubts)
     return Labels(*tasks.task(task).read_labels(arrays, place, classes), task)
@@ -56,7 +59,7 @@ def _words(values: np.ndarray | Sequence[str]) -> str:
     return f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else "texts"
 
 
-def _meant(train: np.ndarray, place: str) -> str:
+def _task_of(train: np.ndarray, place: str) -> str:
     if train.ndim > 2:
         raise UserError(f"{place}: labels have the shape {train.shape}.", "Give (N,) or (N, K).")
     for name in tasks.names():

@@ -218,7 +218,7 @@ def test_arguments_are_given_and_the_data_is_prepared(load, tmp_path):
         ("return {'train': (pixels, classes), 'val': 1, 'valid': 1}", "gives 'validation' twice, once as 'valid'"),
         ("return pixels, classes[:9]", "40 inputs and 9 labels"),
         ("return pixels[:0], classes[:0]", "is empty"),
-        ("return pixels.astype('int64'), classes", "Give uint8 where they are images"),
+        ("return pixels.astype('int64'), classes", "Give uint8 for images, float32 for numbers"),
         ("return np.where(numbers > 0.9, np.nan, numbers), classes", "no finite numbers; the first is number"),
         ("return [[1, 2], [3]], [0, 1]", r"number 1 has the shape \(1,\), number 0 \(2,\)"),
         ("return numbers, classes * 0", "all labels are the same, '0'"),
