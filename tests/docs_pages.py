@@ -1,4 +1,4 @@
-"""What the pages in docs/ say in a form that can be checked: commands, snippets, quoted output, paths, links."""
+"""Read the pages in docs/: commands, snippets, quoted output, paths and links, which tests check."""
 
 import ast
 import functools
@@ -112,7 +112,7 @@ class Template:
 
     pattern: re.Pattern[str]
     fixed: int
-    """Number of its own characters."""
+    """Number of characters outside the placeholders."""
 
     def fits(self, line: str) -> bool:
         return self.fixed >= FIXED_SHARE * len(line) and bool(self.pattern.fullmatch(line))
