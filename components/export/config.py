@@ -13,16 +13,16 @@ class ExportConfig(Section):
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1, 2, 7, 256), min_length=1)
     """Batch sizes at which the whole test split is compared."""
     int8: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "off"
-    """Also write model.int8.onnx, calibrated on training data: auto keeps it if it is faster and within the budget,
-    by a measurement; on fails otherwise."""
+    """Also write model.int8.onnx, calibrated on training data: auto keeps it if it is measurably faster and within the
+    budget; on fails otherwise."""
     fp16: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "off"
-    """Also write model.fp16.onnx, for GPUs; it is measured where onnxruntime has one."""
+    """Also write model.fp16.onnx for GPUs; its speed is measured if onnxruntime has a GPU."""
     budget: float = Field(0.005, ge=0, le=1)
-    """Accuracy that a smaller model may lose at most: upper end of the paired loss's 95 % interval."""
+    """Largest loss of accuracy of a smaller model: upper end of the paired loss's 95 % interval."""
     register_as: Annotated[str | None, BeforeValidator(none_from_text)] = Field(
         None, pattern=r"^[A-Za-z0-9][\w.-]{0,99}$", json_schema_extra=NOT_IN_KEY
     )
-    """Name in the model registry; none makes it from data and network."""
+    """Name in the model registry; if none, made from data and network."""
 
     @field_validator("batch_sizes", mode="before")
     @classmethod

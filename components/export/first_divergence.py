@@ -1,4 +1,4 @@
-"""Where an ONNX model goes another way than the network it came from."""
+"""The first layer at which an ONNX model differs from its network."""
 
 import numpy as np
 import onnx
@@ -10,32 +10,32 @@ from torchmill.components.onnx_model.run import answers
 from torchmill.components.onnx_model.session import open_session
 
 NEAR = 1e-3
-"""Relative difference up to which two values count as the same; what is looked for is mostly far greater."""
+"""Largest relative difference of two equal values; real faults are mostly far greater."""
 
 
 def first_divergence(proto: onnx.ModelProto, model: StandardizedModel, inputs: np.ndarray) -> str:
-    """Run both on the same inputs and say between which layers they part.
+    """Run both on the same inputs and return the layers between which they part, in words.
 
-    A layer counts as alike if anything within the graph has its values, in whatever shape: the exporter keeps no
-    names, and may merge layers.
+    A layer counts as equal if any tensor of the graph has the same values, in any shape: the exporter keeps no names,
+    and may merge layers.
 
     Args:
-        model: in evaluation mode, on the processor.
-        inputs: as the ONNX model takes them.
+        model: the network in eval mode, on the CPU.
+        inputs: inputs in the ONNX model's dtype.
     """
     layers = _outputs_of_layers(model, inputs)
     values = _inner_values(proto, next(iter(proto.graph.input)).name, inputs)
-    alike = [_is_among(output, values) for _, output in layers]
-    if not any(alike):
+    equal = [_is_among(output, values) for _, output in layers]
+    if not any(equal):
         return f"in what comes before or in the first layer, {layers[0][0]}" if layers else "in the network itself"
-    last = max(place for place, same in enumerate(alike) if same)
+    last = max(number for number, same in enumerate(equal) if same)
     if last == len(layers) - 1:
         return f"behind the last layer, {layers[-1][0]}"
     return f"behind layer {layers[last][0]}, at {layers[last + 1][0]}"
 
 
 def _outputs_of_layers(model: StandardizedModel, inputs: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    found: list[tuple[str, np.ndarray]] = []
+    layers: list[tuple[str, np.ndarray]] = []
     handles = []
     for name, layer in model.network.named_modules():
         if next(layer.children(), None) is None and name:
@@ -43,7 +43,7 @@ def _outputs_of_layers(model: StandardizedModel, inputs: np.ndarray) -> list[tup
             def keep(_layer: nn.Module, _inputs: object, output: object, name: str = name) -> None:
                 first = output[0] if isinstance(output, tuple | list) and output else output
                 if isinstance(first, Tensor):
-                    found.append((f"{name} ({type(_layer).__name__})", first.detach().numpy()))
+                    layers.append((f"{name} ({type(_layer).__name__})", first.detach().numpy()))
 
             handles.append(layer.register_forward_hook(keep))
     try:
@@ -52,22 +52,24 @@ def _outputs_of_layers(model: StandardizedModel, inputs: np.ndarray) -> list[tup
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return layers
 
 
 def _inner_values(proto: onnx.ModelProto, name: str, inputs: np.ndarray) -> list[np.ndarray]:
     wider = onnx.ModelProto()
     wider.CopyFrom(proto)
-    known = {value.name for value in wider.graph.output}
+    outputs = {value.name for value in wider.graph.output}
     for node in wider.graph.node:
-        wider.graph.output.extend(onnx.ValueInfoProto(name=one) for one in node.output if one and one not in known)
+        inner = [value for value in node.output if value and value not in outputs]
+        wider.graph.output.extend(onnx.ValueInfoProto(name=value) for value in inner)
     session = open_session(wider.SerializeToString())
     return [value for value in answers(session, None, **{name: inputs}) if value.dtype == np.float32]
 
 
 def _is_among(output: np.ndarray, values: list[np.ndarray]) -> bool:
-    wanted = np.sort(output.ravel())
-    scale = max(1e-6, float(np.abs(wanted).max()))
+    expected = np.sort(output.ravel())
+    scale = max(1e-6, float(np.abs(expected).max()))
     return any(
-        value.size == wanted.size and np.abs(np.sort(value.ravel()) - wanted).max() <= NEAR * scale for value in values
+        value.size == expected.size and np.abs(np.sort(value.ravel()) - expected).max() <= NEAR * scale
+        for value in values
     )

@@ -1,4 +1,4 @@
-"""What an ONNX file has to stand, besides the comparison of its outputs, before it is published."""
+"""Checks of an ONNX file before it is published, in addition to the comparison of its outputs."""
 
 import json
 from collections.abc import Callable
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     import onnxruntime
 
 SAMPLE = 64
-"""Of test samples, for what needs not all of them."""
+"""Number of test samples for gates that don't need all of them."""
 SIZES = ((1.0, 1.0), (1.5, 1.5), (0.8, 0.8), (1.3, 2.1), (2.4, 1.2))
-"""Of pictures, beside those of training: height and width."""
+"""Picture sizes to try: height and width, relative to training's."""
 LEVELS = 1
-"""By so many of 255 a prepared pixel may differ from Pillow's, whose versions round ties and order passes otherwise."""
+"""Largest difference of a prepared pixel from Pillow's, of 255 levels: Pillow's versions round ties differently."""
 NOISE = (1e-4, 1e-3, 1e-2)
-"""Relative changes of all weights, of which the comparison has to notice the last; a larger one if more is allowed."""
+"""Relative changes of all weights. The comparison must notice the last, or a larger one if it allows more."""
 REFERENCE_SAMPLES, REFERENCE_FLOPS = 2, 4e8
-"""ONNX's reference implementation is slow: what it is given, and the work for a sample beyond which it is spared it."""
+"""Number of samples for ONNX's reference implementation, and its limit of work per sample: it is slow."""
 DECIMALS = 1e-5
 LEARN = "train it for longer, or look at its learning rate and its data"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Something that was looked at."""
+    """The finding of one check."""
 
     name: str
     evidence: str
@@ -47,15 +47,15 @@ class Gate:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An ONNX model that is to be published, and all that it is held against."""
+    """An ONNX model to check, with the network, data and outputs to compare it with."""
 
     proto: onnx.ModelProto
     model: StandardizedModel
-    """The network it came from, in evaluation mode, on the processor."""
+    """The network that it was exported from, in eval mode, on the CPU."""
     data: DataRef
     test: Samples
     judge: Judgement
-    """On the whole test split."""
+    """Reference outputs on the whole test split."""
     temperature: float
 
     def session(self, proto: onnx.ModelProto | None = None) -> "onnxruntime.InferenceSession":
@@ -63,45 +63,44 @@ class Candidate:
 
 
 def gates(candidate: Candidate) -> list[Gate]:
-    """Look at everything that applies to a candidate."""
-    return [gate for name, look in LOOKS.items() if (gate := _looked(name, look, candidate))]
+    """Run every check that applies to a candidate; a check that raises has failed."""
+    return [gate for name, check in CHECKS.items() if (gate := _run(name, check, candidate))]
 
 
-def _looked(name: str, look: "Look", candidate: Candidate) -> Gate | None:
+def _run(name: str, check: "Check", candidate: Candidate) -> Gate | None:
     try:
-        return look(candidate)
-    except Exception as error:  # onnxruntime's errors have no base of their own
+        return check(candidate)
+    except Exception as error:  # onnxruntime's errors share no base class
         return Gate(name, f"it fails: {' '.join(str(error).split())[:300]}", False)
 
 
 def meaning(candidate: Candidate) -> Gate | None:
-    """Do labels and probabilities follow from the logits, and are the labels those of the data?"""
+    """Check that labels and probabilities follow from the logits, and that the labels are those of the data."""
     data = candidate.data
     if not data.task_object.has_probabilities:
         return None
-    told = {entry.key: entry.value for entry in candidate.proto.metadata_props}
-    if json.loads(told.get(names.CLASSES, "[]")) != list(data.classes):
+    metadata = {entry.key: entry.value for entry in candidate.proto.metadata_props}
+    if json.loads(metadata.get(names.CLASSES, "[]")) != list(data.classes):
         return Gate("labels", "the labels in the metadata are not those of the data, in their order", False)
-    inputs, _ = _some(candidate.test)
-    named = {data.field.onnx_input: inputs}
+    inputs = {data.field.onnx_input: _first_inputs(candidate.test)}
     logits, probabilities, labels = answers(
-        candidate.session(), [data.task_object.onnx_output, names.PROBABILITIES, names.LABELS], **named
+        candidate.session(), [data.task_object.onnx_output, names.PROBABILITIES, names.LABELS], **inputs
     )
-    # From the network itself, not from the logits that came with them.
+    # The expected probabilities come from the network itself, not from the model's logits.
     exact = predict_double(candidate.model, candidate.test.first(SAMPLE))
     expected = data.task_object.probabilities(exact, candidate.temperature)
     expected_labels = data.task_object.labels(logits, data.classes)
     worst = float(np.abs(probabilities - expected).max())
     off = max(1e-4, 2 * candidate.judge.allowed)
     if not worst <= off:
-        return Gate("labels", f"probabilities differ by {worst:.3g} from what the network's logits give", False)
+        return Gate("labels", f"probabilities differ by {worst:.3g} from those of the network's logits", False)
     if wrong := int(np.not_equal(labels, expected_labels).reshape(len(labels), -1).any(1).sum()):
-        return Gate("labels", f"labels of {wrong} of {len(labels)} samples are not what their logits say", False)
-    return Gate("labels", f"labels and probabilities are what the logits of {len(labels)} samples say ({worst:.1e})")
+        return Gate("labels", f"labels of {wrong} of {len(labels)} samples don't follow from their logits", False)
+    return Gate("labels", f"labels and probabilities follow from the logits of {len(labels)} samples ({worst:.1e})")
 
 
 def pictures(candidate: Candidate) -> Gate | None:
-    """Are pictures of other sizes, in either layout, prepared as training's were?"""
+    """Check that pictures of other sizes, in either layout, are prepared like training's."""
     data = candidate.data
     if not data.field.is_picture:
         return None
@@ -113,19 +112,19 @@ def pictures(candidate: Candidate) -> Gate | None:
     worst, off, seen = 0, 0, 0
     for tall, wide in SIZES:
         size = (round(height * tall), round(width * wide))
-        large = np.stack([_scaled(one, size) for one in pixels])
+        large = np.stack([_scaled(picture, size) for picture in pixels])
         outputs, prepared = answers(session, [data.task_object.onnx_output, names.PREPARED], pixels=large)
         if channels in (1, 3):
             (turned,) = answers(
                 session, [data.task_object.onnx_output], pixels=np.ascontiguousarray(large.transpose(0, 2, 3, 1))
             )
             if not np.array_equal(outputs, turned):
-                return Gate("pictures", f"{size[0]}x{size[1]} answers otherwise where channels are last", False)
-            wanted = np.stack(
-                [_planes(ImageOps.fit(_image(one), (width, height), Image.Resampling.BILINEAR)) for one in large]
-            )
-            difference = np.abs(prepared.astype(int) - wanted)
-            worst, off, seen = max(worst, int(difference.max())), off + int((difference > 0).sum()), seen + wanted.size
+                return Gate("pictures", f"{size[0]}x{size[1]}: answers differ if channels are last", False)
+            fitted = (ImageOps.fit(_image(p), (width, height), Image.Resampling.BILINEAR) for p in large)
+            expected = np.stack([_planes(image) for image in fitted])
+            difference = np.abs(prepared.astype(int) - expected)
+            worst, off = max(worst, int(difference.max())), off + int((difference > 0).sum())
+            seen += expected.size
             if worst > LEVELS:
                 return Gate(
                     "pictures", f"{size[0]}x{size[1]}: a prepared pixel differs by {worst} of 255 from Pillow's", False
@@ -134,35 +133,35 @@ def pictures(candidate: Candidate) -> Gate | None:
         apart = float(np.abs(outputs / candidate.judge.units - exact).max())
         if not apart <= candidate.judge.allowed:
             return Gate("pictures", f"{size[0]}x{size[1]}: outputs differ by {apart:.3g}", False)
-    like = f"{percent(off / max(seen, 1))} of their pixels a level off Pillow's, " if seen else ""
-    return Gate("pictures", f"{len(SIZES)} sizes of pictures, {like}answers as the network's, channels first or last")
+    likeness = f"{percent(off / max(seen, 1))} of their pixels a level off Pillow's, " if seen else ""
+    return Gate("pictures", f"{len(SIZES)} picture sizes: {likeness}the network's answers, channels first or last")
 
 
 def texts(candidate: Candidate) -> Gate | None:
-    """Are texts of other lengths, and ids that nobody knows, taken as they should be?"""
+    """Check texts of other lengths, unknown token ids and empty texts."""
     data = candidate.data
     if not data.field.is_sequence:
         return None
-    inputs, _ = _some(candidate.test)
+    inputs = _first_inputs(candidate.test)
     (longest,) = data.shape
     padded = np.zeros((len(inputs), longest + 5), np.int64)
     padded[:, : inputs.shape[1]] = inputs
     odd = padded.copy()
     odd[0, 0], odd[-1, 0], odd[len(odd) // 2] = -3, data.vocabulary_size + 7, 0
-    known = odd[:, :longest].copy()
-    known[0, 0] = known[-1, 0] = known[len(odd) // 2, 0] = 1
+    clean = odd[:, :longest].copy()
+    clean[0, 0] = clean[-1, 0] = clean[len(odd) // 2, 0] = 1
     session = candidate.session()
-    for name, given, taken in (("padded", padded, padded[:, :longest]), ("unknown tokens", odd, known)):
-        outputs = answers(session, [data.task_object.onnx_output], tokens=given)[0] / candidate.judge.units
-        exact = predict_double(candidate.model, _as_samples(taken, candidate.test)) / candidate.judge.units
+    for name, raw, prepared in (("padded", padded, padded[:, :longest]), ("unknown tokens", odd, clean)):
+        outputs = answers(session, [data.task_object.onnx_output], tokens=raw)[0] / candidate.judge.units
+        exact = predict_double(candidate.model, _as_samples(prepared, candidate.test)) / candidate.judge.units
         apart = float(np.abs(outputs - exact).max())
         if not apart <= candidate.judge.allowed:
             return Gate("texts", f"{name}: outputs differ by {apart:.3g}", False)
-    return Gate("texts", f"texts padded beyond {longest} tokens, unknown ids and empty texts answer as the network's")
+    return Gate("texts", f"texts padded beyond {longest} tokens, unknown ids and empty texts: the network's answers")
 
 
 def constant(candidate: Candidate) -> Gate | None:
-    """Does it answer anything but one thing? Whatever is compared then proves nothing."""
+    """Check that the network's answers vary: the comparison of a constant proves nothing."""
     judge = candidate.judge
     if len(judge.outputs) < 2 or len(np.unique(judge.truth, axis=0)) < 2:
         return None
@@ -171,16 +170,16 @@ def constant(candidate: Candidate) -> Gate | None:
         return Gate(
             "constant", f"the network gives all {len(judge.outputs):,} samples the same outputs; {LEARN}", False
         )
-    given = len(np.unique(judge.answers(judge.outputs), axis=0))
-    if given == 1 and judge.task_object.is_exclusive:
+    distinct = len(np.unique(judge.answers(judge.outputs), axis=0))
+    if distinct == 1 and judge.task_object.is_exclusive:
         return Gate("constant", f"the network gives all {len(judge.outputs):,} samples the same answer; {LEARN}", False)
-    return Gate("constant", f"{given:,} different answers to {len(judge.outputs):,} samples")
+    return Gate("constant", f"{distinct:,} different answers to {len(judge.outputs):,} samples")
 
 
 def power(candidate: Candidate) -> Gate | None:
-    """Would the comparison notice weights that are a little off?"""
-    inputs, _ = _some(candidate.test)
-    wanted = candidate.judge.outputs[: len(inputs)]
+    """Check that the comparison would notice slightly wrong weights."""
+    inputs = _first_inputs(candidate.test)
+    expected = candidate.judge.outputs[: len(inputs)]
     name = candidate.data.field.onnx_input
     largest = max(NOISE[-1], 10 * candidate.judge.allowed / max(1.0, float(np.abs(candidate.judge.outputs).max())))
     for noise in (*NOISE[:-1], largest):
@@ -188,14 +187,14 @@ def power(candidate: Candidate) -> Gate | None:
         if changed is None:
             return None
         (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **{name: inputs})
-        apart = float(np.abs(outputs / candidate.judge.units - wanted).max())
+        apart = float(np.abs(outputs / candidate.judge.units - expected).max())
         if not apart <= candidate.judge.allowed:
-            return Gate("power", f"weights that are off by {noise:g} of themselves would be noticed ({apart:.1e})")
-    return Gate("power", f"weights that are off by {largest:g} of themselves would not be noticed", False)
+            return Gate("power", f"a relative error of {noise:g} in the weights would be noticed ({apart:.1e})")
+    return Gate("power", f"a relative error of {largest:g} in the weights would not be noticed", False)
 
 
 def reference(candidate: Candidate) -> Gate | None:
-    """Does another implementation of ONNX give the same, written by other people in another language?"""
+    """Check that ONNX's reference implementation, which is independent of onnxruntime, gives the same outputs."""
     from onnx.reference import ReferenceEvaluator
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -204,21 +203,21 @@ def reference(candidate: Candidate) -> Gate | None:
         candidate.model(few.take(torch.arange(1))[0])
     if counter.get_total_flops() > REFERENCE_FLOPS:
         return Gate("reference", f"not tried: {counter.get_total_flops():.1e} operations a sample would take minutes")
-    inputs, _ = _some(few)
+    inputs = _first_inputs(few)
     output = candidate.data.task_object.onnx_output
     try:
-        (given, *_) = ReferenceEvaluator(candidate.proto).run([output], {candidate.data.field.onnx_input: inputs})
-    except (NotImplementedError, RuntimeError, TypeError) as error:  # an operator that it does not have
-        return Gate("reference", f"not to be had: {' '.join(str(error).split())[:200]}")
-    apart = float(np.abs(np.asarray(given) / candidate.judge.units - candidate.judge.outputs[: len(inputs)]).max())
-    told = f"ONNX's reference implementation differs by {apart:.1e} on {len(inputs)} samples"
-    return Gate("reference", told, apart <= candidate.judge.allowed)
+        (outputs, *_) = ReferenceEvaluator(candidate.proto).run([output], {candidate.data.field.onnx_input: inputs})
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # it lacks an operator
+        return Gate("reference", f"not available: {' '.join(str(error).split())[:200]}")
+    apart = float(np.abs(np.asarray(outputs) / candidate.judge.units - candidate.judge.outputs[: len(inputs)]).max())
+    evidence = f"ONNX's reference implementation differs by {apart:.1e} on {len(inputs)} samples"
+    return Gate("reference", evidence, apart <= candidate.judge.allowed)
 
 
-def _some(test: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Give a few samples as the model takes them, and their labels."""
-    inputs, labels = test.first(SAMPLE).take(torch.arange(min(SAMPLE, len(test))))
-    return as_taken(inputs), labels.numpy()
+def _first_inputs(test: Samples) -> np.ndarray:
+    """Return the first test inputs in the ONNX model's dtype."""
+    inputs, _ = test.first(SAMPLE).take(torch.arange(min(SAMPLE, len(test))))
+    return as_taken(inputs)
 
 
 def _as_samples(inputs: np.ndarray, test: Samples) -> Samples:
@@ -237,13 +236,13 @@ def _planes(image: Any) -> np.ndarray:
 
 
 def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Give a picture (C, H, W) another height and width; the nearest pixel will do."""
-    rows, columns = (np.arange(wanted) * given // wanted for wanted, given in zip(size, pixels.shape[1:], strict=True))
+    """Scale a picture (C, H, W) to a height and width by nearest neighbour."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, pixels.shape[1:], strict=True))
     return pixels[:, rows][:, :, columns]
 
 
 def _with_prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Have a model give what its network itself gets, too."""
+    """Return a copy of a model that also outputs its network's prepared input."""
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
     changed.graph.output.append(next(value for value in changed.graph.value_info if value.name == names.PREPARED))
@@ -251,21 +250,21 @@ def _with_prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _noisy(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto | None:
-    """Change all weights by a random share of themselves; none where there are none."""
-    changed, rng, found = onnx.ModelProto(), np.random.default_rng(0), False
+    """Return a copy of a model with random relative errors in all weights; None if it has no weights."""
+    changed, rng, has_weights = onnx.ModelProto(), np.random.default_rng(0), False
     changed.CopyFrom(proto)
     for weight in changed.graph.initializer:
         if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) > 1 and np.prod(weight.dims) > 1:
             values = numpy_helper.to_array(weight)
             off = values * (1 + noise * rng.standard_normal(values.shape))
             weight.CopyFrom(numpy_helper.from_array(off.astype(np.float32), weight.name))
-            found = True
-    return changed if found else None
+            has_weights = True
+    return changed if has_weights else None
 
 
-Look = Callable[[Candidate], Gate | None]
+Check = Callable[[Candidate], Gate | None]
 
-LOOKS: dict[str, Look] = {
+CHECKS: dict[str, Check] = {
     "labels": meaning,
     "pictures": pictures,
     "texts": texts,

@@ -1,8 +1,9 @@
-"""A page about a model for those who deploy it, in the form of a model card (Mitchell et al. 2019)."""
+"""A model card for those who deploy a model (Mitchell et al. 2019)."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -33,85 +34,121 @@ def write_card(
     model: ExportRef,
     made_by: Mapping[str, str],
 ) -> Path:
-    """Write ``MODEL_CARD.md`` into ``folder`` about a model that passed, from what was found.
+    """Write ``MODEL_CARD.md`` into ``folder`` about a model that passed its checks.
 
     Args:
-        model: whose files may be an earlier run's.
-        made_by: run, commit and whatever else tells where it came from.
+        model: files of the model; an earlier run may have written them.
+        made_by: origin of the model by name: run, commit and the like. Empty values are left out.
     """
     parity = json.loads(model.report.path.read_text(encoding="utf-8"))
     proto = onnx.load(str(model.onnx.path))
-    described = {entry.key: entry.value for entry in proto.metadata_props}
-    measure = scores.measure.replace("_", " ")
-    low, high = (shown(scores.measure, value) for value in (scores.score_low, scores.score_high))
-    files = {one.path.name: one.sha256 for one in (model.onnx, model.example, *model.smaller) if one}
-    name = proto.graph.input[0].name
-    snippet = data.field.snippet(data.shape)
-    columns = (
-        Columns.from_json(described[names.COLUMNS])
-        if not data.field.is_sequence and names.COLUMNS in described
-        else None
-    )
-    if columns:
-        row = {one.name: one.categories[0] if one.categories else 0 for one in columns.columns}
-        snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))
-    imports = "import json\n\n" * ("json." in snippet) + "import numpy as np\nimport onnxruntime\n"
-    imports += "from PIL import Image\n" * ("Image." in snippet)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    columns = None
+    if not data.field.is_sequence and names.COLUMNS in metadata:
+        columns = Columns.from_json(metadata[names.COLUMNS])
+    input_name = proto.graph.input[0].name
     lines = [
-        f"# {network.reference} on {data.name}",
-        "",
-        f"**{measure.capitalize()} {shown(scores.measure, scores.score)}** on {scores.samples:,} test samples "
-        f"(95 % interval {low} to {high}). {network.parameters:,} parameters.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| Input `{name}` | {described[names.INPUT]} |",
-        f"| Prepared within | {described[names.PREPROCESSING]} |",
-        f"| Output | {described[names.OUTPUT]} |",
-        f"| Answers | {shortened(data.classes, 12)} |",
-        *([f"| Temperature | {described[names.TEMPERATURE]} |"] if names.TEMPERATURE in described else []),
-        "",
-        "```python",
-        imports,
-        "session = onnxruntime.InferenceSession('model.onnx')",
-        snippet,
-        f"print(session.run(None, {{'{name}': {name}}}))",
-        "```",
-        "",
+        *_summary_lines(network, data, scores),
+        *_interface_lines(input_name, data, metadata),
+        *_code_lines(input_name, data, columns),
         *(_column_lines(columns) if columns else ()),
-        "## What it is for",
-        "",
-        f"Inputs like those of {data.name}: {data.train_size:,} training samples of {data.outputs}. What else it is "
-        "given it answers, too, and as surely. For whom it is fair or safe was not looked at.",
-        "",
-        "## How it was proven",
-        "",
-        f"Compared with the network it came from on {parity['samples']:,} test samples at batch sizes "
-        f"{', '.join(str(one['batch_size']) for one in parity['by_batch_size'])}, in float64: largest difference "
-        f"{parity['max_abs_diff']:.1e} of {parity['allowed']:.1e} allowed, {percent(parity['agreement'])} of the "
-        "answers agree.",
-        "",
-        *(f"- {gate['name']}: {gate['evidence']}" for gate in parity["gates"]),
-        "",
-        "`example.npz` holds a few inputs and all outputs to replay.",
-        "",
-        "## Where it came from",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {what} | {value} |" for what, value in made_by.items() if value),
-        f"| Data | {data.name}, {data.source}, sha256 {data.sha256} |",
-        *(f"| {file} | sha256 {digest} |" for file, digest in files.items()),
+        *_use_lines(data),
+        *_proof_lines(parity),
+        *_origin_lines(data, model, made_by),
     ]
     path = folder / "MODEL_CARD.md"
     write_text(path, "\n".join(lines) + "\n")
     return path
 
 
+def _summary_lines(network: NetworkRef, data: DataRef, scores: EvaluationRef) -> list[str]:
+    measure = scores.measure.replace("_", " ")
+    low, high = (shown(scores.measure, value) for value in (scores.score_low, scores.score_high))
+    return [
+        f"# {network.reference} on {data.name}",
+        "",
+        f"**{measure.capitalize()} {shown(scores.measure, scores.score)}** on {scores.samples:,} test samples "
+        f"(95 % interval {low} to {high}). {network.parameters:,} parameters.",
+        "",
+    ]
+
+
+def _interface_lines(input_name: str, data: DataRef, metadata: Mapping[str, str]) -> list[str]:
+    return [
+        "| | |",
+        "|---|---|",
+        f"| Input `{input_name}` | {metadata[names.INPUT]} |",
+        f"| Prepared within | {metadata[names.PREPROCESSING]} |",
+        f"| Output | {metadata[names.OUTPUT]} |",
+        f"| Answers | {shortened(data.classes, 12)} |",
+        *([f"| Temperature | {metadata[names.TEMPERATURE]} |"] if names.TEMPERATURE in metadata else []),
+        "",
+    ]
+
+
+def _code_lines(input_name: str, data: DataRef, columns: Columns | None) -> list[str]:
+    """Return a Python example that runs the model on one input."""
+    snippet = data.field.snippet(data.shape)
+    if columns:
+        row = {column.name: column.categories[0] if column.categories else 0 for column in columns.columns}
+        snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))
+    imports = "import json\n\n" * ("json." in snippet) + "import numpy as np\nimport onnxruntime\n"
+    imports += "from PIL import Image\n" * ("Image." in snippet)
+    return [
+        "```python",
+        imports,
+        "session = onnxruntime.InferenceSession('model.onnx')",
+        snippet,
+        f"print(session.run(None, {{'{input_name}': {input_name}}}))",
+        "```",
+        "",
+    ]
+
+
+def _use_lines(data: DataRef) -> list[str]:
+    return [
+        "## Intended use",
+        "",
+        f"Inputs like those of {data.name}: {data.train_size:,} training samples of {data.outputs}. The model answers "
+        "any other input, too, and just as confidently. Fairness and safety were not examined.",
+        "",
+    ]
+
+
+def _proof_lines(parity: Mapping[str, Any]) -> list[str]:
+    """Return the comparison with the network and the findings of the gates, from ``parity.json``."""
+    sizes = ", ".join(str(comparison["batch_size"]) for comparison in parity["by_batch_size"])
+    return [
+        "## Verification",
+        "",
+        f"Compared with the trained network on {parity['samples']:,} test samples at batch sizes {sizes}, in float64: "
+        f"largest difference {parity['max_abs_diff']:.1e} of {parity['allowed']:.1e} allowed, "
+        f"{percent(parity['agreement'])} of the answers agree.",
+        "",
+        *(f"- {gate['name']}: {gate['evidence']}" for gate in parity["gates"]),
+        "",
+        "`example.npz` holds a few inputs and all outputs to replay.",
+        "",
+    ]
+
+
+def _origin_lines(data: DataRef, model: ExportRef, made_by: Mapping[str, str]) -> list[str]:
+    files = {file.path.name: file.sha256 for file in (model.onnx, model.example, *model.smaller) if file}
+    return [
+        "## Origin",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {label} | {value} |" for label, value in made_by.items() if value),
+        f"| Data | {data.name}, {data.source}, sha256 {data.sha256} |",
+        *(f"| {file} | sha256 {digest} |" for file, digest in files.items()),
+    ]
+
+
 def _column_lines(columns: Columns) -> list[str]:
-    """A table of what stands in a row."""
+    """Return a table of the input's columns and their categories."""
     lines = ["| Column | Holds |", "|---|---|"]
-    for one in columns.columns[:COLUMNS_SHOWN]:
-        lines.append(f"| {one.name} | {shortened(one.categories, 12) if one.categories else 'a number'} |")
+    for column in columns.columns[:COLUMNS_SHOWN]:
+        lines.append(f"| {column.name} | {shortened(column.categories, 12) if column.categories else 'a number'} |")
     more = len(columns.columns) - COLUMNS_SHOWN
     return [*lines, *([f"| and {more} more | see `columns` in the metadata |"] if more > 0 else []), ""]

@@ -1,4 +1,4 @@
-"""Does an ONNX file give the answers of the network it came from?"""
+"""The comparison of an ONNX file with the network that it was exported from."""
 
 import copy
 import json
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 JUDGE_BATCH = 64  # torch's convolutions in float64 are twice as fast as at 256: more stays in the cache
 
 SOME = 1000
-"""Test samples that are compared at all batch sizes but the largest."""
+"""Number of test samples to compare at all batch sizes but the largest."""
 
-COARSEST = 0.01  # of the largest logit: an allowed difference beyond that would let anything pass
+COARSEST = 0.01  # largest useful tolerance, relative to the largest logit: anything would pass beyond it
 
 
 @dataclass(frozen=True)
 class BatchComparison:
-    """The ONNX model at one batch size against torch in float64, over the whole test split."""
+    """Results of the ONNX model at one batch size, compared with torch in float64."""
 
     batch_size: int
     max_abs_diff: float
     agreement: float
     """Share of samples with the same answer."""
     score: float
-    """Of the ONNX model, by the measure of the task."""
+    """Score of the ONNX model, by the measure of the task."""
     samples: int
-    """Of the test split, evenly spread, where it is not all of it."""
+    """Number of test samples, evenly spread over the split."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Parity:
     torch_score: float
     """Accuracy, share of right labels, or R²."""
     onnx_score: float
-    """Over all samples."""
+    """The same measure of the ONNX model, over all samples."""
     score_difference: tuple[float, float, float] | None
-    """Of accuracies, ONNX less torch, with its 95 % interval; none for other measures."""
+    """Difference of accuracies, ONNX less torch, with its 95 % interval; None for other measures."""
     max_abs_diff: float
     """Largest over all batch sizes."""
     agreement: float
@@ -66,9 +66,9 @@ class Parity:
     """Torch's own rounding: float32 against float64."""
     largest_logit: float
     allowed: float
-    """``max_abs_diff`` must not exceed it."""
+    """Upper limit of ``max_abs_diff``."""
     distinct_answers: int
-    """Different answers that are given at all."""
+    """Number of different answers over the test split."""
     by_batch_size: tuple[BatchComparison, ...]
     complaints: tuple[str, ...]
     judge: "Judgement" = field(repr=False)
@@ -78,58 +78,58 @@ class Parity:
         return not self.complaints
 
     def as_json(self, **more: Any) -> str:
-        """The comparison as JSON, in which an infinite difference is null."""
-        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "judge"}
-        told["by_batch_size"] = [asdict(one) for one in self.by_batch_size]
-        return json.dumps(_finite({"passed": self.passed, **told, **more}), indent=1, allow_nan=False)
+        """Return the comparison as JSON, in which an infinite difference is null."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "judge"}
+        values["by_batch_size"] = [asdict(comparison) for comparison in self.by_batch_size]
+        return json.dumps(_finite({"passed": self.passed, **values, **more}), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, tuple | list):
-        return [_finite(one) for one in value]
+        return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the network answers, by which the ONNX model is judged."""
+    """The network's answers in float64: the reference for the ONNX model."""
 
     outputs: np.ndarray
-    """Float64, (samples, classes, labels or targets)."""
+    """Float64, (samples, outputs): logits of classes or labels, or values of targets."""
     truth: np.ndarray
     """Labels, in the units of the outputs."""
     task: str
     units: np.ndarray
-    """What the targets of a regression, and the outputs for them, are divided by."""
+    """Divisors of regression targets and their outputs: the targets' standard deviations."""
     allowed: float
 
     def answers(self, outputs: np.ndarray) -> np.ndarray:
-        """Return what outputs mean: a class, or yes and no for each label; numbers are their own answer."""
+        """Return a class for each sample, or a bool for each label; numbers are their own answer."""
         return self.task_object.answers(outputs)
 
     def differing(self, outputs: np.ndarray) -> np.ndarray:
-        """Return samples with another answer; bool, (samples,). Of numbers: those that differ by more than allowed."""
+        """Return True for samples with another answer, (samples,); numbers may differ by ``allowed``."""
         return self.task_object.differing(outputs, self.outputs, self.allowed)
 
     @property
     def undecided(self) -> np.ndarray:
-        """Samples so near to another answer that an allowed difference may turn theirs."""
+        """True for samples whose answer an allowed difference may change, (samples,)."""
         return self.task_object.undecided(self.outputs, self.allowed)
 
     def part(self, indices: Tensor) -> "Judgement":
-        """Judge some samples alone."""
+        """Return the judgement of a part of the samples."""
         chosen = indices.numpy()
         return replace(self, outputs=self.outputs[chosen], truth=self.truth[chosen])
 
     @property
     def task_object(self) -> tasks.Task:
-        """Everything that depends on the task."""
+        """The task's own code."""
         return tasks.task(self.task)
 
     def measured(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the main measure of each sample, (samples,); bool if answers are right or wrong."""
+        """Return the main measure of each sample, (samples,); bool if an answer is either right or wrong."""
         return self.task_object.measure(outputs, self.truth)[self.task_object.main_measure]
 
     def score(self, outputs: np.ndarray) -> float:
@@ -145,68 +145,84 @@ def compare(
     batch_sizes: Sequence[int],
     tolerance: float,
 ) -> Parity:
-    """Run an ONNX file in onnxruntime over the test split, at each batch size, and hold it against torch.
+    """Run an ONNX file in onnxruntime over the test split, at each batch size, and compare it with torch.
 
-    Torch in float64 is the judge: both float32 runs round, and neither is right where they differ. Allowed is
-    ``tolerance`` times the largest output (at least 1), or eight times torch's own rounding where that is more.
-    Answers may differ only where the allowed difference may turn the judge's own: its two best logits are so near.
-    A network whose own rounding is so coarse that nothing can be told is refused, too.
+    Torch in float64 is the judge: both float32 runs round, so neither is exact. The allowed difference is
+    ``tolerance`` times the largest output (at least 1), or eight times torch's own rounding if that is more.
+    An answer may differ only if the allowed difference could change the judge's own: its best two logits are close.
+    A network is refused if its own rounding is too coarse for a comparison.
     """
-    model = StandardizedModel.of(network.cpu(), data).eval()
-    # Targets are compared in their deviations: their own units may differ by orders of magnitude.
-    units = np.array([value or 1.0 for value in data.target_std] or [1.0])
-    single = predict(model, test, JUDGE_BATCH).double().numpy() / units
-    outputs = predict_double(model, test) / units
-    rounding = float(np.abs(single - outputs).max())
-    scale = max(1.0, float(np.abs(outputs).max()))
-    truth = test.labels.numpy() / units if data.target_std else test.labels.numpy()
-    judge = Judgement(outputs, truth, data.task, units, max(tolerance * scale, 8 * rounding))
-    complaints: list[str] = []
-    if not np.isfinite(single).all():
-        complaints.append("the network itself gives outputs that are not finite")
-    elif 8 * rounding > COARSEST * scale:
-        complaints.append(
-            f"the network itself differs by {rounding:.3g} between float32 and float64: nothing to compare"
-        )
+    single, judge = _judge(StandardizedModel.of(network.cpu(), data).eval(), data, test, tolerance)
+    rounding = float(np.abs(single - judge.outputs).max())
+    complaints = _own_faults(single, judge, rounding)
     session = open_session(onnx_file)
     # All samples at one size, at the others some: a large network would take minutes for each.
     largest = max(batch_sizes)
     some = torch.linspace(0, len(test) - 1, min(SOME, len(test))).long()
-    given: dict[int, tuple[BatchComparison, np.ndarray | None]] = {}
+    results: dict[int, tuple[BatchComparison, np.ndarray | None]] = {}
     for size in batch_sizes:
-        samples, its = (test, judge) if size == largest else (test.part(some), judge.part(some))
-        given[size] = _compare_at(size, session, samples, its, complaints)
-    comparisons = [comparison for comparison, _ in given.values()]
-    whole, outputs_of_all = given[largest]
-    difference = None
-    if outputs_of_all is not None and (right := judge.measured(outputs_of_all)).dtype == bool:
-        found = mcnemar(judge.measured(single), right)
-        difference = (found.only_second - found.only_first) / len(test), *difference_interval(found)
+        samples, part = (test, judge) if size == largest else (test.part(some), judge.part(some))
+        results[size] = _compare_at(size, session, samples, part, complaints)
+    comparisons = [comparison for comparison, _ in results.values()]
+    whole, onnx_outputs = results[largest]
     return Parity(
         samples=len(test),
         torch_score=judge.score(single),
         onnx_score=whole.score,
-        score_difference=difference,
-        max_abs_diff=max(one.max_abs_diff for one in comparisons),
-        agreement=min(one.agreement for one in comparisons),
+        score_difference=_score_difference(judge, single, onnx_outputs),
+        max_abs_diff=max(comparison.max_abs_diff for comparison in comparisons),
+        agreement=min(comparison.agreement for comparison in comparisons),
         torch_float32_max_abs_diff=rounding,
-        largest_logit=float(np.abs(outputs).max()),
+        largest_logit=float(np.abs(judge.outputs).max()),
         allowed=judge.allowed,
-        distinct_answers=len(np.unique(judge.answers(outputs), axis=0)),
+        distinct_answers=len(np.unique(judge.answers(judge.outputs), axis=0)),
         by_batch_size=tuple(comparisons),
         complaints=tuple(complaints),
         judge=judge,
     )
 
 
+def _judge(model: StandardizedModel, data: DataRef, test: Samples, tolerance: float) -> tuple[np.ndarray, Judgement]:
+    """Return torch's float32 outputs, (samples, outputs), and the judgement from its float64 outputs."""
+    # Targets are compared in their deviations: their own units may differ by orders of magnitude.
+    units = np.array([value or 1.0 for value in data.target_std] or [1.0])
+    single = predict(model, test, JUDGE_BATCH).double().numpy() / units
+    outputs = predict_double(model, test) / units
+    rounding = float(np.abs(single - outputs).max())
+    truth = test.labels.numpy() / units if data.target_std else test.labels.numpy()
+    return single, Judgement(outputs, truth, data.task, units, max(tolerance * _scale(outputs), 8 * rounding))
+
+
+def _scale(outputs: np.ndarray) -> float:
+    return max(1.0, float(np.abs(outputs).max()))
+
+
+def _own_faults(single: np.ndarray, judge: Judgement, rounding: float) -> list[str]:
+    """Return the faults of the network itself that leave nothing to compare."""
+    if not np.isfinite(single).all():
+        return ["the network itself gives outputs that are not finite"]
+    if 8 * rounding > COARSEST * _scale(judge.outputs):
+        return [f"the network itself differs by {rounding:.3g} between float32 and float64: nothing to compare"]
+    return []
+
+
+def _score_difference(
+    judge: Judgement, single: np.ndarray, onnx_outputs: np.ndarray | None
+) -> tuple[float, float, float] | None:
+    if onnx_outputs is None or (right := judge.measured(onnx_outputs)).dtype != bool:
+        return None
+    pairing = mcnemar(judge.measured(single), right)
+    return (pairing.only_second - pairing.only_first) / len(single), *difference_interval(pairing)
+
+
 def _compare_at(
     size: int, session: "onnxruntime.InferenceSession", test: Samples, judge: Judgement, complaints: list[str]
 ) -> tuple[BatchComparison, np.ndarray | None]:
-    """Compare at one batch size; what is wrong is added to ``complaints``. Gives the outputs, too, if they fit."""
+    """Compare at one batch size and add faults to ``complaints``; also return the outputs if their shape fits."""
     useless = BatchComparison(size, math.inf, 0.0, 0.0, len(test)), None
     try:
         outputs = run(session, test, size)[1] / judge.units
-    except Exception as error:  # onnxruntime's errors have no base of their own
+    except Exception as error:  # onnxruntime's errors share no base class
         complaints.append(f"batch size {size}: onnxruntime fails: {' '.join(str(error).split())}")
         return useless
     if outputs.shape != judge.outputs.shape:
@@ -220,15 +236,18 @@ def _compare_at(
             f"batch size {size}: output {output} of test sample {sample} is {outputs[sample, output]:.6g} "
             f"instead of {judge.outputs[sample, output]:.6g}; differs by {worst:.3g}, allowed is {judge.allowed:.3g}"
         )
-    other = judge.differing(outputs)
-    if (wrong := other & ~judge.undecided).any():
+    differing = judge.differing(outputs)
+    if (wrong := differing & ~judge.undecided).any():
         complaints.append(f"batch size {size}: {int(wrong.sum())} of {len(test)} answers differ")
-    return BatchComparison(size, worst, 1 - float(other.mean()), judge.score(outputs), len(test)), outputs
+    return BatchComparison(size, worst, 1 - float(differing.mean()), judge.score(outputs), len(test)), outputs
 
 
 def predict_double(model: StandardizedModel, split: Samples) -> np.ndarray:
-    """Give the outputs computed in float64."""
-    # Where a network keeps float32 constants of its own, this raises a dtype error, told in words.
+    """Return the outputs computed in float64.
+
+    Raises:
+        UserError: the network cannot run in float64, for example because it keeps float32 constants.
+    """
     try:
         return torch.cat(list(_double_batches(copy.deepcopy(model).double(), split))).numpy()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""An ONNX model in fewer bits, kept if it is as good: whole numbers of 8 on processors, halves of floats on GPUs."""
+"""Smaller versions of an ONNX model: int8 for CPUs, fp16 for GPUs. Only one that is good enough is kept."""
 
 import logging
 import statistics
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 Bits = Literal["int8", "fp16"]
 
 CALIBRATION = 512
-"""Training samples from which the ranges of activations are learned."""
+"""Number of training samples for the calibration of activation ranges."""
 BATCHES = (1, 64)
-"""Sizes at which it has to be faster."""
+"""Batch sizes at which the smaller model must be faster."""
 SECONDS, ROUNDS = 0.15, 7
-"""Of one measurement, and how many of each, in turns."""
+"""Duration of one time measurement, and the number of measurements, alternating between both models."""
 SURE = 0.975
-"""Of the one-sided interval of what is lost: the upper end of the two-sided one of 95 %."""
+"""Level of the one-sided interval of the loss: the upper end of a two-sided 95 % interval."""
 GPU = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
 class Smaller:
-    """What became of it."""
+    """The verdict on a smaller model, and the measurements behind it."""
 
     accepted: bool
     reason: str
     loss: float | None = None
-    """Of the measure of the task, fp32 less its own, on the same test samples."""
+    """Loss of the task's measure, fp32 less the smaller model, on the same test samples."""
     loss_high: float | None = None
     """Upper end of its 95 % interval."""
     speed: tuple[float, ...] = ()
-    """How many times as fast, at each of ``BATCHES``: medians. None where there is nothing to measure it on."""
+    """Median speed-up at each of ``BATCHES``; empty if it was not measured."""
     bytes: int | None = None
     bytes_before: int | None = None
 
@@ -58,33 +58,33 @@ class Smaller:
 def quantize(
     bits: Bits, model: Path, data: DataRef, calibration: Samples, test: Samples, budget: float, path: Path
 ) -> Smaller:
-    """Write ``path``, a model of fewer bits, and keep it only where it loses at most ``budget`` and is faster.
+    """Write a smaller model to ``path``, and keep it only if it loses at most ``budget`` and is faster.
 
-    Where onnxruntime has no GPU here, fp16 is taken without a measurement of its speed.
+    If onnxruntime has no GPU here, fp16 is accepted without a measurement of its speed.
 
     Args:
-        calibration: of training: the test split is what it is judged by.
-        budget: of accuracy, share of right labels or R², as the upper end of the 95 % interval of the paired loss.
+        calibration: training samples; the test split judges the model.
+        budget: largest loss of accuracy, share of right labels or R²: upper end of the paired loss's 95 % interval.
     """
-    quiet = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # the quantiser advises of a preparation that changes nothing here
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # the quantizer recommends a preparation that changes nothing here
     try:
-        MAKERS[bits](model, data, calibration, path)
-        found = _judged(bits, model, path, data, test, budget)
+        WRITERS[bits](model, data, calibration, path)
+        verdict = _judge(bits, model, path, data, test, budget)
     except Exception as error:  # onnxruntime's tools can fail in any way on a graph
-        found = Smaller(False, f"it cannot be made: {' '.join(str(error).split())[:300]}")
+        verdict = Smaller(False, f"it cannot be made: {' '.join(str(error).split())[:300]}")
     finally:
-        logging.getLogger().setLevel(quiet)
-    if not found.accepted:
+        logging.getLogger().setLevel(level)
+    if not verdict.accepted:
         path.unlink(missing_ok=True)
-    return found
+    return verdict
 
 
 def _int8(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
-    """Static, with ranges of activations that are learned from calibration samples.
+    """Quantize statically, with activation ranges from calibration samples.
 
-    Weights have a scale per output channel, and 7 bits on processors that would saturate in the sum of two products
-    of 8 (those without VNNI).
+    Weights have a scale per output channel. They have 7 bits on CPUs without VNNI, where the sum of two 8-bit products
+    would saturate.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -92,7 +92,7 @@ def _int8(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
         def __init__(self) -> None:
             self.batches = ({data.field.onnx_input: as_taken(inputs)} for inputs, _ in calibration.batches(32))
 
-        def get_next(self) -> Any:  # none behind the last, which its own annotation does not know
+        def get_next(self) -> Any:  # None ends the data, which onnxruntime's annotation leaves out
             return next(self.batches, None)
 
     quantize_static(
@@ -109,7 +109,7 @@ def _int8(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
 
 
 def _fp16(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
-    """Weights and activations of the network; what is around it, and what it takes and gives, stays as it is."""
+    """Convert the network's weights and activations; pre- and postprocessing, inputs and outputs keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     proto = onnx.load(model)
@@ -118,60 +118,59 @@ def _fp16(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
     path.write_bytes(halved.SerializeToString(deterministic=True))
 
 
-MAKERS: dict[Bits, Callable[[Path, DataRef, Samples, Path], None]] = {"int8": _int8, "fp16": _fp16}
+WRITERS: dict[Bits, Callable[[Path, DataRef, Samples, Path], None]] = {"int8": _int8, "fp16": _fp16}
 
 
-def _judged(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, budget: float) -> Smaller:
+def _judge(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, budget: float) -> Smaller:
     sessions = open_session(model), open_session(path)
     scores = [sample_scores(data.task, run(session, test, 64)[1], test.labels.numpy()) for session in sessions]
-    found: Comparison = compare(*scores, SURE)
+    comparison: Comparison = compare(*scores, SURE)
     sizes = {"bytes": path.stat().st_size, "bytes_before": model.stat().st_size}
-    known: dict[str, Any] = {"loss": found.advantage, "loss_high": found.advantage_high, **sizes}
+    measured: dict[str, Any] = {"loss": comparison.advantage, "loss_high": comparison.advantage_high, **sizes}
     lost, most, allowed = (
-        shown_difference(data.measure, loss) for loss in (found.advantage, found.advantage_high, budget)
+        shown_difference(data.measure, loss) for loss in (comparison.advantage, comparison.advantage_high, budget)
     )
-    told = f"it loses {lost} (up to {most})"
-    if not found.advantage_high <= budget:
-        return Smaller(False, f"{told}; allowed is up to {allowed}", **known)
-    where = CPU
+    loss_text = f"it loses {lost} (up to {most})"
+    if not comparison.advantage_high <= budget:
+        return Smaller(False, f"{loss_text}; allowed is up to {allowed}", **measured)
     if bits == "fp16":
         import onnxruntime
 
         if GPU not in onnxruntime.get_available_providers():
-            return Smaller(True, f"{told}; how fast it is, only a GPU tells", **known)
-        where = (GPU, *CPU)
-        sessions = open_session(model, where), open_session(path, where)
+            return Smaller(True, f"{loss_text}; its speed can only be measured on a GPU", **measured)
+        providers = (GPU, *CPU)
+        sessions = open_session(model, providers), open_session(path, providers)
     speeds = []
     for size in BATCHES:
         inputs, _ = test.take(torch.arange(size) % len(test))
-        speeds.append(_times_as_fast(*sessions, {data.field.onnx_input: as_taken(inputs)}))
-    return Smaller(min(speeds) > 1, f"{told}; {_fast(speeds)}", speed=tuple(speeds), **known)
+        speeds.append(_speed_up(*sessions, {data.field.onnx_input: as_taken(inputs)}))
+    return Smaller(min(speeds) > 1, f"{loss_text}; {_speed_text(speeds)}", speed=tuple(speeds), **measured)
 
 
-def _fast(speeds: Sequence[float]) -> str:
-    told = (f"{speed:.2f} times as fast at batch size {size}" for speed, size in zip(speeds, BATCHES, strict=True))
-    return ", ".join(told)
+def _speed_text(speeds: Sequence[float]) -> str:
+    parts = (f"{speed:.2f} times as fast at batch size {size}" for speed, size in zip(speeds, BATCHES, strict=True))
+    return ", ".join(parts)
 
 
-def _times_as_fast(
-    first: "onnxruntime.InferenceSession", second: "onnxruntime.InferenceSession", given: dict[str, np.ndarray]
+def _speed_up(
+    first: "onnxruntime.InferenceSession", second: "onnxruntime.InferenceSession", inputs: dict[str, np.ndarray]
 ) -> float:
-    """Give the median of how many times as fast the second is, measured in turns."""
+    """Return the median speed of the second session relative to the first, measured alternately."""
 
     def seconds(session: "onnxruntime.InferenceSession") -> float:
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < SECONDS:
-            session.run(None, given)
+            session.run(None, inputs)
             count += 1
         return (time.perf_counter() - began) / count
 
     for session in (first, second):
-        session.run(None, given)
+        session.run(None, inputs)
     return statistics.median(seconds(first) / seconds(second) for _ in range(ROUNDS))
 
 
 def has_vnni() -> bool:
-    """Tell whether the processor adds products of 8 bits without saturating; False where nobody knows."""
+    """Return True if the CPU is known to add 8-bit products without saturation."""
     try:
         return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

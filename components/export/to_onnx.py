@@ -21,22 +21,30 @@ from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef
 
 NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
-"""Modules that an export imports late, since they take seconds."""
+"""Modules that an export imports late: they take seconds."""
 
 
 def to_onnx(
     network: nn.Module, data: DataRef, metadata: Mapping[str, str], path: Path, temperature: float = 1.0
 ) -> None:
-    """Export ``network`` with the preparation of its inputs and the meaning of its outputs, for any batch size.
+    """Export ``network`` with its pre- and postprocessing, for any batch size.
 
-    The model takes ``pixels`` (uint8, (batch, C, H, W) or (batch, H, W, C) of any height and width), ``tokens``
-    (int64, (batch, length), padded with 0) or ``features`` (float32, (batch, F, …)). It gives ``logits`` (float32,
-    (batch, classes)), ``probabilities`` of the same shape and ``labels`` (names (batch,), or of several labels bool
-    (batch, labels)); or, in the targets' own units, ``values``. What else is needed to use it, and ``metadata``, is in
-    its ``metadata_props``; traces of source files are not.
+    The model takes one input:
+
+    - ``pixels``: uint8, (batch, C, H, W) or (batch, H, W, C), of any height and width
+    - ``tokens``: int64, (batch, length), padded with 0
+    - ``features``: float32, (batch, F, …)
+
+    It returns ``values`` in the targets' own units, or:
+
+    - ``logits``: float32, (batch, classes)
+    - ``probabilities``: the same shape
+    - ``labels``: names, (batch,); for several labels bool, (batch, labels)
+
+    Its ``metadata_props`` describe its use and contain ``metadata``. The file has no traces of source files.
 
     Args:
-        temperature: by which logits are divided before they become probabilities.
+        temperature: divisor of the logits before they become probabilities.
 
     Raises:
         UserError: torch cannot export the network, or the checker refuses the result.
@@ -52,12 +60,12 @@ def to_onnx(
         onnx.checker.check_model(proto, full_check=True)
     except onnx.checker.ValidationError as error:
         raise UserError(f"The exported model is not valid ONNX: {' '.join(str(error).split())}") from error
-    # Sorted fields: the same network gives the same bytes.
+    # Sorted fields make the same network the same bytes.
     write_atomically(path, lambda partial: partial.write_bytes(proto.SerializeToString(deterministic=True)))
 
 
 def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
-    """Say what the model takes and gives, so that the file can be used without anything beside it."""
+    """Return the metadata that describes a model's input and output, so that the file needs no others."""
     columns = read_columns(data)
     takes, prepares = data.field.describe_input(data.shape, columns is not None)
     described = {
@@ -80,7 +88,7 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
 
 
 def example(data: DataRef) -> tuple[torch.Tensor, tuple[dict[int, str], ...]]:
-    """Give an input to trace the model with, and which of its dimensions are free."""
+    """Return an input to trace the model with, and its dynamic dimensions."""
     return data.field.exported(blank(data)), (dict(enumerate(data.field.dynamic_axes)),)
 
 
@@ -90,7 +98,7 @@ def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
-        # The exporter talks to stdout, and where it fails it prints graphs to stderr.
+        # The exporter prints to stdout, and graphs to stderr if it fails.
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -111,7 +119,7 @@ def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
         ) from error
     finally:
         quiet.setLevel(level)
-    assert program is not None  # torch.onnx.export gives None only without dynamo
+    assert program is not None  # torch.onnx.export returns None only without dynamo
     return program.model_proto
 
 
@@ -122,7 +130,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def strip_traces(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes about the source: stack traces with file paths, and its own bookkeeping."""
+    """Remove the exporter's notes: stack traces with file paths, and its bookkeeping."""
     for graph in [proto.graph, *proto.functions]:
         for part in [graph, *graph.node, *graph.value_info]:
             del part.metadata_props[:]

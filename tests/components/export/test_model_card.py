@@ -1,4 +1,4 @@
-"""What is said to those who deploy a model is what was found."""
+"""The model card states the results of the run, and its code runs."""
 
 import json
 import re
@@ -19,6 +19,7 @@ from torchmill.components.export.export import export
 from torchmill.components.export.model_card import write_card
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.refs import NetworkRef
+from torchmill.components.wording import percent
 
 
 def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_test, tmp_path):
@@ -32,7 +33,7 @@ def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_tes
     text = card.read_text()
     for told in ("# simple_cnn on toy", "421,642 parameters", "calm-otter (0123)", "- power: ", model.onnx.sha256):
         assert told in text
-    assert "Commit" not in text and "| Column |" not in text and f"{scores.score:.2%}" in text
+    assert "Commit" not in text and "| Column |" not in text and percent(scores.score) in text
 
 
 def test_the_code_for_a_table_on_a_card_runs(tmp_path, monkeypatch, capsys):
