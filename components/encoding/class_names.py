@@ -90,7 +90,8 @@ def _numbered(arrays: dict[str, np.ndarray], place: str, classes: tuple[str, ...
 def _check_number(count: int, samples: int, place: str, names: Iterable[str]) -> None:
     if count < 2:
         raise UserError(
-            f"{place}: all labels are the same, {shortened([*map(repr, sorted(names))], 5)}.", "There must be two classes at least."
+            f"{place}: all labels are the same, {shortened([*map(repr, sorted(names))], 5)}.",
+            "There must be two classes at least.",
         )
     if count > MOST_CLASSES or (count > 20 and count > samples / 2):
         raise UserError(
