@@ -19,30 +19,30 @@ from torchmill.components.wording import percent
 logger = logging.getLogger("torchmill")
 
 
-def as_trained(other: DataRef, trained: DataRef) -> DataRef:
+def as_trained(data: DataRef, trained: DataRef) -> DataRef:
     """Describe another data set as a network that was trained on ``trained`` has to take it: standardised as that.
 
     Raises:
         UserError: its inputs are of another shape, or the classes are others.
     """
-    mismatch = _mismatch(other, trained)
+    mismatch = _mismatch(data, trained)
     if mismatch:
         raise UserError(
-            f"{other.name} does not fit what was trained on {trained.name}: {mismatch}.",
+            f"{data.name} does not fit what was trained on {trained.name}: {mismatch}.",
             "Give a data set of the same shape and classes.",
         )
     # The folder, too: what tokens and columns mean is looked up there.
-    kept = ("mean", "std", "target_mean", "target_std", "vocabulary_size", "shape", "folder")
-    return other.model_copy(update={name: getattr(trained, name) for name in kept})
+    names = ("mean", "std", "target_mean", "target_std", "vocabulary_size", "shape", "folder")
+    return data.model_copy(update={name: getattr(trained, name) for name in names})
 
 
-def _mismatch(other: DataRef, trained: DataRef) -> str:
-    if (other.kind, other.task) != (trained.kind, trained.task):
-        return f"it is for {other.task} of {other.kind}, not for {trained.task} of {trained.kind}"
-    if other.shape != trained.shape and not (read_encoding(other) and read_encoding(trained)):
-        return f"an input is of shape {_words(other.shape)}, not {_words(trained.shape)}"
-    if other.classes != trained.classes:
-        return f"it has {_classes(other.classes)}, not {_classes(trained.classes)}"
+def _mismatch(data: DataRef, trained: DataRef) -> str:
+    if (data.kind, data.task) != (trained.kind, trained.task):
+        return f"it is for {data.task} of {data.kind}, not for {trained.task} of {trained.kind}"
+    if data.shape != trained.shape and not (read_encoding(data) and read_encoding(trained)):
+        return f"an input is of shape {_words(data.shape)}, not {_words(trained.shape)}"
+    if data.classes != trained.classes:
+        return f"it has {_classes(data.classes)}, not {_classes(trained.classes)}"
     return ""
 
 
@@ -54,20 +54,20 @@ def _classes(names: tuple[str, ...]) -> str:
     return f"{len(names)} classes ({shortened(names)})"
 
 
-def read_as_trained(other: DataRef, trained: DataRef) -> Samples:
+def read_as_trained(data: DataRef, trained: DataRef) -> Samples:
     """Give the test split of another data set; its tokens, and its columns, by the numbers that they had in training.
 
     Raises:
         UserError: texts are cut into tokens in another way, or a column is missing.
     """
-    return _translated(other, read_encoding(trained), trained.name)
+    return _translated(data, read_encoding(trained), trained.name)
 
 
-def _translated(other: DataRef, ours: Encoding | None, trained: str) -> Samples:
-    test, theirs = read_test(other), read_encoding(other)
+def _translated(data: DataRef, ours: Encoding | None, trained: str) -> Samples:
+    test, theirs = read_test(data), read_encoding(data)
     if isinstance(ours, Vocabulary) and isinstance(theirs, Vocabulary) and ours.cut != theirs.cut:
         raise UserError(
-            f"{other.name} cuts texts into {theirs.cut}, {trained} into {ours.cut}: the tokens do not fit.",
+            f"{data.name} cuts texts into {theirs.cut}, {trained} into {ours.cut}: the tokens do not fit.",
             "Prepare both in the same way, with --data.args.",
         )
     if ours is None or theirs is None or ours == theirs:
@@ -75,13 +75,13 @@ def _translated(other: DataRef, ours: Encoding | None, trained: str) -> Samples:
     try:
         inputs = torch.from_numpy(translation(theirs, ours)(test.inputs.numpy()))
     except UserError as error:
-        raise UserError(f"{other.name} does not fit {trained}: {error.message}", error.remedy) from None
+        raise UserError(f"{data.name} does not fit {trained}: {error.message}", error.remedy) from None
     if isinstance(ours, Columns) and isinstance(theirs, Columns) and (lost := ours.unknown(theirs)):
-        told = "; ".join(f"{name} = {', '.join(kinds[:5])}" for name, kinds in lost.items())
-        logger.warning("%s has categories that %s does not know: %s", other.name, trained, told)
+        categories = "; ".join(f"{name} = {', '.join(kinds[:5])}" for name, kinds in lost.items())
+        logger.warning("%s has categories that %s does not know: %s", data.name, trained, categories)
     if isinstance(ours, Vocabulary):
         share = float((inputs == UNKNOWN).sum() / (inputs != PADDING).sum())
-        logger.info("%s of the tokens of %s are unknown to it or to %s", percent(share), other.name, trained)
+        logger.info("%s of the tokens of %s are unknown to it or to %s", percent(share), data.name, trained)
     lengths = None if test.lengths is None else test.lengths.clamp(max=inputs.shape[1])
     return Samples(inputs, test.labels, lengths)
 

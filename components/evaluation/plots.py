@@ -13,28 +13,30 @@ MOST_LAYERS = 60
 def draw_layers(statistics: Sequence[LayerStatistics], path: Path) -> None:
     """Draw the deviations of weights and outputs of each layer, before and after initialisation."""
     shown = statistics[:MOST_LAYERS]
-    figure, (left, right) = figure_of(11, 1.4 + 0.26 * len(shown), columns=2)
+    figure, (weights_axes, outputs_axes) = figure_of(11, 1.4 + 0.26 * len(shown), columns=2)
     rows = range(len(shown))
-    for axes, title, what in ((left, "deviation of weights", "std"), (right, "deviation of outputs", "output_std")):
+    titles = "deviation of weights", "deviation of outputs"
+    panels = zip((weights_axes, outputs_axes), titles, ("std", "output_std"), strict=True)
+    for axes, title, statistic in panels:
         for when, colour in (("before", QUIET), ("after", ACCENT)):
-            values = [getattr(getattr(one, when), what) for one in shown]
+            values = [getattr(getattr(layer, when), statistic) for layer in shown]
             places = [(value, row) for value, row in zip(values, rows, strict=True) if value]
             axes.plot(*zip(*places, strict=True) if places else ((), ()), "o", color=colour, markersize=6, label=when)
-        axes.set_yticks(rows, [one.after.layer or "the network" for one in shown] if axes is left else [])
+        axes.set_yticks(rows, [layer.after.layer or "the network" for layer in shown] if axes is weights_axes else [])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.set_xscale("log")
         axes.set_title(title, loc="left", color=INK)
         axes.grid(axis="x", color="#e6e9ef")
         axes.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False)
+    outputs_axes.legend(frameon=False)
     save(figure, path)
 
 
 def draw_curves(history: Sequence[EpochResult], path: Path) -> None:
     """Draw loss and score of training and validation over the epochs."""
     epochs = [row.epoch for row in history]
-    figure, (left, right) = figure_of(9, 3.6, columns=2)
-    for axes, measure in ((left, "loss"), (right, history[0].measure)):
+    figure, (loss_axes, score_axes) = figure_of(9, 3.6, columns=2)
+    for axes, measure in ((loss_axes, "loss"), (score_axes, history[0].measure)):
         for split, colour in (("train", QUIET), ("validation", ACCENT)):
             values = [row.metrics()[f"{split}_{measure}"] for row in history]
             axes.plot(epochs, values, color=colour, linewidth=2, marker="o", markersize=3, label=split)
@@ -46,16 +48,16 @@ def draw_curves(history: Sequence[EpochResult], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color="#e6e9ef")
         axes.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False)
+    score_axes.legend(frameon=False)
     save(figure, path)
 
 
-def draw_rates(rates: Sequence[float], losses: Sequence[float], found: float, path: Path) -> None:
-    """Draw the loss over learning rates, and the one that was found."""
+def draw_rates(rates: Sequence[float], losses: Sequence[float], best: float, path: Path) -> None:
+    """Draw the loss over learning rates, and the one that was best."""
     figure, axes = figure_of(7, 3.6)
     axes.plot(rates, losses, color=ACCENT, linewidth=2)
-    axes.axvline(found, color=SECOND, linewidth=1.5, linestyle=":")
-    axes.annotate(f"{found:g}", (found, max(losses)), color=SECOND, xytext=(5, -8), textcoords="offset points")
+    axes.axvline(best, color=SECOND, linewidth=1.5, linestyle=":")
+    axes.annotate(f"{best:g}", (best, max(losses)), color=SECOND, xytext=(5, -8), textcoords="offset points")
     axes.set_xscale("log")
     axes.set_title("loss over the learning rate", loc="left", color=INK)
     axes.set_xlabel("learning rate")

@@ -58,14 +58,17 @@ def draw_calibration(calibration: Mapping[str, Any], path: Path) -> None:
     figure, panels = figure_of(8, 4, columns=2)
     for axes, when, colour in zip(panels, ("before", "after"), (QUIET, ACCENT), strict=True):
         bins = calibration[when]["bins"]
-        sure, right = [one["confidence"] for one in bins], [one["accuracy"] for one in bins]
+        sure, right = [group["confidence"] for group in bins], [group["accuracy"] for group in bins]
         ends = np.array(
-            [[one["accuracy"] - one["accuracy_95"][0], one["accuracy_95"][1] - one["accuracy"]] for one in bins]
+            [
+                [group["accuracy"] - group["accuracy_95"][0], group["accuracy_95"][1] - group["accuracy"]]
+                for group in bins
+            ]
         )
         axes.plot([0, 1], [0, 1], color=SECOND, linewidth=1, linestyle=":")
         axes.errorbar(sure, right, np.maximum(ends.T, 0), fmt="o", color=colour, markersize=5, linewidth=1)
-        told = "as it is" if when == "before" else f"temperature {calibration['temperature']:.3g}"
-        axes.set_title(f"{told}: ECE {percent(calibration[when]['ece'])}", loc="left", color=INK)
+        title = "as it is" if when == "before" else f"temperature {calibration['temperature']:.3g}"
+        axes.set_title(f"{title}: ECE {percent(calibration[when]['ece'])}", loc="left", color=INK)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("confidence")
@@ -80,10 +83,10 @@ def draw_targets(truth: np.ndarray, answers: np.ndarray, targets: Sequence[str],
     shown = _legible(targets, "target")[:6]
     figure, axes = figure_of(min(4.2 * len(shown), 16), 4.0, columns=len(shown))
     for column, (panel, name) in enumerate(zip(np.atleast_1d(axes), shown, strict=True)):
-        true, given = truth[:, column], answers[:, column]
-        low, high = float(min(true.min(), given.min())), float(max(true.max(), given.max()))
+        true, answer = truth[:, column], answers[:, column]
+        low, high = float(min(true.min(), answer.min())), float(max(true.max(), answer.max()))
         panel.plot([low, high], [low, high], color=SECOND, linewidth=1)
-        panel.scatter(true, given, s=6, alpha=0.5, color=ACCENT, linewidths=0)
+        panel.scatter(true, answer, s=6, alpha=0.5, color=ACCENT, linewidths=0)
         panel.set_title(name, loc="left", color=INK)
         panel.set_xlabel("truth")
         panel.set_ylabel("answer")
@@ -91,7 +94,7 @@ def draw_targets(truth: np.ndarray, answers: np.ndarray, targets: Sequence[str],
     save(figure, path)
 
 
-def _legible(names: Sequence[str], what: str) -> list[str]:
+def _legible(names: Sequence[str], kind: str) -> list[str]:
     """Call by its number what the font has no letters for: boxes in a row tell nobody apart.
 
     A dollar would begin a formula, which matplotlib may not be able to read.
@@ -99,9 +102,9 @@ def _legible(names: Sequence[str], what: str) -> list[str]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     drawn = get_font(findfont(FontProperties())).get_charmap()
-    known = [all(ord(letter) in drawn or letter.isspace() for letter in name) for name in names]
-    pairs = zip(names, known, strict=True)
-    return [name.replace("$", r"\$") if can else f"{what} {number}" for number, (name, can) in enumerate(pairs)]
+    legible = [all(ord(letter) in drawn or letter.isspace() for letter in name) for name in names]
+    pairs = zip(names, legible, strict=True)
+    return [name.replace("$", r"\$") if can else f"{kind} {number}" for number, (name, can) in enumerate(pairs)]
 
 
 def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

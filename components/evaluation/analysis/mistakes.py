@@ -31,7 +31,7 @@ def worst_mistakes(outputs: np.ndarray, truth: np.ndarray, data: DataRef, temper
 
 def tell(mistakes: Sequence[Mistake], test: Samples, encoding: Encoding | None) -> list[dict[str, Any]]:
     """Return mistakes as plain values, each with its input if that is a text or numbers."""
-    return [_plain(one, _inputs(test, one.sample), encoding) for one in mistakes]
+    return [_plain(mistake, _inputs(test, mistake.sample), encoding) for mistake in mistakes]
 
 
 def _plain(mistake: Mistake, inputs: np.ndarray, encoding: Encoding | None) -> dict[str, Any]:
@@ -49,13 +49,14 @@ def draw_mistakes(mistakes: Sequence[Mistake], test: Samples, path: Path) -> Non
     columns = min(COLUMNS, len(mistakes))
     sheet = Image.new("RGB", (columns * (CELL + GAP) + GAP, rows * (CELL + CAPTION + GAP) + GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, one in enumerate(mistakes):
-        left, top = GAP + number % COLUMNS * (CELL + GAP), GAP + number // COLUMNS * (CELL + CAPTION + GAP)
-        sheet.paste(picture(_inputs(test, one.sample), CELL), (left, top))
-        sure = "" if one.confidence is None else f" {percent(one.confidence)}"
-        lines = [(f"{fitting(one.answer, CELL, sure)}{sure}", RED), (f"is {fitting(one.truth, CELL, 'is ')}", INK)]
-        for line, (text, colour) in enumerate([*lines, (f"sample {one.sample}", QUIET)]):
-            pen.text((left, top + CELL + 3 + 15 * line), text, fill=colour, font=typeface(12))
+    for number, mistake in enumerate(mistakes):
+        x, y = GAP + number % COLUMNS * (CELL + GAP), GAP + number // COLUMNS * (CELL + CAPTION + GAP)
+        sheet.paste(picture(_inputs(test, mistake.sample), CELL), (x, y))
+        sure = "" if mistake.confidence is None else f" {percent(mistake.confidence)}"
+        answer = f"{fitting(mistake.answer, CELL, sure)}{sure}"
+        lines = [(answer, RED), (f"is {fitting(mistake.truth, CELL, 'is ')}", INK)]
+        for line, (text, colour) in enumerate([*lines, (f"sample {mistake.sample}", QUIET)]):
+            pen.text((x, y + CELL + 3 + 15 * line), text, fill=colour, font=typeface(12))
     write_atomically(path, lambda partial: sheet.save(partial, "PNG"))
 
 

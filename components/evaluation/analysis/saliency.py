@@ -1,4 +1,4 @@
-"""What a network looks at: which pixels, tokens or columns speak for its answer and which against it, by Captum."""
+"""Saliency by Captum: pixels, tokens or columns that support an answer, or speak against it."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class Case:
 
 @dataclass
 class Saliency:
-    """What was found, and in words what could not be."""
+    """Attributions of some answers, and notes on methods that failed."""
 
     notes: list[str] = field(default_factory=list)
     texts: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Saliency:
 
 def cases(outputs: np.ndarray, truth: np.ndarray, data: DataRef, mistakes: Sequence[Mistake]) -> list[Case]:
     """Choose right answers, of as many classes as possible, and the worst mistakes."""
-    worst = [Case(one.sample, one.output, one.answer, one.truth, False) for one in mistakes[:EACH]]
+    worst = [Case(mistake.sample, mistake.output, mistake.answer, mistake.truth, False) for mistake in mistakes[:EACH]]
     if not data.task_object.is_exclusive:
         return worst
     answers = outputs.argmax(1)
@@ -82,26 +82,26 @@ def explain(
 
     Whatever of it fails, for a network may be anything, is told in the notes: an evaluation is worth as much without.
     """
-    found = Saliency()
+    saliency = Saliency()
     if not chosen:
-        return found
+        return saliency
     modes = [weight.requires_grad for weight in model.parameters()]
     # cuDNN's recurrent layers have no backward in evaluation mode; torch's own have.
     with warnings.catch_warnings(), torch.backends.cudnn.flags(enabled=False), torch.enable_grad():
         warnings.simplefilter("ignore")  # Captum warns of hooks and gradients that it sets itself
         if data.field.is_picture:
-            _of_images(model, test, chosen, found, folder / "saliency.png")
+            _of_images(model, test, chosen, saliency, folder / "saliency.png")
         elif data.field.is_sequence:
-            _of_texts(model, test, chosen, encoding if isinstance(encoding, Vocabulary) else None, found)
+            _of_texts(model, test, chosen, encoding if isinstance(encoding, Vocabulary) else None, saliency)
         else:
-            _of_numbers(model, test, chosen, encoding if isinstance(encoding, Columns) else None, found)
+            _of_numbers(model, test, chosen, encoding if isinstance(encoding, Columns) else None, saliency)
     for weight, mode in zip(model.parameters(), modes, strict=True):
         weight.grad = None
         weight.requires_grad_(mode)
-    return found
+    return saliency
 
 
-def _of_images(model: StandardizedModel, test: Samples, chosen: Sequence[Case], found: Saliency, path: Path) -> None:
+def _of_images(model: StandardizedModel, test: Samples, chosen: Sequence[Case], saliency: Saliency, path: Path) -> None:
     device, targets = model.offset.device, [case.output for case in chosen]
     raw, _ = test.take(torch.tensor([case.sample for case in chosen]))
     inputs = model.standardized(raw.to(device))
@@ -114,7 +114,7 @@ def _of_images(model: StandardizedModel, test: Samples, chosen: Sequence[Case], 
         whole = IntegratedGradients(model.network).attribute(
             inputs, target=targets, n_steps=STEPS, internal_batch_size=64
         )
-        return [signed(one) for one in whole.detach().sum(1).cpu().numpy()]
+        return [signed(layer) for layer in whole.detach().sum(1).cpu().numpy()]
 
     def grad_cam() -> list[Image.Image]:
         from captum.attr import LayerAttribution, LayerGradCam
@@ -124,28 +124,28 @@ def _of_images(model: StandardizedModel, test: Samples, chosen: Sequence[Case], 
         size = (inputs.shape[2], inputs.shape[3])
         fine = LayerAttribution.interpolate(coarse, size, "bilinear")
         if not bool((coarse.flatten(1) > 0).any(1).all()):
-            found.notes.append("Grad-CAM is empty where no part of the last convolution's map speaks for the answer.")
+            saliency.notes.append("Grad-CAM is empty if no part of the last convolution's map supports the answer.")
         pictures = zip(rows["image"], fine.detach()[:, 0].cpu().numpy(), strict=True)
         return [glowing(image, heat) for image, heat in pictures]
 
-    _try("Integrated gradients", "integrated gradients", integrated, rows, found)
+    _try("Integrated gradients", "integrated gradients", integrated, rows, saliency)
     if any(isinstance(layer, nn.Conv2d) for layer in model.network.modules()):
-        _try("Grad-CAM", "Grad-CAM", grad_cam, rows, found)
+        _try("Grad-CAM", "Grad-CAM", grad_cam, rows, saliency)
     else:
-        found.notes.append("Grad-CAM needs a two-dimensional convolution; this network has none.")
+        saliency.notes.append("Grad-CAM needs a two-dimensional convolution; this network has none.")
     if len(rows) > 1:
         _draw(rows, chosen, path)
-        found.picture = path
+        saliency.picture = path
 
 
 def _of_texts(
-    model: StandardizedModel, test: Samples, chosen: Sequence[Case], vocabulary: Vocabulary | None, found: Saliency
+    model: StandardizedModel, test: Samples, chosen: Sequence[Case], vocabulary: Vocabulary | None, saliency: Saliency
 ) -> None:
     embeddings = [layer for layer in model.network.modules() if isinstance(layer, nn.Embedding)]
     tokens = vocabulary.tokens if vocabulary else ()
-    known = [layer for layer in embeddings if tokens and layer.num_embeddings >= len(tokens)]
-    if not known:
-        found.notes.append("What single tokens contribute needs a layer nn.Embedding of them; this network has none.")
+    fitting_layers = [layer for layer in embeddings if tokens and layer.num_embeddings >= len(tokens)]
+    if not fitting_layers:
+        saliency.notes.append("Token attributions need an nn.Embedding of the tokens; this network has none.")
         return
 
     def attribute(case: Case) -> dict[str, Any]:
@@ -156,18 +156,18 @@ def _of_texts(
         # Beside the text stands one of the same length whose tokens are all unknown: what attends to padding alone
         # has no answer.
         baseline = torch.where(ids == PADDING, ids, UNKNOWN)
-        layer = LayerIntegratedGradients(model.network, known[0])
+        layer = LayerIntegratedGradients(model.network, fitting_layers[0])
         whole = layer.attribute(ids, baselines=baseline, target=case.output, n_steps=STEPS)
         assert isinstance(whole, Tensor)
         values = whole.detach().reshape(ids.shape[1], -1).sum(1).cpu().numpy()
         shown = [number for number in range(ids.shape[1]) if ids[0, number] != PADDING]
         return _case(case, [tokens[int(ids[0, at])] for at in shown], [float(values[at]) for at in shown])
 
-    _try("Token attribution", "texts", lambda: [attribute(case) for case in chosen], {}, found)
+    _try("Token attribution", "texts", lambda: [attribute(case) for case in chosen], {}, saliency)
 
 
 def _of_numbers(
-    model: StandardizedModel, test: Samples, chosen: Sequence[Case], columns: Columns | None, found: Saliency
+    model: StandardizedModel, test: Samples, chosen: Sequence[Case], columns: Columns | None, saliency: Saliency
 ) -> None:
     raw, _ = test.take(torch.tensor([case.sample for case in chosen]))
     rows = raw.cpu().flatten(1).numpy()
@@ -183,10 +183,11 @@ def _of_numbers(
         )
         values = whole.detach().flatten(1).cpu().numpy()
         return [
-            _case(case, *_by_column(row, held, columns)) for case, row, held in zip(chosen, rows, values, strict=True)
+            _case(case, *_by_column(row, contributions, columns))
+            for case, row, contributions in zip(chosen, rows, values, strict=True)
         ]
 
-    _try("Integrated gradients", "texts", attribute, {}, found)
+    _try("Integrated gradients", "texts", attribute, {}, saliency)
 
 
 def _by_column(row: np.ndarray, values: np.ndarray, columns: Columns | None) -> tuple[list[str], list[float]]:
@@ -211,17 +212,17 @@ def _case(case: Case, tokens: list[str], values: Sequence[float]) -> dict[str, A
     }
 
 
-def _try(name: str, row: str, work: Callable[[], list[Any]], rows: dict[str, list[Any]], found: Saliency) -> None:
+def _try(name: str, row: str, work: Callable[[], list[Any]], rows: dict[str, list[Any]], saliency: Saliency) -> None:
     try:
-        made = work()
+        results = work()
     except Exception as error:  # of Captum, or of a network that bears no gradient to its input: anything
         words = " ".join(str(error).split())[:300] or type(error).__name__
-        found.notes.append(f"{name} is not to be had of this network: {words}")
+        saliency.notes.append(f"{name} does not work on this network: {words}")
         return
     if row == "texts":
-        found.texts = made
+        saliency.texts = results
     else:
-        rows[row] = made
+        rows[row] = results
 
 
 def _last_convolution(network: nn.Module) -> nn.Module:
@@ -249,12 +250,12 @@ def _draw(rows: dict[str, list[Image.Image]], chosen: Sequence[Case], path: Path
     sheet = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(sheet), typeface(12)
     for column, case in enumerate(chosen):
-        left = TITLE + column * (CELL + GAP)
-        pen.text((left, 5), fitting(case.answer, CELL), fill=INK if case.right else RED, font=font)
-        pen.text((left, 23), "right" if case.right else f"is {fitting(case.truth, CELL, 'is ')}", fill=QUIET, font=font)
+        x = TITLE + column * (CELL + GAP)
+        pen.text((x, 5), fitting(case.answer, CELL), fill=INK if case.right else RED, font=font)
+        pen.text((x, 23), "right" if case.right else f"is {fitting(case.truth, CELL, 'is ')}", fill=QUIET, font=font)
     for line, (name, pictures) in enumerate(rows.items()):
         top = CAPTION * 2 + line * (CELL + GAP)
         pen.text((GAP, top + CELL // 2 - 8), name, fill=INK, font=font)
-        for column, one in enumerate(pictures):
-            sheet.paste(one, (TITLE + column * (CELL + GAP), top))
+        for column, cell in enumerate(pictures):
+            sheet.paste(cell, (TITLE + column * (CELL + GAP), top))
     write_atomically(path, lambda partial: sheet.save(partial, "PNG"))

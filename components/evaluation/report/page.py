@@ -79,10 +79,10 @@ def render(template: str, **contents: Any) -> str:
 def _contents(record: Record) -> dict[str, Any]:
     data, scores = record.data, record.scores
     evaluation = Evaluation.read(scores.report.path)
-    inspection, check = (_read(held.path) if held else None for held in (record.inspection, record.check))
+    inspection, check = (_read(ref.path) if ref else None for ref in (record.inspection, record.check))
     parity = _read(record.model.report.path if record.model else record.run.folder / "parity.json")
     samples = record.inspection.path.parent / "samples.png" if record.inspection else None
-    pictures = {one.path.name: inlined(one.path) for one in (scores.picture, *scores.pictures)}
+    pictures = {picture.path.name: inlined(picture.path) for picture in (scores.picture, *scores.pictures)}
     return {
         "record": record,
         "config": record.config,
@@ -130,49 +130,51 @@ def to_look_at(
     record: Record, evaluation: Evaluation, inspection: Mapping[str, Any] | None, check: Mapping[str, Any] | None
 ) -> list[str]:
     """Say in a few sentences what of a run deserves a look."""
-    told = _worse_groups(evaluation)
+    notes = _worse_groups(evaluation)
     if evaluation.robustness:
         plain, *others = evaluation.robustness.changes
         worst = min(others, key=lambda change: change.score)
         if worst.score_95[1] < plain.score_95[0]:
             measure = record.data.measure
             before, after = shown(measure, plain.score), shown(measure, worst.score)
-            told.append(f"Changed images ({worst.images}) bring the score from {before} to {after}.")
+            notes.append(f"Changed images ({worst.images}) bring the score from {before} to {after}.")
     if calibration := evaluation.calibration:
         temperature, before, after = calibration.temperature, calibration.before, calibration.after
         sure = "too sure of itself" if temperature > 1 else "less sure than it may be"
         if abs(temperature - 1) > 0.1 and after.loss < before.loss:
-            told.append(
+            notes.append(
                 f"The network is {sure}. With its logits divided by {temperature:.2f}, probabilities miss by "
                 f"{percent(after.ece, 1)} on average instead of {percent(before.ece, 1)}."
             )
     if inspection and (suspects := len(inspection.get("suspects", []))):
         number = inspection.get("suspect_count", suspects)
-        told.append(f"{count(number, 'label')} of the training data {'is' if number == 1 else 'are'} doubtful.")
+        notes.append(f"{count(number, 'label')} of the training data {'is' if number == 1 else 'are'} doubtful.")
     if inspection and inspection.get("leakage"):
-        told.append(f"{percent(inspection['leakage'])} of the test samples are also in training or validation.")
-    warned = [one for one in (check or {}).get("verdicts", []) if one["verdict"] != "pass"]
-    told += [f"The doctor on {one['check'].replace('_', ' ')}: {one['evidence']} {one['remedy']}" for one in warned]
+        notes.append(f"{percent(inspection['leakage'])} of the test samples are also in training or validation.")
+    warned = [verdict for verdict in (check or {}).get("verdicts", []) if verdict["verdict"] != "pass"]
+    for verdict in warned:
+        check_name = verdict["check"].replace("_", " ")
+        notes.append(f"The doctor on {check_name}: {verdict['evidence']} {verdict['remedy']}")
     if record.trained.best_epoch == record.trained.epochs and not record.trained.stopped_early:
-        told.append("The last epoch was the best: more of them may give more.")
-    return told
+        notes.append("The last epoch was the best: more of them may give more.")
+    return notes
 
 
 def _worse_groups(evaluation: Evaluation) -> list[str]:
     """Name the groups of samples that are wrong more often than the others."""
     groups = evaluation.error_slices
-    told = []
+    notes = []
     for by in dict.fromkeys(group.by for group in groups):
-        held = [group for group in groups if group.by == by]
-        mean = sum(group.errors for group in held) / max(1, sum(group.samples for group in held))
-        worse = sorted((group for group in held if group.stands_out and group.rate > mean), key=_rate)
+        members = [group for group in groups if group.by == by]
+        mean = sum(group.errors for group in members) / max(1, sum(group.samples for group in members))
+        worse = sorted((group for group in members if group.stands_out and group.rate > mean), key=_rate)
         if worse:
             named = ", ".join(f"{group.name} ({percent(group.rate, 1)})" for group in worse[:MOST_TOLD])
             more = f" and {len(worse) - MOST_TOLD} more" if len(worse) > MOST_TOLD else ""
-            told.append(
+            notes.append(
                 f"Wrong more often than chance explains, by {by}: {named}{more}; of all samples {percent(mean, 1)}."
             )
-    return told
+    return notes
 
 
 def _rate(group: Slice) -> float:
@@ -194,13 +196,13 @@ def _classes(evaluation: Evaluation, data: DataRef) -> Markup | None:
     rows = [
         Bar(
             name,
-            one.recall,
-            *one.recall_95,
-            f"{percent(one.recall, 1)} of {one.support:,}",
-            one.recall_95[1] < evaluation.measures[data.measure],
+            entry.recall,
+            *entry.recall_95,
+            f"{percent(entry.recall, 1)} of {entry.support:,}",
+            entry.recall_95[1] < evaluation.measures[data.measure],
         )
-        for name, one in evaluation.classes.items()
-        if one.recall_95
+        for name, entry in evaluation.classes.items()
+        if entry.recall_95
     ]
     rows = sorted(rows, key=lambda row: row.value)[:MOST_CLASSES] if len(rows) > MOST_CLASSES else rows
     return charts.bars(rows) if rows else None
@@ -208,53 +210,56 @@ def _classes(evaluation: Evaluation, data: DataRef) -> Markup | None:
 
 def _class_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """A table of the classes or labels, its heading first: of many the ones of the least F1."""
-    held = sorted(evaluation.classes.items(), key=lambda one: one[1].f1)
-    if not held:
+    entries = sorted(evaluation.classes.items(), key=lambda item: item[1].f1)
+    if not entries:
         return []
 
-    def told(one: ClassEntry, name: str) -> str:
-        ends = getattr(one, f"{name}_95")
-        return f"{percent(getattr(one, name), 1)} ({percent(ends[0], 1)} to {percent(ends[1], 1)})" if ends else "–"
+    def with_interval(entry: ClassEntry, name: str) -> str:
+        ends = getattr(entry, f"{name}_95")
+        return f"{percent(getattr(entry, name), 1)} ({percent(ends[0], 1)} to {percent(ends[1], 1)})" if ends else "–"
 
-    more = {"ece": "calibration error"} if held[0][1].ece is not None else {}
+    more = {"ece": "calibration error"} if entries[0][1].ece is not None else {}
     rows = [("", "samples", "precision (95 %)", "recall (95 %)", "F1", *more.values())]
-    for name, one in held[:MOST_ROWS]:
-        plain = (percent(getattr(one, key), 1) for key in ("f1", *more))
-        rows.append((name, f"{one.support:,}", told(one, "precision"), told(one, "recall"), *plain))
+    for name, entry in entries[:MOST_ROWS]:
+        plain = (percent(getattr(entry, key), 1) for key in ("f1", *more))
+        shares = with_interval(entry, "precision"), with_interval(entry, "recall")
+        rows.append((name, f"{entry.support:,}", *shares, *plain))
     return rows
 
 
 def _calibration(evaluation: Evaluation) -> list[Markup]:
     if not evaluation.calibration:
         labels = _calibrated_labels(evaluation)
-        return [_reliability(one.reliability, "probability of yes", f"share of {name}", "a") for name, one in labels]
-    found = evaluation.calibration
+        return [
+            _reliability(entry.reliability, "probability of yes", f"share of {name}", "a") for name, entry in labels
+        ]
+    calibration = evaluation.calibration
     drawn = []
     for bins, name, colour in (
-        (found.before.bins, "as it is", "quiet"),
-        (found.after.bins, "with the temperature", "a"),
+        (calibration.before.bins, "as it is", "quiet"),
+        (calibration.after.bins, "with the temperature", "a"),
     ):
         drawn.append(_reliability(bins, "confidence", f"share that is right, {name}", colour))
-        if found.temperature == 1:
+        if calibration.temperature == 1:
             break
     return drawn
 
 
 def _calibrated_labels(evaluation: Evaluation) -> list[tuple[str, ClassEntry]]:
     """Those of several labels that say the least how sure they are."""
-    held = [(name, one) for name, one in evaluation.classes.items() if one.reliability]
-    return sorted(held, key=lambda one: -(one[1].ece or 0))[:MOST_LABELS]
+    entries = [(name, entry) for name, entry in evaluation.classes.items() if entry.reliability]
+    return sorted(entries, key=lambda entry: -(entry[1].ece or 0))[:MOST_LABELS]
 
 
 def _reliability(bins: Sequence[Bin], x_title: str, y_title: str, colour: str) -> Markup:
-    points = [Point(one.confidence, one.accuracy, *one.accuracy_95) for one in bins]
+    points = [Point(group.confidence, group.accuracy, *group.accuracy_95) for group in bins]
     series = [Series("", points, colour, joined=False)]
     return charts.lines(series, x_title, y_title, x_range=(0, 1), y_range=(0, 1), diagonal=True)
 
 
 def _ranking(evaluation: Evaluation) -> list[Markup]:
-    found = evaluation.ranking
-    if not found:
+    ranking = evaluation.ranking
+    if not ranking:
         return []
     share = [number / 100 for number in range(101)]
     drawn = []
@@ -262,7 +267,7 @@ def _ranking(evaluation: Evaluation) -> list[Markup]:
         ("true_positive_rate", "false positive rate", "true positive rate"),
         ("precision", "recall", "precision"),
     ):
-        curve = Series("", [Point(a, b) for a, b in zip(share, getattr(found, key), strict=True)], "a")
+        curve = Series("", [Point(a, b) for a, b in zip(share, getattr(ranking, key), strict=True)], "a")
         drawn.append(
             charts.lines([curve], x, y, x_range=(0, 1), y_range=(0, 1.02), diagonal=key == "true_positive_rate")
         )
@@ -272,25 +277,25 @@ def _ranking(evaluation: Evaluation) -> list[Markup]:
 def _residuals(evaluation: Evaluation) -> list[Markup]:
     drawn = []
     for name, target in list(evaluation.targets.items())[:6]:
-        held = zip(target.residuals.truth, target.residuals.answer, strict=True)
-        points = [Point(answer, answer - truth) for truth, answer in held]
+        pairs = zip(target.residuals.truth, target.residuals.answer, strict=True)
+        points = [Point(answer, answer - truth) for truth, answer in pairs]
         drawn.append(charts.lines([Series("", points, "a", joined=False)], "answer", f"{name}: answer minus truth"))
     return drawn
 
 
 def _robustness(evaluation: Evaluation) -> Markup | None:
-    if not (found := evaluation.robustness):
+    if not (robustness := evaluation.robustness):
         return None
-    (plain, *_) = found.changes
+    (plain, *_) = robustness.changes
     rows = [
         Bar(
-            one.images,
-            one.score,
-            *one.score_95,
-            percent(one.score, 1),
-            one.score_95[1] < plain.score_95[0],
+            change.images,
+            change.score,
+            *change.score_95,
+            percent(change.score, 1),
+            change.score_95[1] < plain.score_95[0],
         )
-        for one in found.changes
+        for change in robustness.changes
     ]
     return charts.bars(rows, plain.score)
 
@@ -301,14 +306,14 @@ def _groups(evaluation: Evaluation) -> list[tuple[str, Markup]]:
     for by in dict.fromkeys(group.by for group in groups if group.by != "class"):
         rows = [
             Bar(
-                one.name,
-                one.rate,
-                *one.rate_95,
-                f"{percent(one.rate, 1)}, {one.errors:,} of {one.samples:,}",
-                one.stands_out,
+                group.name,
+                group.rate,
+                *group.rate_95,
+                f"{percent(group.rate, 1)}, {group.errors:,} of {group.samples:,}",
+                group.stands_out,
             )
-            for one in groups
-            if one.by == by
+            for group in groups
+            if group.by == by
         ]
         drawn.append((by, charts.bars(rows)))
     return drawn

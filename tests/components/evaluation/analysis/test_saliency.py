@@ -33,7 +33,7 @@ def test_both_ways_are_drawn_and_the_network_is_left_as_it_was(trained, toy, toy
     assert found.picture and found.picture.read_bytes().startswith(b"\x89PNG")
     assert [weight.requires_grad for weight in trained.parameters()] == [False, *[True] * 7]
     assert all(weight.grad is None for weight in trained.parameters())
-    assert not any("not to be had" in note for note in found.notes)
+    assert not any("does not work" in note for note in found.notes)
 
 
 def test_right_answers_are_of_several_classes_and_wrong_ones_the_worst(toy):
@@ -64,7 +64,7 @@ class Opaque(nn.Module):
 def test_a_network_that_cannot_be_explained_is_evaluated_all_the_same(toy, toy_test, tmp_path):
     ref = evaluate(Opaque(), toy_test, toy, CPU, 64, tmp_path)
     notes = json.loads(ref.report.path.read_text())["saliency"]["notes"]
-    assert any(note.startswith("Integrated gradients is not to be had of this network: ") for note in notes)
+    assert any(note.startswith("Integrated gradients does not work on this network: ") for note in notes)
     assert not (tmp_path / "saliency.png").exists()
 
 
