@@ -1,7 +1,7 @@
 """Cost of losing nothing, in step keys, checkpoints and the journal, and the time that a cached result saves.
 
-- recorded fit: `fit` on 54,000 images as the step runs it, with its key, its lock, checkpoints, each epoch's metrics in
-  the journal, and a recorder process that sends them to MLflow. Images per second of wall time, with validation.
+- recorded fit: `fit` on 54,000 images as the step runs it: with its key, lock and checkpoints, metrics in the journal,
+  and a recorder process that sends them to MLflow. Images per second of wall time, with validation.
 - the same while MLflow's server hangs: stopped by SIGSTOP, it accepts connections and never answers.
 - bare loop: the same mathematics with validation, and nothing else.
 - nothing changed: seconds of `torchmill train` if every result is cached, against the first run.

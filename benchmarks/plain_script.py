@@ -3,7 +3,7 @@
 It follows each library's documentation, except where that only wastes time: `pip_requirements` are given, because
 MLflow would otherwise run the model to find them, and metrics are logged per epoch. It doesn't compare the ONNX model.
 
-Each step imports what it needs within its function, because orchestrators run them too (see orchestrated.py), some of
+Each step's function holds its imports, because orchestrators run them too (see orchestrated.py), some of
 them in a process per step. These also run `compare`.
 """
 

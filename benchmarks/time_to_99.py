@@ -3,8 +3,8 @@
 - ours: `torchmill train --config recipes/mnist-fast.yaml` beside a running `torchmill up`, with all of its steps:
   imports, tracking, evaluation, export and comparison.
 - pytorch/examples' recipe (its mnist/main.py, rewritten), until it reaches the goal, at most its 14 epochs. It has a
-  network with dropout, Adadelta at a rate of 1.0 that falls to 0.7 of itself each epoch, batches of 64 through
-  torchvision and a DataLoader, and a test after each epoch.
+  network with dropout, and Adadelta at a rate of 1.0 that falls to 0.7 of itself each epoch. Batches of 64 come through
+  torchvision and a DataLoader, and a test follows each epoch.
 
 Needs MNIST, from the cache or from the mirror in TORCHMILL_MIRROR.
 """

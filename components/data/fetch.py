@@ -1,4 +1,4 @@
-"""Data sets by name: found by file name, fetched, decoded once into arrays that are mapped into memory."""
+"""Data sets by name: fetched and decoded once into arrays, which are cached on disk and mapped into memory."""
 
 import hashlib
 import inspect
@@ -30,7 +30,7 @@ logger = logging.getLogger("torchmill")
 DATASETS = Path(__file__).with_name("datasets")
 
 FORMAT = 2
-"""Of what is in the cache. Another number has everything prepared anew."""
+"""Version of the cache's format. A change prepares all data anew."""
 
 VOCABULARY, COLUMNS = vocabulary.FILE, columns.FILE
 SPLITS = ("train", "validation", "test")
@@ -38,25 +38,25 @@ ORIGINS = frozenset(origins_file(Path(), split).name for split in SPLITS)
 
 
 def names(datasets: Path = DATASETS) -> list[str]:
-    """List the data sets: one file each, not imported."""
+    """Return the names of the data sets: one file each, not imported."""
     return Room(datasets).names()
 
 
 def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
-    """Give what a data set's ``load`` gets: what the configuration says, and what it asks for by name.
+    """Return the arguments for a data set's ``load``: the configuration's, and settings that it takes by name.
 
     Raises:
-        ConfigError: it takes no such argument.
+        ConfigError: ``load`` takes no such argument.
     """
     kind, path = dataset_place(config.name)
-    known = {"validation_fraction": config.validation_fraction}
-    if path and kind not in names(datasets):  # the user's own function: looked at when it is imported
+    settings = {"validation_fraction": config.validation_fraction}
+    if path and kind not in names(datasets):  # the user's own function: checked when it is imported
         return dict(config.args)
-    asked = set(Room(datasets)[kind].source.functions["load"]) - {"downloads", "path"}
+    parameters = set(Room(datasets)[kind].source.functions["load"]) - {"downloads", "path"}
     for name in config.args:
-        if name not in asked:
-            raise ConfigError(*unknown_argument(kind, name, asked))
-    return {name: value for name, value in known.items() if name in asked} | config.args
+        if name not in parameters:
+            raise ConfigError(*unknown_argument(kind, name, parameters))
+    return {name: value for name, value in settings.items() if name in parameters} | config.args
 
 
 def fetch(
@@ -66,28 +66,32 @@ def fetch(
     args: Mapping[str, Any] = {},
     fresh: bool = False,
 ) -> DataRef:
-    """Have the data set prepared in ``cache/name``, and say what it is.
+    """Return a data set, and prepare it in ``cache/name`` unless it is there and intact.
 
-    What is there and intact is not touched, so the folder may be read-only and shared. Damaged or
-    missing arrays are made again, from the downloads where these are intact.
+    An intact folder is only read, so it may be shared and read-only. Damaged or missing arrays are prepared again, from
+    the downloads if these are intact.
 
     Args:
-        args: for its ``load``.
-        fresh: call the user's own function even where what it gave before is there.
+        args: arguments for its ``load``.
+        fresh: call the user's own function again.
 
     Raises:
         ConfigError: there is no such data set.
-        UserError: it cannot be had, is malformed, or the disk will not take it.
+        UserError: the data can't be downloaded, is malformed, or the disk is full.
+
+    Example:
+        >>> fetch("mnist", Path("~/.cache/torchmill").expanduser()).train_size
+        60000
     """
     if not dataset_place(name)[1] and name not in names(datasets):
         raise ConfigError(f"There is no data set called {name!r}.", nearest(name, names(datasets)))
-    own = _is_own(name, datasets)
-    if not (fresh and own) and (ready := prepared(name, cache, datasets, args)):
+    must_reload = fresh and _is_users(name, datasets)
+    if not must_reload and (ready := prepared(name, cache, datasets, args)):
         return ready
     folder = _folder(name, cache, args)
     files.make_folder(folder)
     with files.locked(folder / ".lock", subject=name):
-        ready = None if fresh and own else prepared(name, cache, datasets, args)
+        ready = None if must_reload else prepared(name, cache, datasets, args)
         return ready or _prepare(
             name, _loader(name, datasets, args, folder), _definition(name, datasets, args), folder, args
         )
@@ -99,7 +103,7 @@ def prepared(
     datasets: Path = DATASETS,
     args: Mapping[str, Any] = {},
 ) -> DataRef | None:
-    """Say what the data set is if it is in the cache and intact, and what it is made of has not changed."""
+    """Return a data set from the cache; None unless it is intact and its definition has not changed."""
     try:
         definition = _definition(name, datasets, args)
     except (OSError, ValueError, SyntaxError):
@@ -107,7 +111,7 @@ def prepared(
     return _prepared(_folder(name, cache, args), definition)
 
 
-def _is_own(name: str, datasets: Path) -> bool:
+def _is_users(name: str, datasets: Path) -> bool:
     kind, path = dataset_place(name)
     return bool(path) and kind not in names(datasets)
 
@@ -117,61 +121,64 @@ def _folder(name: str, cache: Path, args: Mapping[str, Any]) -> Path:
     if not path and not args:
         return cache.absolute() / name
     place = str(Path(path).expanduser().absolute()) if path else ""
-    told = hashlib.sha256(json.dumps([kind, place, args], sort_keys=True, default=str).encode()).hexdigest()
-    return cache.absolute() / f"{Path(kind).stem}-{told[:16]}"
+    digest = hashlib.sha256(json.dumps([kind, place, args], sort_keys=True, default=str).encode()).hexdigest()
+    return cache.absolute() / f"{Path(kind).stem}-{digest[:16]}"
 
 
 def _definition(name: str, datasets: Path, args: Mapping[str, Any]) -> str:
-    """Digest of what makes the data set what it is: its file; what is at its path and at those that its arguments
-    name; or the user's code."""
+    """Return the digest of a data set's definition.
+
+    It covers the data set's file, and a listing of its path and of the files that its arguments name; or the user's
+    code.
+    """
     kind, path = dataset_place(name)
-    if _is_own(name, datasets):
+    if _is_users(name, datasets):
         return hashlib.sha256(json.dumps(source_code.closure(source_file(kind)).definitions).encode()).hexdigest()
-    # The whole file: a class renamed or another split is another data set. A mere comment costs a few seconds of
-    # decoding once.
+    # The whole file: a renamed class or another split makes another data set. Even a changed comment decodes anew,
+    # which takes seconds.
     digest = hashlib.sha256((datasets / f"{kind}.py").read_bytes())
-    named = [os.path.expanduser(value) for value in args.values() if isinstance(value, str)]  # noqa: PTH111
-    for place in (path, *filter(os.path.isfile, named)) if path else ():
+    paths = [os.path.expanduser(value) for value in args.values() if isinstance(value, str)]  # noqa: PTH111
+    for place in (path, *filter(os.path.isfile, paths)) if path else ():
         for line in _listing(Path(place).expanduser()):
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def _listing(place: Path) -> list[str]:
-    """Names, sizes and times of change of all files: a quick answer to whether anything changed."""
-    found = [place] if place.is_file() else (Path(root) / file for root, _, held in os.walk(place) for file in held)
-    stats = ((os.path.relpath(file, place), file.stat() if file.exists() else file.lstat()) for file in found)
+    """Return names, sizes and modification times of all files, which show quickly if anything changed."""
+    paths = [place] if place.is_file() else (Path(root) / file for root, _, names in os.walk(place) for file in names)
+    stats = ((os.path.relpath(file, place), file.stat() if file.exists() else file.lstat()) for file in paths)
     return sorted(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n" for relative, stat in stats)
 
 
 def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) -> tuple[Any, Callable[[], Splits]]:
-    """Give what ``CLASSES`` and ``SOURCE`` may be looked up in, and what loads the data set."""
+    """Return the data set's module, which may have ``CLASSES`` and ``SOURCE``, and a function that loads its splits."""
     kind, path = dataset_place(name)
-    if _is_own(name, datasets):
+    if _is_users(name, datasets):
         from torchmill.components.data.formats.user_function import load_own
 
         return None, lambda: load_own(kind, path, args)
     module = Room(datasets).load(kind)
-    given = dict(args)
-    takes = inspect.signature(module.load).parameters
-    if "downloads" in takes:
-        given["downloads"] = folder / "downloads"
+    arguments = dict(args)
+    parameters = inspect.signature(module.load).parameters
+    if "downloads" in parameters:
+        arguments["downloads"] = folder / "downloads"
     if path:
-        given["path"] = Path(path).expanduser().absolute()
-    return module, lambda: module.load(**given)
+        arguments["path"] = Path(path).expanduser().absolute()
+    return module, lambda: module.load(**arguments)
 
 
 def array_names(data: DataRef) -> list[str]:
-    """The files of a prepared data set, without their ending."""
+    """Return the names of a prepared data set's arrays, without ``.npy``."""
     splits = ("train", *(("validation",) if data.validation_size else ()), "test")
     return [f"{split}_{part}" for split in splits for part in ("inputs", "labels")]
 
 
 def _prepared(folder: Path, definition: str) -> DataRef | None:
-    """Return what the manifest tells if all of it is still true.
+    """Return the manifest's data set, if its files are intact.
 
-    The files are hashed each time (0.1 s for 55 MB): size and time of change would not show a page
-    that a failing disk or a crash left empty.
+    The files are hashed each time (0.1 s for 55 MB): size and time would not show a page that a crash or a failing
+    disk left empty.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -187,36 +194,23 @@ def _prepared(folder: Path, definition: str) -> DataRef | None:
 def _prepare(
     name: str, loader: tuple[Any, Callable[[], Splits]], definition: str, folder: Path, args: Mapping[str, Any]
 ) -> DataRef:
+    """Load a data set, and write its files and its manifest."""
     module, load = loader
     splits = load()
     classes = tuple(splits.classes or module.CLASSES)
     kind = _check(name, splits, len(classes))
-
-    # First of all: whoever is killed from here on leaves no manifest that speaks of other files.
+    # First, so that a kill from here on leaves no manifest that describes other files.
     with files.writing(folder):
         for stale in (folder / "manifest.json", folder / COLUMNS, *(origins_file(folder, split) for split in SPLITS)):
             stale.unlink(missing_ok=True)
         files.sync_folder(folder)
-    parts = {"train": splits.train, **({"validation": splits.validation} if splits.validation else {})}
-    parts["test"] = splits.test
-    # Before the arrays get their names: one that is mapped from a file may be moved.
+    # Before the arrays are saved: one that is mapped from a file may be renamed.
     mean, std = fields.field(kind).statistics(splits.train.inputs)
     target_mean, target_std = tasks.task(splits.task).statistics(splits.train.labels)
     shape = splits.train.inputs.shape[1:]
     if splits.vocabulary:
         shape = (splits.vocabulary.max_length,)
-    digests = {}
-    for split, part in parts.items():
-        for what, array in (("inputs", part.inputs), ("labels", part.labels)):
-            path = folder / f"{split}_{what}.npy"
-            _save(path, array)
-            digests[path.name] = FileRef.of(path).sha256
-    for name_of_file, described in ((VOCABULARY, splits.vocabulary), (COLUMNS, splits.columns)):
-        if described:
-            with files.new_file(folder / name_of_file) as file:
-                file.write(described.as_json().encode())
-            digests[name_of_file] = FileRef.of(folder / name_of_file).sha256
-    told = [write_origins(folder, split, part.origins) for split, part in parts.items() if len(part.origins)]
+    digests = _write_files(splits, folder)
     ref = DataRef(
         name=name,
         args=dict(args),
@@ -238,33 +232,55 @@ def _prepare(
     )
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})
-    digests |= {path.name: FileRef.of(path).sha256 for path in told}
     manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests}
     with files.new_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     return ref
 
 
+def _write_files(splits: Splits, folder: Path) -> dict[str, str]:
+    """Write arrays, encoding and origins; return the files' digests by name."""
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    written = []
+    for split, part in parts.items():
+        for kind, array in (("inputs", part.inputs), ("labels", part.labels)) if part else ():
+            written.append(folder / f"{split}_{kind}.npy")
+            _save(written[-1], array)
+    for file_name, encoding in ((VOCABULARY, splits.vocabulary), (COLUMNS, splits.columns)):
+        if encoding:
+            written.append(folder / file_name)
+            with files.new_file(written[-1]) as file:
+                file.write(encoding.as_json().encode())
+    written += [
+        write_origins(folder, split, part.origins) for split, part in parts.items() if part and len(part.origins)
+    ]
+    return {path.name: FileRef.of(path).sha256 for path in written}
+
+
 def read_vocabulary(data: DataRef) -> Vocabulary:
-    """Give the vocabulary of a data set of tokens."""
+    """Return the vocabulary of a data set of tokens."""
     return Vocabulary.from_json((data.folder / VOCABULARY).read_text(encoding="utf-8"))
 
 
 def read_columns(data: DataRef) -> Columns | None:
-    """Give the columns that a data set was read from; None where it was no table."""
+    """Return the columns of the table that a data set came from; None if it came from something else."""
     file = data.folder / COLUMNS
     return Columns.from_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _check(name: str, splits: Splits, classes: int) -> str:
-    """Refuse arrays that are not what everything after this relies on; gives the kind of inputs."""
+    """Check the arrays' types, shapes and values; return the kind of inputs.
+
+    Raises:
+        UserError: the data set is malformed.
+    """
     kind = fields.recognized(splits.train.inputs, splits.vocabulary is not None)
     faults = []
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for split, part in parts.items():
         if part:
             if len(part.origins) not in (0, len(part)):
-                faults.append(f"{split} has {len(part)} samples and tells where {len(part.origins)} come from")
+                faults.append(f"{split} has {len(part)} samples and origins of {len(part.origins)}")
             faults += [f"{split} {fault}" for fault in _faults(part, splits, kind, classes)]
     if not faults and not splits.vocabulary:
         shapes = {part.inputs.shape[1:] for part in parts.values() if part}
@@ -287,18 +303,18 @@ def _faults(part: Split, splits: Splits, kind: str, classes: int) -> list[str]:
 
 def _save(path: Path, array: np.ndarray) -> None:
     if isinstance(array, np.memmap) and array.filename and Path(array.filename).parent == path.parent:
-        array.flush()  # it was made here, under another name
+        array.flush()  # the array was written into this folder under another name
         with files.writing(path.parent):
             files.publish(Path(array.filename), path)
         return
     array = np.ascontiguousarray(array)
     with files.new_file(path, array.nbytes) as file:
-        # numpy.save writes past Python's file object, and a full disk then has no error number to know it by.
+        # numpy.save bypasses Python's file object, and then a full disk raises an error without a number.
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
 
 
 def _digest(digests: dict[str, str]) -> str:
-    """Digest of what is learned from; where it came from is no part of it."""
+    """Return the digest of the files to learn from; origins are no part of it."""
     deciding = [digest for name, digest in digests.items() if name not in ORIGINS]
     return hashlib.sha256("".join(deciding).encode()).hexdigest()

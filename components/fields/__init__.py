@@ -25,8 +25,8 @@ Sums = dict[str, Any]
 class Field(Protocol):
     """Everything in which kinds of inputs differ. A kind is a plain class with these members in a file of this folder.
 
-    The file's constant ``NAME`` is the name in the records, ``ARGUMENTS`` the arguments by which a network's
-    constructor shows that it takes such inputs.
+    The file's constant ``NAME`` is the name in the records. A network takes such inputs if its constructor has one of
+    the arguments in ``ARGUMENTS``.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Field(Protocol):
     """An entry of mean and deviation in words."""
 
     is_picture: bool
-    """Whether inputs are drawn as pictures, augmented as pictures and may be of any height and width."""
+    """True if inputs are drawn and augmented as pictures, and may have any height and width."""
     is_sequence: bool
-    """Whether inputs are sequences of ids, padded at the end, that a vocabulary gives their meaning."""
+    """True if inputs are sequences of ids from a vocabulary, padded at the end."""
     can_mix: bool
-    """Whether mixup can mix inputs."""
+    """True if mixup can mix inputs."""
     padding: int | None
     """Id that pads a sequence."""
     unit: float
@@ -66,7 +66,7 @@ class Field(Protocol):
         ...
 
     def faults(self, inputs: "np.ndarray", vocabulary_size: int | None) -> list[str]:
-        """Return what is wrong with inputs, in words."""
+        """Return the faults of inputs, in words."""
         ...
 
     def statistics(self, inputs: "np.ndarray") -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -74,7 +74,7 @@ class Field(Protocol):
         ...
 
     def read_encoding(self, folder: Path) -> "Vocabulary | Columns | None":
-        """Return what the numbers of an input stand for, from the folder of a data set; None if nobody says."""
+        """Return the encoding in the folder of a data set; None without one."""
         ...
 
     def blank(self, shape: tuple[int, ...], samples: int) -> "Tensor":
@@ -82,7 +82,7 @@ class Field(Protocol):
         ...
 
     def measures(self, samples: "Samples") -> Iterator[tuple[str, str, "np.ndarray"]]:
-        """Yield what can be measured of each input: name, unit and values (N,)."""
+        """Yield measures of each input: name, unit and values (N,)."""
         ...
 
     def exported(self, inputs: "Tensor") -> "Tensor":
@@ -90,7 +90,7 @@ class Field(Protocol):
         ...
 
     def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
-        """Return what the ONNX model takes and how it prepares that, in words for its metadata."""
+        """Return the input of the ONNX model and its preprocessing, in words for its metadata."""
         ...
 
     def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> "ModelProto | None":
@@ -106,15 +106,15 @@ class Field(Protocol):
         ...
 
     def batch_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of a large input, by which batches are sized."""
+        """Return the shape of a large input, which limits the batch."""
         ...
 
     def sums(self, inputs: "np.ndarray", columns: "Columns | None") -> Sums:
-        """Return sums over inputs by which they are compared with those of training."""
+        """Return sums over inputs, to compare them with those of training."""
         ...
 
     def drift(self, total: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what sums say of inputs that have no mean, as entries of the drift note."""
+        """Return entries of the drift note for inputs that have no mean."""
         ...
 
 
@@ -138,7 +138,7 @@ def file_of(name: str) -> Path:
 
 
 def arguments_of(name: str) -> tuple[str, ...]:
-    """Return the arguments by which a network's constructor shows that it takes this kind, without importing it."""
+    """Return the arguments of networks that take this kind, without importing it."""
     return FIELDS[_files()[name]].constant("ARGUMENTS", ())
 
 
@@ -156,8 +156,8 @@ def checked(name: str) -> str:
 @functools.cache
 def _instance(file: str) -> Field:
     module = FIELDS.load(file)
-    (found,) = (one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == module.__name__)
-    return cast(Field, found())
+    (cls,) = (cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__)
+    return cast(Field, cls())
 
 
 def field(name: str) -> Field:

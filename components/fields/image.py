@@ -83,7 +83,7 @@ class Image:
         for images_NCHW, _ in samples.batches(1024):
             pixels = images_NCHW.cpu().numpy()
             bright.append(pixels.mean((1, 2, 3)) / 2.55)
-            # The background is what the edge is like; two rows and two columns of it are enough to tell.
+            # The background is the median of the edge: two rows and two columns.
             columns = pixels[:, :, :, [0, -1]].reshape(len(pixels), -1)
             edge = np.concatenate([pixels[:, :, [0, -1]].reshape(len(pixels), -1), columns], 1)
             background = np.median(edge, axis=1).astype(np.int16)

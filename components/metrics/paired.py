@@ -42,7 +42,7 @@ class McNemar:
     both: int
     neither: int
     p: float
-    """Of the exact test (McNemar 1947, by the binomial distribution), two-sided."""
+    """p-value of the exact test (McNemar 1947, by the binomial distribution), two-sided."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pairing:
     samples: int
     differences: tuple[Difference, ...]
     mcnemar: McNemar | None
-    """Of classifications alone."""
+    """Test of answers that are right or wrong; None of numbers."""
     only_first: tuple[int, ...]
     """Some samples that only the first answers rightly."""
     only_second: tuple[int, ...]
@@ -71,7 +71,7 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> McNemar:
 
 
 def difference_interval(found: McNemar) -> Interval:
-    """Give the 95 % interval of the second's accuracy minus the first's, of paired samples.
+    """Return the 95 % interval of the second's accuracy minus the first's, of paired samples.
 
     Wald's with two differing samples added, one on each side (Agresti & Min 2005), which is of some width where the
     two differ on none; widened to the exact interval (Clopper & Pearson 1934) of who is right where they differ. So

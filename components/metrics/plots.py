@@ -95,7 +95,7 @@ def draw_targets(truth: np.ndarray, answers: np.ndarray, targets: Sequence[str],
 
 
 def _legible(names: Sequence[str], kind: str) -> list[str]:
-    """Call by its number what the font has no letters for: boxes in a row tell nobody apart.
+    """Replace names that the font cannot draw by their number: rows of boxes all look alike.
 
     A dollar would begin a formula, which matplotlib may not be able to read.
     """

@@ -11,7 +11,7 @@ from torchmill.components.files import write_arrays
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers to a test split, sample by sample, by which two runs can be compared."""
+    """Outputs for a test split, sample by sample, to compare two runs."""
 
     outputs: np.ndarray
     """Logits, or values in the targets' own units; float32, (N, K)."""

@@ -9,12 +9,12 @@ from onnxscript import opset20 as op
 
 def classes(names: Sequence[str], temperature: float) -> OnnxFunction:
     """Return a graph from logits to the probability of each class and the name of the likeliest."""
-    known = onnx.helper.make_tensor("names", onnx.TensorProto.STRING, (len(names),), [name.encode() for name in names])
+    table = onnx.helper.make_tensor("names", onnx.TensorProto.STRING, (len(names),), [name.encode() for name in names])
 
     @script(default_opset=op)
     def answer(logits: FLOAT["batch", "K"]) -> tuple[FLOAT["batch", "K"], STRING["batch"]]:  # noqa: F821
         probabilities = op.Softmax(op.Div(logits, op.Constant(value_float=temperature)), axis=1)
-        labels = op.Gather(op.Constant(value=known), op.ArgMax(logits, axis=1, keepdims=0))
+        labels = op.Gather(op.Constant(value=table), op.ArgMax(logits, axis=1, keepdims=0))
         return probabilities, labels
 
     return answer

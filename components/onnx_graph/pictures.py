@@ -1,6 +1,6 @@
-"""Pieces of an ONNX graph from pixels of any size and layout to those of training.
+"""Pieces of an ONNX graph that turn pixels of any size and layout into those of training.
 
-Plain operators alone, which every runtime has: of ONNX's own Resize, some know no antialias.
+They use plain operators that every runtime has: some runtimes' Resize has no antialias.
 """
 
 import onnx
@@ -13,14 +13,15 @@ FLOAT_TYPE, UINT8_TYPE, INT32_TYPE = (
     onnx.TensorProto.INT32,
 )
 GREY_SHARES = onnx.helper.make_tensor("shares", INT32_TYPE, (1, 3, 1, 1), [19595, 38470, 7471])
-"""Of red, green and blue in Pillow's L, in 65,536ths."""
+"""Shares of red, green and blue in Pillow's mode L, in 65,536ths."""
 
 
 @script(default_opset=op)
 def triangles(size, used, wanted):
-    """Weights (size, wanted) by which pixels along one side become those that are wanted: a triangle around each.
+    """Return the weights (size, wanted) of a triangle filter along one side.
 
-    Of ``size`` pixels the middle ``used`` are scaled; their neighbours beyond count at the rim (Pillow, Resample.c).
+    The middle ``used`` of ``size`` pixels are scaled to ``wanted``; pixels beyond them count at the rim (Pillow,
+    Resample.c).
     """
     zero, one, half = op.Constant(value_float=0.0), op.Constant(value_float=1.0), op.Constant(value_float=0.5)
     step = op.Div(used, wanted)
@@ -33,7 +34,7 @@ def triangles(size, used, wanted):
 
 @script(default_opset=op)
 def fitted(planes, wanted_height, wanted_width):
-    """Scale pixels as Pillow's ``ImageOps.fit`` does with BILINEAR: what is too much is cut off on both sides alike."""
+    """Scale pixels like Pillow's ``ImageOps.fit`` with BILINEAR, which crops both sides equally."""
     shape = op.Shape(planes)
     height, width = op.Cast(op.Gather(shape, 2), to=FLOAT_TYPE), op.Cast(op.Gather(shape, 3), to=FLOAT_TYPE)
     used_height = op.Min(height, op.Div(op.Mul(width, wanted_height), wanted_width))
@@ -42,7 +43,7 @@ def fitted(planes, wanted_height, wanted_width):
     down = op.Transpose(triangles(height, used_height, wanted_height), perm=[1, 0])
     pixels = op.Cast(planes, to=FLOAT_TYPE)
     half = op.Constant(value_float=0.5)
-    # Whole levels between both passes, and the vertical one first where rows are cut off, as Pillow 13 has it.
+    # As in Pillow 13: whole levels between both passes, and the vertical pass first if rows are cropped.
     if op.Greater(height, used_height):
         both = op.MatMul(op.Floor(op.Add(op.MatMul(down, pixels), half)), across)
     else:
@@ -63,7 +64,7 @@ def on_white(planes):
 
 @script(default_opset=op)
 def grey(planes):
-    """Make red, green and blue what they are in Pillow's mode L."""
+    """Convert red, green and blue to Pillow's mode L."""
     shares = op.Constant(value=GREY_SHARES)
     half, whole = (
         op.Cast(op.Constant(value_int=32768), to=INT32_TYPE),
@@ -75,7 +76,7 @@ def grey(planes):
 
 @script(default_opset=op)
 def to_grey(planes):
-    """Make a picture with colours, which may be transparent, grey."""
+    """Convert RGB or RGBA to grey."""
     if op.Equal(op.Gather(op.Shape(planes), 1), 4):
         colours = on_white(planes)
     else:
@@ -85,7 +86,7 @@ def to_grey(planes):
 
 @script(default_opset=op)
 def to_colours(planes):
-    """Make a grey picture, or one that may be transparent, red, green and blue."""
+    """Convert grey or RGBA to RGB."""
     if op.Equal(op.Gather(op.Shape(planes), 1), 4):
         colours = on_white(planes)
     else:
@@ -95,14 +96,14 @@ def to_colours(planes):
 
 @script(default_opset=op)
 def as_they_are(planes):
-    """Leave channels of which nobody knows what they are."""
+    """Leave channels of unknown meaning as they are."""
     return op.Identity(planes)
 
 
 def pictures(channels: int, height: int, width: int) -> OnnxFunction:
-    """Take pixels of any size with one, three or four channels, first or last, and prepare them as training's were.
+    """Return a graph that prepares pixels of any size like training's: 1, 3 or 4 channels, first or last.
 
-    Channels are last where the last side is 1, 3 or 4, or as many as training had, unless what is given fits as it is.
+    Channels are last if the last side is 1, 3, 4 or training's number, unless the pixels fit as they are.
     """
     wanted_height, wanted_width = float(height), float(width)
     recoloured = {1: to_grey, 3: to_colours}.get(channels, as_they_are)
@@ -122,8 +123,8 @@ def pictures(channels: int, height: int, width: int) -> OnnxFunction:
             coloured = op.Identity(planes)
         else:
             coloured = recoloured(planes)
-        given = op.Shape(coloured)
-        if op.And(op.Equal(op.Gather(given, 2), height), op.Equal(op.Gather(given, 3), width)):
+        size = op.Shape(coloured)
+        if op.And(op.Equal(op.Gather(size, 2), height), op.Equal(op.Gather(size, 3), width)):
             prepared = op.Identity(coloured)
         else:
             tall, wide = op.Constant(value_float=wanted_height), op.Constant(value_float=wanted_width)

@@ -1,4 +1,4 @@
-"""A piece of an ONNX graph from token ids of any length to those of training."""
+"""A piece of an ONNX graph that turns token ids of any length into those of training."""
 
 import onnx
 from onnxscript import INT64, OnnxFunction, script
@@ -10,10 +10,10 @@ INT32_TYPE = onnx.TensorProto.INT32
 
 
 def texts(vocabulary: int, longest: int) -> OnnxFunction:
-    """Take token ids of any length: what is beyond the longest text of training is cut off, as there.
+    """Return a graph that prepares token ids of any length: longer texts than training's are cut.
 
-    An id that the vocabulary has not is unknown (1). A text of padding alone becomes one unknown token: to have
-    nothing to attend to gives some networks no number.
+    Ids outside of the vocabulary become unknown (1). A text of padding alone becomes one unknown token: some networks
+    return NaN if they have nothing to attend to.
     """
 
     end = [longest]

@@ -1,4 +1,4 @@
-"""An ONNX file as it was exported, looked at before it is loaded: what it takes, what it gives, what its names mean."""
+"""An exported ONNX file: checked before it is loaded, with its inputs, outputs and labels."""
 
 import json
 import math
@@ -27,30 +27,36 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TAKEN = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
-COPIES = 3  # of the weights, at least: the file's, the parsed ones and the session's
-PLAIN_MEMORY = 64e6  # what nobody needs to count
-LARGEST_INFERRED = 1.5e9  # bytes; beyond 2 GB onnx infers nothing
+COPIES = 3  # copies of the weights in memory, at least: the file's, the parsed ones and the session's
+PLAIN_MEMORY = 64e6  # bytes; smaller sizes need no check
+LARGEST_INFERRED = 1.5e9  # bytes; shape inference fails beyond 2 GB
 EXPORTED = "Give one that `torchmill train` has exported."
 
 
 @dataclass(frozen=True, eq=False)
 class OnnxModel:
-    """A model that can be asked."""
+    """A model that is ready to answer.
+
+    Example:
+        >>> model = open_model(Path("model.onnx"))  # doctest: +SKIP
+        >>> model.answers(np.zeros((1, 1, 28, 28), np.uint8)).shape  # doctest: +SKIP
+        (1, 10)
+    """
 
     file: Path
     session: "onnxruntime.InferenceSession"
     kind: str
     task: str
     labels: tuple[str, ...]
-    """Names of classes, labels or targets; their numbers where the file has no names."""
+    """Names of classes, labels or targets; their numbers if the file has no names."""
     shape: tuple[int, ...]
-    """Of one input. Images: channels, height, width; tokens: the longest sequence; numbers: features first."""
+    """Shape of one input. Images: channels, height, width; tokens: the longest sequence; numbers: features first."""
     metadata: dict[str, str] = field(default_factory=dict)
-    """All that the file says of itself."""
+    """Metadata of the file, by key."""
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Of texts.
+        """Vocabulary of a model of texts.
 
         Raises:
             UserError: the file has none.
@@ -62,8 +68,7 @@ class OnnxModel:
 
     @cached_property
     def columns(self) -> Columns | None:
-        """Of the table that it was trained on: of numbers all, of texts the one that held them; None where the file
-        does not name them."""
+        """Columns of the training table: all inputs, or the column of texts; None if the file doesn't name them."""
         try:
             columns = Columns.from_json(self.metadata[names.COLUMNS])
         except (KeyError, ValueError, TypeError):
@@ -73,7 +78,7 @@ class OnnxModel:
 
     @property
     def encoding(self) -> Encoding | None:
-        """Of its inputs; None of images, and where the file does not tell."""
+        """Encoding of its inputs; None for images, and if the file has none."""
         return self.vocabulary if self.field.is_sequence else self.columns
 
     @cached_property
@@ -84,16 +89,16 @@ class OnnxModel:
 
     @cached_property
     def _outputs(self) -> list[str]:
-        return [given.name for given in self.session.get_outputs()]
+        return [output.name for output in self.session.get_outputs()]
 
     @property
     def field(self) -> fields.Field:
-        """Everything that depends on the kind of inputs."""
+        """The code for this kind of inputs."""
         return fields.field(self.kind)
 
     @property
     def task_object(self) -> tasks.Task:
-        """Everything that depends on the task."""
+        """The task's own code."""
         return tasks.task(self.task)
 
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
@@ -112,7 +117,7 @@ class OnnxModel:
 
     @cached_property
     def temperature(self) -> float:
-        """What logits are divided by before they become probabilities; 1 where the file says nothing."""
+        """Divisor of the logits before they become probabilities; 1 if the file has none."""
         try:
             value = float(self.metadata.get(names.TEMPERATURE, "1"))
         except ValueError:
@@ -121,15 +126,15 @@ class OnnxModel:
 
     def _run(self, output: str, inputs: np.ndarray) -> np.ndarray:
         name, kind = self.takes
-        wanted = output if output in self._outputs else self._outputs[0]
+        requested = output if output in self._outputs else self._outputs[0]
         try:
-            (given,) = self.session.run([wanted], {name: np.ascontiguousarray(inputs, kind)})
-        except Exception as error:  # onnxruntime's errors have no base of their own
+            (values,) = self.session.run([requested], {name: np.ascontiguousarray(inputs, kind)})
+        except Exception as error:  # onnxruntime's errors share no base class
             raise UserError(f"{self.file} does not take these inputs: {' '.join(str(error).split())[:300]}") from error
-        return np.asarray(given)
+        return np.asarray(values)
 
     def unlike(self, data: DataRef) -> str:
-        """Say what keeps the model from being asked about a data set; empty if nothing does."""
+        """Return the reason why the model can't answer a data set; empty if it can."""
         if self.kind != data.kind or self.task != data.task:
             return f"is for {self.task} of {self.kind}, not for {data.task} of {data.kind}"
         if self.labels != data.classes:
@@ -146,7 +151,7 @@ class OnnxModel:
 
     @cached_property
     def takes_any_size(self) -> bool:
-        """Whether images of any height and width go through it."""
+        """True if it takes images of any height and width."""
         (taken,) = self.session.get_inputs()
         return self.field.is_picture and not all(isinstance(size, int) for size in taken.shape[1:])
 
@@ -170,19 +175,19 @@ def _unlike_columns(ours: Columns, theirs: Columns) -> str:
 
 
 def open_model(file: Path) -> OnnxModel:
-    """Open an ONNX file on the CPU, after a look at what it would ask for.
+    """Open an ONNX file on the CPU, after a check of its sizes and of the files that it refers to.
 
     Raises:
-        UserError: it is not there, no ONNX file, refers to files outside of its folder, does not fit into the memory,
-            or is no model of ours.
+        UserError: the file is missing, is not ONNX, refers to files outside of its folder, does not fit into memory,
+            or was not exported by Torchmill.
     """
     proto = _parsed(file)
     _check_tensors(proto, file)
     session = _session(file)
     if len(session.get_inputs()) != 1 or session.get_inputs()[0].type not in TAKEN:
-        told = ", ".join(f"{one.name} ({one.type})" for one in session.get_inputs())
-        raise UserError(f"{file} takes {told}: not one input of pixels, tokens or numbers.", EXPORTED)
-    metadata = {one.key: one.value for one in proto.metadata_props}
+        inputs = ", ".join(f"{taken.name} ({taken.type})" for taken in session.get_inputs())
+        raise UserError(f"{file} takes {inputs}: not one input of pixels, tokens or numbers.", EXPORTED)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
     kind = _kind(session, metadata, file)
     task = _task(session, metadata)
     labels = _labels(session, metadata, file)
@@ -195,7 +200,7 @@ def _parsed(file: Path) -> onnx.ModelProto:
         if not file.is_file():
             raise IsADirectoryError(21, "it is a folder")
     except OSError as error:
-        beside = [other.name for other in file.parent.glob("*.onnx")] if file.parent.is_dir() else []
+        beside = [path.name for path in file.parent.glob("*.onnx")] if file.parent.is_dir() else []
         raise UserError(f"Cannot read {file}: {error.strerror}.", nearest(file.name, beside)) from None
     _check_memory(file, size)
     try:
@@ -215,12 +220,12 @@ def _check_memory(file: Path, size: float) -> None:
         raise UserError(
             f"{file} has weights of {size / 1e9:,.1f} GB, and needs about {COPIES * size / 1e9:,.1f} GB of memory: "
             f"{free / 1e9:,.1f} GB are free.",
-            "Close other programs, or take a machine with more.",
+            "Close other programs, or use a machine with more memory.",
         )
 
 
 def _check_tensors(proto: onnx.ModelProto, file: Path) -> None:
-    """Refuse tensors that lie outside of the file's folder, or say to be larger than what is there."""
+    """Refuse tensors outside of the file's folder, and those whose data is not of the declared size."""
     total = 0
     for tensor in _tensors(proto):
         size = math.prod(tensor.dims) * _width(tensor.data_type)
@@ -238,29 +243,28 @@ def _check_tensors(proto: onnx.ModelProto, file: Path) -> None:
 
 
 def _check_computed(proto: onnx.ModelProto, file: Path) -> None:
-    """Refuse what a graph makes of next to nothing, as one number repeated ten billion times."""
+    """Refuse graphs that compute huge tensors, for example one number repeated ten billion times."""
     if proto.ByteSize() > LARGEST_INFERRED:
         return
     for value in onnx.shape_inference.infer_shapes(proto, data_prop=True).graph.value_info:
-        held = value.type.tensor_type
-        sides = [side.dim_value if side.HasField("dim_value") else 1 for side in held.shape.dim]
-        size = math.prod(sides) * _width(held.elem_type)
+        tensor = value.type.tensor_type
+        sides = [side.dim_value if side.HasField("dim_value") else 1 for side in tensor.shape.dim]
+        size = math.prod(sides) * _width(tensor.elem_type)
         if size > PLAIN_MEMORY and size > (free := psutil.virtual_memory().available) / COPIES:
             raise UserError(
                 f"{file} makes a tensor '{value.name}' of {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free.",
-                "Take a machine with more, if you trust the one who gave you this model.",
+                "Use a machine with more memory, if you trust the model's author.",
             )
 
 
 def _check_external(tensor: onnx.TensorProto, file: Path) -> None:
-    held = {one.key: one.value for one in tensor.external_data}
-    location = held.get("location", "")
+    location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
     folder = file.parent.resolve()
     place = (folder / location).resolve()
     if not location or not place.is_relative_to(folder):
         raise UserError(
             f"{file} wants to read '{location}', which is outside of its folder: it is not loaded.",
-            "Export it again as one file, and trust the one who gave you this one less.",
+            "Export it again as one file. Don't trust a model that reads other files.",
         )
     if not place.is_file():
         raise UserError(f"{file} has weights in '{location}', which is not beside it.", "Copy that file, too.")
@@ -286,7 +290,7 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _width(data_type: int) -> float:
-    """Bytes of an element; texts count nothing."""
+    """Return the bytes of an element; 0 for text."""
     if data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
         return 0
     return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
@@ -295,12 +299,12 @@ def _width(data_type: int) -> float:
 def _session(file: Path) -> "onnxruntime.InferenceSession":
     try:
         return open_session(file, spinning=False)  # the next inputs are decoded meanwhile
-    except Exception as error:  # its errors have no base of their own
+    except Exception as error:  # onnxruntime's errors share no base class
         raise UserError(f"onnxruntime cannot run {file}: {' '.join(str(error).split())[:300]}", EXPORTED) from error
 
 
 def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> str:
-    """Return the kind in the metadata; old files do not name it, and are told by the name of their input."""
+    """Return the kind in the metadata; for old files without it, the kind that the input's name implies."""
     (taken,) = session.get_inputs()
     by_input = {fields.field(name).onnx_input: name for name in fields.names()}
     kind = name if (name := metadata.get(names.KIND)) in fields.names() else by_input.get(taken.name)
@@ -312,7 +316,7 @@ def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], fil
 
 
 def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> str:
-    """Return the task in the metadata; old files do not name it, and their outputs are told apart in words."""
+    """Return the task in the metadata; for old files without it, the task that their outputs imply."""
     if (name := metadata.get(names.TASK)) in tasks.names():
         return str(name)
     outputs = [output.name for output in session.get_outputs()]
@@ -334,15 +338,15 @@ def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], f
 
 
 def _shape(session: "onnxruntime.InferenceSession", kind: str, metadata: dict[str, str], file: Path) -> tuple[int, ...]:
-    said = tuple(int(size) for size in re.findall(r"\d+", metadata.get(names.SHAPE, "")))
+    noted = tuple(int(size) for size in re.findall(r"\d+", metadata.get(names.SHAPE, "")))
     if fields.field(kind).is_sequence:
-        return said
+        return noted
     (taken,) = session.get_inputs()
     fixed = tuple(taken.shape[1:])
     if all(isinstance(size, int) for size in fixed):
-        return said if len(said) == len(fixed) and sorted(said) == sorted(fixed) else fixed
-    if len(said) == len(fixed):
-        return said
+        return noted if len(noted) == len(fixed) and sorted(noted) == sorted(fixed) else fixed
+    if len(noted) == len(fixed):
+        return noted
     raise UserError(f"{file} takes inputs of any size, and does not say of which it was trained on.", EXPORTED)
 
 

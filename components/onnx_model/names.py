@@ -1,14 +1,14 @@
-"""Names within the ONNX files that we write: outputs, nodes, and keys of the metadata. Files of others keep them."""
+"""Names in our ONNX files: outputs, nodes and metadata keys. They must not change: older files have them too."""
 
-# Outputs, beside the network's own, whose name the task has. The name of the input is the kind's.
+# Further outputs. The task names the network's own output, and the kind of inputs names the input.
 PROBABILITIES = "probabilities"
 LABELS = "labels"
 
-# Within the graph.
+# Names within the graph.
 PREPARED = "prepared"
-"""Input of the network itself."""
+"""The network's own input."""
 BEFORE, BEHIND = AROUND = ("prepare.", "answer.")
-"""Beginnings of the names of nodes that are not the network's."""
+"""Name prefixes of the nodes of pre- and postprocessing."""
 
 # Keys of ``metadata_props``.
 CLASSES = "labels"
@@ -18,7 +18,7 @@ TASK = "task"
 SHAPE = "shape"
 """JSON list: shape of one input."""
 INPUT, PREPROCESSING, OUTPUT = "input", "preprocessing", "output"
-"""What the model takes, how it prepares that, and what it gives, in words."""
+"""Descriptions of the input, its preparation and the output, in words."""
 INPUT_STATISTICS = "input_statistics"
 """JSON object: mean and deviation of the training inputs."""
 TEMPERATURE = "temperature"

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 def run(
     session: "onnxruntime.InferenceSession", samples: Samples, batch_size: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Give the inputs as the model takes them, batch by batch, and the outputs of all samples."""
+    """Return the batches of inputs in the model's dtype, and the first output for all samples."""
     (takes,) = session.get_inputs()
     batches = [as_taken(inputs) for inputs, _ in samples.batches(batch_size)]
     return batches, np.concatenate([session.run(None, {takes.name: batch})[0] for batch in batches])
 
 
 def answers(
-    session: "onnxruntime.InferenceSession", names: Sequence[str] | None, **given: np.ndarray
+    session: "onnxruntime.InferenceSession", names: Sequence[str] | None, **inputs: np.ndarray
 ) -> list[np.ndarray]:
-    """Give a model's outputs by name, or all of them, to inputs by name."""
-    return [np.asarray(value) for value in session.run(names, given)]
+    """Return the named outputs of a model, or all of them, for inputs by name."""
+    return [np.asarray(value) for value in session.run(names, inputs)]
 
 
 def as_taken(inputs: Tensor) -> np.ndarray:
-    """Give raw inputs as an ONNX model takes them: token ids are int64 there."""
+    """Convert raw inputs to the ONNX model's dtype: token ids become int64."""
     return (inputs.long() if inputs.dtype == torch.int32 else inputs).numpy()

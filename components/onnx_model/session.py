@@ -16,18 +16,18 @@ CPU = ("CPUExecutionProvider",)
 def open_session(
     model: Path | bytes, providers: Sequence[str] = CPU, spinning: bool = True
 ) -> "onnxruntime.InferenceSession":
-    """Open an ONNX file, or what it holds, on the processors that this process may use.
+    """Open an ONNX file, or its bytes, with as many threads as this process has CPU cores.
 
     Args:
-        spinning: threads that wait for work keep their processor, which others beside them could use.
+        spinning: let waiting threads keep their cores, which other threads could use.
     """
-    # Importing it makes an identity of this machine in ~/.cache and reports to its vendor, unless told not to.
+    # By default the import writes an id of this machine to ~/.cache and reports to the vendor.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = processors()  # its own guess is the machine's cores, whatever a container allows
+    options.intra_op_num_threads = processors()  # onnxruntime would use all cores of the machine, also in a container
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    given = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(given, options, providers=list(providers))
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=list(providers))

@@ -1,4 +1,4 @@
-"""What a model is asked about: image files, rows of tables, lines of text; each by a name that people know it by."""
+"""Inputs of a prediction: image files, rows of tables or lines of text, each with its name."""
 
 import csv
 import math
@@ -20,41 +20,41 @@ from torchmill.components.errors import UserError, nearest
 from torchmill.components.onnx_model.model import OnnxModel
 
 MAX_PIXELS = 64_000_000
-"""Larger images are not decoded."""
+"""Largest image to decode."""
 TABLES = (".csv", ".tsv", ".parquet")
 LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs in their order. They are read when they are wanted."""
+    """Inputs in their order, read lazily."""
 
     names: Sequence[str]
-    """An image's path, or a table's or text's line."""
+    """Path of an image, or path and line in a table or text."""
     digests: Sequence[str]
-    """Changes where an input does."""
+    """Texts that change if an input changes."""
     read: Callable[[int], Any]
-    """Give one by its number: uint8 (C, H, W), a text, or float32 (F, …); or a reason in words, as ``Unreadable``."""
+    """Reader of an input by number: uint8 (C, H, W), a text or float32 (F, …); ``Unreadable`` if it can't be read."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 class Unreadable(str):
-    """Why an input can't be read."""
+    """Reason why an input can't be read."""
 
     __slots__ = ()
 
 
 def gather(model: OnnxModel, places: Sequence[Path]) -> Inputs:
-    """Find what is to be answered at these places, for a model of that kind.
+    """Find the inputs for a model in files and folders.
 
     Raises:
-        UserError: a place is not there, holds nothing of the kind, or a table lacks columns.
+        UserError: a place doesn't exist or has no inputs of the model's kind, or a table lacks columns.
     """
     for place in places:
         if not place.exists():
-            beside = [other.name for other in place.parent.iterdir()] if place.parent.is_dir() else []
+            beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
             raise UserError(f"There is no {place}.", nearest(place.name, beside))
     if model.field.is_picture:
         return _images(model, places)
@@ -68,18 +68,18 @@ def _images(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     channels, height, width = model.shape
 
     def read(number: int) -> np.ndarray | Unreadable:
-        found = pictures.read_pixels(Path(files[number]), (channels, height, width), MAX_PIXELS)
-        return Unreadable(found) if isinstance(found, str) else found
+        pixels = pictures.read_pixels(Path(files[number]), (channels, height, width), MAX_PIXELS)
+        return Unreadable(pixels) if isinstance(pixels, str) else pixels
 
     return Inputs(files, [_stamp(file) for file in files], read)
 
 
-def _files(places: Sequence[Path], suffixes: frozenset[str], what: str) -> list[str]:
-    """Files at places, in natural order; of folders those that end so, of folders in them too."""
-    found: list[str] = []
+def _files(places: Sequence[Path], suffixes: frozenset[str], noun: str) -> list[str]:
+    """Return files in natural order; folders are searched for the suffixes, with their subfolders."""
+    files: list[str] = []
     for place in places:
-        if place.is_file():  # whatever its name: who names it means it
-            found.append(str(place))
+        if place.is_file():  # a file that the user names counts whatever its suffix
+            files.append(str(place))
             continue
         inside = []
         for folder, folders, names in os.walk(place):
@@ -89,21 +89,21 @@ def _files(places: Sequence[Path], suffixes: frozenset[str], what: str) -> list[
                 if suffix in suffixes and not name.startswith(".") and name.lower() not in SYSTEM_FILES:
                     inside.append(os.path.join(folder, name))  # noqa: PTH118
         if not inside:
-            raise UserError(f"There are no {what} in {place}.", f"Their names end in {', '.join(sorted(suffixes))}.")
-        found += in_order(inside)
-    return found
+            raise UserError(f"There are no {noun} in {place}.", f"Their names end in {', '.join(sorted(suffixes))}.")
+        files += in_order(inside)
+    return files
 
 
 def _stamp(file: str) -> str:
     try:
-        held = os.stat(file)  # noqa: PTH116
+        status = os.stat(file)  # noqa: PTH116
     except OSError:
         return "gone"
-    return f"{held.st_size} {held.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
-    assert model.vocabulary  # told here and not with the first batch
+    assert model.vocabulary  # a missing vocabulary raises here, before the first batch
     names: list[str] = []
     texts: list[str] = []
     for place in _files(places, frozenset({*TABLES, ".txt"}), "texts"):
@@ -112,16 +112,16 @@ def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
             columns, lines = _table(file)
             trained = model.columns.names if model.columns else ()
             usual = [name for name in columns if name.lower() in USUAL_TEXTS]
-            found = next((name for name in (*trained, *usual) if name in columns), None)
-            if found is None and len(columns) > 1:
-                wanted = next(iter(trained), "text")
-                raise UserError(f"{file} has no column '{wanted}'.", nearest(wanted, columns))
-            held: Sequence[str] = [str(cell) for cell in columns[found or next(iter(columns))]]
+            column = next((name for name in (*trained, *usual) if name in columns), None)
+            if column is None and len(columns) > 1:
+                expected = next(iter(trained), "text")
+                raise UserError(f"{file} has no column '{expected}'.", nearest(expected, columns))
+            entries: Sequence[str] = [str(cell) for cell in columns[column or next(iter(columns))]]
         else:
-            held = decoded(file.read_bytes(), file).splitlines()
-            lines = list(range(1, len(held) + 1))
+            entries = decoded(file.read_bytes(), file).splitlines()
+            lines = list(range(1, len(entries) + 1))
         names += [f"{place} line {line}" for line in lines]
-        texts += held
+        texts += entries
 
     def read(number: int) -> str:
         return texts[number] if texts[number].strip() else Unreadable("is empty")
@@ -135,14 +135,14 @@ def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     read_by: list[Columns] = []
     for place in _files(places, frozenset(TABLES), "tables"):
         file = Path(place)
-        held, lines = _table(file)
-        columns = model.columns or _in_order_of(model, file, list(held))
-        missing = [name for name in columns.names if name not in held]
+        cells, lines = _table(file)
+        columns = model.columns or _columns_in_order(model, file, list(cells))
+        missing = [name for name in columns.names if name not in cells]
         if missing:
-            told = f"{file} has no column {', '.join(repr(name) for name in missing[:8])}"
-            raise UserError(f"{told}{', …' * (len(missing) > 8)}.", nearest(missing[0], held))
+            message = f"{file} has no column {', '.join(repr(name) for name in missing[:8])}"
+            raise UserError(f"{message}{', …' * (len(missing) > 8)}.", nearest(missing[0], cells))
         names += [f"{place} line {line}" for line in lines]
-        rows += map(list, zip(*(held[name] for name in columns.names), strict=True))
+        rows += map(list, zip(*(cells[name] for name in columns.names), strict=True))
         read_by += [columns] * len(lines)
 
     def read(number: int) -> np.ndarray | Unreadable:
@@ -162,8 +162,8 @@ def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     return Inputs(names, ["\0".join(map(str, row)) for row in rows], read)
 
 
-def _in_order_of(model: OnnxModel, file: Path, names: list[str]) -> Columns:
-    """The columns of a table for a model that does not name its own: all but the label, as they stand there."""
+def _columns_in_order(model: OnnxModel, file: Path, names: list[str]) -> Columns:
+    """Return a table's columns without the label, in their order, for a model that doesn't name its columns."""
     count = math.prod(model.shape)
     rest = list(names)
     labels = [name for usual in USUAL_LABELS for name in names if name.lower() == usual]
@@ -178,12 +178,12 @@ def _in_order_of(model: OnnxModel, file: Path, names: list[str]) -> Columns:
 
 
 def _table(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    """Columns by name, and the line of each row: of a parquet file the number of the row, from 1."""
+    """Return the cells by column, and the line of each row; Parquet has row numbers from 1 instead."""
     if file.suffix.lower() == ".parquet":
         return _parquet(file)
     content = decoded(file.read_bytes(), file)
     first = next((line for line in content.splitlines() if line.strip()), "")
-    if first and not any(sign in first for sign in ",;\t"):  # one column alone, as of texts
+    if first and not any(sign in first for sign in ",;\t"):  # a single column, for example of texts
         lines = [(number, row) for number, row in enumerate(csv.reader(content.splitlines()), 1) if row]
         return {first.strip(): [row[0] for _, row in lines[1:]]}, [number for number, _ in lines[1:]]
     table = read_table(file)
@@ -202,5 +202,5 @@ def _parquet(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
 
 
 def largest_batch(shape: tuple[int, ...]) -> int:
-    """So many inputs at once: 256, or fewer of large ones."""
+    """Return the number of inputs in a batch: 256, or fewer if they are large."""
     return max(1, min(256, 128_000_000 // max(1, math.prod(shape) * 4)))

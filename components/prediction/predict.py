@@ -1,4 +1,4 @@
-"""Answer many inputs with an ONNX model, part by part: what is written already is not done again."""
+"""Predictions of an ONNX model for many inputs, in parts: a repeated call skips finished parts."""
 
 import csv
 import hashlib
@@ -25,47 +25,51 @@ from torchmill.components.refs import FileRef
 logger = logging.getLogger("torchmill")
 
 PART = 1024
-"""Inputs in a part: so many are lost at most when the process is killed."""
+"""Number of inputs in a part: the most that a killed process can lose."""
 AHEAD = 3
-"""Batches that are decoded while one is answered."""
+"""Number of batches to decode while the model answers another."""
 FORMATS = (".csv", ".jsonl", ".parquet")
 COMPLAINTS = 5
-"""So many unreadable inputs are told one by one."""
+"""Number of unreadable inputs to log singly."""
 
 Row = tuple[str, str | None, float | None, list[float], str]
-"""The input's name, label, confidence, probabilities or values, and what is wrong with it."""
+"""The input's name, label, confidence, probabilities or values, and error."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was written."""
+    """The written files and their counts."""
 
     output: Path
     drift: Path
-    """JSON: how like the training data the inputs are."""
+    """JSON file that compares the inputs with the training data."""
     likeness: str
-    """The same in words."""
+    """The comparison in words."""
     is_far: bool
-    """Whether they are less like it than the answers' confidence may suggest."""
+    """True if the inputs differ from training's so much that the confidence may mislead."""
     answered: int
     unreadable: int
     found_done: int
-    """Of both, what an earlier process had done."""
+    """Number of inputs, readable or not, that an earlier process had done."""
 
 
 def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabilities: bool = True) -> Predictions:
-    """Answer all inputs at ``places`` and write a row for each into ``output``, in their order.
+    """Answer all inputs in ``places`` and write a row for each to ``output``, in their order.
 
-    Columns: ``file``, ``label``, ``confidence``, one of probabilities per class or label, and ``error``; of a
-    regression ``file``, the targets and ``error``. The output appears when it is whole. Until then what is done lies in
-    a folder beside it, from which the same call goes on.
+    Columns: ``file``, ``label``, ``confidence``, a probability per class or label, and ``error``. A regression has
+    ``file``, the targets and ``error``. The output appears when it is complete. Until then finished parts are in a
+    folder beside it, and the same call continues from there.
 
     Args:
-        output: .csv, .jsonl or .parquet.
-        probabilities: of each class, too.
+        output: a .csv, .jsonl or .parquet file.
+        probabilities: also write the probability of each class.
 
     Raises:
         UserError: the model or a place cannot be used, no input can be read, or the output cannot be written.
+
+    Example:
+        >>> done = predict(Path("model.onnx"), [Path("photos")], Path("answers.csv"))  # doctest: +SKIP
+        >>> print(done.answered, done.unreadable, done.likeness)  # doctest: +SKIP
     """
     _check_output(output)
     model = open_model(model_file)
@@ -81,13 +85,13 @@ def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabili
         names, done = _answer(model, inputs, parts)
         sums: list[drift.Sums] = []
         counts = _write(model, _rows(parts, names, sums), output, probabilities)
-        told = drift.note(model, drift.added(sums))
+        findings = drift.note(model, drift.added(sums))
         note = output.with_name(f"{output.stem}.drift.json")
-        write_text(note, json.dumps(told, indent=1))
+        write_text(note, json.dumps(findings, indent=1))
         shutil.rmtree(parts, ignore_errors=True)
     if not counts[0]:
         raise UserError(f"None of the {counts[1]:,} inputs could be read.", f"{output} says why.")
-    return Predictions(output, note, told.get("words", ""), told.get("is_far", False), *counts, done)
+    return Predictions(output, note, findings.get("words", ""), findings.get("is_far", False), *counts, done)
 
 
 def _check_output(output: Path) -> None:
@@ -98,22 +102,22 @@ def _check_output(output: Path) -> None:
 
 
 def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], int]:
-    """See to it that there is a file for each part; gives their names, and how many inputs were done before."""
+    """Write the missing part files; return the names of all, and the number of inputs that were done before."""
     digest = FileRef.of(model.file).sha256
     spans = [range(start, min(start + PART, len(inputs))) for start in range(0, len(inputs), PART)]
     names = [_part_name(digest, inputs, span) for span in spans]
-    wanted = [(name, span) for name, span in zip(names, spans, strict=True) if not (parts / name).is_file()]
-    for stale in parts.glob("*.json"):  # of other inputs or another model
+    missing = [(name, span) for name, span in zip(names, spans, strict=True) if not (parts / name).is_file()]
+    for stale in parts.glob("*.json"):  # parts of other inputs or another model
         if stale.name not in names:
             stale.unlink()
-    done = len(inputs) - sum(len(span) for _, span in wanted)
+    done = len(inputs) - sum(len(span) for _, span in missing)
     if done:
-        logger.info("predict  going on behind %s inputs that are done", f"{done:,}")
+        logger.info("predict  %s inputs are done already", f"{done:,}")
     size = largest_batch(model.field.batch_shape(model.shape))
-    batches = [(name, span[at : at + size]) for name, span in wanted for at in range(0, len(span), size)]
+    batches = [(name, span[at : at + size]) for name, span in missing for at in range(0, len(span), size)]
     rows: list[Row] = []
     sums: list[drift.Sums] = []
-    with counted("Answered", sum(len(span) for _, span in wanted)) as report:
+    with counted("Answered", sum(len(span) for _, span in missing)) as report:
         for at, ((name, numbers), read) in enumerate(
             zip(batches, _ahead(inputs, [b for _, b in batches]), strict=True)
         ):
@@ -128,52 +132,51 @@ def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], i
 
 
 def _part_name(digest: str, inputs: Inputs, span: range) -> str:
-    held = hashlib.sha256(digest.encode())
+    hasher = hashlib.sha256(digest.encode())
     for number in span:
-        held.update(f"{inputs.names[number]}\0{inputs.digests[number]}\n".encode(errors="surrogateescape"))
-    return f"{held.hexdigest()[:32]}.json"
+        hasher.update(f"{inputs.names[number]}\0{inputs.digests[number]}\n".encode(errors="surrogateescape"))
+    return f"{hasher.hexdigest()[:32]}.json"
 
 
 def _ahead(inputs: Inputs, batches: Sequence[range]) -> Iterator[list[Any]]:
-    """Read batches in threads, some ahead of the one that is wanted: Pillow lets the others run while it decodes."""
+    """Read batches ahead in threads: Pillow releases the GIL while it decodes."""
     threads = processors()
 
     def read(numbers: range) -> list[Any]:
         return [inputs.read(number) for number in numbers]
 
     with warnings.catch_warnings(), ThreadPoolExecutor(threads, "decode") as pool:
-        warnings.simplefilter("ignore")  # Pillow's, of what is odd in a file and can be read all the same
+        warnings.simplefilter("ignore")  # Pillow warns of odd files that it can read
         coming: deque[list[Future[list[Any]]]] = deque()
         for batch in [*batches, *[None] * AHEAD]:
             if batch is not None:
                 step = max(1, -(-len(batch) // (2 * threads)))
                 coming.append([pool.submit(read, batch[at : at + step]) for at in range(0, len(batch), step)])
             if coming and (batch is None or len(coming) > AHEAD):
-                yield [one for part in coming.popleft() for one in part.result()]
+                yield [value for part in coming.popleft() for value in part.result()]
 
 
 def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tuple[list[Row], drift.Sums]:
-    """Give a row for each input, and what the inputs are like."""
-    good = [at for at, one in enumerate(read) if not isinstance(one, Unreadable)]
+    """Return a row for each input, and the sums for drift."""
+    good = [at for at, value in enumerate(read) if not isinstance(value, Unreadable)]
     rows: list[Row] = [
-        (name, None, None, [], str(one) if isinstance(one, Unreadable) else "")
-        for name, one in zip(names, read, strict=True)
+        (name, None, None, [], str(value) if isinstance(value, Unreadable) else "")
+        for name, value in zip(names, read, strict=True)
     ]
     if not good:
         return rows, {"samples": 0}
-    held = [read[at] for at in good]
-    inputs = model.field.batch(held, model.vocabulary if model.field.is_sequence else None)
-    given = model.answers(inputs)
-    confidence = model.task_object.confidence(given)
-    for order, (at, numbers) in enumerate(zip(good, given.tolist(), strict=True)):
-        label = model.task_object.answer_words(given[order], model.labels)
+    inputs = model.field.batch([read[at] for at in good], model.vocabulary if model.field.is_sequence else None)
+    answers = model.answers(inputs)
+    confidence = model.task_object.confidence(answers)
+    for order, (at, numbers) in enumerate(zip(good, answers.tolist(), strict=True)):
+        label = model.task_object.answer_words(answers[order], model.labels)
         sure = None if label is None else _short(float(confidence[order]))
         rows[at] = (names[at], label, sure, [_short(number) for number in numbers], "")
     return rows, drift.sums_of(model, inputs, confidence)
 
 
 def _rows(parts: Path, names: Sequence[str], sums: list[drift.Sums]) -> Iterator[Row]:
-    """Give all rows, part by part, and put what the inputs are like there."""
+    """Yield all rows, part by part, and append the parts' sums to ``sums``."""
     for name in names:
         summed, rows = json.loads((parts / name).read_text(encoding="utf-8"))
         sums.append(summed)
@@ -181,16 +184,16 @@ def _rows(parts: Path, names: Sequence[str], sums: list[drift.Sums]) -> Iterator
 
 
 def _write(model: OnnxModel, rows: Iterator[Row], output: Path, probabilities: bool) -> tuple[int, int]:
-    """Write the output whole or not at all; gives how many rows have answers, and how many an error."""
+    """Write the output atomically; return the numbers of rows with an answer and with an error."""
     labelled = model.task_object.has_probabilities
-    given = [f"probability of {label}" for label in model.labels] if labelled else [*model.labels]
+    answer_columns = [f"probability of {label}" for label in model.labels] if labelled else [*model.labels]
     columns = [
         "file",
         *(["label", "confidence"] if labelled else []),
-        *(given if probabilities or not labelled else []),
+        *(answer_columns if probabilities or not labelled else []),
     ]
     columns += ["error"]
-    counts, empty = [0, 0], [None] * len(given)
+    counts, empty = [0, 0], [None] * len(answer_columns)
     shows = probabilities or not labelled
 
     def finished() -> Iterator[list[Any]]:
@@ -198,8 +201,8 @@ def _write(model: OnnxModel, rows: Iterator[Row], output: Path, probabilities: b
             counts[bool(error)] += 1
             if error and counts[1] <= COMPLAINTS:
                 logger.warning("predict  %s %s: left out", file, error)
-            said = [file, label, confidence] if labelled else [file]
-            yield [*said, *((numbers or empty) if shows else ()), error]
+            first = [file, label, confidence] if labelled else [file]
+            yield [*first, *((numbers or empty) if shows else ()), error]
 
     writers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     write_atomically(output, lambda partial: writers[output.suffix.lower()](partial, columns, finished()))
@@ -209,7 +212,7 @@ def _write(model: OnnxModel, rows: Iterator[Row], output: Path, probabilities: b
 
 
 def _short(value: float) -> float:
-    """Seven digits: what float32 holds."""
+    """Round to seven digits, the precision of float32."""
     return float(f"{value:.7g}")
 
 
@@ -234,10 +237,10 @@ def _parquet(path: Path, columns: Sequence[str], rows: Iterator[list[Any]]) -> N
     kinds = [(name, pyarrow.string() if name in texts else pyarrow.float32()) for name in columns]
     schema = pyarrow.schema(kinds)
     with parquet.ParquetWriter(path, schema) as writer:
-        held: list[dict[str, Any]] = []
+        group: list[dict[str, Any]] = []
         for row in rows:
-            held.append(dict(zip(columns, row, strict=True)))
-            if len(held) == 50 * PART:
-                writer.write_table(pyarrow.Table.from_pylist(held, schema))
-                held = []
-        writer.write_table(pyarrow.Table.from_pylist(held, schema))
+            group.append(dict(zip(columns, row, strict=True)))
+            if len(group) == 50 * PART:
+                writer.write_table(pyarrow.Table.from_pylist(group, schema))
+                group = []
+        writer.write_table(pyarrow.Table.from_pylist(group, schema))

@@ -1,4 +1,4 @@
-"""What a network is trained for: one file per task, found by its name. Looking names up imports no task."""
+"""Tasks that a network is trained for: one file per task, found by its name. Looking names up imports no task."""
 
 import functools
 import inspect
@@ -62,7 +62,7 @@ class Mistake:
 class Task(Protocol):
     """Everything in which tasks differ. A task is a plain class with these members in a file of this folder.
 
-    ``outputs`` are what a network gives: (N, K), a column for each class, label or target. ``truth`` are labels as the
+    ``outputs`` come from a network: (N, K), a column for each class, label or target. ``truth`` are labels as the
     data set stores them; ``labels`` are the same as tensors.
     """
 
@@ -73,33 +73,33 @@ class Task(Protocol):
     """An output in words: class, label, target."""
     plural: str
     output_words: str
-    """What a network has to give, as in ``a logit for each class``."""
+    """Outputs of a network in words: ``a logit for each class``."""
     mistakes_title: str
     """Heading of the worst answers."""
     mistakes_note: str
     main_measure: str
     """Measure that comes first: a mean over samples, 1 at best."""
     is_share: bool
-    """Whether people read the main measure in per cent."""
+    """True if people read the main measure in per cent."""
 
     loss_words: str
     """Plain loss in words."""
     activation: str
     """Function that the losses apply to the outputs: softmax, sigmoid or identity."""
     counts_right: bool
-    """Whether ``score_sum`` counts samples."""
+    """True if ``score_sum`` counts samples."""
     is_exclusive: bool
-    """Whether each sample has exactly one class, an int64 label (N,)."""
+    """True if each sample has exactly one class, an int64 label (N,)."""
     has_temperature: bool
-    """Whether ``fit_temperature`` may give another temperature than 1."""
+    """True if ``fit_temperature`` may return another temperature than 1."""
 
     onnx_output: str
     """Name of the network's own output in the ONNX graph."""
     has_probabilities: bool
-    """Whether the ONNX model also gives probabilities and labels, and its metadata a temperature."""
+    """True if the ONNX model also has probabilities and labels, and a temperature in its metadata."""
 
     def describe_data(self, outputs: str) -> str:
-        """Return what a line about the data adds on the task, for example ``, yes or no for 3 labels``."""
+        """Return the end of a log line about the data, for example ``, yes or no for 3 labels``."""
         ...
 
     def recognizes(self, labels: "np.ndarray") -> bool:
@@ -126,11 +126,11 @@ class Task(Protocol):
         ...
 
     def faults(self, labels: "np.ndarray", samples: int, outputs: int) -> list[str]:
-        """Return what is wrong with stored labels, in words."""
+        """Return the faults of stored labels, in words."""
         ...
 
     def statistics(self, labels: "np.ndarray") -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and deviation of the targets, by which they are standardised; empty if they are not."""
+        """Return mean and deviation of the targets; empty if a loss takes them in their own units."""
         ...
 
     def trained_on(
@@ -148,7 +148,7 @@ class Task(Protocol):
         ...
 
     def plain_loss(self, outputs: "Tensor", labels: "Tensor") -> "Tensor":
-        """Return the mean loss in which results are told, whatever loss was trained."""
+        """Return the mean loss that evaluations report, whichever loss was trained with."""
         ...
 
     def plain_losses(self, outputs: "Tensor", labels: "Tensor") -> "Tensor":
@@ -164,11 +164,11 @@ class Task(Protocol):
         ...
 
     def class_weights(self, labels: "Tensor", outputs: int) -> "Tensor":
-        """Return a weight for each class or label by which frequent and rare ones count alike."""
+        """Return a balanced weight for each class or label: frequent and rare ones count alike."""
         ...
 
     def mean_weight(self, weights: "Tensor", labels: "Tensor") -> "Tensor":
-        """Return the mean weight of the samples, by which given weights are divided; 1 leaves them."""
+        """Return the divisor of weights that a user set: the mean weight of the samples, or 1."""
         ...
 
     def measure(self, outputs: "np.ndarray", truth: "np.ndarray") -> Statistics:
@@ -188,7 +188,7 @@ class Task(Protocol):
         ...
 
     def fit_temperature(self, outputs: "np.ndarray", truth: "np.ndarray") -> float:
-        """Return the temperature by which logits of unseen samples are best divided."""
+        """Return the best divisor for the logits of unseen samples."""
         ...
 
     def scores(
@@ -223,7 +223,7 @@ class Task(Protocol):
         ...
 
     def answers(self, outputs: "np.ndarray") -> "np.ndarray":
-        """Return what outputs mean, (N, …): a class, yes or no for each label, or numbers."""
+        """Return the meaning of outputs, (N, …): a class, yes or no for each label, or numbers."""
         ...
 
     def differing(self, outputs: "np.ndarray", reference: "np.ndarray", allowed: float) -> "np.ndarray":
@@ -235,7 +235,7 @@ class Task(Protocol):
         ...
 
     def describe_output(self, outputs: int) -> str:
-        """Return what the ONNX model gives, in words for its metadata."""
+        """Return the outputs of the ONNX model in words, for its metadata."""
         ...
 
     def exported(self, outputs: Sequence[str], description: str) -> bool:
@@ -252,11 +252,11 @@ class Task(Protocol):
         ...
 
     def probabilities(self, outputs: "np.ndarray", temperature: float) -> "np.ndarray":
-        """Return what the ONNX model gives as probabilities, float64; numbers stay as they are."""
+        """Return the same probabilities as the ONNX model, float64; numbers stay as they are."""
         ...
 
     def labels(self, outputs: "np.ndarray", names: Sequence[str]) -> "np.ndarray":
-        """Return what the ONNX model gives as labels; numbers stay as they are."""
+        """Return the same labels as the ONNX model; numbers stay as they are."""
         ...
 
     def confidence(self, answers: "np.ndarray") -> "np.ndarray":
@@ -292,8 +292,8 @@ def checked(name: str) -> str:
 @functools.cache
 def _instance(name: str) -> Task:
     module = TASKS.load(name)
-    (found,) = (one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == module.__name__)
-    return cast(Task, found())
+    (cls,) = (cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__)
+    return cast(Task, cls())
 
 
 def task(name: str) -> Task:
@@ -312,12 +312,12 @@ def task(name: str) -> Task:
 
 def by_measure(measure: str) -> Task:
     """Return the task whose main measure has this name."""
-    return next(one for one in map(task, names()) if one.main_measure == measure)
+    return next(candidate for candidate in map(task, names()) if candidate.main_measure == measure)
 
 
 def is_share(measure: str) -> bool:
     """Return whether people read a measure in per cent; all but some main measures are."""
-    return all(one.is_share for one in map(task, names()) if one.main_measure == measure)
+    return all(owner.is_share for owner in map(task, names()) if owner.main_measure == measure)
 
 
 def shown(measure: str, value: float) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from torchmill.components.data.augmentation import Augmentation
 from torchmill.components.initialization.weights import save_weights
 from torchmill.components.training.batches import batch_size_of, epoch_batches
 from torchmill.components.training.checkpoint import Checkpoints
@@ -57,8 +56,8 @@ def fit(
         >>> for epoch in fit(setup, Checkpoints(folder, 30), folder / "best.safetensors"):  # doctest: +SKIP
         ...     print(epoch.epoch, epoch.validation_loss)
     """
-    config, data, device, seed = setup.config, setup.data, setup.device, setup.seed
-    augment = Augmentation(data, seed, config.augment, config.mixup, config.cutmix)
+    config, device, seed = setup.config, setup.device, setup.seed
+    augment = setup.augmentation()
     batch_size, smallest = batch_size_of(config), 2 * process_group.world_size
     steps_per_epoch = len(epoch_batches(len(setup.training), batch_size, seed, 1, smallest))
     state = TrainingState.begin(setup, steps_per_epoch * config.epochs, process_group)

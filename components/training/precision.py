@@ -34,7 +34,7 @@ def resolve_precision(name: Precision, device: torch.device) -> Precision:
 
 
 class MixedPrecision:
-    """Autocast and loss scaling: torch computes in 16 bits where it is safe, and weights stay fp32.
+    """Autocast and loss scaling: torch runs the operations that are safe in 16 bits, and weights stay fp32.
 
     In fp16 the loss is scaled so that small gradients don't vanish. If a gradient overflows, the step is skipped and
     the scale is halved (Micikevicius et al. 2018).

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from torchmill.components.data.augmentation import Augmentation
 from torchmill.components.data.samples import Samples
 from torchmill.components.refs import DataRef
 from torchmill.components.training.config import TrainConfig
@@ -30,3 +31,7 @@ class TrainingSetup:
     device: torch.device
     seed: int
     """Seed of the order of samples, of augmentation and of the network's random numbers."""
+
+    def augmentation(self) -> Augmentation:
+        config = self.config
+        return Augmentation(self.data, self.seed, config.augment, config.mixup, config.cutmix)

@@ -84,7 +84,7 @@ def fitting_arguments(
 
 
 def _takes_any(function: Callable[..., Any]) -> bool:
-    """Return whether a function takes arguments of any name."""
+    """Return True if a function takes arguments of any name."""
     try:
         return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The user's own code: imported from wherever it lies, its errors told with the place where they happened."""
+"""Import of the user's own code from any folder, with errors that name the line in it."""
 
 import ast
 import importlib
@@ -12,16 +12,19 @@ from torchmill.components.errors import UserError
 from torchmill.components.user_code.reference import own_modules_first, source_file
 
 _imported: set[str] = set()
-"""Packages of the user's that were imported for a file in them, by name."""
+"""Names of the user's packages that were imported for a file in them."""
 
 
 def import_from(place: str) -> ModuleType:
-    """Import ``path/to/file.py``, which finds the modules beside it, or ``package.module``.
+    """Import ``path/to/file.py`` or ``package.module``; a file can import the modules beside it.
 
-    A file with relative imports is imported as the member of the package that it lies in.
+    A file with relative imports is imported as a module of the package around it.
 
     Raises:
-        UserError: it isn't there or doesn't import.
+        UserError: the module doesn't exist or its import fails.
+
+    Example:
+        >>> network = import_from("networks/mine.py").MyNet  # doctest: +SKIP
     """
     try:
         file = source_file(place)
@@ -38,8 +41,8 @@ def import_from(place: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses and inspect look their module up
-        with own_modules_first(file.parent):  # so that it finds the modules beside it
+        sys.modules[name] = module  # dataclasses and inspect look it up
+        with own_modules_first(file.parent):  # the file can import the modules beside it
             spec.loader.exec_module(module)
         return module
     except UserError:
@@ -49,13 +52,13 @@ def import_from(place: str) -> ModuleType:
 
 
 def _dots(file: Path) -> int:
-    """How many folders up the relative imports of a file go, its own counting as one; 0 where it has none."""
+    """Return the most leading dots of a file's relative imports; 0 if it has none."""
     nodes = ast.walk(ast.parse(file.read_bytes(), filename=str(file)))
     return max((node.level for node in nodes if isinstance(node, ast.ImportFrom)), default=0)
 
 
 def _import_member(file: Path, dots: int) -> ModuleType:
-    """Import a file as ``package.module``: its own package, and as many around that as its imports go up."""
+    """Import a file as ``package.module``, with as many parent packages as its imports reach."""
     package, depth = file.parent, 1
     while depth < dots or (package.parent / "__init__.py").is_file():
         package, depth = package.parent, depth + 1
@@ -66,7 +69,7 @@ def _import_member(file: Path, dots: int) -> ModuleType:
         top = importlib.import_module(package.name)
         if str(package) not in map(str, top.__path__ if hasattr(top, "__path__") else ()):
             raise UserError(
-                f"{file} belongs to the package '{package.name}' by its relative imports, and another one of that name "
+                f"{file} belongs to the package '{package.name}' by its relative imports, and another of that name "
                 f"is imported already: {getattr(top, '__file__', top)}.",
                 f"Rename the folder {package}.",
             )
@@ -75,16 +78,16 @@ def _import_member(file: Path, dots: int) -> ModuleType:
 
 
 def _forget(package: Path, name: str) -> None:
-    """Have a file read anew, as any other is; and all of its package where that was imported from elsewhere."""
-    held = sys.modules.get(package.name)
-    elsewhere = held is not None and str(package) not in map(str, held.__path__)
-    for known in list(sys.modules):
-        if known == name or (elsewhere and f"{known}.".startswith(f"{package.name}.")):
-            del sys.modules[known]
+    """Drop a module from ``sys.modules``, and its whole package if that was imported from another folder."""
+    imported = sys.modules.get(package.name)
+    elsewhere = imported is not None and str(package) not in map(str, imported.__path__)
+    for module in list(sys.modules):
+        if module == name or (elsewhere and f"{module}.".startswith(f"{package.name}.")):
+            del sys.modules[module]
 
 
 def first_hand(error: BaseException) -> str:
-    """The error in one line, with the user's own place in the code."""
+    """Return an error in one line, with the last line of the user's code that led to it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     place = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError) and error.filename:
@@ -94,11 +97,11 @@ def first_hand(error: BaseException) -> str:
 
 
 def missing_module(error: BaseException) -> str:
-    """Say what to do about a module that isn't there; nothing about another error."""
+    """Return the remedy for a missing module; empty for any other error."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     top = error.name.partition(".")[0]
-    return f"Install what brings '{top}' into the environment {sys.prefix}, or put it beside the file."
+    return f"Install the package that provides '{top}' into the environment {sys.prefix}, or put it beside the file."
 
 
 def _is_users(filename: str) -> bool:

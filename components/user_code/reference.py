@@ -1,4 +1,4 @@
-"""References to the user's code, ``file.py:Class`` and ``package.module:Class``: checked without running it."""
+"""References to the user's code, ``file.py:Class`` and ``package.module:Class``, checked without running it."""
 
 import ast
 import contextlib
@@ -10,11 +10,14 @@ from pathlib import Path
 from torchmill.components.errors import nearest
 
 
-def check_reference(reference: str, what: str = "class") -> None:
-    """Check what can be checked of ``file.py:Class`` or ``package.module:Class`` without running it.
+def check_reference(reference: str, noun: str = "class") -> None:
+    """Check ``file.py:Class`` or ``package.module:Class`` as far as possible without running it.
+
+    Args:
+        noun: kind of object for errors, for example "class" or "function".
 
     Raises:
-        ValueError: no such file or module, not Python, or nothing of that name in it.
+        ValueError: the file or module doesn't exist, is not Python, or has no such name.
     """
     place, _, name = reference.rpartition(":")
     file = source_file(place)
@@ -25,9 +28,9 @@ def check_reference(reference: str, what: str = "class") -> None:
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror}") from None
     if not name.isidentifier():
-        raise ValueError(f"'{name}' after the colon of '{reference}' is not the name of a {what}")
+        raise ValueError(f"'{name}' after the colon of '{reference}' is not the name of a {noun}")
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    # A name can also come by import, assignment or `from x import *`: then only running the file can tell.
+    # Names from imports, assignments or `from x import *` can't be checked without running the file.
     elsewhere = any(not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Expr) for node in tree.body)
     mentioned = {
         alias.asname or alias.name
@@ -37,19 +40,19 @@ def check_reference(reference: str, what: str = "class") -> None:
     }
     mentioned |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if name not in defined and not (elsewhere and ({name, "*"} & mentioned)):
-        raise ValueError(f"{file} has no {what} '{name}'. {nearest(name, defined)}".strip())
+        raise ValueError(f"{file} has no {noun} '{name}'. {nearest(name, defined)}".strip())
 
 
 def source_file(place: str) -> Path:
-    """The file behind the part of a reference before its colon.
+    """Return the file of a reference, from its part before the colon.
 
     Raises:
-        ValueError: it isn't there.
+        ValueError: the file or module doesn't exist.
     """
     if place.endswith(".py") or "/" in place:
         file = Path(place).expanduser()
         if not file.is_file():
-            beside = [str(other) for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
+            beside = [str(path) for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
             raise ValueError(f"no file {file}. {nearest(str(file), beside)}".strip())
         return file.absolute()
     reason = ""
@@ -72,10 +75,10 @@ def source_file(place: str) -> Path:
 
 @contextlib.contextmanager
 def own_modules_first(folder: Path) -> Generator[None]:
-    """Look for modules in a folder of the user's first, as Python does for a script; behind all others afterwards.
+    """Search a folder of the user's first for modules, as Python does for a script; afterwards search it last.
 
-    What a library imports later is then never a file of the user's that happens to have the same name. A folder that
-    is on the path already keeps its place.
+    A library's later imports then never load a user's file of the same name. A folder that is on the path already
+    keeps its place.
     """
     own = str(folder)
     before = sys.path.index(own) if own in sys.path else None

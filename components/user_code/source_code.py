@@ -1,6 +1,6 @@
-"""What a piece of the user's code consists of: its file, what that imports from the same tree, and the libraries.
+"""The sources of the user's code: a file, its imports from the same tree, and its libraries.
 
-Everything is read, nothing imported or run.
+Files are parsed, never imported or run.
 """
 
 import ast
@@ -21,44 +21,47 @@ from typing import NamedTuple
 
 MODULE_LEVEL = "module level"
 
-# Where the packages around a module look for what is in them, from the outermost to its own: what `..` counts back on.
+# Search paths of the packages around a module, from the outermost to its own; each further dot of `..` drops one.
 Trail = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class SourceCode:
-    """What a piece of code consists of; the same wherever its tree lies and from whichever folder it is looked at."""
+    """Files, definitions and libraries of a piece of code, independent of the tree's place and the current folder."""
 
     files: dict[str, Path]
-    """Name under the tree's root, as ``blocks/conv.py`` -> where it is; outside of the root, the path of its module."""
+    """Paths by name under the tree's root, for example ``blocks/conv.py``; outside of the root by module path."""
     definitions: dict[str, dict[str, str]]
-    """The same names -> ``class MyNet``, ``def f`` or ``module level`` -> digest, blind to comments, docstrings and
-    formatting. The digest of the module level has two parts: the statements, and how the definitions lie between."""
+    """Digests of ``class MyNet``, ``def f`` or ``module level``, by the same file names.
+
+    Comments, docstrings and formatting don't count. The digest of the module level has two parts: one of the
+    statements, one of their order among the definitions.
+    """
     libraries: dict[str, str]
-    """Distribution that is imported from outside of the tree -> version; without the standard library."""
+    """Versions of imported distributions outside of the tree, by name; without the standard library."""
 
 
 def closure(file: Path, root: Path | None = None, *, beside: Sequence[Path] = ()) -> SourceCode:
     """Follow the imports of a file through the user's own tree, as Python would if Torchmill ran the file.
 
-    Imports count wherever they stand, in a function or under an ``if`` other than ``if TYPE_CHECKING``; those that lead
-    nowhere are no error. What is
-    imported by a name made up at run time is not seen. The user's own is all but the standard library, compiled
-    modules, and what a distribution installed; a file that lies loose among those is own as well, and so is the
-    package that ``file`` is in, installed or not.
+    Imports count in functions and under an ``if``, except ``if TYPE_CHECKING``. Imports that lead nowhere are no
+    error. Imports by a name computed at run time are not seen. The user's own code excludes the standard library,
+    compiled modules and installed distributions. It includes single files in site-packages without a distribution,
+    and the package of ``file``, installed or not.
 
     Args:
-        root: what names start from, and one more place to look for modules: for a file in packages without
-            ``__init__.py``. Without it, or where the file isn't under it: the folder around the file's package.
-        beside: more files of the tree, read in the same search.
+        root: folder that names are relative to, and one more place to search for modules, for packages without
+            ``__init__.py``. The default, also if the file is not under ``root``, is the folder around its package.
+        beside: further files of the tree, read in the same search.
 
     Raises:
         OSError: a file can't be read.
-        SyntaxError, ValueError, RecursionError: ``file`` can't be parsed. Another that can't counts by its bytes.
+        SyntaxError, ValueError, RecursionError: ``file`` can't be parsed. An imported file that can't be parsed counts
+            by its bytes.
     """
     search = _Search(file, root)
-    for other in beside:
-        search.add(other)
+    for further in beside:
+        search.add(further)
     definitions: dict[str, dict[str, str]] = {}
     seen = set()
     while search.waiting:
@@ -84,21 +87,21 @@ def closure(file: Path, root: Path | None = None, *, beside: Sequence[Path] = ()
 
 
 def changes(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
-    """Tell two ``definitions`` apart: the file and ``class MyNet``, ``def f is new``, ``is gone``; sorted."""
-    told = []
+    """Return the differences of two ``definitions``: file and ``class MyNet``, ``def f is new`` or ``is gone``."""
+    differences = []
     for file in sorted({*before, *now}):
         if file not in before or file not in now:
-            told.append((file, "is gone" if file in before else "is new"))
+            differences.append((file, "is gone" if file in before else "is new"))
         else:
-            told += [(file, what) for what in _differences(before[file], now[file])]
-    return told
+            differences += [(file, change) for change in _differences(before[file], now[file])]
+    return differences
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if len(names) > 1 and MODULE_LEVEL in names:
         statements = [digests.get(MODULE_LEVEL, "").partition("/")[0] for digests in (before, now)]
-        if statements[0] == statements[1]:  # where a definition came or went, that the order did goes without saying
+        if statements[0] == statements[1]:  # a new or removed definition implies a new order
             names.remove(MODULE_LEVEL)
     return [
         name if name in before and name in now else f"{name} is {'gone' if name in before else 'new'}" for name in names
@@ -106,7 +109,7 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 
 
 class _Search:
-    """What has been found so far, and the files still to be read."""
+    """A search through imports: its results so far, and the files that it still has to read."""
 
     def __init__(self, file: Path, root: Path | None):
         folder = file.parent.resolve()
@@ -114,8 +117,8 @@ class _Search:
         around = folder
         while (around / "__init__.py").is_file():
             around = around.parent
-        wanted = root.resolve() if root else around
-        self.root = wanted if folder.is_relative_to(wanted) else around
+        start = root.resolve() if root else around
+        self.root = start if folder.is_relative_to(start) else around
         self.files: dict[str, Path] = {}
         self.libraries: dict[str, str] = {}
         self._folders = _trail(folder)
@@ -123,13 +126,13 @@ class _Search:
         self.add(file)
         self._package = around / self.file.relative_to(around).parts[0]
         elsewhere = (str(around), str(self.root), "", *sys.path)  # "" is the current folder
-        # A file in a package may be run by its path, then its own folder comes first, or as a module: both count.
+        # A file in a package may run by its path, with its own folder first, or as a module: both count.
         self._places = [(str(folder), *elsewhere)] if around == folder else [(str(folder),), elsewhere]
         self._tops: dict[str, list[Trail]] = {}
-        PathFinder.invalidate_caches()  # it misses a file that was written in the instant after it looked
+        PathFinder.invalidate_caches()  # its cache misses files written right after its last look at a folder
 
     def add(self, file: Path) -> None:
-        """Queue a file and the packages that it is in; the file is read first."""
+        """Queue a file and the packages around it; the file is read first."""
         folder = file.parent.resolve()
         package = folder
         while (package / "__init__.py").is_file():
@@ -138,7 +141,7 @@ class _Search:
         self.waiting.append((folder / file.name, _trail(folder)))
 
     def name(self, path: Path, trail: Trail) -> str:
-        """Give a file the name that it keeps wherever the tree lies, and note both."""
+        """Return and record a name for a file that doesn't depend on the tree's place."""
         if path.is_relative_to(self.root) or trail[:1] == self._folders[:1]:  # what `..` finds can lie beside the root
             name = Path(os.path.relpath(path, self.root)).as_posix()
         else:
@@ -148,7 +151,7 @@ class _Search:
         return name
 
     def follow(self, trail: Trail, level: int, names: tuple[str, ...]) -> None:
-        """Take along every module that an import leads through; it stands in a module with this trail."""
+        """Add every module on the way of an import in a module with this trail."""
         if level == 0:
             for inside in self._top(names[0]):
                 self._descend(inside, names[1:])
@@ -169,7 +172,7 @@ class _Search:
     def _enter(self, spec: ModuleSpec, trail: Trail) -> Trail:
         inside = (*trail, tuple(spec.submodule_search_locations or ()))
         if spec.origin and spec.origin.endswith(".py"):
-            # Our own modules are found by a link in a checkout, and are the same files by their own path.
+            # A checkout finds Torchmill's own modules by a link; resolved paths make them the same files.
             self.waiting.append((Path(spec.origin).resolve(), inside if inside[-1] else trail))
         return inside
 
@@ -180,21 +183,25 @@ class _Search:
 
     def _specs(self, name: str) -> list[ModuleSpec]:
         specs = [PathFinder.find_spec(name, places) for places in self._places]
-        if not any(specs):  # one that is installed as editable may have a finder of its own
+        if not any(specs):  # an editable install may have its own finder
             for finder in sys.meta_path:
                 with suppress(ImportError, AttributeError):  # an outdated one finds nothing
                     specs.append(finder.find_spec(name, None))
         return [spec for spec in specs if spec]
 
     def _is_own(self, spec: ModuleSpec) -> bool:
-        """Note libraries; of a package without ``__init__.py`` that lies in several places, leave the own ones."""
+        """Return True if a module is the user's own; record it as a library otherwise.
+
+        A package without ``__init__.py`` can have several folders: only the user's own stay in ``spec``.
+        """
         own = []
         for place in map(Path, spec.submodule_search_locations or [spec.origin or ""]):
             site = next((folder for folder in place.parents if folder.name in ("site-packages", "dist-packages")), None)
             if site and not place.is_relative_to(self._package):
-                found = _distributions(site, site.stat().st_mtime_ns, place.relative_to(site).parts[0].split(".")[0])
-                self.libraries |= found
-                if found:
+                top = place.relative_to(site).parts[0].split(".")[0]
+                distributions = _distributions(site, site.stat().st_mtime_ns, top)
+                self.libraries |= distributions
+                if distributions:
                     continue
             if not place.is_relative_to(_STANDARD_LIBRARY) or site:
                 own.append(str(place))
@@ -212,12 +219,12 @@ _STANDARD_LIBRARY = Path(os.__file__).parent
 
 @functools.lru_cache(maxsize=512)
 def _distributions(site: Path, changed: int, top: str) -> dict[str, str]:
-    return {found.name: found.version for found in _owners(site, changed).get(top, ())}
+    return {distribution.name: distribution.version for distribution in _owners(site, changed).get(top, ())}
 
 
 @functools.lru_cache(maxsize=8)
 def _owners(site: Path, changed: int) -> dict[str, list[metadata.Distribution]]:
-    """Top-level names -> who installed them; `metadata.packages_distributions` takes ten times as long."""
+    """Return the distributions by top-level name; `metadata.packages_distributions` takes ten times as long."""
     owners: dict[str, list[metadata.Distribution]] = {}
     for distribution in metadata.distributions(path=[str(site)]):
         lines = (distribution.read_text("RECORD") or distribution.read_text("top_level.txt") or "").splitlines()
@@ -231,14 +238,14 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 class _Module(NamedTuple):
     imports: tuple[tuple[int, tuple[str, ...]], ...]
-    """How many dots, and the names after them; `from a import b` is like `import a.b`."""
+    """Number of dots, and the names after them; `from a import b` counts as `import a.b`."""
     definitions: Mapping[str, str]
 
 
 @functools.lru_cache(maxsize=512)
 def _read(source: bytes) -> _Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python gives them when it runs the code
+        warnings.simplefilter("ignore")  # Python shows them again when it runs the code
         tree = ast.parse(source)
     imports: list[tuple[int, tuple[str, ...]]] = []
     never_run = {id(inner) for node in ast.walk(tree) if _is_for_type_checkers(node) for inner in ast.walk(node)}
@@ -260,7 +267,7 @@ def _read(source: bytes) -> _Module:
 
 
 def _is_for_type_checkers(node: ast.AST) -> bool:
-    """Return True for ``if TYPE_CHECKING:`` without an else; what it imports is not imported when the file runs."""
+    """Return True for ``if TYPE_CHECKING:`` without an else: its imports don't happen at run time."""
     return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
@@ -274,7 +281,7 @@ def _definitions(tree: ast.Module) -> dict[str, str]:
 
 
 class _TakeOut(ast.NodeTransformer):
-    """Takes classes and functions out of a module, also from under an ``if``, and leaves a mark where one was."""
+    """Takes classes and functions out of a module, also from under an ``if``, and leaves a mark in their place."""
 
     def __init__(self) -> None:
         self.definitions: dict[str, list[str]] = {}
@@ -288,7 +295,7 @@ class _TakeOut(ast.NodeTransformer):
 
 
 class _Forget(ast.NodeTransformer):
-    """Removes those marks: no other name has a space in it."""
+    """Removes the marks of ``_TakeOut``: their names alone contain a space."""
 
     def visit_Global(self, node: ast.Global) -> ast.Global | None:
         return None if " " in node.names[0] else node

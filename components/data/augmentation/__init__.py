@@ -30,6 +30,10 @@ class Augmentation:
 
     Raises:
         UserError: the data has no images to change, or nothing that can be mixed.
+
+    Example:
+        >>> augment = Augmentation(data, seed=0, names=("flip", "shift:3"), mixup=0.2)  # doctest: +SKIP
+        >>> inputs, labels = augment(inputs, labels, epoch=1, batch=0, samples=indices)  # doctest: +SKIP
     """
 
     def __init__(self, data: DataRef, seed: int, names: Sequence[str] = (), mixup: float = 0.0, cutmix: float = 0.0):

@@ -47,7 +47,7 @@ def main(folder: Path, *parents: Path) -> int:
     """Wait for a job in ``folder``, run it, and return the exit code.
 
     Args:
-        parents: further folders with a parent's lock: on a machine that joined, that of its own parent.
+        parents: further folders with a parent's lock: on a machine that joined, the folder of its `torchmill join`.
     """
     for parent in (folder, *parents):
         threading.Thread(target=_exit_with_parent, args=(parent / PARENT,), daemon=True).start()

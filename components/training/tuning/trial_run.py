@@ -33,8 +33,8 @@ def trial_run(setup: TrainingSetup, steps: int) -> Generator[tuple[TrainingState
         state = TrainingState.begin(setup, steps)
         seed_all(setup.seed)
         state.train_mode()
-        augment = Augmentation(setup.data, setup.seed, config.augment, config.mixup, config.cutmix)
-        yield state, _batches(setup.training.to(setup.device), augment, batch_size_of(config), setup.seed)
+        training = setup.training.to(setup.device)
+        yield state, _batches(training, setup.augmentation(), batch_size_of(config), setup.seed)
     finally:
         set_rng_states(states, setup.device)
 

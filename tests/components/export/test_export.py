@@ -20,14 +20,14 @@ LEFT_OF_AN_EARLIER_ONE = ("model.onnx", "parity.json", "example.npz")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where an earlier export has been."""
+    """A folder with the files of an earlier export."""
     for name in LEFT_OF_AN_EARLIER_ONE:
         (tmp_path / name).write_text("of an earlier one")
     return tmp_path
 
 
 class HalfAsTorch(nn.Module):
-    """Is another network when it is exported."""
+    """A network that computes something else while it is exported."""
 
     def __init__(self):
         super().__init__()

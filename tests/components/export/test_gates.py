@@ -1,4 +1,4 @@
-"""Nothing unsound passes, and nothing sound is stopped."""
+"""The gates stop unsound models, and let sound ones pass."""
 
 import json
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def named(name: str, factor: float) -> Change:
 
 
 def before_the_network(*nodes: onnx.NodeProto, **constants: np.ndarray) -> Change:
-    """Have other nodes between what is prepared and the network."""
+    """Insert other nodes between the preparation and the network."""
 
     def change(proto: onnx.ModelProto, rng: np.random.Generator) -> None:
         at = 1 + next(place for place, node in enumerate(proto.graph.node) if "prepared" in node.output)

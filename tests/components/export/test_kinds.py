@@ -1,4 +1,4 @@
-"""What is exported for tokens, for numbers and in the units of targets is what the network gives."""
+"""Exported models of tokens, numbers and regression targets give the network's answers."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Does the comparison see what it is there to see?"""
+"""The comparison notices faults of an ONNX model, and accepts equal ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def replace(proto: onnx.ModelProto, name: str, values: np.ndarray) -> onnx.Model
 
 
 def after(proto: onnx.ModelProto, op: str, inputs: list[onnx.TensorProto], **attributes: object) -> onnx.ModelProto:
-    """Put another node behind the last one."""
+    """Append a node to the graph's last one."""
     last = next(node for node in proto.graph.node if "logits" in node.output)
     last.output[0] = "before"
     proto.graph.initializer.extend(inputs)

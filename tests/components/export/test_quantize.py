@@ -1,4 +1,4 @@
-"""Fewer bits are taken where they lose next to nothing, and not otherwise."""
+"""A smaller model is accepted only if it loses almost nothing."""
 
 import json
 
@@ -19,8 +19,8 @@ CONFIG = ExportConfig(batch_sizes=(64,), int8="on")
 
 @pytest.fixture
 def faster(monkeypatch):
-    """What a clock says is for whole networks, on machines that do nothing else."""
-    monkeypatch.setattr(smaller, "_times_as_fast", lambda *_: 1.5)
+    """Replace the measured times: they mean something only for whole networks, on idle machines."""
+    monkeypatch.setattr(smaller, "_speed_up", lambda *_: 1.5)
 
 
 def test_it_is_smaller_and_answers_alike(exported, toy, toy_test, tmp_path, faster):
@@ -45,7 +45,7 @@ def test_a_calibration_on_what_is_no_data_is_refused(exported, toy, toy_test, tm
 
 
 def test_one_that_is_not_faster_is_refused(exported, toy, toy_test, tmp_path, monkeypatch):
-    monkeypatch.setattr(smaller, "_times_as_fast", lambda *_: 0.9)
+    monkeypatch.setattr(smaller, "_speed_up", lambda *_: 0.9)
     found = quantize("int8", exported.path, toy, read_sample(toy, 64, 0), toy_test, 0.05, tmp_path / "small.onnx")
     assert not found.accepted and "0.90 times as fast at batch size 1" in found.reason
 

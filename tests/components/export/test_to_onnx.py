@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 class Branching(nn.Module):
-    """Goes another way by what it sees, which no graph can hold."""
+    """A network that branches on its input's values, which no graph can represent."""
 
     def __init__(self):
         super().__init__()

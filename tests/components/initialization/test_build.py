@@ -169,7 +169,9 @@ def test_an_error_explains_that_variable_keywords_get_nothing_from_the_data(toy,
 
 def test_an_error_for_a_missing_module_names_the_environment(toy, own):
     for text in ("import not_there.at_all", "def Own(): import not_there.at_all"):
-        assert f"Install what brings 'not_there' into the environment {sys.prefix}" in refusal(own(text), toy)
+        assert f"Install the package that provides 'not_there' into the environment {sys.prefix}" in refusal(
+            own(text), toy
+        )
 
 
 def test_an_error_for_images_that_are_not_square_has_a_remedy(tmp_path, own):

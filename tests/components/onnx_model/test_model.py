@@ -1,4 +1,4 @@
-"""An ONNX file is looked at before it is loaded, and what is wrong with it is told in words."""
+"""An ONNX file is checked before it is loaded, and its faults are reported in words."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every input has its row, in order; what cannot be read is told and left; a kill loses a part at most."""
+"""Every input has its row, in order; unreadable inputs are reported; a kill loses one part at most."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from torchmill.components.prediction.predict import predict
 
 
 def halves(path: Path, **more) -> Path:
-    """A model that tells whether the upper or the lower half is brighter."""
+    """A model that decides whether the upper or the lower half is brighter."""
     weights = np.zeros((8, 8, 2))
     weights[:4, :, 0] = weights[4:, :, 1] = 1 / 255
     return linear(path, weights.reshape(64, 2), sizes=(1, 8, 8), labels=["upper", "lower"], **more)
@@ -44,7 +44,7 @@ def rows(output: Path) -> list[dict[str, str]]:
 
 
 def bomb(path: Path, size: int) -> None:
-    """A PNG that says to have so many pixels each way, in few bytes."""
+    """Write a PNG of few bytes that declares a huge size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""A network a tenth as slow as the reference network, and its training on the toy data."""
+"""A network ten times as fast as SimpleCNN, and its training on the toy data."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from torchmill.components.training.setup import TrainingSetup
 
 CPU = torch.device("cpu")
 STEPS = 15
-"""In an epoch: 480 of the toy data's 600 images, in batches of 32."""
+"""Steps of an epoch: 480 of the toy data's 600 images, in batches of 32."""
 
 
 class Small(nn.Module):
@@ -35,7 +35,7 @@ class Small(nn.Module):
 
 
 class Plain(nn.Module):
-    """Neither batch norm nor dropout: no sample's gradient depends on another's, nor on chance."""
+    """No batch norm and no dropout: a sample's gradient depends on no other sample and on no random number."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +72,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     **config: object,
 ) -> Iterator[EpochResult]:
-    """Train; gives the epochs one by one.
+    """Train and yield each epoch's result.
 
     Args:
         resume: go on from the newest checkpoint in ``folder``.
@@ -90,20 +90,23 @@ def train(
 
 
 def senseless(data: DataRef) -> tuple[Samples, Samples]:
-    """Two batches of images with labels that have nothing to do with them: soon a network only memorises."""
+    """Return two batches of images with random labels: a network can only memorize them."""
     training, validation = read_training(data.with_split(0.2, seed=0))
     noise = np.random.default_rng(0).integers(0, 10, 64)
     return Samples(training.inputs[:64], torch.from_numpy(noise)), validation
 
 
 def stop_after(steps: float) -> Callable[[], bool]:
-    """Be asked so many times before the answer is yes: after each step, and at the end of each epoch."""
-    left = steps
+    """Return a ``should_stop`` that is True from its call number ``steps`` on.
+
+    ``fit`` calls it after each step and at the end of each epoch.
+    """
+    remaining = steps
 
     def stop() -> bool:
-        nonlocal left
-        left -= 1
-        return left <= 0
+        nonlocal remaining
+        remaining -= 1
+        return remaining <= 0
 
     return stop if steps < math.inf else lambda: False
 

@@ -13,7 +13,7 @@ from torchmill.components.training.checkpoint import Checkpoints
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path):
         self.trace = trace
@@ -34,7 +34,7 @@ def content(state: object) -> bytes:
 
 
 def place(checkpoints: Checkpoints, number: int, content: bytes) -> Path:
-    """Put a file there whose name tells the right digest."""
+    """Write a file whose name has the right digest."""
     path = checkpoints.folder / f"{number:06d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     path.write_bytes(content)
     return path
@@ -53,7 +53,7 @@ def test_a_state_comes_back_as_it_was(checkpoints):
     assert loaded == state
 
 
-def test_where_none_was_written_there_is_none(checkpoints, caplog):
+def test_an_empty_folder_has_no_checkpoint(checkpoints, caplog):
     assert checkpoints.newest() is None and not caplog.records
 
 
@@ -88,18 +88,18 @@ def flip(whole: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, lambda whole: b""], ids=["truncated", "flipped", "empty"])
-def test_a_damaged_one_is_told_and_the_one_before_it_is_used(checkpoints, caplog, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(checkpoints, caplog, damage):
     checkpoints.save({"epoch": 1})
     newest = checkpoints.save({"epoch": 2})
     newest.write_bytes(damage(newest.read_bytes()))
     assert checkpoints.newest() == {"epoch": 1}
     (warning,) = caplog.messages
     assert newest.name in warning and "does not match its checksum" in warning
-    assert checkpoints.newest() == {"epoch": 1}  # it is told once
+    assert checkpoints.newest() == {"epoch": 1}  # without a second warning
     assert len(caplog.messages) == 1
 
 
-def test_all_damaged_is_as_if_there_were_none(checkpoints, caplog):
+def test_if_all_checkpoints_are_damaged_there_is_none(checkpoints, caplog):
     for epoch in range(2):
         path = checkpoints.save({"epoch": epoch})
         path.write_bytes(flip(path.read_bytes()))
@@ -109,7 +109,7 @@ def test_all_damaged_is_as_if_there_were_none(checkpoints, caplog):
     assert checkpoints.newest() == {"epoch": 3}
 
 
-def test_what_was_damaged_is_gone_after_the_end(checkpoints):
+def test_damaged_files_are_removed_at_the_end(checkpoints):
     checkpoints.save({"epoch": 1}).write_bytes(b"")
     assert checkpoints.newest() is None
     checkpoints.save({"epoch": 2})
@@ -128,7 +128,7 @@ def test_a_foreign_file_under_a_right_name_runs_no_code(checkpoints, tmp_path, c
 
 def test_nonsense_under_a_right_name_is_left_out(checkpoints):
     checkpoints.save({"epoch": 1})
-    place(checkpoints, 2, b"\x80\x02h\x01.")  # a pickle that refers to what it does not hold
+    place(checkpoints, 2, b"\x80\x02h\x01.")  # a pickle with a dangling reference
     assert checkpoints.newest() == {"epoch": 1}
 
 
@@ -140,7 +140,7 @@ def test_foreign_names_are_left_alone(checkpoints):
     assert checkpoints.newest() == {"epoch": 1} and foreign.read_text() == "mine"
 
 
-def test_a_disk_that_takes_no_more_is_told_and_the_last_good_state_stays(checkpoints, small_disk):
+def test_a_full_disk_is_an_error_and_the_last_good_state_stays(checkpoints, small_disk):
     checkpoints.save({"epoch": 1})
     before = present(checkpoints)
     big = {"epoch": 2, "network": torch.zeros(100_000)}
@@ -151,7 +151,7 @@ def test_a_disk_that_takes_no_more_is_told_and_the_last_good_state_stays(checkpo
     assert checkpoints.newest()["epoch"] == 2
 
 
-def test_one_that_is_not_over_is_warned_only(checkpoints, small_disk, caplog):
+def test_trying_to_save_on_a_full_disk_only_warns(checkpoints, small_disk, caplog):
     checkpoints.save({"epoch": 1})
     with small_disk(1000):
         checkpoints.try_to_save({"epoch": 2, "network": torch.zeros(1000)})
@@ -178,7 +178,7 @@ def test_a_disk_that_fails_at_the_last_moment_leaves_the_earlier_one(checkpoints
     assert [name[:6] for name in present(checkpoints)] == ["000001", "000002"]  # and nothing partial
 
 
-def test_what_a_killed_process_left_half_written_is_gone_after_the_next_one(checkpoints):
+def test_half_written_files_of_a_killed_process_are_removed_at_the_next_save(checkpoints):
     half = checkpoints.folder / ".000001-0123456789abcdef.pt.4711.partial"
     half.write_bytes(b"half")
     path = checkpoints.save({"epoch": 1})
@@ -199,7 +199,7 @@ def test_what_a_killed_process_left_half_written_is_gone_after_the_next_one(chec
         (0, 0, 100, True, True),
     ],
 )
-def test_one_is_due_after_the_interval_and_where_it_costs_2_percent_at_most(
+def test_a_checkpoint_is_due_after_the_interval_if_it_costs_at_most_2_percent(
     checkpoints, interval, ago, cost, at_end, due
 ):
     checkpoints.interval_seconds, checkpoints.cost_seconds = interval, cost
@@ -207,7 +207,7 @@ def test_one_is_due_after_the_interval_and_where_it_costs_2_percent_at_most(
     assert checkpoints.is_due(at_end_of_epoch=at_end) is due
 
 
-def test_one_that_was_just_written_is_not_due_again_and_its_cost_is_known(checkpoints):
+def test_a_checkpoint_just_written_is_not_due_again_and_its_cost_is_measured(checkpoints):
     checkpoints.written = time.monotonic() - 31
     assert checkpoints.is_due()
     before = time.monotonic()
@@ -216,7 +216,7 @@ def test_one_that_was_just_written_is_not_due_again_and_its_cost_is_known(checkp
     assert not checkpoints.is_due() and not checkpoints.is_due(at_end_of_epoch=True)
 
 
-def test_one_that_could_not_be_written_is_tried_again_after_the_interval(checkpoints, small_disk):
+def test_a_failed_checkpoint_is_tried_again_after_the_interval(checkpoints, small_disk):
     checkpoints.written = time.monotonic() - 31
     with small_disk(10):
         checkpoints.try_to_save({"epoch": 1})

@@ -1,4 +1,4 @@
-"""The moving average of the weights is what is validated and kept; without it, nothing is different."""
+"""The EMA of the weights is validated and saved as the best; training itself doesn't change."""
 
 import math
 
@@ -46,11 +46,11 @@ def test_the_weights_kept_are_the_average_over_the_steps(toy, tmp_path):
     steps = weights_after_each_step(toy, 1, **PLAIN)
     network = make()
     (epoch,) = train(network, toy, tmp_path, ema=0.8, **PLAIN)
-    kept = make(seed=1)
-    load_model(kept, tmp_path / "best.safetensors")
-    assert state(kept) == state(network)
+    best = make(seed=1)
+    load_model(best, tmp_path / "best.safetensors")
+    assert state(best) == state(network)
     for name, value in network.state_dict().items():
-        if value.is_floating_point():  # statistics of batch norm are averaged like weights
+        if value.is_floating_point():  # batch norm's statistics are averaged like weights
             average = steps[0][name].double()
             for step in steps[1:]:
                 average = 0.8 * average + 0.2 * step[name].double()
@@ -58,8 +58,8 @@ def test_the_weights_kept_are_the_average_over_the_steps(toy, tmp_path):
     assert not torch.equal(network.out.weight, steps[-1]["out.weight"])
 
     _, validation = read_training(toy.with_split(0.2, seed=0))
-    judged = validate(StandardizedModel.of(network, toy), cross_entropy, tasks.task("classification"), validation)
-    assert (epoch.validation_loss, epoch.validation_score) == judged
+    expected = validate(StandardizedModel.of(network, toy), cross_entropy, tasks.task("classification"), validation)
+    assert (epoch.validation_loss, epoch.validation_score) == expected
 
 
 def test_the_weights_that_are_trained_are_not_the_average(toy, tmp_path):
@@ -79,7 +79,7 @@ def test_without_an_average_the_weights_kept_are_those_of_the_steps(toy, tmp_pat
 
 
 class Indexed(Small):
-    """Keeps a table of places, and counts nothing."""
+    """Has an integer buffer, a permutation of the pixels."""
 
     def __init__(self):
         super().__init__()
@@ -97,7 +97,7 @@ def test_whole_numbers_are_not_averaged(toy, tmp_path, decay):
 
 
 class Masked(Plain):
-    """Hides half of what it knows behind a mask of minus infinity, as attention does."""
+    """Masks half of its hidden units by minus infinity, as attention does."""
 
     def __init__(self):
         super().__init__()

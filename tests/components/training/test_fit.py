@@ -29,7 +29,7 @@ from torchmill.components.training.validation import validate
 
 
 class Viewing(Small):
-    """Takes a view behind a convolution, which the channels-last format does not bear."""
+    """Uses a view after a convolution, which fails on channels-last images."""
 
     def forward(self, x):
         x = self.conv(x)
@@ -74,7 +74,7 @@ def test_the_test_split_is_not_there_and_not_missed(tmp_path):
 def test_the_same_seed_gives_the_same_weights_to_the_last_bit_and_another_does_not(toy, tmp_path):
     states = []
     for seed in (0, 0, 1):
-        torch.manual_seed(len(states))  # whatever happened before
+        torch.manual_seed(len(states))  # the state before must not matter
         network = make()
         list(train(network, toy, tmp_path, seed=seed))
         states.append(state(network))
@@ -145,7 +145,7 @@ def test_training_stops_out_of_patience_and_the_best_weights_are_those_of_the_le
     load_model(kept, tmp_path / "best.safetensors")
     assert state(kept) == state(network) == states[best] != states[-1]
     loss, accuracy = validate(StandardizedModel.of(kept, toy), cross_entropy, tasks.task("classification"), splits[1])
-    # In another memory format the sums round otherwise.
+    # Sums round differently in another memory format.
     assert loss == pytest.approx(min(losses), rel=1e-5) and accuracy == epochs[best].validation_score
 
 
@@ -167,7 +167,7 @@ def test_the_checkpoint_holds_what_decides_what_comes_next(toy, tmp_path):
     assert {name: tensor.numpy().tobytes() for name, tensor in last["network"].items()} == weights
     assert torch.equal(last["own"][0]["random"]["torch"], chance)
     best = min(epochs, key=lambda epoch: epoch.validation_loss)
-    assert (last["epoch"], last["batch"]) == (3, 0)  # the step that would come next
+    assert (last["epoch"], last["batch"]) == (3, 0)  # the next step
     assert (last["best_epoch"], last["best_loss"]) == (best.epoch, best.validation_loss)
     assert last["schedule"]["last_epoch"] == 2 * STEPS
     assert last["optimizer"]["state"]
@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_not_the_training(
     next(epochs)
     with small_disk(10_000):
         next(epochs)
-        assert newest(tmp_path)["epoch"] == 2  # where the disk was found full
+        assert newest(tmp_path)["epoch"] == 2  # the checkpoint before the disk was full
     warning = caplog.records[0].getMessage()
     assert re.match(r"No checkpoint: Cannot write .*File too large.* The training goes on", warning), warning
     assert next(epochs).is_last
@@ -273,7 +273,7 @@ def test_progress_is_told_within_an_epoch(toy, tmp_path):
     assert seen == sorted(set(seen)) and all(count % 32 == 0 and count <= 480 for count in seen)
     assert {progress.epoch for progress in told} == {1}
     assert all(math.isfinite(progress.loss) and 0 <= progress.score <= 1 for progress in told)
-    assert told[0].loss > epoch.train_loss  # of the first batches, while it still knows little
+    assert told[0].loss > epoch.train_loss  # mean of the first batches, before it has learned much
 
 
 def test_every_parameter_that_wants_a_gradient_moves_and_no_other(toy, tmp_path):

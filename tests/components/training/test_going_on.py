@@ -1,4 +1,4 @@
-"""A training that was stopped, or killed, goes on as if nothing had happened."""
+"""A training that was stopped or killed resumes as if nothing had happened."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ from torchmill.components.training.progress import EpochResult
 
 
 class Throwing(Small):
-    """Draws from Python's and NumPy's chance."""
+    """Draws from Python's and NumPy's generators."""
 
     def forward(self, x):
         if self.training:
@@ -39,7 +39,7 @@ class Throwing(Small):
 
 
 class Remembering(Plain):
-    """Keeps in a buffer, which is not saved with its weights, what decides its answers."""
+    """Has a buffer that decides its outputs and is not persistent."""
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ class Remembering(Plain):
 
 
 class Tied(nn.Module):
-    """Decodes with the weights with which it encodes."""
+    """Shares the weights of encoder and decoder."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Tied(nn.Module):
 
 
 class Looking(Plain):
-    """Keeps the last batch to look at, in a buffer which follows its size."""
+    """Stores its last hidden values in a buffer, whose shape follows the batch."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ class Looking(Plain):
 
 
 class Killed(BaseException):
-    """The process was ended from outside: nothing that it might have done at its end is done."""
+    """Stands for a killed process: no code at its end runs."""
 
 
 def killed_after(steps: int) -> Callable[[], bool]:
@@ -94,18 +94,18 @@ def killed_after(steps: int) -> Callable[[], bool]:
 
 
 def interrupted(kind, data, folder: Path, interruptions: Iterable[Callable[[], bool]], **config) -> list[EpochResult]:
-    """Train to the end, each time with a new network and another chance around, as other processes would."""
+    """Train to the end; each attempt has a new network and other rng states, as a new process has."""
     for number, should_stop in enumerate([*interruptions, stop_after(math.inf)]):
         for seed in (torch.manual_seed, random.seed, np.random.seed):
             seed(1000 + number)
         epochs = train(make(kind), data, folder, resume=True, should_stop=should_stop, **config)
         with contextlib.suppress(Stopped, Killed):
             return list(epochs)
-    raise AssertionError("it was not to be stopped the last time")
+    raise AssertionError("the last attempt was stopped")
 
 
 def results(folder: Path, history: list[EpochResult]) -> tuple[bytes, list[EpochResult]]:
-    """What must be the same to the last bit."""
+    """Return the weights' bytes and the epochs, which must match to the last bit."""
     same = [dataclasses.replace(epoch, samples_per_second=0.0) for epoch in history]
     return (folder / "best.safetensors").read_bytes(), same
 
@@ -141,15 +141,15 @@ MANY = {"epochs": 4, "patience": 2, "augment": "shift", "ema": 0.9}
         "muon",
         "fp16",
         "bf16",
-        "other_chance",
+        "other_rng",
         "unsaved_buffer",
         "tied_weights",
     ],
 )
-def test_stopped_again_and_again_it_gives_the_same_to_the_last_bit(toy, tmp_path, kind, config):
+def test_a_training_stopped_many_times_gives_the_same_to_the_last_bit(toy, tmp_path, kind, config):
     expected = undisturbed(kind, toy, tmp_path / "undisturbed", **config)
-    chance = random.Random(len(config))
-    stops = [stop_after(chance.randint(1, 11)) for _ in range(15)]
+    rng = random.Random(len(config))
+    stops = [stop_after(rng.randint(1, 11)) for _ in range(15)]
     history = interrupted(kind, toy, tmp_path / "stopped", stops, **config)
     assert len(history) >= 3
     assert results(tmp_path / "stopped", history) == expected
@@ -165,7 +165,7 @@ def test_stopped_again_and_again_it_gives_the_same_to_the_last_bit(toy, tmp_path
     ],
     ids=["tokens", "labels", "targets", "mixed_images"],
 )
-def test_data_of_any_kind_goes_on_to_the_same_last_bit(tmp_path, draw, name, config):
+def test_training_on_any_kind_of_data_resumes_bit_for_bit(tmp_path, draw, name, config):
     data = draw(tmp_path)
     kind = partial(made, name, data, **({"hidden": 16} if name == "rnn" else {"hidden": (16,)}))
     expected = undisturbed(kind, data, tmp_path / "undisturbed", epochs=3, **config)
@@ -181,16 +181,16 @@ def test_data_of_any_kind_goes_on_to_the_same_last_bit(tmp_path, draw, name, con
         (Looking, {}, 5),
         (Looking, {"epochs": 2, "ema": 0.9}, STEPS + 5),
     ],
-    ids=["the_average_of_one", "of_changed_size", "the_average_of_one_of_changed_size"],
+    ids=["ema_of_buffer", "resized_buffer", "ema_of_resized_buffer"],
 )
-def test_a_buffer_that_is_not_saved_with_the_weights_comes_back(toy, tmp_path, kind, config, asked):
+def test_a_buffer_that_is_not_persistent_is_restored(toy, tmp_path, kind, config, asked):
     expected = undisturbed(kind, toy, tmp_path / "undisturbed", **config)
     history = interrupted(kind, toy, tmp_path / "stopped", [stop_after(asked)], **config)
     assert results(tmp_path / "stopped", history) == expected
 
 
-def test_killed_between_two_checkpoints_it_takes_the_steps_since_the_last_one_again(toy, tmp_path):
-    config = {**MANY, "checkpoint_seconds": 3600}  # only those at the ends of epochs
+def test_a_training_killed_between_checkpoints_repeats_the_steps_since_the_last_one(toy, tmp_path):
+    config = {**MANY, "checkpoint_seconds": 3600}  # checkpoints at the ends of epochs only
     expected = undisturbed(Small, toy, tmp_path / "undisturbed", **config)
     history = interrupted(
         Small, toy, tmp_path / "killed", [killed_after(steps) for steps in (3, 2 * STEPS, 9)], **config
@@ -198,7 +198,7 @@ def test_killed_between_two_checkpoints_it_takes_the_steps_since_the_last_one_ag
     assert results(tmp_path / "killed", history) == expected
 
 
-def test_killed_where_each_step_has_a_checkpoint_it_loses_one_step(toy, tmp_path):
+def test_a_training_with_a_checkpoint_per_step_loses_one_step_when_killed(toy, tmp_path):
     config = {"epochs": 2, "augment": "shift", "checkpoint_seconds": 0}
     expected = undisturbed(Small, toy, tmp_path / "undisturbed", epochs=2, augment="shift")
     with pytest.raises(Killed):
@@ -219,7 +219,7 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(toy, t
 
 
 @pytest.mark.parametrize("asked", range(STEPS - 1, STEPS + 3))
-def test_stopped_around_an_epochs_end_it_gives_the_same(toy, tmp_path, asked):
+def test_a_stop_around_the_end_of_an_epoch_changes_nothing(toy, tmp_path, asked):
     config = {"epochs": 3, "patience": 2}
     expected = undisturbed(Small, toy, tmp_path / "undisturbed", **config)
     assert results(tmp_path, interrupted(Small, toy, tmp_path, [stop_after(asked)], **config)) == expected
@@ -228,25 +228,25 @@ def test_stopped_around_an_epochs_end_it_gives_the_same(toy, tmp_path, asked):
 @pytest.mark.parametrize(
     ("asked", "place"), [(STEPS, (1, STEPS)), (STEPS + 1, (2, 0)), (STEPS + 2, (2, 1)), (2 * STEPS + 2, (3, 0))]
 )
-def test_a_stop_leaves_a_checkpoint_of_the_very_step(toy, tmp_path, asked, place):
+def test_a_stop_leaves_a_checkpoint_of_the_last_step(toy, tmp_path, asked, place):
     with pytest.raises(Stopped):
         list(train(make(), toy, tmp_path, epochs=3, should_stop=stop_after(asked)))
     assert (newest(tmp_path)["epoch"], newest(tmp_path)["batch"]) == place
 
 
-def test_an_epoch_at_whose_end_it_is_stopped_is_told_before(toy, tmp_path):
+def test_an_epoch_that_ends_with_a_stop_is_yielded_first(toy, tmp_path):
     epochs = train(make(), toy, tmp_path, epochs=2, should_stop=stop_after(STEPS + 1))
     assert next(epochs).epoch == 1
     with pytest.raises(Stopped):
         next(epochs)
 
 
-def test_asked_to_stop_when_the_last_epoch_is_over_it_ends_as_ever(toy, tmp_path):
+def test_a_stop_after_the_last_epoch_is_ignored(toy, tmp_path):
     (epoch,) = train(make(), toy, tmp_path, should_stop=stop_after(STEPS + 1))
     assert epoch.is_last and (tmp_path / "best.safetensors").exists()
 
 
-def test_stopped_at_the_last_step_only_the_validation_is_left(toy, tmp_path):
+def test_after_a_stop_at_the_last_step_only_the_validation_runs(toy, tmp_path):
     expected = undisturbed(Small, toy, tmp_path / "undisturbed")
     with pytest.raises(Stopped):
         list(train(make(), toy, tmp_path, should_stop=stop_after(STEPS)))
@@ -255,7 +255,7 @@ def test_stopped_at_the_last_step_only_the_validation_is_left(toy, tmp_path):
     assert not counted and results(tmp_path, history) == expected
 
 
-def test_killed_when_all_is_over_but_the_last_file_only_that_is_written(toy, tmp_path):
+def test_after_a_kill_before_the_last_file_only_that_file_is_written(toy, tmp_path):
     expected = undisturbed(Small, toy, tmp_path / "undisturbed", **MANY)
     list(train(make(), toy, tmp_path, **MANY))
     (tmp_path / "best.safetensors").unlink()
@@ -266,7 +266,7 @@ def test_killed_when_all_is_over_but_the_last_file_only_that_is_written(toy, tmp
     assert sorted((tmp_path / "checkpoints").iterdir()) == before
 
 
-def test_out_of_patience_it_is_so_at_the_same_epoch_and_stays_so(toy, tmp_path):
+def test_patience_ends_at_the_same_epoch_after_interruptions(toy, tmp_path):
     config = {"splits": senseless(toy), "epochs": 40, "patience": 3, "schedule": "constant"}
     expected = undisturbed(Small, toy, tmp_path / "undisturbed", **config)
     stops = [stop_after(steps) for steps in (3, 8, 1, 2, 4)]
@@ -275,7 +275,7 @@ def test_out_of_patience_it_is_so_at_the_same_epoch_and_stays_so(toy, tmp_path):
     assert interrupted(Small, toy, tmp_path / "stopped", [], **config) == history
 
 
-def test_going_on_costs_no_replay(toy, tmp_path):
+def test_resuming_replays_no_step(toy, tmp_path):
     with pytest.raises(Stopped):
         list(train(make(), toy, tmp_path, epochs=2, augment="shift", should_stop=stop_after(STEPS + 1 + 6)))
     network, counted = counting(make())
@@ -283,7 +283,7 @@ def test_going_on_costs_no_replay(toy, tmp_path):
     assert len(counted) == STEPS - 6
 
 
-def test_what_it_goes_on_from_tells_the_epochs_behind_it_first(toy, tmp_path):
+def test_a_resumed_training_yields_earlier_epochs_first(toy, tmp_path):
     epochs = train(make(), toy, tmp_path, epochs=3, checkpoint_seconds=0)
     behind = [next(epochs), next(epochs)]
     epochs.close()
@@ -292,13 +292,13 @@ def test_what_it_goes_on_from_tells_the_epochs_behind_it_first(toy, tmp_path):
 
 
 def counting(network: nn.Module) -> tuple[nn.Module, list[int]]:
-    """Note the samples of each pass in training."""
+    """Record the number of samples of each pass in train mode."""
     counted = []
     network.register_forward_pre_hook(lambda layer, inputs: counted.append(len(inputs[0])) if layer.training else None)
     return network, counted
 
 
-def test_every_step_counts_towards_the_speed_that_is_told(toy, tmp_path):
+def test_steps_before_an_interruption_count_towards_the_speed(toy, tmp_path):
     with pytest.raises(Stopped):
         list(train(make(), toy, tmp_path, should_stop=stop_after(9)))
     spent = newest(tmp_path)["seconds"]

@@ -29,7 +29,7 @@ def of_task(data: DataRef, task: str) -> DataRef:
 
 
 def training(task: str = "classification") -> Samples:
-    """As many samples of each class as ``COUNTS`` says."""
+    """Return a split with ``COUNTS`` samples of each class."""
     labels = torch.repeat_interleave(torch.arange(CLASSES), torch.tensor(COUNTS))
     if task != "classification":
         labels = torch.stack([torch.arange(100) < count for count in COUNTS], 1).float()

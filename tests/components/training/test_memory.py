@@ -1,4 +1,4 @@
-"""Where the memory does not take a batch at once, it goes through in parts."""
+"""A batch that doesn't fit in memory is passed in parts."""
 
 import math
 import re
@@ -21,7 +21,7 @@ REFUSALS = [
 
 
 class Tight(Plain):
-    """Has memory for so many samples at once, while it trains."""
+    """Runs out of memory with more than ``takes`` samples in train mode."""
 
     def __init__(self, takes: float = 10, refusal: BaseException = REFUSALS[0]):
         super().__init__()
@@ -37,7 +37,7 @@ class Tight(Plain):
 
 
 class TightAlways(Tight):
-    """Has no more of it when it is validated."""
+    """Runs out of memory in eval mode, too."""
 
     def forward(self, x):
         if len(x) > self.takes:
@@ -70,19 +70,19 @@ def test_a_batch_goes_through_in_parts_and_the_result_is_that_of_the_whole(toy, 
         assert (other.train_score, other.lr) == (one.train_score, one.lr)
 
 
-def test_it_is_told_when_it_begins_and_in_the_history(toy, tmp_path, caplog):
+def test_micro_batches_are_logged_and_in_the_history(toy, tmp_path, caplog):
     _, history = trained(Tight, toy, tmp_path, epochs=2)
     assert [int(re.search(r"from now on (\d+)", message)[1]) for message in caplog.messages] == [16, 8]
     assert all("same batch of 32" in message for message in caplog.messages)
     assert [epoch.micro_batch for epoch in history] == [8, 8] and history[0].metrics()["micro_batch"] == 8
 
 
-def test_where_the_memory_suffices_no_curve_is_drawn_of_it(toy, tmp_path):
+def test_without_micro_batches_there_is_no_metric_of_them(toy, tmp_path):
     (epoch,) = train(make(), toy, tmp_path)
     assert "micro_batch" not in epoch.metrics()
 
 
-def test_it_goes_on_with_the_parts_that_it_had_come_to(toy, tmp_path, caplog):
+def test_a_resumed_training_keeps_its_micro_batch(toy, tmp_path, caplog):
     expected, _ = trained(Tight, toy, tmp_path / "undisturbed")
     with pytest.raises(Stopped):
         list(train(make(Tight), toy, tmp_path / "stopped", should_stop=stop_after(4)))
@@ -95,14 +95,14 @@ def test_it_goes_on_with_the_parts_that_it_had_come_to(toy, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("refusal", REFUSALS[:2], ids=["cuda", "cpu"])
-def test_memory_that_never_suffices_is_told_in_words(toy, tmp_path, refusal):
+def test_too_little_memory_for_one_sample_is_a_user_error(toy, tmp_path, refusal):
     network = make(lambda: Tight(0, refusal))
     with pytest.raises(UserError, match="not enough memory for a single sample") as raised:
         list(train(network, toy, tmp_path))
     assert network.passes == [32, 16, 8, 4, 2, 1] and raised.value.remedy
 
 
-def test_another_error_of_the_network_is_not_taken_for_it(toy, tmp_path, caplog):
+def test_another_error_of_the_network_is_not_taken_for_out_of_memory(toy, tmp_path, caplog):
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied (32x784 and 783x24)")
     network = make(lambda: Tight(10, error))
     with pytest.raises(RuntimeError) as raised:
@@ -111,12 +111,12 @@ def test_another_error_of_the_network_is_not_taken_for_it(toy, tmp_path, caplog)
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
-def test_errors_that_mean_it_are_known(error):
+def test_out_of_memory_errors_are_recognized(error):
     assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape"), ValueError("k"), UserError("Cannot write"), OSError(28, "")])
-def test_errors_that_mean_something_else_are_known(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert not is_out_of_memory(error)
 
 
@@ -125,6 +125,6 @@ def test_the_validation_goes_through_in_parts_too(toy, tmp_path):
     assert epoch.micro_batch == 8
 
 
-def test_a_loss_that_is_no_number_is_told_where_the_memory_is_tight(toy, tmp_path):
+def test_a_loss_that_is_not_finite_is_found_with_micro_batches(toy, tmp_path):
     with pytest.raises(UserError, match="The loss became nan in epoch 1, step 3: TightAndBreaking"):
         trained(TightAndBreaking, toy, tmp_path)

@@ -1,4 +1,4 @@
-"""A loss, or weights, that are no longer numbers: found at the step, and told with where they come from."""
+"""A loss or weights that become infinite or NaN are reported with the step and the layer."""
 
 import math
 
@@ -12,7 +12,7 @@ from torchmill.components.training.nonfinite import NotFinite, first_not_finite
 
 
 class Breaking(nn.Module):
-    """Gives nan from its ``good``-th pass in training on, or at that one alone."""
+    """Returns NaN after ``good`` passes in train mode, for ever or once."""
 
     def __init__(self, good: int, once: bool = False):
         super().__init__()
@@ -34,7 +34,7 @@ class Within(Small):
 
 
 class BrokenUpdate(Small):
-    """A gradient becomes nan, in the step after ``good`` ones."""
+    """Has a gradient of NaN after ``good`` steps."""
 
     def __init__(self, good: int):
         super().__init__()
@@ -50,7 +50,7 @@ class BrokenUpdate(Small):
 
 
 class Dividing(Small):
-    """Divides by nothing between two layers."""
+    """Divides by zero between two layers."""
 
     def forward(self, x):
         x = self.norm(self.conv(x)).relu().flatten(1)
@@ -63,14 +63,14 @@ class DividingLast(Small):
 
 
 class Loud(Small):
-    """Its logits are finite, their cross-entropy is not."""
+    """Returns finite logits whose cross-entropy is infinite."""
 
     def forward(self, x):
         return super().forward(x) * 1e38
 
 
 class Pair(nn.Module):
-    """A layer that gives more than a tensor, as recurrent ones and attention do."""
+    """Returns a tuple, as recurrent layers and attention do."""
 
     def forward(self, x):
         return x / 0.0, None
@@ -90,7 +90,7 @@ class WrongInEvaluation(Small):
         return super().forward(x) * (1.0 if self.training else math.inf)
 
 
-def told(kind, data, folder, **config) -> str:
+def error_of(kind, data, folder, **config) -> str:
     with pytest.raises(NotFinite) as raised:
         list(train(make(kind), data, folder, **config))
     return str(raised.value)
@@ -102,7 +102,7 @@ def is_finite(state: dict) -> bool:
 
 
 def test_a_layer_that_starts_to_give_nan_is_named_with_epoch_and_step(toy, tmp_path):
-    message = told(lambda: Within(STEPS + 2), toy, tmp_path, epochs=3)
+    message = error_of(lambda: Within(STEPS + 2), toy, tmp_path, epochs=3)
     assert message.startswith(
         "The loss became nan in epoch 2, step 3: layer breaking (Breaking) is the first to give nan, for inputs of up "
     )
@@ -113,7 +113,7 @@ def test_it_goes_no_further_and_the_last_good_checkpoint_is_kept(toy, tmp_path):
     network = make(lambda: Within(STEPS + 2))
     with pytest.raises(NotFinite):
         list(train(network, toy, tmp_path, epochs=3, checkpoint_seconds=0))
-    assert network.breaking.passes == STEPS + 3 + 1  # once more to see where it comes from
+    assert network.breaking.passes == STEPS + 3 + 1  # one more pass, to find the layer
     last = newest(tmp_path)
     assert (last["epoch"], last["batch"]) == (2, 2) and is_finite(last)
     assert not (tmp_path / "best.safetensors").exists()
@@ -128,70 +128,70 @@ def test_the_epochs_before_were_told(toy, tmp_path):
 
 
 def test_a_layer_that_gives_nan_for_once_is_told_without_a_wrong_reason(toy, tmp_path):
-    message = told(lambda: Within(4, once=True), toy, tmp_path)
+    message = error_of(lambda: Within(4, once=True), toy, tmp_path)
     assert message.startswith("The loss became nan in epoch 1, step 5: ")
     assert "logits go up to" not in message
 
 
 def test_a_division_between_layers_is_told_as_the_networks_own(toy, tmp_path):
-    message = told(Dividing, toy, tmp_path)
+    message = error_of(Dividing, toy, tmp_path)
     assert "step 1: the input before layer out (Linear) holds nan; no layer before it gave that" in message
 
 
 def test_a_division_after_the_last_layer_is_told_as_the_networks_own(toy, tmp_path):
-    assert "DividingLast.forward is the first to give inf" in told(DividingLast, toy, tmp_path)
+    assert "DividingLast.forward is the first to give inf" in error_of(DividingLast, toy, tmp_path)
 
 
 def test_logits_too_large_for_their_cross_entropy_are_told(toy, tmp_path):
-    message = told(Loud, toy, tmp_path)
+    message = error_of(Loud, toy, tmp_path)
     assert message.startswith("The loss became inf in epoch 1, step 1: the network's logits go up to ")
     assert "e+38, too large for a finite loss" in message
 
 
 def test_a_layer_that_gives_more_than_a_tensor_is_named(toy, tmp_path):
-    assert "layer pair (Pair) is the first to give inf" in told(Paired, toy, tmp_path)
+    assert "layer pair (Pair) is the first to give inf" in error_of(Paired, toy, tmp_path)
 
 
 def test_weights_that_explode_are_told(toy, tmp_path):
-    message = told(Plain, toy, tmp_path, lr=1000, optimizer="sgd", schedule="constant")
+    message = error_of(Plain, toy, tmp_path, lr=1000, optimizer="sgd", schedule="constant")
     assert "layer out (Linear) is the first" in message or "layer hidden (Linear) is the first" in message
     assert "in epoch 1, step" in message
 
 
 def test_weights_that_an_update_broke_are_found_at_the_next_step(toy, tmp_path):
-    assert told(lambda: BrokenUpdate(4), toy, tmp_path).startswith(
+    assert error_of(lambda: BrokenUpdate(4), toy, tmp_path).startswith(
         "The loss became nan in epoch 1, step 6: layer conv (Conv2d) is the first whose weights are broken "
         "(its weight holds nan), by the update of the step before"
     )
 
 
 def test_weights_that_an_update_broke_are_not_kept(toy, tmp_path):
-    message = told(lambda: BrokenUpdate(4), toy, tmp_path, checkpoint_seconds=0)
+    message = error_of(lambda: BrokenUpdate(4), toy, tmp_path, checkpoint_seconds=0)
     assert "the update left conv.weight and 5 more not finite" in message
     assert newest(tmp_path)["batch"] == 4 and is_finite(newest(tmp_path))
 
 
 def test_a_stop_keeps_no_broken_weights(toy, tmp_path):
-    assert "not finite" in told(lambda: BrokenUpdate(4), toy, tmp_path, should_stop=stop_after(5))
+    assert "not finite" in error_of(lambda: BrokenUpdate(4), toy, tmp_path, should_stop=stop_after(5))
     assert newest(tmp_path) is None
 
 
 @pytest.mark.parametrize("good", [4, STEPS - 1])
 def test_the_step_whose_update_broke_the_weights_is_told(toy, tmp_path, good):
-    message = told(lambda: BrokenUpdate(good), toy, tmp_path, checkpoint_seconds=0)
+    message = error_of(lambda: BrokenUpdate(good), toy, tmp_path, checkpoint_seconds=0)
     assert f"in epoch 1, step {good + 1}" in message
 
 
 def test_a_validation_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_path):
-    message = told(WrongInEvaluation, toy, tmp_path)
+    message = error_of(WrongInEvaluation, toy, tmp_path)
     assert message.startswith("The validation loss or a weight became nan in epoch 1")
     assert "all weights are finite, so the network itself computes it in evaluation mode" in message
 
 
 def test_pixels_that_are_no_numbers_are_told_as_the_input(toy):
     model = StandardizedModel(make(Plain), (math.nan,), (1.0,))
-    told = first_not_finite(model, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
-    assert told == "the input in the network holds nan; no layer before it gave that"
+    finding = first_not_finite(model, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+    assert finding == "the input in the network holds nan; no layer before it gave that"
 
 
 def test_looking_for_it_leaves_no_hooks_and_chance_as_it_was(toy):
@@ -205,5 +205,5 @@ def test_looking_for_it_leaves_no_hooks_and_chance_as_it_was(toy):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_the_step_is_found_by_taking_the_steps_since_the_last_checkpoint_again(toy, tmp_path):
-    message = told(Loud, toy, tmp_path, device=torch.device("cuda"), epochs=2)
+    message = error_of(Loud, toy, tmp_path, device=torch.device("cuda"), epochs=2)
     assert message.startswith("The loss became inf in epoch 1, step 1: the network's logits go up to ")

@@ -31,7 +31,7 @@ class Course:
         self.schedule = make_schedule(self.optimizer, settings, steps)
 
     def go(self, steps: int) -> list[float]:
-        """Gives the learning rate of each step."""
+        """Return the learning rate of each step."""
         rates = []
         for _ in range(steps):
             rates.append(self.optimizer.param_groups[0]["lr"])
@@ -147,7 +147,7 @@ def test_one_cycle_swings_momentum_around_what_was_asked_for():
 
 
 class Shapes(nn.Module):
-    """What Muon has to tell apart."""
+    """Has every kind of parameter that Muon treats differently."""
 
     def __init__(self):
         super().__init__()
@@ -220,12 +220,12 @@ class Layered(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
-def settings_of(network: nn.Module, what: str, **config: object) -> dict[str, float]:
-    """What the optimizer has for each parameter."""
+def settings_of(network: nn.Module, setting: str, **config: object) -> dict[str, float]:
+    """Return a setting of the optimizer for each parameter."""
     optimizer = make_optimizer(network, TrainConfig.model_validate({"lr": 0.1, **config}), CPU)
-    held = {id(weight): group[what] for group in optimizer.param_groups for weight in group["params"]}
-    assert len(held) == sum(len(group["params"]) for group in optimizer.param_groups)
-    return {name: held[id(weight)] for name, weight in network.named_parameters()}
+    values = {id(weight): group[setting] for group in optimizer.param_groups for weight in group["params"]}
+    assert len(values) == sum(len(group["params"]) for group in optimizer.param_groups)
+    return {name: values[id(weight)] for name, weight in network.named_parameters()}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""Trainings in 16 bits learn as those in 32 do, and lose nothing."""
+"""Training in 16 bits learns as well as in 32."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ def test_it_learns_as_well_as_in_full_precision_with_weights_that_stay_full(toy,
     assert last[precision].validation_score > 0.95
     assert last[precision].train_loss == pytest.approx(
         last["fp32"].train_loss, rel=0.25
-    )  # the first steps of fp16 are left out
+    )  # the first steps of fp16 are skipped
     assert last[precision].train_loss != last["fp32"].train_loss
 
 
 class Seeing(Plain):
-    """Notes in which numbers it computes."""
+    """Records the dtype that it computes in."""
 
     seen: set
 

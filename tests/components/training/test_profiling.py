@@ -1,4 +1,4 @@
-"""A profile tells where the time of some steps goes, and changes nothing else."""
+"""A profile records some steps and changes no result."""
 
 import json
 

@@ -11,12 +11,12 @@ CPU = torch.device("cpu")
 
 
 def draws() -> list[float]:
-    """Of all sources, and of a normal distribution, of which two sources keep a second value for the next time."""
+    """Draw from all generators, also normal values: Python and NumPy cache every second one."""
     return [torch.rand(()).item(), random.random(), random.gauss(), np.random.random(), np.random.normal()]
 
 
 @pytest.fixture(autouse=True)
-def chance_as_it_was():
+def restored_rng():
     states = rng_states(CPU)
     yield
     set_rng_states(states, CPU)
@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_draws_and_another_does_not():
 
 
 @pytest.mark.parametrize("drawn_before", [0, 1, 700])
-def test_all_sources_go_on_from_where_they_were(drawn_before):
+def test_all_generators_continue_from_their_saved_state(drawn_before):
     seed_all(1)
     for _ in range(drawn_before):
         draws()
@@ -43,7 +43,7 @@ def test_all_sources_go_on_from_where_they_were(drawn_before):
     assert [draws() for _ in range(5)] == expected
 
 
-def test_taking_the_states_draws_nothing():
+def test_reading_the_states_draws_nothing():
     seed_all(1)
     expected = draws()
     seed_all(1)
@@ -75,7 +75,7 @@ def test_the_state_of_another_kind_of_device_is_left_out():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_device_goes_on_from_where_it_was_too():
+def test_a_graphics_cards_generator_is_restored():
     device = torch.device("cuda")
     states = rng_states(device)
     expected = torch.rand(5, device=device).tolist()
@@ -86,7 +86,7 @@ def test_the_device_goes_on_from_where_it_was_too():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device")
-def test_a_second_device_goes_on_from_where_it_was_too():
+def test_a_second_graphics_cards_generator_is_restored():
     device = torch.device("cuda:1")
     states = rng_states(device)
     expected = torch.rand(5, device=device).tolist()

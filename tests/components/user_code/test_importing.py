@@ -1,4 +1,4 @@
-"""The user's own files are imported as they lie, in packages too."""
+"""The user's own files import from any folder, in packages too."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from torchmill.components.user_code.source_code import closure
 
 @pytest.fixture(autouse=True)
 def modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test imports is gone when it ends."""
+    """Remove a test's imports when it ends."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "modules", {**sys.modules})
 

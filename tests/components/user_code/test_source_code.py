@@ -35,7 +35,7 @@ def small():
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torchmill runs from a folder that has nothing to do with the code, where a test says nothing else."""
+    """Run from a folder unrelated to the code, unless a test changes it."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
 
@@ -61,7 +61,7 @@ def names(code: SourceCode) -> list[str]:
 
 
 def told(before: str, now: str, folder: Path) -> list[str]:
-    """What is said when a file that read so reads otherwise."""
+    """Return the changes between two versions of a file."""
     first = closure(write(folder, net=before)).definitions
     said = changes(first, closure(write(folder, net=now)).definitions)
     assert bool(said) == (first != closure(folder / "net.py").definitions)
@@ -364,7 +364,7 @@ def test_a_compiled_module_in_the_tree_is_left_out(tree):
 
 
 class EditableFinder:
-    """What an editable install puts into ``sys.meta_path``."""
+    """A finder like an editable install's in ``sys.meta_path``."""
 
     def __init__(self, places: dict[str, Path]):
         self.places = places

@@ -1,4 +1,4 @@
-"""Several processes that train together give what one would have given, whatever happens to them."""
+"""Several processes that train together get the same weights as one, even if some are killed or stopped."""
 
 import logging
 import shutil
@@ -44,15 +44,15 @@ class Double(nn.Module):
         return self.out(self.body(x.flatten(1).double()).relu())
 """
 ROUNDING = 1e-9
-"""Largest difference between weights in float64 that were summed in another order. In float32 it grows to anything:
-a step of rmsprop divides by what it has rounded."""
+"""Largest difference between float64 weights whose gradients were summed in another order. In float32 it has no useful
+bound, because rmsprop divides by rounded values."""
 
 LOSS_ROUNDING = 1e-6
-"""Relative difference of losses, which are averaged over samples in float32."""
+"""Largest relative difference between losses, which are means over samples in float32."""
 
 
 def job(data: DataRef, folder: Path, **config: object) -> Job:
-    """A training whose network draws no random numbers and computes in float64."""
+    """Return a job whose network draws no random numbers and computes in float64."""
     folder.mkdir()
     (folder / "double.py").write_text(DOUBLE)
     reference = f"{folder}/double.py:Double"
@@ -76,8 +76,8 @@ def job(data: DataRef, folder: Path, **config: object) -> Job:
 
 
 def job_of(reference: str, data: DataRef, folder: Path, **config: object) -> Job:
-    """As ``job``, of another network."""
-    weights = save_weights(made(reference, data), folder / "of_another.safetensors")
+    """Return a job for another network."""
+    weights = save_weights(made(reference, data), folder / "initial.safetensors")
     network = NetworkRef(reference=reference, arguments={}, weights=weights, parameters=1)
     return job(data, folder / "job", **config).model_copy(update={"network": network})
 
@@ -92,7 +92,7 @@ def largest_difference(one: Job, other: Job) -> float:
     return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
-def test_two_give_the_weights_and_the_losses_that_one_gives(toy, tmp_path):
+def test_two_processes_give_the_weights_and_losses_of_one(toy, tmp_path):
     alone, together = (job(toy, tmp_path / name, clip="norm:1", ema=0.9) for name in ("alone", "together"))
     expected = list(train(alone, None))
     given = list(train_in_subprocess(together, 2))
@@ -118,20 +118,20 @@ class Split(nn.Module):
     def forward(self, x):
         if self.training and len(x) > 2:
             for layer in (self.body[0], self.body[2]):
-                assert layer.weight.to_local().shape == (16, 32)  # half of it, until it is computed
+                assert layer.weight.to_local().shape == (16, 32)  # sharded until the layer runs
         return self.out(self.body(self.embed(x.flatten(1).double())))
 """
 
 
-def split_job(data: DataRef, folder: Path, **config: object) -> Job:
-    """Of a network that fails where it is whole, which trains with whatever a split one bears."""
+def sharded_job(data: DataRef, folder: Path, **config: object) -> Job:
+    """Return a job whose network fails unless it is sharded, with every setting that sharding supports."""
     folder.mkdir()
     (folder / "split.py").write_text(SPLIT)
     return job_of(f"{folder}/split.py:Split", data, folder, **{"shard": "on", "clip": "norm:1", "ema": 0.9, **config})
 
 
-def whole_network(job: Job) -> Job:
-    """The same, of a network that doesn't mind to be whole."""
+def unsharded(job: Job) -> Job:
+    """Return the same job without sharding, for a network that doesn't check it."""
     path = Path(job.network.reference.rpartition(":")[0])
     path.write_text(path.read_text().replace("if self.training", "if False"))
     return job.model_copy(update={"config": job.config.model_copy(update={"shard": "off"})})
@@ -143,14 +143,12 @@ def whole_network(job: Job) -> Job:
 @pytest.mark.parametrize(
     "optimizer", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "rmsprop", "adadelta")), "adamw"]
 )
-def test_each_holds_its_part_of_a_network_that_is_split_and_what_comes_of_it_is_the_same(
-    tmp_path, optimizer: str, clip: str
-):
-    data = toy_data(tmp_path, train=2565)  # 513 for validation: the shares of two go through different numbers of 256
+def test_a_sharded_network_trains_like_an_unsharded_one(tmp_path, optimizer: str, clip: str):
+    data = toy_data(tmp_path, train=2565)  # 513 for validation: two shares, with different numbers of batches of 256
     plain = {"optimizer": optimizer, "lr": 1.0 if optimizer == "adadelta" else 3e-3, "clip": clip}
-    split, whole = (split_job(data, tmp_path / name, **plain) for name in ("split", "whole"))
+    split, whole = (sharded_job(data, tmp_path / name, **plain) for name in ("split", "whole"))
     given = list(train_in_subprocess(split, 2))
-    expected = list(train_in_subprocess(whole_network(whole), 2))
+    expected = list(train_in_subprocess(unsharded(whole), 2))
     assert largest_difference(split, whole) < ROUNDING
     for one, other in zip(expected, given, strict=True):
         assert (one.train_loss, one.validation_loss) == pytest.approx(
@@ -159,8 +157,8 @@ def test_each_holds_its_part_of_a_network_that_is_split_and_what_comes_of_it_is_
 
 
 @pytest.mark.slow
-def test_a_split_training_goes_on_to_the_same_last_bit_and_its_checkpoints_are_whole(toy, tmp_path):
-    whole, stopped = (split_job(toy, tmp_path / name, epochs=30) for name in ("whole", "stopped"))
+def test_a_sharded_training_resumes_bit_for_bit_from_full_checkpoints(toy, tmp_path):
+    whole, stopped = (sharded_job(toy, tmp_path / name, epochs=30) for name in ("whole", "stopped"))
     expected = list(train_in_subprocess(whole, 2))
     asked = threading.Event()
     with pytest.raises(Stopped):
@@ -169,7 +167,7 @@ def test_a_split_training_goes_on_to_the_same_last_bit_and_its_checkpoints_are_w
     given = list(train_in_subprocess(stopped, 2))
     assert [epoch.train_loss for epoch in given] == [epoch.train_loss for epoch in expected]
     assert stopped.best.read_bytes() == whole.best.read_bytes()
-    unsplit = whole_network(stopped).model_copy(
+    unsplit = unsharded(stopped).model_copy(
         update={"checkpoints": tmp_path / "kept", "best": tmp_path / "unsplit.safetensors"}
     )
     assert len(list(train_in_subprocess(unsplit, 2))) == 30
@@ -177,8 +175,8 @@ def test_a_split_training_goes_on_to_the_same_last_bit_and_its_checkpoints_are_w
 
 
 @pytest.mark.slow
-def test_where_a_split_network_becomes_infinite_is_told_without_a_layer(toy, tmp_path):
-    asked = split_job(toy, tmp_path / "job", clip="none", lr=1000, optimizer="sgd", schedule="constant", epochs=50)
+def test_a_sharded_network_that_becomes_infinite_is_reported_without_a_layer(toy, tmp_path):
+    asked = sharded_job(toy, tmp_path / "job", clip="none", lr=1000, optimizer="sgd", schedule="constant", epochs=50)
     with pytest.raises(UserError, match=r"became (inf|nan) in epoch 1, step \d+: the network is sharded"):
         list(train_in_subprocess(asked, 2))
 
@@ -196,15 +194,15 @@ def test_blocks_are_large_layers_called_by_themselves():
 
 
 def workers() -> list[psutil.Process]:
-    found = []
+    processes = []
     for process in psutil.Process().children(recursive=True):
         try:
             words = process.cmdline()
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
         if "torchmill.components.training.distributed.worker" in words and "torch.distributed.run" not in words:
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def after_epochs(epochs: Iterator[EpochResult], count: int, act: Callable[[], object]) -> list[EpochResult]:
@@ -217,7 +215,7 @@ def after_epochs(epochs: Iterator[EpochResult], count: int, act: Callable[[], ob
 
 
 @pytest.mark.slow
-def test_one_that_is_killed_costs_some_steps_and_changes_nothing(toy, tmp_path):
+def test_a_killed_worker_costs_some_steps_and_changes_nothing(toy, tmp_path):
     whole, broken = (
         job(toy, tmp_path / name, epochs=20, checkpoint_seconds=0, augment="shift") for name in ("whole", "broken")
     )
@@ -252,7 +250,7 @@ class Dying(nn.Module):
 
 
 @pytest.mark.slow
-def test_one_that_dies_again_and_again_is_told(toy, tmp_path):
+def test_a_worker_that_dies_repeatedly_is_reported(toy, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     asked = job_of(f"{tmp_path}/dying.py:Dying", toy, tmp_path)
     with pytest.raises(UserError, match=f"One of 2 training processes died, {RESTARTS + 1} times: .*-9"):
@@ -261,7 +259,7 @@ def test_one_that_dies_again_and_again_is_told(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_user_is_to_mend_is_told_once_in_words(toy, tmp_path):
+def test_a_users_error_is_raised_once_with_its_remedy(toy, tmp_path):
     with pytest.raises(UserError, match=r"The loss became (inf|nan) in epoch 1, step \d+: .*Try a smaller --train.lr"):
         list(
             train_in_subprocess(job(toy, tmp_path / "job", lr=1000, optimizer="sgd", schedule="constant", epochs=50), 2)
@@ -270,7 +268,7 @@ def test_what_the_user_is_to_mend_is_told_once_in_words(toy, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped_it_leaves_behind_a_checkpoint_and_goes_on_to_the_same_last_bit(toy, tmp_path):
+def test_a_stopped_training_leaves_a_checkpoint_and_resumes_bit_for_bit(toy, tmp_path):
     whole, stopped = (job(toy, tmp_path / name, epochs=40) for name in ("whole", "stopped"))
     expected = list(train_in_subprocess(whole, 2))
     asked = threading.Event()
@@ -285,7 +283,7 @@ def test_stopped_it_leaves_behind_a_checkpoint_and_goes_on_to_the_same_last_bit(
 
 
 @pytest.mark.slow
-def test_nobody_is_left_when_whoever_asked_for_it_is_killed(toy, tmp_path):
+def test_workers_exit_when_their_parent_is_killed(toy, tmp_path):
     asked = job(toy, tmp_path / "job", epochs=100_000)
     (tmp_path / "job.json").write_text(asked.model_dump_json())
     code = (
@@ -322,7 +320,7 @@ class Alone(nn.Module):
 
 
 def ended(toy: DataRef, folder: Path, how: str) -> Job:
-    """A training that ends as its network says."""
+    """Return a job whose network runs the statement ``how`` in training."""
     (folder / "alone.py").write_text(ALONE.replace("END", how))
     return job_of(f"{folder}/alone.py:Alone", toy, folder, processes=1, checkpoint_seconds=0)
 
@@ -335,20 +333,20 @@ def ended(toy: DataRef, folder: Path, how: str) -> Job:
         ("os._exit(7)", "ended by itself, with exit code 7"),
     ],
 )
-def test_one_that_crashes_ends_the_step_and_not_whoever_waits_for_it(toy, tmp_path, how: str, words: str):
+def test_a_crash_ends_the_worker_and_not_its_parent(toy, tmp_path, how: str, words: str):
     with pytest.raises(UserError, match=f"{words}.* resumes from the last checkpoint"):
         list(train_in_subprocess(ended(toy, tmp_path, how)))
     assert not workers()
 
 
-def test_what_the_network_raises_comes_with_the_place_where_it_was(toy, tmp_path):
+def test_an_error_of_the_network_comes_with_its_place_and_traceback(toy, tmp_path):
     with pytest.raises(RuntimeError, match=r"ValueError: no such thing \(alone.py line 12\)") as raised:
         list(train_in_subprocess(ended(toy, tmp_path, "raise ValueError('no such thing')")))
     (note,) = raised.value.__notes__
     assert "alone.py" in note and "ValueError: no such thing" in note
 
 
-def test_a_process_of_its_own_gives_the_same_bytes_as_ours(toy, tmp_path):
+def test_a_worker_gives_the_same_bytes_as_this_process(toy, tmp_path):
     here, apart = (job(toy, tmp_path / name, processes=1, augment="shift") for name in ("here", "apart"))
     expected = list(train(here, None))
     with started_ahead(apart.config):
@@ -357,7 +355,7 @@ def test_a_process_of_its_own_gives_the_same_bytes_as_ours(toy, tmp_path):
     assert apart.best.read_bytes() == here.best.read_bytes()
 
 
-def test_it_finds_modules_where_we_do(toy, tmp_path, monkeypatch):
+def test_a_worker_finds_the_modules_that_its_parent_finds(toy, tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text(ALONE.replace("END", "pass"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
@@ -398,15 +396,15 @@ def test_two_machines_give_what_two_processes_give(toy, tmp_path):
     assert not others[0].is_alive()
     expected_losses = [epoch.train_loss for epoch in expected]
     assert [epoch.train_loss for epoch in given] == pytest.approx(expected_losses, rel=LOSS_ROUNDING)
-    assert largest_difference(machines, together) < ROUNDING  # they have other numbers of threads
+    assert largest_difference(machines, together) < ROUNDING  # the numbers of threads differ
 
 
-def test_joining_what_is_no_training_is_refused_in_words(tmp_path):
+def test_joining_a_folder_without_a_training_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no training that waits for machines"):
         join(tmp_path)
 
 
-def test_how_many_train():
+def test_the_number_of_processes():
     assert processes_for(TrainConfig(), CPU) == processes_for(TrainConfig(processes="auto"), CPU) == 1
     assert processes_for(TrainConfig(processes=3), CPU) == 3
     with pytest.raises(UserError, match="batch_size 7 leaves less than 2 samples for each of 4 processes"):

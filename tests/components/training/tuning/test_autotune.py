@@ -1,4 +1,4 @@
-"""What a configuration leaves open is settled by trial, once for a training; and what is compiled trains alike."""
+"""Autotune chooses open settings once per training; a compiled network trains like a plain one."""
 
 import copy
 import json
@@ -19,43 +19,43 @@ from torchmill.components.training.tuning import autotune as trials
 from torchmill.components.training.tuning.autotune import EPOCH_STEPS, SMALLEST_BATCH, Autotune, Pace
 
 
-def of(toy: DataRef, folder: Path) -> Autotune:
+def autotune_of(toy: DataRef, folder: Path) -> Autotune:
     splits = read_training(toy.with_split(0.2, seed=0))
     return Autotune(folder, TrainingSetup(make(Small), *splits, toy, TrainConfig(), CPU, seed=0))
 
 
 def test_a_trial_leaves_network_and_chance_as_they_were(toy, tmp_path):
-    tried = of(toy, tmp_path)
-    before, chance = copy.deepcopy(tried.setup.network.state_dict()), torch.get_rng_state()
-    pace = tried.pace(TrainConfig(batch_size=32), CPU)
+    tuner = autotune_of(toy, tmp_path)
+    before, chance = copy.deepcopy(tuner.setup.network.state_dict()), torch.get_rng_state()
+    pace = tuner.pace(TrainConfig(batch_size=32), CPU)
     assert pace.step_seconds > 0
     assert torch.equal(torch.get_rng_state(), chance)
-    assert all(torch.equal(before[name], value) for name, value in tried.setup.network.state_dict().items())
-    assert all(weight.grad is None for weight in tried.setup.network.parameters())
+    assert all(torch.equal(before[name], value) for name, value in tuner.setup.network.state_dict().items())
+    assert all(weight.grad is None for weight in tuner.setup.network.parameters())
 
 
 def test_what_is_given_is_not_tried(toy, tmp_path):
-    tried = of(toy, tmp_path)
+    tuner = autotune_of(toy, tmp_path)
     config = TrainConfig(batch_size=48)
-    assert tried.batch_size(config, CPU) == 48
-    assert tried.device("cpu", config) == CPU
-    assert not tried.compiles(config, CPU) and tried.compiles(config.model_copy(update={"compile": "on"}), CPU)
+    assert tuner.batch_size(config, CPU) == 48
+    assert tuner.device("cpu", config) == CPU
+    assert not tuner.compiles(config, CPU) and tuner.compiles(config.model_copy(update={"compile": "on"}), CPU)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_size_is_found_once_and_leaves_an_epoch_its_steps(toy, tmp_path):
-    tried = of(toy, tmp_path)
+    tuner = autotune_of(toy, tmp_path)
     config = TrainConfig.model_validate({"batch_size": "auto"})
-    found = tried.batch_size(config, CPU)
-    assert found in [SMALLEST_BATCH * 2**power for power in range(8)]
-    assert found * EPOCH_STEPS <= len(tried.setup.training)
-    assert json.loads((tmp_path / "trials.json").read_text()) == {"batch_size": found}
+    size = tuner.batch_size(config, CPU)
+    assert size in [SMALLEST_BATCH * 2**power for power in range(8)]
+    assert size * EPOCH_STEPS <= len(tuner.setup.training)
+    assert json.loads((tmp_path / "trials.json").read_text()) == {"batch_size": size}
     (tmp_path / "trials.json").write_text('{"batch_size": 7}')
-    assert tried.batch_size(config, CPU) == 7
+    assert tuner.batch_size(config, CPU) == 7
 
 
 class Paced(Autotune):
-    """Autotune whose outcome is written down: a clock gives another one each time."""
+    """Autotune with fixed timings, because measured ones vary."""
 
     def pace(self, config: TrainConfig, device: torch.device) -> Pace:
         size = config.batch_size or 0
@@ -67,18 +67,18 @@ class Paced(Autotune):
 
 
 def paced(toy: DataRef, folder: Path) -> Paced:
-    tried = of(toy, folder)
-    return Paced(folder, tried.setup)
+    tuner = autotune_of(toy, folder)
+    return Paced(folder, tuner.setup)
 
 
 def test_the_largest_batch_that_fits_is_taken_where_each_is_as_quick_as_the_one_before(toy, tmp_path):
-    tried = paced(toy, tmp_path)
-    more = replace(tried, setup=replace(tried.setup, training=tried.setup.training.part(torch.arange(480).repeat(4))))
+    tuner = paced(toy, tmp_path)
+    more = replace(tuner, setup=replace(tuner.setup, training=tuner.setup.training.part(torch.arange(480).repeat(4))))
     assert more.batch_size(TrainConfig.model_validate({"batch_size": "auto"}), CPU) == 64
     few = replace(
-        tried,
+        tuner,
         folder=tmp_path / "few",
-        setup=replace(tried.setup, training=tried.setup.training.part(torch.arange(300))),
+        setup=replace(tuner.setup, training=tuner.setup.training.part(torch.arange(300))),
     )
     few.folder.mkdir()
     assert few.batch_size(TrainConfig.model_validate({"batch_size": "auto"}), CPU) == 32
@@ -96,7 +96,7 @@ def test_compiling_pays_where_the_whole_is_over_sooner(toy, tmp_path, epochs: in
 
 
 def test_a_short_training_is_not_even_tried_compiled(toy, tmp_path):
-    assert of(toy, tmp_path).compiles(TrainConfig(batch_size=32, epochs=1, compile="auto"), CPU) is False
+    assert autotune_of(toy, tmp_path).compiles(TrainConfig(batch_size=32, epochs=1, compile="auto"), CPU) is False
 
 
 @pytest.mark.services
@@ -126,6 +126,6 @@ def test_compiled_it_goes_on_to_the_same_last_bit(toy, tmp_path):
 def test_what_does_not_compile_is_told_in_words(toy, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
-    torch._dynamo.reset()  # what other tests have compiled would be taken
+    torch._dynamo.reset()  # drops what other tests compiled
     with pytest.raises(CompilationFailed, match=r"does not compile: .*Leave --train.compile off"):
         list(train(make(Plain), toy, tmp_path, compile="on"))
