@@ -55,6 +55,12 @@ ROOMS = (AUGMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES, SCHEMES, TASKS, FIELDS)
 """Rooms whose options decide results."""
 
 
+OURS = ("components/", "flows/", "src/torchmill/")
+"""Beginnings of the names of our own source files in a fingerprint."""
+FEW_FILES = 3
+"""Most changed files of our own that are listed; with more, only their number is."""
+
+
 class StepFingerprint(BaseModel):
     """All that decides the result of a step."""
 
@@ -93,6 +99,10 @@ class StepFingerprint(BaseModel):
         changed: dict[str, list[str]] = {}
         for file, change in source_code.changes(self.code, now.code):
             changed.setdefault(file, []).append(change)
+        ours = [file for file in changed if file.startswith(OURS) and file not in now.places]
+        if len(ours) > FEW_FILES:  # another version of Torchmill: a list of its files would tell nobody anything
+            texts.append(("code", f"Torchmill itself changed, {len(ours)} of its files"))
+            changed = {file: changes for file, changes in changed.items() if file not in ours}
         for file, changes in changed.items():
             texts.append(("code", f"{now.places.get(file, file)} changed: {', '.join(changes)}"))
         for name, old, new in _differing(self.versions, now.versions):

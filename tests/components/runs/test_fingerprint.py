@@ -52,3 +52,14 @@ def test_our_source_covers_every_option():
         *("adam", "muon", "cosine", "huber", "orthogonal", "erase"),
     }
     assert len(fingerprint.our_source()) == 16
+
+
+def test_another_version_of_torchmill_is_one_change_and_not_a_list_of_its_files():
+    code = {f"components/training/part_{number}.py": {"def fit": "1"} for number in range(9)}
+    before = fingerprint.StepFingerprint(
+        settings={}, code=code | {"net.py": {"class Net": "1"}}, versions={}, inputs={}
+    )
+    now = before.model_copy(update={"code": {"components/fit.py": {"def fit": "1"}, "net.py": {"class Net": "2"}}})
+    assert before.changed_to(now) == "Torchmill itself changed, 10 of its files; net.py changed: class Net"
+    few = before.model_copy(update={"code": {**before.code, "components/training/part_3.py": {"def fit": "2"}}})
+    assert before.changed_to(few) == "components/training/part_3.py changed: def fit"
