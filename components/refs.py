@@ -43,7 +43,7 @@ class FileRef(Ref):
 
 
 class ValidationSplit(Ref):
-    """How the validation split is cut from the training file of a data set that has none of its own."""
+    """Rule that cuts the validation split from the training file, if the data set has no such split."""
 
     fraction: float = 0.1
     """Share of each class, above 0 and below 0.9."""

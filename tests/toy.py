@@ -1,4 +1,4 @@
-"""Small data sets of every kind, whose answers are plain to see."""
+"""Small data sets of every kind with obvious answers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from torchmill.components.refs import DataRef
 def toy_data(
     folder: Path, *, classes: int = 10, channels: int = 1, size: int = 28, train: int = 600, test: int = 203
 ) -> DataRef:
-    """Write images into ``folder``: class k has the k-th of as many horizontal bars, on noise."""
+    """Write images into a folder: class k shows the k-th of ``classes`` horizontal bars, on noise."""
     rng = np.random.default_rng(0)
     splits = {}
     for split, samples in {"train": train, "test": test}.items():
@@ -39,7 +39,7 @@ def toy_data(
 
 
 def draw(labels: np.ndarray, classes: int, channels: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Give uint8 images (N, channels, size, size)."""
+    """Return uint8 images (N, channels, size, size)."""
     images_NCHW = rng.integers(0, 80, (len(labels), channels, size, size))
     edges = np.linspace(0, size, classes + 1).astype(int)
     for image_CHW, label in zip(images_NCHW, labels, strict=True):
@@ -50,9 +50,9 @@ def draw(labels: np.ndarray, classes: int, channels: int, size: int, rng: np.ran
 def toy_tokens(
     folder: Path, *, classes: int = 3, longest: int = 12, train: int = 300, validation: int = 60, test: int = 83
 ) -> DataRef:
-    """Write sequences of letters into ``folder``, from one letter to the longest: class k has its own k-th letter most.
+    """Write sequences of letters into a folder, of one letter up to ``longest``: class k has mostly the k-th letter.
 
-    They are filled up with padding; there is a validation split, and letters that mean nothing.
+    Sequences are padded. There is a validation split, and some letters belong to no class.
     """
     rng = np.random.default_rng(0)
     letters = "abcdefgh"[: classes + 2]
@@ -89,11 +89,11 @@ def toy_numbers(
     test: int = 121,
     scales: tuple[float, ...] = (),
 ) -> DataRef:
-    """Write rows of features into ``folder``, on very different scales; linear functions of them are the answer.
+    """Write rows of features on very different scales into a folder; the answers are linear functions of them.
 
     Args:
-        outputs: classes (the largest function), labels (functions above 0) or targets (the functions themselves).
-        scales: of the targets; 1 each where none are given.
+        outputs: number of classes (the largest function), labels (functions above 0) or targets (values).
+        scales: scale of each target; by default 1.
     """
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(features, outputs))
@@ -130,7 +130,7 @@ def toy_numbers(
 
 
 def written(folder: Path, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], **described) -> DataRef:
-    """Write the files of a prepared data set and describe them."""
+    """Write the files of a prepared data set, and return its reference."""
     for split, (inputs, labels) in splits.items():
         np.save(folder / f"{split}_inputs.npy", inputs)
         np.save(folder / f"{split}_labels.npy", labels)
@@ -139,14 +139,14 @@ def written(folder: Path, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], *
 
 
 def made(name: str, data: DataRef, scheme: str = "xavier_normal", seed: int = 0, **arguments: object) -> nn.Module:
-    """Build a network with its first weights; nothing is said about a name that no configuration would take."""
+    """Build a network with its first weights, without validating its name."""
     model = ModelConfig().model_copy(update={"name": name, "args": arguments})
     return initialize(model, InitializeConfig.model_validate(scheme), data, seed)[0]
 
 
 @torch.no_grad()
 def with_different_answers(network: nn.Module, test: Samples, data: DataRef) -> nn.Module:
-    """Have an untrained network give all answers: each output's mean is taken from its bias."""
+    """Shift an untrained network's biases by the mean outputs, so that it gives different answers."""
     model = StandardizedModel.of(network, data, in_units=False).train()
     some, _ = test.take(torch.arange(min(40, len(test))))
     for _ in range(30):  # statistics of batch norm
@@ -155,6 +155,6 @@ def with_different_answers(network: nn.Module, test: Samples, data: DataRef) -> 
     off = predict(model.eval(), test, 64).mean(0)
     before = torch.zeros_like(off) if last.bias is None else last.bias.clone()
     last.bias = nn.Parameter(before - off)
-    left = predict(model, test, 64).mean(0)  # of a network that scales what its last layer gives
+    left = predict(model, test, 64).mean(0)  # for a network that scales its last layer's output
     last.bias = nn.Parameter(before - off * (off / (off - left)))
     return network

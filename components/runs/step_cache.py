@@ -169,8 +169,8 @@ def is_intact(ref: FileRef | DataRef) -> bool:
         # Here, since it imports numpy, which a command that finds nothing cached does not need yet.
         from torchmill.components.data.fetch import prepared
 
-        found = prepared(ref.name, data_cache(), args=ref.args)
-        return found is not None and found.model_copy(update={"split": ref.split}) == ref
+        cached = prepared(ref.name, data_cache(), args=ref.args)
+        return cached is not None and cached.model_copy(update={"split": ref.split}) == ref
     try:
         return FileRef.of(ref.path) == ref
     except OSError:

@@ -31,7 +31,7 @@ class Explanation:
     message: str
     remedy: str
     is_unreachable: bool
-    """Whether a server did not answer, so that the same may work later."""
+    """True if a server did not answer, so that the same may work later."""
 
 
 def explain(error: Exception, runs: Runs, server: str) -> Explanation:

@@ -50,7 +50,7 @@ class Standing:
     file: Path | None
     """ONNX file of the champion on this machine; None without a champion, or if the version is the champion."""
     was_champion: bool
-    """Whether the version was champion once, and is not any more."""
+    """True if the version was champion once, and is not any more."""
 
 
 def standing(run: RunRef, name: str, version: str) -> Standing | None:

@@ -49,7 +49,7 @@ class Recorder:
             self.process.stdin.flush()
 
     def dismiss(self) -> None:
-        """Let it deliver the rest and exit."""
+        """Close the pipe: the recorder delivers the rest and exits."""
         assert self.process.stdin
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -86,7 +86,7 @@ def cool_down() -> None:
 
 
 def start_recorder(folder: Path, runs: Runs) -> None:
-    """Have a recorder follow the journal in a run's folder."""
+    """Start a recorder that follows the journal in a run's folder, or use the warm one."""
     global _warm
     recorder, _warm = _warm or Recorder(), None
     _recorders[folder] = recorder
@@ -94,7 +94,7 @@ def start_recorder(folder: Path, runs: Runs) -> None:
 
 
 def dismiss_recorder(folder: Path) -> None:
-    """Let a run's recorder deliver the rest and exit."""
+    """Dismiss a run's recorder."""
     recorder = _recorders.pop(folder, None)
     if recorder:
         recorder.dismiss()

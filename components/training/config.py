@@ -113,7 +113,7 @@ class TrainConfig(Section):
     one device; slower than off, which gives each process a full copy."""
     precision: Precision = "auto"
     """Precision of computation; auto is bf16 on graphics cards that support it, else fp32. Weights stay fp32."""
-    channels_last: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch_from_bool)] = "auto"
+    channels_last: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "auto"
     """Channels-last memory format of images; auto is on for convolutional networks that support it."""
     compile: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "off"
     """Compilation by torch.compile, on CUDA into graphs if all inputs have one shape. auto compiles if a trial run

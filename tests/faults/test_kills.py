@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, again and again: what comes out is what would have come out undisturbed."""
+"""SIGKILL at random moments, again and again: the results equal those of an undisturbed training."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.services
 KILLS = int(os.environ.get("TORCHMILL_KILLS", "50"))
 SEED = int(os.environ.get("TORCHMILL_KILLS_SEED", "0"))
 
-# All that makes a resume hard: chance in the network and in the data, statistics, a schedule, an average, patience.
+# Everything that makes a resume hard: dropout, augmentation, batch norm, a schedule, EMA, patience.
 NET = """
 from layers import Block
 from torch import nn
@@ -47,7 +47,7 @@ COMMAND = [
     *("train", "--json", "--model", "net.py:Net", "--train.epochs", "14", "--train.patience", "6"),
     *("--train.ema", "0.9", "--train.augment", "shift", "--train.lr", "0.004", "--train.checkpoint_seconds", "0.15"),
 ]
-# What a run says when it gets to a step; the moment of a kill is counted from one of these.
+# Log lines at the begin of steps. The delay of a kill counts from one of them.
 MARKS = [
     "",
     r"\(seed",
@@ -70,37 +70,37 @@ def make(folder: Path, data: Path, databases: Path) -> Place:
 
 
 def run_until(place: Place, seed: int, mark: str, delay: float, all_of_them: bool) -> str | None:
-    """Start the command and kill it `delay` seconds after it said `mark`; gives its stdout if it was quicker.
+    """Start the command and kill it `delay` seconds after it logged `mark`; return its stdout if it was faster.
 
     Args:
-        all_of_them: kill everything at once that belongs to the folder, as a power cut does; otherwise the command's
-            process group.
+        all_of_them: kill all processes of the folder at once, as a power cut does; otherwise the command's process
+            group.
     """
     process = place.start(*COMMAND, "--seed", str(seed), start_new_session=True)
     assert process.stderr and process.stdout
-    said = threading.Event()
+    has_logged = threading.Event()
     lines: list[str] = []
 
     def listen() -> None:
         for line in process.stderr or ():
             lines.append(line)
             if re.search(mark, line):
-                said.set()
+                has_logged.set()
 
     listener = threading.Thread(target=listen)
     listener.start()
     if not mark:
-        said.set()
-    while not said.wait(0.01) and process.poll() is None:
+        has_logged.set()
+    while not has_logged.wait(0.01) and process.poll() is None:
         pass
     with suppress(subprocess.TimeoutExpired):
         process.wait(delay)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         if all_of_them:
-            for other in place.processes():
+            for survivor in place.processes():
                 with suppress(psutil.NoSuchProcess):
-                    other.kill()
+                    survivor.kill()
     out = process.stdout.read()
     process.wait()
     listener.join()
@@ -110,8 +110,8 @@ def run_until(place: Place, seed: int, mark: str, delay: float, all_of_them: boo
     return out if process.returncode == 0 else None
 
 
-def remains(place: Place, out: str) -> dict[str, Any]:
-    """What a run has left behind, without what differs by nature: ids, times, speeds."""
+def results_of(place: Place, out: str) -> dict[str, Any]:
+    """Return everything that a run leaves, except ids, times and speeds."""
     result = json.loads(out.splitlines()[-1])
     place.wait_until_quiet(60)
     run_id = result["run_id"]
@@ -121,7 +121,7 @@ def remains(place: Place, out: str) -> dict[str, Any]:
     ):
         by_nature = key.startswith(("seconds.", "samples_per_second"))
         metrics.setdefault(key, []).append((step, None if by_nature else value))
-    # A step that was done before the kill took no time of the process that finished.
+    # A step that was done before the kill took no time in the last process.
     metrics = {key: values for key, values in metrics.items() if not key.startswith("seconds.")}
     artifacts = place.runs / "artifacts" / "digits" / run_id / "artifacts"
     files = {
@@ -146,7 +146,7 @@ def remains(place: Place, out: str) -> dict[str, Any]:
 
 
 def leftovers(place: Place, rounds: int) -> dict[str, Any]:
-    """What must not be there, whatever happened."""
+    """Return everything that no kill may leave."""
     begun = "('RUNNING', 'PENDING', 'CANCELLING')"
     return {
         "runs in MLflow beyond one per round": place.mlflow("SELECT count(*) FROM runs")[0][0] - rounds,
@@ -166,25 +166,25 @@ def leftovers(place: Place, rounds: int) -> dict[str, Any]:
 
 
 def kill_until_done(place: Place, seed: int, chance: random.Random, kills: int) -> tuple[str, list[str]]:
-    """Run one training to its end with up to that many kills, in the order of the steps; gives its result and when."""
-    told: list[str] = []
+    """Run a training to its end with up to ``kills`` kills, in the order of the steps; return stdout and the kills."""
+    moments: list[str] = []
     for place_of_kill in sorted(chance.randrange(len(MARKS)) for _ in range(kills)):
-        # A step that was done before the last kill says nothing any more: the next one that does counts.
+        # A step that was done before the last kill logs nothing: the next step's line counts.
         mark = "|".join(MARKS[place_of_kill:])
         delay = chance.uniform(0, 0.7) if place_of_kill else chance.uniform(0.2, 6)
         all_of_them = chance.random() < 0.4
         out = run_until(place, seed, mark if place_of_kill else "", delay, all_of_them)
         if out is not None:
-            return out, told
-        said = MARKS[place_of_kill].strip() or "start"
-        told.append(f"{said} + {delay:.2f} s{', all processes' if all_of_them else ''}")
+            return out, moments
+        step = MARKS[place_of_kill].strip() or "start"
+        moments.append(f"{step} + {delay:.2f} s{', all processes' if all_of_them else ''}")
     out = run_until(place, seed, "never said", 600, False)
     assert out is not None
-    return out, told
+    return out, moments
 
 
 def rounds(tmp_path: Path, data: Path, databases: Path, kills: int, per_round: int) -> Iterator[tuple[int, list[str]]]:
-    """Trainings, each with another seed, until there were enough kills; each compared with its undisturbed twin."""
+    """Train with one seed after the other until there were enough kills; compare each with an undisturbed training."""
     chance = random.Random(SEED)
     (tmp_path / "calm").mkdir()
     (tmp_path / "killed").mkdir()
@@ -193,23 +193,21 @@ def rounds(tmp_path: Path, data: Path, databases: Path, kills: int, per_round: i
     while done < kills:
         undisturbed = calm.torchmill(*COMMAND, "--seed", str(seed))
         assert undisturbed.returncode == 0, undisturbed.stderr
-        expected = remains(calm, undisturbed.stdout)
-        out, told = kill_until_done(killed, seed, chance, min(per_round, kills - done))
-        assert remains(killed, out) == expected, told
-        done, seed = done + len(told), seed + 1
-        yield seed, told
-    repaired = killed.torchmill("repair")  # a flow run that was killed before it had a lock
+        expected = results_of(calm, undisturbed.stdout)
+        out, moments = kill_until_done(killed, seed, chance, min(per_round, kills - done))
+        assert results_of(killed, out) == expected, moments
+        done, seed = done + len(moments), seed + 1
+        yield seed, moments
+    repaired = killed.torchmill("repair")  # for a flow run that was killed before it had a lock
     assert repaired.returncode == 0, repaired.stderr
     killed.wait_until_quiet(60)
-    left = leftovers(killed, seed)
-    assert not any(left.values()), left
+    remaining = leftovers(killed, seed)
+    assert not any(remaining.values()), remaining
 
 
-def test_a_training_that_is_killed_a_few_times_gives_what_it_would_have_given(
-    tmp_path: Path, data: Path, databases: Path
-):
-    for _, told in rounds(tmp_path, data, databases, kills=2, per_round=2):
-        assert len(told) <= 2
+def test_a_training_that_is_killed_a_few_times_equals_an_undisturbed_one(tmp_path: Path, data: Path, databases: Path):
+    for _, moments in rounds(tmp_path, data, databases, kills=2, per_round=2):
+        assert len(moments) <= 2
 
 
 @pytest.mark.slow
@@ -217,8 +215,8 @@ def test_a_training_that_is_killed_a_few_times_gives_what_it_would_have_given(
 def test_fifty_kills_across_all_steps_leave_no_difference(tmp_path: Path, data: Path, databases: Path):
     total = 0
     started = time.monotonic()
-    for seed, told in rounds(tmp_path, data, databases, KILLS, per_round=9):
-        total += len(told)
-        print(f"\nround {seed}: {len(told)} kills, 0 differences: {'; '.join(told)}", flush=True)
+    for seed, moments in rounds(tmp_path, data, databases, KILLS, per_round=9):
+        total += len(moments)
+        print(f"\nround {seed}: {len(moments)} kills, 0 differences: {'; '.join(moments)}", flush=True)
     print(f"\n{total} kills in {seed} runs, 0 differences, {time.monotonic() - started:.0f} s", flush=True)
     assert total >= KILLS

@@ -1,4 +1,4 @@
-"""MLflow's server is killed, or hangs, while a network trains: nothing is lost, and nobody waits for it."""
+"""MLflow's server is killed, or hangs, while a network trains: nothing is lost, and training does not wait."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.services
 
 @dataclass
 class Server:
-    """A team's MLflow server, in a process group of its own."""
+    """A team's MLflow server, in its own process group."""
 
     folder: Path
     port: int
@@ -107,14 +107,14 @@ def test_a_server_that_is_killed_and_comes_back_has_everything(shared: Place, se
 @pytest.mark.slow
 def test_a_server_that_hangs_to_the_end_costs_little_and_repair_sends_all(shared: Place, server: Server):
     process = start_until_epoch(shared, server, 5)
-    server.send(signal.SIGSTOP)  # it takes connections, and never answers
+    server.send(signal.SIGSTOP)  # it accepts connections, but never answers
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert "MLflow does not answer" in err and "torchmill repair" in err and "Traceback" not in err
     result = json.loads(out)
     assert result["onnx"]["version"] == "pending" and Path(result["onnx"]["path"]).exists()
-    for left in shared.processes():  # the recorder, which would try for a minute more
-        left.kill()
+    for process in shared.processes():  # the recorder, which would try for another minute
+        process.kill()
     server.send(signal.SIGKILL)
     environment = {"MLFLOW_TRACKING_URI": server.address}
     refused = shared.torchmill("repair", env=environment)
@@ -133,7 +133,7 @@ def test_a_server_that_hangs_to_the_end_costs_little_and_repair_sends_all(shared
 def test_a_recorder_that_is_killed_is_replaced(used: Place):
     process = used.start("train", "--json", "--train.epochs", str(EPOCHS))
     assert process.stderr and any("epoch 3/" in line for line in process.stderr)
-    (recorder,) = (one for one in used.processes() if "torchmill.components.tracking" in one.cmdline())
+    (recorder,) = (process for process in used.processes() if "torchmill.components.tracking" in process.cmdline())
     recorder.kill()
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err

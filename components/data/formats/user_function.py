@@ -48,7 +48,7 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
       "level", "lower_case" and "max_length" beside "train" override this.
 
     Labels: whole numbers, booleans and texts are classes; fractions (N,) or (N, K) are targets of a regression; 0 and 1
-    as (N, K) are labels of which several may apply. "task" beside "train" overrides this, "classes" names them.
+    as (N, K) are labels, several per sample. "task" beside "train" overrides this, "classes" names them.
 
     Raises:
         UserError: the function is missing, it fails, or it returns something else.

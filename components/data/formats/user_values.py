@@ -25,7 +25,7 @@ def read_pair(part: Any, place: str) -> tuple[Values, Values, tuple[str, ...]]:
     """Return inputs, labels and names of columns, if any, of a pair or a Dataset.
 
     Args:
-        part: what the user's function returns for one split.
+        part: value of one split from the user's function.
         place: name of the split, for errors.
 
     Raises:

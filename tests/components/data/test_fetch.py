@@ -36,7 +36,7 @@ FILES = ["train_inputs.npy", "train_labels.npy", "test_inputs.npy", "test_labels
 
 
 class Dots:
-    """A data set in a folder of its own, and a cache."""
+    """A folder with one data set, a cache and a log of its loads."""
 
     def __init__(self, folder: Path):
         self.datasets, self.cache, self.log = folder / "datasets", folder / "cache", folder / "log"
@@ -114,7 +114,7 @@ def test_a_finished_cache_may_be_read_only(dots):
     assert {path: path.stat().st_mtime_ns for path in ref.folder.iterdir()} == before
 
 
-def test_a_cache_that_was_moved_is_good_where_it_is(dots):
+def test_a_moved_cache_is_used(dots):
     ref = dots.fetch()
     dots.cache = dots.cache.rename(dots.cache.with_name("moved"))
     moved = dots.fetch()

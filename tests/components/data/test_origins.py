@@ -1,4 +1,4 @@
-"""Samples are known by the files and lines that they come from, and these decide nothing."""
+"""Origins name samples by file and line, and decide nothing."""
 
 import json
 import shutil
@@ -100,7 +100,7 @@ def test_rows_of_a_table_are_known_by_their_lines(tmp_path):
         assert origins(data, split) == [f"own.csv line {int(value) + 3}" for value in values]
 
 
-def test_items_of_ones_own_function_are_known_by_number_where_it_was_cut(tmp_path):
+def test_items_of_a_users_function_are_named_by_number_if_the_test_split_was_cut(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n\ndef data():\n    return np.arange(40.0)[:, None], np.arange(40) % 2\n"
     )
@@ -109,7 +109,7 @@ def test_items_of_ones_own_function_are_known_by_number_where_it_was_cut(tmp_pat
     assert origins(data, "test") == [f"item {int(value)}" for value in values]
 
 
-def test_names_of_files_are_no_part_of_the_digest_and_are_made_again_where_they_are_damaged(tmp_path):
+def test_origins_are_no_part_of_the_digest_and_are_written_again_if_damaged(tmp_path):
     one = fetch(f"image_folder:{pictures(tmp_path / 'own')}", tmp_path / "cache")
     (tmp_path / "own" / "a" / "90.png").rename(tmp_path / "own" / "a" / "91.png")
     other = fetch(f"image_folder:{tmp_path / 'own'}", tmp_path / "cache")

@@ -26,7 +26,7 @@ def test_the_test_split_is_the_test_file(toy):
     assert np.array_equal(test.labels.numpy(), np.load(toy.folder / "test_labels.npy"))
 
 
-def test_training_is_read_where_there_is_no_test_split(toy, tmp_path):
+def test_training_is_read_without_a_test_split(toy, tmp_path):
     for name in ("train_inputs.npy", "train_labels.npy"):
         (tmp_path / name).write_bytes((toy.folder / name).read_bytes())
     training, validation = read_training(toy.model_copy(update={"folder": tmp_path}).with_split(0.2, seed=0))
@@ -48,7 +48,7 @@ def test_a_split_is_a_function_of_the_seed():
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.89])
-def test_a_class_keeps_one_sample_for_training_and_gives_one_where_it_can(fraction):
+def test_a_class_has_a_sample_in_training_and_if_it_can_in_validation(fraction):
     labels = np.array([0] * 50 + [1] * 2 + [2])
     training, validation = stratified_split(labels, fraction, seed=0)
     assert set(labels[training]) == {0, 1, 2}
@@ -83,7 +83,7 @@ def everything(split: Samples) -> tuple[np.ndarray, np.ndarray]:
     return inputs.numpy(), labels.numpy()
 
 
-def test_what_is_read_from_disk_is_what_is_read_into_memory(toy, monkeypatch):
+def test_samples_mapped_from_disk_equal_those_in_memory(toy, monkeypatch):
     held = *read_training(toy.with_split(0.2, seed=3)), read_test(toy)
     monkeypatch.setattr(batches, "IN_MEMORY", 0)
     mapped = *read_training(toy.with_split(0.2, seed=3)), read_test(toy)
@@ -108,7 +108,7 @@ def test_batches_that_are_read_ahead_are_those_that_are_taken_in_their_order(tok
         assert torch.equal(inputs, same) and torch.equal(labels, too)
 
 
-def test_what_fails_while_it_is_read_ahead_is_told_where_it_is_wanted(tokens, monkeypatch):
+def test_an_error_while_reading_ahead_is_raised_with_its_batch(tokens, monkeypatch):
     monkeypatch.setattr(batches, "IN_MEMORY", 0)
     training, _ = read_training(tokens.with_split(0.5, seed=3))
     ahead = training.ahead([torch.tensor([0]), torch.tensor([40])])
@@ -119,7 +119,7 @@ def test_what_fails_while_it_is_read_ahead_is_told_where_it_is_wanted(tokens, mo
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_what_the_card_has_no_room_for_is_sent_batch_by_batch(toy, monkeypatch):
+def test_inputs_too_large_for_the_gpu_are_sent_batch_by_batch(toy, monkeypatch):
     training, _ = read_training(toy.with_split(0.2, seed=3))
     resident = training.to(torch.device("cuda"))
     monkeypatch.setattr(batches, "ON_CARD", 0)

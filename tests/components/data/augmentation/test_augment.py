@@ -22,7 +22,7 @@ def augmentation(config: TrainConfig, data: DataRef, seed: int) -> Augmentation:
 
 
 def pixels(channels: int, samples: int = 64) -> torch.Tensor:
-    """Without a zero: where there is one, it was filled."""
+    """Return images without zeros, so that a zero in a result was filled in."""
     rng = torch.Generator().manual_seed(0)
     return torch.randint(1, 256, (samples, channels, 9, 12), generator=rng).to(torch.uint8)
 
@@ -119,7 +119,7 @@ def test_a_list_in_a_file_and_names_with_commas_on_the_command_line_are_the_same
 
 
 def shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
-    """Move a picture (C, H, W) by pixels; what comes in is 0."""
+    """Shift an image (C, H, W) by pixels, and fill in zeros."""
     _, height, width = image.shape
     edge = pad(image, (MOST,) * 4)
     return edge[:, MOST - down : MOST - down + height, MOST - right : MOST - right + width]

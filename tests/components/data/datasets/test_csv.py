@@ -1,4 +1,4 @@
-"""A table becomes numbers or tokens; what is wrong in it is told with its line."""
+"""A table becomes numbers or tokens; an error names the line."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_names_become_ones_and_zeros_that_train_alone_decides(tmp_path):
     assert read_columns(ref) == Columns((Column("size"), Column("color", ("blue", "red", "white"))))
 
 
-def test_what_the_columns_are_called_decides_about_what_is_learned(tmp_path):
+def test_names_of_columns_are_part_of_the_digest(tmp_path):
     named, _ = load(tmp_path, NUMBERS)
     digest = named.sha256
     assert read_columns(named) == Columns.called(["a", "b"])
@@ -81,7 +81,7 @@ def test_the_task_follows_from_the_label(tmp_path, label, task, classes, dtype):
     assert (ref.task, ref.classes, arrays["train_labels"].dtype) == (task, classes, dtype)
 
 
-def test_the_task_may_be_said(tmp_path):
+def test_the_task_may_be_set(tmp_path):
     assert load(tmp_path, FLOWERS, task="regression")[0].task == "regression"
 
 
@@ -156,7 +156,7 @@ def test_columns_may_be_called_by_numbers_that_count_up(tmp_path):
     assert load(tmp_path, NUMBERS.replace("a,b,", "2020,2025,"))[0].shape == (2,)
 
 
-def test_joined_names_may_be_classes_where_that_is_said(tmp_path):
+def test_joined_names_may_be_classes_if_the_task_says_so(tmp_path):
     text = "a,y\n" + "".join(f"{n},{('p', 'q', 'p|q', 'q|p')[n % 4]}\n" for n in range(36))
     assert load(tmp_path, text, task="classification")[0].classes == ("p", "p|q", "q", "q|p")
 
@@ -167,7 +167,7 @@ def test_no_such_table(tmp_path):
         fetch(f"csv:{tmp_path / 'daat.csv'}", tmp_path / "cache")
 
 
-def test_a_failure_leaves_what_was_prepared_before(tmp_path):
+def test_a_failure_keeps_the_prepared_data(tmp_path):
     ref, before = load(tmp_path, NUMBERS)
     with pytest.raises(UserError):
         load(tmp_path, NUMBERS + "1\n")

@@ -1,4 +1,4 @@
-"""What every data set must be, for all that are found."""
+"""Contract tests of every data set."""
 
 import importlib
 import inspect
@@ -23,7 +23,7 @@ def test_a_data_set_says_what_it_is_and_where_it_comes_from(name):
     asked = DATASETS[name].source.functions["load"]
     defaults = {name: parameter.default is not parameter.empty for name, parameter in parameters.items()}
     assert {name: bool(argument.default) for name, argument in asked.items()} == defaults
-    if "path" in asked:  # the user's own files, which say themselves what they are
+    if "path" in asked:  # the user's own files name their classes
         assert not hasattr(dataset, "CLASSES")
     else:
         assert "Licence:" in dataset.__doc__
@@ -60,7 +60,7 @@ def test_the_digits_test_split_is_a_fifth_of_each_class_and_apart_from_train():
         assert test[labels == label].sum() == (labels == label).sum() // 5
 
 
-def test_a_grown_digit_is_what_torch_makes_of_it():
+def test_a_resized_digit_equals_torchs():
     import torch
 
     images = digits.read_rows(digits.find_file())[:50, :64].reshape(-1, 8, 8)
@@ -78,7 +78,7 @@ def test_other_digits_are_refused(tmp_path):
             digits.read_rows(path)
 
 
-def test_names_are_tokens_of_which_each_is_in_one_split_alone(datasets, tmp_path, monkeypatch):
+def test_names_are_tokens_and_each_name_is_in_one_split(datasets, tmp_path, monkeypatch):
     if not (datasets / "names").is_dir():
         pytest.skip(f"no names in {datasets}")
     monkeypatch.setenv("TORCHMILL_MIRROR", datasets.absolute().as_uri())

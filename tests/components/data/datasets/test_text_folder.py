@@ -1,4 +1,4 @@
-"""A folder of texts becomes token ids; only the training texts decide which there are."""
+"""A folder of texts becomes token ids, by a vocabulary of the training texts alone."""
 
 import logging
 from pathlib import Path

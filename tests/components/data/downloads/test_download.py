@@ -72,7 +72,7 @@ def test_a_damaged_file_is_replaced(serve, tmp_path):
     assert get(tmp_path, server.url).read_bytes() == GZIPPED
 
 
-def test_a_download_that_broke_off_goes_on_where_it_stopped(serve, tmp_path):
+def test_an_interrupted_download_resumes_where_it_stopped(serve, tmp_path):
     server = serve(lambda exchange, n: exchange.send(GZIPPED, cut=HALF if n == 1 else None))
     assert get(tmp_path, server.url).read_bytes() == GZIPPED
     assert server.requests[1].headers["Range"] == f"bytes={HALF}-"
@@ -250,7 +250,7 @@ def test_a_file_with_the_digest_of_the_gz_alone_is_not_taken_from_a_mirror_that_
     assert get(tmp_path, repacked.url, original.url, file=file).read_bytes() == GZIPPED
 
 
-def test_a_file_nobody_can_check_is_not_published():
+def test_a_file_without_a_digest_is_not_published():
     with pytest.raises(ValueError, match="no digest"):
         replace(FILE, content_sha256="")
 
@@ -304,7 +304,7 @@ def test_a_malformed_mirror_is_an_error_of_configuration(setting):
         own_mirrors(f"https://good.example, {setting}")
 
 
-def test_a_password_goes_to_the_mirror_and_nowhere_else(serve, tmp_path, monkeypatch):
+def test_a_password_is_sent_to_the_mirror_alone(serve, tmp_path, monkeypatch):
     target = serve(lambda exchange, n: exchange.fail(404))
     server = serve(lambda exchange, n: exchange.fail(302, Location=f"{target.url}moved"))
     monkeypatch.setenv(MIRROR_VARIABLE, server.url.replace("//", "//me:s3cret@").replace("/toy/", ""))
@@ -315,7 +315,7 @@ def test_a_password_goes_to_the_mirror_and_nowhere_else(serve, tmp_path, monkeyp
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_full_disk_is_explained_and_what_arrived_is_kept(serve, tmp_path):
+def test_a_full_disk_is_explained_and_the_part_is_kept(serve, tmp_path):
     server = serve(lambda exchange, n: exchange.send(GZIPPED))
 
     class Full(io.FileIO):

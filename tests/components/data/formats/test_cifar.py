@@ -1,4 +1,4 @@
-"""The tar files of CIFAR are read without unpacking them, and anything else is refused."""
+"""CIFAR's tar files are read without unpacking; other files are refused."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ def members(dataset) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """Put a tar file with these members onto a mirror, as if it were the published one."""
+    """Publish a tar file with given members on a mirror."""
 
     def put(dataset, contents: dict[str, bytes], gz: bool = True) -> None:
         packed = io.BytesIO()
@@ -60,7 +60,7 @@ def test_records_become_images_and_labels(dataset, publish, tmp_path):
     assert [file.name for file in (tmp_path / "downloads").iterdir() if file.suffix == ".bin"] == []
 
 
-def test_names_that_lead_elsewhere_are_never_followed(publish, tmp_path):
+def test_members_with_foreign_paths_are_ignored(publish, tmp_path):
     held = {name: rows.tobytes() for name, rows in members(cifar10).items()}
     publish(cifar10, {"../../escaped.bin": b"x", "/tmp/cifar-escaped.bin": b"x", **held})
     cifar10.load(tmp_path / "downloads")
@@ -85,7 +85,7 @@ def test_a_tar_file_that_is_incomplete_is_refused(publish, tmp_path, change, wor
         cifar10.load(tmp_path / "downloads")
 
 
-def test_what_is_no_packed_tar_is_refused(publish, tmp_path):
+def test_other_files_than_gzipped_tar_are_refused(publish, tmp_path):
     publish(cifar10, {"a": b"b"}, gz=False)
     with pytest.raises(UserError, match="not the tar file"):
         cifar10.load(tmp_path / "downloads")

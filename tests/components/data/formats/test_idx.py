@@ -22,7 +22,7 @@ def packed(array: np.ndarray, type_code: int = 8, shape: tuple[int, ...] | None 
 
 
 def publish(folder: Path, name: str, content: bytes) -> PublishedFile:
-    """Put a file on the mirror in ``folder`` and say what it is."""
+    """Write a file to the mirror in ``folder``, and return its description."""
     (folder / name).write_bytes(gzip.compress(content))
     return PublishedFile("toy", name, len(content), content_sha256=hashlib.sha256(content).hexdigest())
 

@@ -1,4 +1,4 @@
-"""Texts are cut so that what reads the same is in one split alone."""
+"""Texts are cut so that equal texts are in one split."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ def split_of(parts) -> dict[str, set[str]]:
     return {split: {" ".join(text.lower().split()) for text in texts} for split, (texts, *_) in parts.items()}
 
 
-def test_what_reads_the_same_stays_together():
+def test_equal_texts_stay_together():
     held = split_of(cut_texts(TEXTS, LABELS, test_fraction=0.2, validation_fraction=0.1))
     assert not held["train"] & held["test"] and not held["train"] & held["validation"]
     assert sum(map(len, held.values())) == 50
 
 
-def test_only_what_is_missing_is_cut():
+def test_only_missing_splits_are_cut():
     given = {
         "train": Texts(TEXTS, LABELS, [f"line {n}" for n in range(100)]),
         "test": Texts(["other"], np.array([0]), ["file"]),
@@ -32,7 +32,7 @@ def test_only_what_is_missing_is_cut():
     assert complete(parts, "here", test_fraction=0.2, validation_fraction=0.1) == parts
 
 
-def test_too_few_texts_are_told():
+def test_too_few_texts_are_an_error():
     with pytest.raises(UserError, match="here has too few texts to cut any off for validation"):
         complete({"train": Texts(["a", "b"], np.array([0, 1]))}, "here", test_fraction=0.2, validation_fraction=0.1)
     with pytest.raises(UserError, match="of its 60, 2 are distinct, and equal texts stay together"):
@@ -51,7 +51,7 @@ def test_names_are_characters_and_sentences_words():
     assert usual_level(["a whole sentence", "and another one"]) == "words"
 
 
-def test_the_place_of_a_wrong_byte_is_told():
+def test_the_error_names_the_place_of_a_wrong_byte():
     assert decoded(b"\xef\xbb\xbfa", "file") == "a"
     with pytest.raises(UserError, match="file line 3 is not UTF-8: byte 4 of the file is 0xff"):
         decoded(b"a\nb\n\xff", "file")

@@ -1,4 +1,4 @@
-"""What the user's own function may give, and the words for what it may not."""
+"""The values that a user's function may return, and the errors for others."""
 
 import re
 from collections.abc import Callable
@@ -28,7 +28,7 @@ words = [f"a text of number {i} with words" for i in range(40)]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[..., Splits]:
-    """Load what a function with this body gives."""
+    """Load the data of a function with this body."""
 
     def run(body: str, signature: str = "", **args: object) -> Splits:
         lines = "\n".join(f"    {line}" for line in body.splitlines())
@@ -58,7 +58,7 @@ def test_images_of_every_layout_become_nchw(load, given, shape):
     assert splits.classes == ("0", "1", "2", "3")
 
 
-def test_pixels_stay_what_they_are(load):
+def test_pixels_are_unchanged(load):
     straight, turned = load("return pixels, classes"), load("return pixels.transpose(0, 2, 3, 1), classes")
     assert np.array_equal(straight.train.inputs, turned.train.inputs)
     assert np.array_equal(straight.test.inputs, turned.test.inputs)
@@ -92,7 +92,7 @@ def test_a_frame_of_numbers_gives_its_columns_their_names(load, tmp_path):
         ("frame[list('abced')]", "test has other columns than train, or in another order"),
     ],
 )
-def test_frames_whose_columns_differ_are_told(load, test, words):
+def test_frames_with_different_columns_are_refused(load, test, words):
     with pytest.raises(UserError, match=words):
         load(f"{FRAME}return {{'train': (frame, classes), 'test': ({test}, classes)}}")
     with pytest.raises(UserError, match="train has two columns called 'a'"):
@@ -110,7 +110,7 @@ def test_frames_whose_columns_differ_are_told(load, test, words):
         ("numbers", ""),
     ],
 )
-def test_fractions_that_look_like_images_are_told_how_to_become_pixels(load, caplog, given, words):
+def test_fractions_that_look_like_images_get_a_warning_with_the_conversion(load, caplog, given, words):
     load(f"return {given}, classes")
     assert bool(caplog.text) == bool(words) and re.search(words, caplog.text)
 
@@ -143,7 +143,7 @@ def test_the_task_follows_from_the_labels(load, labels, task, dtype, shape, name
         ("classes", ""),
     ],
 )
-def test_labels_that_may_be_meant_as_classes_are_told(load, caplog, labels, words):
+def test_labels_that_look_like_classes_get_a_warning(load, caplog, labels, words):
     load(f"return numbers, {labels}")
     assert words in caplog.text and bool(words) == bool(caplog.text)
     caplog.clear()
@@ -241,7 +241,7 @@ def test_arguments_are_given_and_the_data_is_prepared(load, tmp_path):
         ("return (numbers[i] / (3 - i), i) if i else 0", "fails: NameError"),
     ],
 )
-def test_what_is_wrong_is_said_in_words(load, body, words):
+def test_wrong_values_are_refused_in_words(load, body, words):
     with pytest.raises(UserError, match=words):
         load(body)
 
@@ -257,7 +257,7 @@ def test_arguments_that_are_wrong_are_named(load, tmp_path):
         load_own(str(tmp_path / "mine.py"), "classes", {})
 
 
-def test_a_dataset_that_fails_says_at_which_item(load):
+def test_the_error_of_a_dataset_names_the_item(load):
     body = """
 class Mine(Dataset):
     def __len__(self):
@@ -270,7 +270,7 @@ return Mine()
         load(body.strip())
 
 
-def test_a_dataset_whose_length_nobody_knows_is_refused_before_an_item_is_taken(load):
+def test_a_dataset_without_a_length_is_refused_before_it_is_read(load):
     body = """
 class Mine(Dataset):
     def __getitem__(self, i):
@@ -281,7 +281,7 @@ return Mine()
         load(body.strip())
 
 
-def test_a_failure_leaves_what_was_prepared_before(load, tmp_path):
+def test_a_failure_keeps_the_prepared_data(load, tmp_path):
     load("return numbers, classes")
     name, cache = f"{tmp_path / 'mine.py'}:data", tmp_path / "cache"
     before = fetch(name, cache)

@@ -1,4 +1,4 @@
-"""The sheet of samples says what it shows."""
+"""The contact sheet explains its red frames and its names."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def sheet(tmp_path):
     return draw
 
 
-def test_red_frames_are_explained_where_there_are_any(sheet):
+def test_red_frames_are_explained_if_there_are_any(sheet):
     plain, doubtful = sheet(("a", "b"), []), sheet(("a", "b"), [1])
     row = contact_sheet.CELL + contact_sheet.GAP
     assert doubtful.height == plain.height + row + 24

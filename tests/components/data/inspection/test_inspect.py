@@ -1,4 +1,4 @@
-"""What was planted is found, and what is only alike is not called a copy."""
+"""Planted copies, leaks and wrong labels are found; similar samples are not called copies."""
 
 import io
 import json
@@ -25,7 +25,7 @@ def look(name: str, tmp_path: Path, **args) -> Findings:
 
 
 def inspected(tmp_path: Path, **arrays) -> Findings:
-    """Inspect what a function of the user's gives: arrays called train, train_labels, test, test_labels."""
+    """Inspect arrays called train, train_labels, test and test_labels, as a user's function returns them."""
     np.savez(tmp_path / "data.npz", **arrays)
     (tmp_path / "mine.py").write_text(
         f"import numpy as np\n\ndef data():\n    held = np.load({str(tmp_path / 'data.npz')!r})\n"
@@ -81,7 +81,7 @@ def test_a_changed_copy_of_a_training_image_is_found_in_the_test_split(tmp_path,
     found = inspected(tmp_path, train=train, train_labels=labels, test=test, test_labels=np.arange(40) % 2)
     copies = {(leak[0], leak[2]) for leak in found.leaks}
     assert copies <= {(number, 3 * number) for number in range(10)}
-    assert len(copies) >= (8 if change is shifted else 10)  # half a pixel of what is compared may be too much
+    assert len(copies) >= (8 if change is shifted else 10)  # a shift by half a compared pixel may be too much
     _, validation = stratified_split(labels, VALIDATION, SEED)
     for leak in found.leaks:
         assert leak.split == ("validation" if leak.other_row in validation else "train")
