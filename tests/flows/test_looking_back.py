@@ -37,7 +37,7 @@ def test_an_onnx_model_needs_data_that_it_is_told(copied: Place, finished, quick
     place = quick(copied)
     model = finished.result["onnx"]["path"]
     without = place.torchmill("evaluate", model)
-    assert without.returncode == 1 and "Say --data NAME." in without.stderr
+    assert without.returncode == 1 and "Add --data NAME." in without.stderr
     scored = place.torchmill("evaluate", model, "--data", "digits")
     assert scored.returncode == 0, scored.stderr
     assert f"{finished.result['metrics']['test_accuracy']:.2%}" in scored.stdout
