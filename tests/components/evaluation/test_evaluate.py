@@ -31,6 +31,7 @@ from torchmill.components.initialization.standardized_model import StandardizedM
 from torchmill.components.metrics.intervals import wilson_interval
 from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.refs import DataRef
+from torchmill.components.wording import percent
 
 CPU = torch.device("cpu")
 
@@ -103,7 +104,7 @@ def test_predictions_keep_the_order_and_carry_no_gradient(toy_test):
 
 def test_the_words_for_people_are_the_numbers(trained, toy, toy_test, tmp_path):
     ref = evaluate(trained, toy_test, toy, CPU, RunConfig().evaluate.batch_size, tmp_path)
-    assert ref.words() == f"{ref.score:.2%} (95 %: {ref.score_low:.2%} to {ref.score_high:.2%}) of 203"
+    assert ref.words() == f"{percent(ref.score)} (95 %: {percent(ref.score_low)} to {percent(ref.score_high)}) of 203"
     assert ref.metrics()["test_accuracy"] == ref.score
 
 
@@ -151,7 +152,7 @@ def test_labels_are_scored_as_by_scikit_learn(tmp_path):
             assert 0 <= low <= score[measure] <= high <= 1 and low < high
     assert ref.picture.path.name == "labels.png" and ref.picture.path.read_bytes().startswith(b"\x89PNG")
     assert ref.metrics()["test_label_accuracy"] == ref.score and ref.metrics()["test_exact_match"] < ref.score
-    assert ref.words() == f"{ref.score:.2%} (95 %: {ref.score_low:.2%} to {ref.score_high:.2%}) of 121"
+    assert ref.words() == f"{percent(ref.score)} (95 %: {percent(ref.score_low)} to {percent(ref.score_high)}) of 121"
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (1e-3, 1.0, 1e4)])

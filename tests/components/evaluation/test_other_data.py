@@ -15,6 +15,7 @@ from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.other_data import as_trained, evaluate_onnx, read_as_trained
 from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.wording import percent
 
 CPU = torch.device("cpu")
 
@@ -51,7 +52,7 @@ def test_tokens_of_another_vocabulary_are_those_of_training(tmp_path, caplog):
     ours, theirs = json.loads((trained.folder / "vocabulary.json").read_text())["tokens"], held["tokens"]
     before, after = read_test(other).inputs.numpy(), read_as_trained(other, trained).inputs.numpy()
     unknown = (after == 1).sum() / (after != 0).sum()
-    assert 0.1 < unknown < 0.4 and f"{unknown:.2%} of the tokens of toy are unknown to it or to toy" in caplog.text
+    assert 0.1 < unknown < 0.4 and f"{percent(unknown)} of the tokens of toy are unknown to it or to toy" in caplog.text
     for was, now in zip(before.ravel(), after.ravel(), strict=True):
         assert ours[now] == (theirs[was] if theirs[was] in ours else "<unknown>")
 
@@ -126,8 +127,8 @@ def test_an_onnx_model_has_the_scores_of_its_network(trained, toy, toy_test, tmp
 def test_the_headline_has_an_interval_beside_each_share(trained, toy, toy_test, tmp_path):
     ref = evaluate(trained, toy_test, toy, CPU, 64, tmp_path)
     rows = {row.name: row for row in summary(Evaluation.read(ref.report.path), "classification")}
-    assert rows["accuracy"].value == f"{ref.score:.2%}"
-    assert rows["accuracy"].interval == f"{ref.score_low:.2%} to {ref.score_high:.2%}"
+    assert rows["accuracy"].value == percent(ref.score)
+    assert rows["accuracy"].interval == f"{percent(ref.score_low)} to {percent(ref.score_high)}"
     assert all(rows[name].interval for name in ("top-2 accuracy", "balanced accuracy", "macro F1"))
 
 
