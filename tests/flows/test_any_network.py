@@ -86,7 +86,7 @@ def test_a_leak_stops_the_run_unless_it_is_allowed_and_then_it_is_recorded(share
     pictures(shared, leaked=5)
     command = ("train", "--data", "image_folder:pictures", "--train.epochs", "12")
     refused = shared.torchmill(*command)
-    assert refused.returncode == 1 and "12.50% of the test samples" in refused.stderr, refused.stderr
+    assert refused.returncode == 1 and "12.50 % of the test samples" in refused.stderr, refused.stderr
     assert "--data.allow_leakage" in refused.stderr and "Traceback" not in refused.stderr
     allowed = shared.torchmill(*command, "--data.allow_leakage", "--json")
     assert result(allowed)["data"]["classes"] == ["lying", "standing"]

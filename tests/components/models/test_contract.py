@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, written
 from torchmill.components.data.samples import Samples, read_test, read_training
+from torchmill.components.encoding.vocabulary import PADDING
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import export
 from torchmill.components.initialization.build import find
@@ -18,7 +19,7 @@ from torchmill.components.initialization.config import model_names
 from torchmill.components.initialization.standardized_model import StandardizedModel, standardized
 from torchmill.components.initialization.weights import restore, save_weights
 from torchmill.components.onnx_model.session import open_session
-from torchmill.components.refs import PADDING, DataRef, NetworkRef
+from torchmill.components.refs import DataRef, NetworkRef
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit

@@ -190,7 +190,7 @@ def test_the_values_of_a_new_file_are_checked(told):
         told["complaints"],
         [
             "train.optimizer: unknown 'novl'. Did you mean novel",
-            "train.optimizer_args: novel takes no 'facter'. Did you mean factor",
+            "train.optimizer_args: novel takes no argument 'facter'. Did you mean factor",
             "train.schedule_args: power is 2.5, not a whole number from 1 to 8",
             "'novel:2': the strength of novel is a number from 0 to 1 (share of the brightness), as in novel:1",
             "train.loss: unknown 'novl'. Did you mean novel",
