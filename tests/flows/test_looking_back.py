@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import Place, Quick
+from torchmill.components.wording import percent
 
 pytestmark = pytest.mark.services
 
@@ -40,5 +41,5 @@ def test_an_onnx_model_needs_data_that_it_is_told(copied: Place, finished, quick
     assert without.returncode == 1 and "Add --data NAME." in without.stderr
     scored = place.torchmill("evaluate", model, "--data", "digits")
     assert scored.returncode == 0, scored.stderr
-    assert f"{finished.result['metrics']['test_accuracy']:.2%}" in scored.stdout
+    assert percent(finished.result["metrics"]["test_accuracy"]) in scored.stdout
     place.wait_until_quiet()
