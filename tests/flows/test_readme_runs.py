@@ -1,0 +1,35 @@
+"""The README's output, network and script are what whole runs print and do."""
+
+import json
+import re
+
+import pytest
+
+from tests.flows.conftest import Finished, Place
+from tests.test_readme import BLOCKS, snippets
+
+
+def without_numbers(line: str) -> str:
+    return re.sub(r"[\d.,]+(e-\d+)?|[0-9a-f]{12}…", "N", line)
+
+
+@pytest.mark.services
+def test_its_output_is_what_a_run_prints(finished: Finished):
+    (block,) = (text for _, text in BLOCKS if text.startswith("$ make run"))
+    quoted = [line for line in block.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    printed = {without_numbers(line) for line in finished.process.stderr.splitlines()}
+    assert len(quoted) >= 6
+    assert not [line for line in quoted[1:] if without_numbers(line) not in printed], sorted(printed)
+
+
+@pytest.mark.services
+def test_its_network_trains_and_its_python_runs(shared: Place):
+    network, script = snippets("python")
+    (shared.folder / "net.py").write_text(network)
+    words = ("--data", "digits", "--model", "net.py:Net", "--model.args.width", "48", "--train.epochs", "1")
+    done = shared.torchmill("train", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == "FINISHED"
+    done = shared.python(script.replace("mnist", "digits").replace('"epochs": 3', '"epochs": 1'))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"0\.\d+ /.*\.onnx\n", done.stdout)
