@@ -44,12 +44,12 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
         theirs = _servers_of_the_user()
         addresses = _addresses(runs, mlflow_port, prefect_port) | theirs
         with _running(runs, addresses, theirs) as services, _prewarmed(runs, environment, prewarm) as prewarmed:
-            socket = {"prewarm": str(prewarmed.address)} if prewarmed else {}
-            state = {**addresses, **socket, "pid": str(os.getpid())}
-            write_text(up_state.state_file(runs), json.dumps(state))
-            _show(addresses)
-            print("Ctrl-C ends all of them.", flush=True)
             try:
+                socket = {"prewarm": str(prewarmed.address)} if prewarmed else {}
+                state = {**addresses, **socket, "pid": str(os.getpid())}
+                write_text(up_state.state_file(runs), json.dumps(state))
+                _show(addresses)
+                print("Ctrl-C ends all of them.", flush=True)
                 _watch(runs, addresses["prefect_api"], services, prewarmed)
             except KeyboardInterrupt:
                 print("\nEnding …", flush=True)
