@@ -2,13 +2,19 @@
 
 import ast
 import functools
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+NEEDS_A_RUN = ("resume-and-cache.md", "deploy-onnx.md", "registry.md")
+"""Pages whose snippets make a run or use one."""
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"\A# ([\w/.-]+\.(?:py|yaml|csv))(?: .*)?\n")
 PREFIX = re.compile(r"^(\d\d:\d\d:\d\d  |torchmill: |(pass|warn|fail)  \w+( in \S+)?: |[a-z]+: (ran|cached), )")
@@ -147,3 +153,13 @@ def _text(node: ast.expr) -> str:
 def _template(line: str) -> Template:
     texts = line.split(PLACEHOLDER)
     return Template(re.compile(".*?".join(map(re.escape, texts))), len("".join(texts)))
+
+
+def run_snippet(text: str, folder: Path, environment: Mapping[str, str]) -> str:
+    """Run a snippet as a script in a folder whose modules it may import; returns its output."""
+    script = folder / "snippet.py"
+    script.write_text(text, encoding="utf-8")
+    environment = {**os.environ, **environment, "PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{text}\nfails:\n{done.stderr}"
+    return done.stdout

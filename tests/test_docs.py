@@ -1,12 +1,8 @@
 """The pages in docs/ are true: their paths, commands, snippets and quoted output exist."""
 
 import argparse
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +12,7 @@ from PIL import Image
 
 from tests.docs_pages import (
     DOCS,
+    NEEDS_A_RUN,
     PAGES,
     ROOT,
     commands,
@@ -23,6 +20,7 @@ from tests.docs_pages import (
     names_of_commands,
     prose,
     quotes,
+    run_snippet,
     scripts,
     write_files,
 )
@@ -35,8 +33,6 @@ from torchmill.flows.cli.settings import read_config
 
 COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
 STARTS = [(page, command) for page, command in COMMANDS if re.match(r"torchmill (train|check) --(?!help)", command)]
-NEEDS_A_RUN = ("resume-and-cache.md", "deploy-onnx.md", "registry.md")
-"""Pages whose snippets make a run or use one."""
 
 
 def named(value: object) -> str | None:
@@ -163,44 +159,14 @@ def write_data(folder: Path) -> None:
 def test_its_snippets_run(page: Path, tmp_path: Path):
     write_files(page, tmp_path)
     for block in scripts(page):
-        run_snippet(block.text, tmp_path)
-
-
-@pytest.mark.services
-def test_snippets_that_need_a_run_give_what_they_say(tmp_path: Path):
-    resume, deploy, registry = (DOCS / name for name in NEEDS_A_RUN)
-    (script,) = scripts(resume)
-    assert "'fit': 'ran'" in run_snippet(script.text, tmp_path)
-
-    (model,) = tmp_path.glob("runs/work/*/model.onnx")
-    for name in ("model.onnx", "example.npz"):
-        shutil.copy(model.with_name(name), tmp_path)
-    write_files(deploy, tmp_path)
-    assert "'7'" in run_snippet((tmp_path / "serve.py").read_text(), tmp_path)
-    assert float(run_snippet((tmp_path / "replay.py").read_text(), tmp_path)) < 1e-4
-
-    (script,) = scripts(registry)
-    assert "digits-simple_cnn version 1 ('champion',)" in run_snippet(script.text, tmp_path)
+        run_snippet(
+            block.text, tmp_path, {"TORCHMILL_RUNS": str(tmp_path / "runs"), "TORCHMILL_DATA": str(tmp_path / "data")}
+        )
 
 
 def test_the_pages_count_the_checks():
     counts = {int(count) for count in re.findall(r"(\d+) checks\b", (DOCS / "own-network.md").read_text())}
     assert counts == {sum(not check.full for check in CHECKS)}
-
-
-def run_snippet(text: str, folder: Path) -> str:
-    """Run a snippet as a script; returns its output."""
-    environment = {
-        **os.environ,
-        "TORCHMILL_RUNS": str(folder / "runs"),
-        "TORCHMILL_DATA": str(folder / "data"),
-        "PYTHONPATH": str(folder),
-    }
-    script = folder / "snippet.py"
-    script.write_text(text, encoding="utf-8")
-    done = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{text}\nfails:\n{done.stderr}"
-    return done.stdout
 
 
 def test_the_configuration_page_is_what_the_settings_say():

@@ -1,5 +1,6 @@
 """Calibration: is a network right as often as its probabilities say? And the temperature that corrects it."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +79,7 @@ def calibration_error_interval(bins: list[Bin]) -> Interval:
     def scaled(factor: float) -> np.ndarray:
         return np.clip(confidence + factor * (accuracy - confidence), 0, 1)
 
+    @functools.cache  # both ends are looked for from the same factors on
     def below(factor: float) -> float:
         drawn = np.random.default_rng(0).binomial(counts, scaled(factor), (SIMULATED, len(counts))) / counts
         return float((np.abs(drawn - confidence) @ shares <= observed).mean())

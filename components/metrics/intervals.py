@@ -1,7 +1,8 @@
 """95 % intervals of proportions (Wilson), and of statistics of sums over samples (bootstrap)."""
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -9,6 +10,8 @@ from scipy.special import ndtr, ndtri
 Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
 
 RESAMPLES = 2000
+FEW = 1000
+"""Number of samples up to which the draws are kept: at most 16 MB."""
 MANY = 20_000
 """Number of samples above which the normal interval is as accurate as resampling."""
 
@@ -105,19 +108,30 @@ def bootstrap_intervals(features: np.ndarray, statistic: Statistic, counts: np.n
 
 def _resampled_sums(features: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
     """Return sums of features (n, k) over n samples drawn with replacement, (RESAMPLES, k); seeded."""
-    rng = np.random.default_rng(0)
     if counts is not None:
         samples = int(counts.sum())
-        return rng.multinomial(samples, np.asarray(counts) / samples, RESAMPLES) @ features
-    samples = len(features)
-    sums = np.empty((RESAMPLES, features.shape[1]))
+        return np.random.default_rng(0).multinomial(samples, np.asarray(counts) / samples, RESAMPLES) @ features
+    return np.concatenate([times @ features for times in _resamples(len(features))])
+
+
+def _resamples(samples: int) -> Iterable[np.ndarray]:
+    """Return how often each resample holds each sample, (RESAMPLES, samples) in blocks of rows."""
+    return _few_resamples(samples) if samples <= FEW else _draw_resamples(samples)
+
+
+@functools.lru_cache(maxsize=2)  # an evaluation asks for many intervals of the same samples
+def _few_resamples(samples: int) -> list[np.ndarray]:
+    return list(_draw_resamples(samples))
+
+
+def _draw_resamples(samples: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
     rows = max(1, min(RESAMPLES, 2_000_000 // samples))  # a few MB of draws at a time
     for start in range(0, RESAMPLES, rows):
         part = min(rows, RESAMPLES - start)
         drawn = rng.integers(0, samples, (part, samples)) + samples * np.arange(part)[:, None]
         times = np.bincount(drawn.ravel(), minlength=part * samples).reshape(part, samples)
-        sums[start : start + part] = times @ features
-    return sums
+        yield times.astype(np.float64)
 
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:

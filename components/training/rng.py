@@ -9,7 +9,10 @@ import torch
 
 def seed_all(seed: int) -> None:
     """Seed torch on all devices, Python and NumPy."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # it would note a stack trace for each kind of device that may come, which takes a hundred times as long
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.started_processes import kill
-from torchmill.components.files import write_text
+from torchmill.components.files import locked, write_text
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.services.prewarm.process import PrewarmedProcess
 
@@ -122,10 +122,32 @@ def make_place(folder: Path, data: Path) -> Place:
     return Place(folder, inherited | own)
 
 
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Make a folder for all workers of a test session: the first one makes it, and the others wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, complete = root / name, root / f"{name}.complete"
+        with locked(root / f"{name}.lock"):
+            if not complete.exists():
+                folder.mkdir(exist_ok=True)
+                fill(folder)
+                complete.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data(made_once: MadeOnce) -> Path:
     """A data cache that runs share, as those of one user do."""
-    return tmp_path_factory.mktemp("data")
+    return made_once("data", lambda folder: None)
 
 
 @pytest.fixture
@@ -136,18 +158,21 @@ def place(tmp_path: Path, data: Path) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="session")
-def databases(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def databases(made_once: MadeOnce, data: Path) -> Path:
     """A folder of runs with the databases of MLflow and Prefect and nothing in them: to make them takes 15 s."""
-    place = make_place(tmp_path_factory.mktemp("databases"), data)
-    done = place.python(
-        "from torchmill.components import tracking\nfrom torchmill.components.runs.folders import Runs\n"
-        "from torchmill.flows.services import prefect_server\n"
-        "runs = Runs.here().ready()\n"
-        "with prefect_server.at_hand(runs) as server:\n    tracking.create_database(runs)\n    server.wait()\n"
-    )
-    assert done.returncode == 0, done.stderr
-    place.wait_until_quiet()
-    return place.runs
+
+    def fill(folder: Path) -> None:
+        place = make_place(folder, data)
+        done = place.python(
+            "from torchmill.components import tracking\nfrom torchmill.components.runs.folders import Runs\n"
+            "from torchmill.flows.services import prefect_server\n"
+            "runs = Runs.here().ready()\n"
+            "with prefect_server.at_hand(runs) as server:\n    tracking.create_database(runs)\n    server.wait()\n"
+        )
+        assert done.returncode == 0, done.stderr
+        place.wait_until_quiet()
+
+    return make_place(made_once("databases", fill), data).runs
 
 
 def make_used_place(folder: Path, data: Path, databases: Path) -> Place:
@@ -232,11 +257,16 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Finished:
-    place = make_place(tmp_path_factory.mktemp("finished"), data)
-    process = place.torchmill("train", "--json", "--train.epochs", "3", "--name", "first one")
-    assert process.returncode == 0, process.stderr
-    place.wait_until_quiet()
+def finished(made_once: MadeOnce, data: Path) -> Finished:
+    def fill(folder: Path) -> None:
+        place = make_place(folder, data)
+        done = place.torchmill("train", "--json", "--train.epochs", "3", "--name", "first one")
+        assert done.returncode == 0, done.stderr
+        place.wait_until_quiet()
+        (folder / "process.json").write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
+
+    place = make_place(made_once("finished", fill), data)
+    process = subprocess.CompletedProcess(*json.loads((place.folder / "process.json").read_text()))
     return Finished(place, process, json.loads(process.stdout.splitlines()[-1]))
 
 

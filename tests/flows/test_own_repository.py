@@ -46,8 +46,11 @@ def write_repository(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
+IN_A_FILE, IN_A_PACKAGE = "net.py:Small", "acme.nets:Small"
+
+
 @pytest.mark.services
-@pytest.mark.parametrize("reference", ["net.py:Small", "acme.nets:Small"])
+@pytest.mark.parametrize("reference", [pytest.param(IN_A_FILE, marks=pytest.mark.slow), IN_A_PACKAGE])
 def test_it_trains_and_no_file_is_taken_for_a_library(used: Place, reference: str):
     write_repository(used.folder)
     done = used.torchmill("train", "--json", "--model", reference, "--train.epochs", "2")
@@ -59,7 +62,7 @@ def test_it_trains_and_no_file_is_taken_for_a_library(used: Place, reference: st
 
 
 @pytest.mark.services
-@pytest.mark.parametrize("reference", ["net.py:Small", "acme.nets:Small"])
+@pytest.mark.parametrize("reference", [IN_A_FILE, pytest.param(IN_A_PACKAGE, marks=pytest.mark.slow)])
 def test_beside_torchmill_up_it_trains_likewise(shared: Place, reference: str):
     write_repository(shared.folder)
     done = shared.torchmill("train", "--json", "--model", reference, "--train.epochs", "2")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -161,20 +162,29 @@ def test_a_network_of_ones_own_with_a_module_beside_it_from_another_folder(used:
     assert (params["train.epochs"], params["train.lr"], params["model.args"]) == ("3", "0.01", '{"width": 8}')
 
 
-def test_called_from_python_it_is_as_good_as_from_the_command_line(used: Place):
-    place = used
+def test_called_from_python_it_is_as_good_as_from_the_command_line(shared: Place, prefect_api: str):
     script = (
         "from torchmill.components.config import RunConfig\nfrom torchmill.flows.train import train\n"
         "result = train(RunConfig(train={'epochs': 1}, name='from python'))\n"
         "print(result.run_id, result.metrics['test_accuracy'])\n"
     )
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=place.folder, env=place.environment, capture_output=True, text=True, timeout=300)
+    done = shared.python(script)
     assert done.returncode == 0, done.stderr
     run_id, _ = done.stdout.split()
-    place.wait_until_quiet()
-    assert place.mlflow("SELECT run_uuid, name, status FROM runs") == [(run_id, "from python", "FINISHED")]
-    assert place.prefect("SELECT count(*) FROM task_run WHERE state_name = 'Completed'") == [(len(STEPS),)]
+    assert shared.mlflow("SELECT run_uuid, name, status FROM runs") == [(run_id, "from python", "FINISHED")]
+    (flow_run,) = listed(f"{prefect_api}/flow_runs", {"flow_runs": {"name": {"any_": ["from python"]}}})
+    assert flow_run["state_name"] == "Completed"
+    task_runs = listed(f"{prefect_api}/task_runs", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
+    assert [task_run["state_name"] for task_run in task_runs] == ["Completed"] * len(STEPS)
+
+
+def listed(url: str, filters: dict[str, object]) -> list[dict[str, object]]:
+    """Ask a Prefect server for what fits the filters."""
+    request = urllib.request.Request(
+        f"{url}/filter", json.dumps(filters).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
 
 
 @pytest.mark.slow

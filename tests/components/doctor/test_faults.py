@@ -1,20 +1,27 @@
-"""Each faulty network gets its verdict: from the right check, for the right layer, with a number."""
+"""Each faulty network gets its verdict: from the right check, for the right layer, with a number. Its state stays."""
 
 import re
 
 import pytest
 import torch
 
+from tests.components.doctor import examinations
 from tests.components.doctor.check_inputs import check_input
 from tests.components.doctor.registry import Fault, faults
-from torchmill.components.doctor.examine import examine
+from torchmill.components.doctor import examine as doctor
 
 FAULTS = faults()
+UNCHECKED = {
+    "hugelinear",  # to compare its bytes takes seconds
+    "staysintraining",  # a layer in evaluation mode hides its fault; test_purity examines it
+}
+"""Networks whose state is not compared here."""
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_gets_its_verdict(fault: Fault):
     torch.manual_seed(0)
+    examine = doctor.examine if fault.name in UNCHECKED else examinations.examine
     report = examine(check_input(fault.make(), fault.inputs, fault.loss, **fault.more), fault.level)
     lines = "\n".join(report.lines())
     expected = (fault.check, fault.verdict, fault.layer)

@@ -1,11 +1,11 @@
-"""Sound networks fail no check and get few warnings."""
+"""Sound networks fail no check, get few warnings, and are left as they were."""
 
 import pytest
 import torch
 
 from tests.components.doctor.check_inputs import check_input
+from tests.components.doctor.examinations import examine
 from tests.components.doctor.registry import Sound, sound_networks
-from torchmill.components.doctor.examine import examine
 
 
 @pytest.mark.parametrize("sound", sound_networks(), ids=lambda sound: sound.name)

@@ -11,7 +11,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
+from tests.components.models.test_contract import EXPORTED
+from tests.toy import made, toy_data, toy_tokens, with_different_answers
 from torchmill.components.data.samples import read_test
 from torchmill.components.export import export as exporting
 from torchmill.components.export.config import ExportConfig
@@ -229,14 +230,8 @@ def test_a_network_that_answers_one_thing_alone_is_stopped(colours, tmp_path):
 
 
 SOUND = [
-    *(("grey", name, {}) for name in ("simple_cnn", "custom_backward", "instance_norm_cnn")),
-    ("grey", "mlp", {"hidden": [16]}),
-    ("grey", "whitened_cnn", {"widths": [4, 8, 8]}),
-    ("tokens", "rnn", {"hidden": 8, "embedding": 8}),
     ("tokens", "rnn", {"hidden": 8, "embedding": 8, "cell": "gru", "layers": 1}),
-    ("tokens", "transformer", {"width": 16, "heads": 2, "layers": 1, "feedforward": 16}),
     ("tokens", "transformer", {"width": 16, "heads": 2, "layers": 2, "feedforward": 16, "pooling": "mean"}),
-    *((task, "mlp", {"hidden": [16]}) for task in ("classification", "multilabel", "regression")),
     *(
         ("colours", f"torchvision:{name}", {})
         for name in (
@@ -245,22 +240,17 @@ SOUND = [
         )
     ),
 ]
+"""Networks beside the built-in ones with their usual arguments, whose contract asks for the same."""
 
 
 def test_twenty_sound_exports():
-    assert len(SOUND) == 20
+    assert len(SOUND) + len(EXPORTED) >= 20
 
 
 def data_of(kind: str, folder: Path) -> DataRef:
-    match kind:
-        case "grey":
-            return toy_data(folder, classes=3, size=28, train=30, test=40)
-        case "colours":
-            return toy_data(folder, classes=3, channels=3, size=32, train=30, test=40)
-        case "tokens":
-            return toy_tokens(folder, train=60)
-        case _:
-            return toy_numbers(folder, task=kind, train=60, test=40)
+    if kind == "colours":
+        return toy_data(folder, classes=3, channels=3, size=32, train=30, test=40)
+    return toy_tokens(folder, train=60)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +265,6 @@ def test_what_is_sound_passes(tmp_path, kind: str, name: str, arguments: dict[st
     data = data_of(kind, tmp_path / "data")
     test = read_test(data)
     network = with_different_answers(made(name, data, **arguments), test, data)
-    export(network, data, test, CONFIG, {}, tmp_path, temperature=1.0 if kind == "regression" else 1.7)
+    export(network, data, test, CONFIG, {}, tmp_path, temperature=1.7)
     told = json.loads((tmp_path / "parity.json").read_text())
     assert told["passed"] and all(gate["passed"] for gate in told["gates"])

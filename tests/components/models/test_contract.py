@@ -1,6 +1,7 @@
 """Contract of every built-in network, on each kind of data that its constructor accepts."""
 
 import inspect
+import json
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +21,7 @@ from torchmill.components.initialization.standardized_model import StandardizedM
 from torchmill.components.initialization.weights import restore, save_weights
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, NetworkRef
+from torchmill.components.tasks import task
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
@@ -82,11 +84,18 @@ def case(request, data_cache, tmp_path_factory) -> Case:
     return Case(network, *data_cache[name])
 
 
+def pairs(*names: str) -> list[tuple[str, str]]:
+    """Return every network with the named data, or with all data, that it accepts."""
+    return [(network, name) for network in model_names() for name in names or DATA if DATA[name][0] in kinds(network)]
+
+
 def cases(*names: str):
     """Parametrize a test by every network on the named data, or on all data that it accepts."""
-    chosen = [(network, name) for network in model_names() for name in names or DATA if DATA[name][0] in kinds(network)]
-    return pytest.mark.parametrize("case", chosen, indirect=True, ids="-".join)
+    return pytest.mark.parametrize("case", pairs(*names), indirect=True, ids="-".join)
 
+
+EXPORTED = pairs("grey", "letters", "numbers", "labels", "targets")
+"""Networks and data that are trained and exported here."""
 
 every_network = pytest.mark.parametrize("name", model_names())
 every_case = cases()
@@ -193,8 +202,11 @@ def check_training_and_export(case: Case, tmp_path) -> None:
     )
     assert last.train_loss < first.train_loss
     assert last.validation_score > 0.8
-    ref = export(network, case.data, case.test, ExportConfig(batch_sizes=(1, 7, 64)), {}, tmp_path)
+    temperature = 1.7 if task(case.data.task).has_probabilities else 1.0
+    ref = export(network, case.data, case.test, ExportConfig(batch_sizes=(1, 7, 64)), {}, tmp_path, temperature)
     assert ref.agreement == 1
+    comparison = json.loads((tmp_path / "parity.json").read_text())
+    assert comparison["passed"] and all(gate["passed"] for gate in comparison["gates"])
     if case.data.kind == "tokens":
         check_every_length(StandardizedModel.of(network, case.data).eval(), tmp_path / "model.onnx", case.data.shape[0])
 

@@ -1,10 +1,12 @@
-"""The README's output, network and script are what whole runs print and do."""
+"""What the README and docs/ show of whole runs is what these print and do."""
 
 import json
 import re
+import shutil
 
 import pytest
 
+from tests.docs_pages import DOCS, NEEDS_A_RUN, run_snippet, scripts, write_files
 from tests.flows.conftest import Finished, Place
 from tests.test_readme import BLOCKS, snippets
 
@@ -33,3 +35,21 @@ def test_its_network_trains_and_its_python_runs(shared: Place):
     done = shared.python(script.replace("mnist", "digits").replace('"epochs": 3', '"epochs": 1'))
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"0\.\d+ /.*\.onnx\n", done.stdout)
+
+
+@pytest.mark.services
+def test_snippets_of_pages_that_need_a_run_give_what_they_say(shared: Place):
+    folder = shared.folder
+    resume, deploy, registry = (DOCS / name for name in NEEDS_A_RUN)
+    (script,) = scripts(resume)
+    assert "'fit': 'ran'" in run_snippet(script.text, folder, shared.environment)
+
+    (model,) = shared.runs.glob("work/*/model.onnx")
+    for name in ("model.onnx", "example.npz"):
+        shutil.copy(model.with_name(name), folder)
+    write_files(deploy, folder)
+    assert "'7'" in run_snippet((folder / "serve.py").read_text(), folder, shared.environment)
+    assert float(run_snippet((folder / "replay.py").read_text(), folder, shared.environment)) < 1e-4
+
+    (script,) = scripts(registry)
+    assert "digits-simple_cnn version 1 ('champion',)" in run_snippet(script.text, folder, shared.environment)
