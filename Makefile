@@ -34,7 +34,7 @@ lint: setup
 # What starts servers and whole runs uses more than one processor by itself, and some of it looks at the clock.
 test: lint
 	@$(BIN)/pytest -n auto --dist worksteal -m "not services and not slow"
-	@$(BIN)/pytest -n 3 --dist loadfile -m "services and not slow"
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "services and not slow"
 
 # What takes too long for every day: MNIST in full, servers that die, and 50 kills at random moments (half an hour).
 slow: setup

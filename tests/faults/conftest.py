@@ -1,3 +1,3 @@
-from tests.flows.conftest import data, databases, place, prefect_api, prewarm, quick, shared, used
+from tests.flows.conftest import data, databases, made_once, place, prefect_api, prewarm, quick, shared, used
 
-__all__ = ["data", "databases", "place", "prefect_api", "prewarm", "quick", "shared", "used"]
+__all__ = ["data", "databases", "made_once", "place", "prefect_api", "prewarm", "quick", "shared", "used"]

@@ -4,6 +4,7 @@ import inspect
 import json
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,8 +62,8 @@ class Case:
     data: DataRef
     test: Samples
 
-    def network(self, seed: int = 0) -> nn.Module:
-        return made(self.name, self.data, seed=seed)
+    def network(self, seed: int = 0, **arguments: Any) -> nn.Module:
+        return made(self.name, self.data, seed=seed, **arguments)
 
     def inputs(self, samples: int) -> Tensor:
         """Return some test inputs as a network takes them."""
@@ -96,6 +97,9 @@ def cases(*names: str):
 
 EXPORTED = pairs("grey", "letters", "numbers", "labels", "targets")
 """Networks and data that are trained and exported here."""
+
+TRAINED = {"whitened_cnn": {"widths": [8, 16, 16]}}
+"""Arguments of networks that are trained, where the usual ones take many times as long as those of the others."""
 
 every_network = pytest.mark.parametrize("name", model_names())
 every_case = cases()
@@ -193,7 +197,7 @@ def test_it_learns_color_images_too(case, tmp_path):
 
 
 def check_training_and_export(case: Case, tmp_path) -> None:
-    network = case.network()
+    network = case.network(**TRAINED.get(case.name, {}))
     training, validation = read_training(case.data.with_split(0.2, seed=0))
     config = TrainConfig(epochs=2, batch_size=8, lr=2e-3)
     checkpoints, best = Checkpoints(tmp_path / "checkpoints", 30), tmp_path / "best.safetensors"
