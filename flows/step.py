@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import deployment, flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Completed
 
 from torchmill.components import tracking
@@ -26,6 +26,7 @@ from torchmill.components.runs.fingerprint import StepFingerprint, of_step
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache
 from torchmill.flows.services import prefect_server
+from torchmill.flows.services.prefect_client import connected
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,7 +92,7 @@ class RecordedFlow(Flow[P, R]):
             # Prefect joins its heartbeat thread at the end, which takes half a second on average. On our own server
             # nobody needs heartbeats: a lock tells whether the process of a run is alive.
             beats = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() if server.is_configured else None
-            with temporary_settings({PREFECT_API_URL: server.api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beats}):
+            with connected(server.runs, server.api), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beats}):
                 return super().__call__(*args, **kwargs)
 
 

@@ -2,6 +2,8 @@
 
 import os
 
+from torchmill.components.local_access.guard import CREDENTIALS
+from torchmill.components.local_access.key import credentials
 from torchmill.components.processes import python_command
 from torchmill.components.runs.folders import Runs
 from torchmill.components.tracking.client import NO_TELEMETRY
@@ -13,11 +15,12 @@ def ui_command(runs: Runs, port: int) -> list[str]:
     return [
         *python_command("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", database_uri(runs), "--artifacts-destination", str(runs.artifacts)),
+        *("--app-name", "torchmill"),  # ui_app.py, an entry point of the package
     ]
 
 
-def ui_environment() -> dict[str, str]:
+def ui_environment(runs: Runs) -> dict[str, str]:
     """Return the server's environment."""
     # Jobs evaluate language models: they start eight processes and take 700 MB that nothing here uses.
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **NO_TELEMETRY}
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", CREDENTIALS: credentials(runs), **NO_TELEMETRY}
     return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | settings

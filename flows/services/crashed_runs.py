@@ -16,6 +16,7 @@ from uuid import UUID
 from torchmill.components.files import locked
 from torchmill.components.processes import run_python
 from torchmill.components.runs.folders import Runs
+from torchmill.flows.services.prefect_client import connected
 from torchmill.flows.services.processes import answers
 
 FLOWS = ("train", "reproduce")
@@ -62,14 +63,12 @@ def close(runs: Runs, own_api: str) -> list[str]:
     Args:
         own_api: address of the folder's own server; empty to leave its flow runs alone.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     lines = []
     for path in dead(runs):
         api = _api(path) or own_api
         if not api or not answers(f"{api}/health", anything=True):
             continue
-        with temporary_settings({PREFECT_API_URL: api}):
+        with connected(runs, api):
             name = crash(path.name, REASON)
         if name:
             lines.append(f"flow run {name} in Prefect: crashed")

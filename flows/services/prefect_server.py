@@ -16,6 +16,8 @@ from pathlib import Path
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked, read_state, write_text
+from torchmill.components.local_access.guard import CREDENTIALS
+from torchmill.components.local_access.key import credentials
 from torchmill.components.processes import python_command, start_python
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.services import crashed_runs, up_state
@@ -45,7 +47,10 @@ def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
     settings = {
         "PREFECT_HOME": str(runs.prefect),
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_API_PORT": str(port),  # the UI, too, asks this port
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_UI_API_URL": "/api",  # under the name that the browser has for this server
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
+        CREDENTIALS: credentials(runs),
         "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
@@ -98,7 +103,7 @@ class ServerAtHand:
         self.is_shared = True
         # The system frees this lock when the process ends, even by kill -9. The server's watcher waits for that.
         self._exits.enter_context(locked(self.runs.work / "prefect-users.lock", shared=True))
-        file = self.runs.work / "prefect.json"
+        file = up_state.shared_server_file(self.runs)
         with locked(self.runs.work / "prefect-start.lock"):
             state = read_state(file)
             if state and is_running(state["pid"]):
@@ -122,7 +127,7 @@ class ServerAtHand:
         """
         deadline = time.monotonic() + START_SECONDS
         while not answers(f"{self.api}/health"):
-            state = read_state(self.runs.work / "prefect.json")
+            state = read_state(up_state.shared_server_file(self.runs))
             if time.monotonic() > deadline or (state.get("api") == self.api and not is_running(state["pid"])):
                 log = self.runs.work / "prefect.log"
                 raise UserError(
@@ -200,7 +205,7 @@ def watch(runs: Runs, api: str) -> None:
             # Held to the end: a run that begins now waits and then starts another server.
             with locked(users, wait=False) as is_unused:
                 if is_unused:
-                    (runs.work / "prefect.json").unlink(missing_ok=True)
+                    up_state.shared_server_file(runs).unlink(missing_ok=True)
                     end(server)
     finally:
         end(server)

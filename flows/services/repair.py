@@ -12,6 +12,7 @@ from torchmill.components.runs.cleanup import leftovers
 from torchmill.components.runs.folders import Runs, data_cache
 from torchmill.components.wording import count
 from torchmill.flows.services import crashed_runs, prefect_server
+from torchmill.flows.services.prefect_client import connected
 
 
 def repair(runs: Runs, dry_run: bool) -> int:
@@ -79,8 +80,6 @@ def _flow_runs(runs: Runs, dry_run: bool) -> Iterator[str]:
     dead = crashed_runs.dead(runs)
     if not (dead or crashed_runs.says_that_some_run(runs)):
         return
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     with prefect_server.at_hand(runs) as server:
         server.wait()
         own = prefect_server.keeps_its_own_history(runs)
@@ -89,7 +88,7 @@ def _flow_runs(runs: Runs, dry_run: bool) -> Iterator[str]:
         else:
             yield from crashed_runs.close(runs, server.api if own else "")
         if own:
-            with temporary_settings({PREFECT_API_URL: server.api}):
+            with connected(runs, server.api):
                 yield from crashed_runs.close_unwatched(runs, dry_run)
 
 

@@ -14,7 +14,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
 from torchmill.components.config import RunConfig
@@ -23,6 +22,7 @@ from torchmill.components.runs.folders import Runs
 from torchmill.components.user_code.reference import source_file
 from torchmill.flows.predict import predict
 from torchmill.flows.services import prefect_server, up_state
+from torchmill.flows.services.prefect_client import connected
 from torchmill.flows.services.work_pool import POOL, all_deployments, create_pool
 from torchmill.flows.train import train
 
@@ -142,5 +142,5 @@ def _client(runs: Runs) -> Generator[SyncPrefectClient]:
     """Provide a client of the Prefect server with the folder's schedules."""
     with prefect_server.at_hand(runs) as server:
         server.wait()
-        with temporary_settings({PREFECT_API_URL: server.api}), get_client(sync_client=True) as client:
+        with connected(runs, server.api), get_client(sync_client=True) as client:
             yield client

@@ -5,16 +5,18 @@ import json
 import os
 import signal
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 
 from torchmill.components import tracking
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked, read_state, write_text
+from torchmill.components.local_access.key import credentials, signed_in
 from torchmill.components.processes import python_command
 from torchmill.components.runs.folders import Runs
 from torchmill.components.wording import count
 from torchmill.flows.services import crashed_runs, up_state
+from torchmill.flows.services.prefect_client import connected
 from torchmill.flows.services.prefect_server import configured_api, configured_ui, server_command, server_environment
 from torchmill.flows.services.prewarm.process import PrewarmedProcess
 from torchmill.flows.services.processes import answers, free_port
@@ -37,7 +39,7 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
         if not is_free:
             state = read_state(up_state.state_file(runs))
             print(f"torchmill is up already (process {state.get('pid', 'unknown')}):")
-            _show(state)
+            _show(state, _keys(runs, _servers_of_the_user()))
             return 0
         for ending in (signal.SIGTERM, signal.SIGINT):  # a shell has its background jobs ignore SIGINT
             signal.signal(ending, _interrupt)
@@ -48,7 +50,7 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
                 socket = {"prewarm": str(prewarmed.address)} if prewarmed else {}
                 state = {**addresses, **socket, "pid": str(os.getpid())}
                 write_text(up_state.state_file(runs), json.dumps(state))
-                _show(addresses)
+                _show(addresses, _keys(runs, theirs))
                 print("Ctrl-C ends all of them.", flush=True)
                 _watch(runs, addresses["prefect_api"], services, prewarmed)
             except KeyboardInterrupt:
@@ -84,10 +86,17 @@ def _watch(runs: Runs, api: str, services: list[Service], prewarmed: PrewarmedPr
             crashed_runs.close_elsewhere(runs, api)
 
 
-def _show(addresses: Addresses) -> None:
-    print(f"MLflow   {addresses.get('mlflow', '?')}   runs, metrics, artifacts, models")
-    print(f"Prefect  {addresses.get('prefect', '?')}   flow runs, schedules")
-    print(f"Runner   {addresses.get('runner', '?')}/health   starts what is scheduled", flush=True)
+def _keys(runs: Runs, theirs: Collection[str]) -> Mapping[str, str]:
+    """Return the credentials of our own services by name; the user's servers have keys of their own."""
+    return {name: credentials(runs) for name in ("mlflow", "prefect") if name not in theirs}
+
+
+def _show(addresses: Addresses, keys: Mapping[str, str]) -> None:
+    """Print the addresses; those of our own services sign a browser in."""
+    opened = {name: signed_in(address, keys[name]) if name in keys else address for name, address in addresses.items()}
+    print(f"MLflow   {opened.get('mlflow', '?')}   runs, metrics, artifacts, models")
+    print(f"Prefect  {opened.get('prefect', '?')}   flow runs, schedules")
+    print(f"Runner   {opened.get('runner', '?')}/health   starts what is scheduled", flush=True)
 
 
 def _addresses(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> Addresses:
@@ -140,10 +149,10 @@ def _running(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> Gener
         if "mlflow" not in theirs:
             command = tracking.ui_command(runs, _port_of(addresses["mlflow"]))
             # MLflow starts uvicorn, which imports from the current folder: in this one are no modules.
-            start("mlflow", "/health", command, tracking.ui_environment(), runs.folder)
+            start("mlflow", "/health", command, tracking.ui_environment(runs), runs.folder)
         for service in services:
             service.wait_until_healthy()
-        _prepare_pool(addresses["prefect_api"], is_our_prefect)
+        _prepare_pool(runs, addresses["prefect_api"], is_our_prefect)
         start("runner", "/health", _runner_command(), _runner_environment(runs, addresses, is_our_prefect))
         services[-1].wait_until_healthy()
         yield services
@@ -153,17 +162,15 @@ def _running(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> Gener
         for service in reversed(services):  # the runner first: the Prefect server has to learn of its runs' end
             service.end()
             if service.name == "runner" and is_our_prefect and answers(f"{addresses['prefect_api']}/health"):
-                _close_interrupted(addresses["prefect_api"])
+                _close_interrupted(runs, addresses["prefect_api"])
 
 
-def _prepare_pool(api: str, is_ours: bool) -> None:
+def _prepare_pool(runs: Runs, api: str, is_ours: bool) -> None:
     """Make the work pool ready for the runner, with the schedules of earlier versions brought up to date."""
     # Prefect's client takes seconds to import: the servers start meanwhile.
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from torchmill.flows.services import work_pool
 
-    with temporary_settings({PREFECT_API_URL: api}):
+    with connected(runs, api, is_ours):
         work_pool.create_pool()
         if names := work_pool.update_entrypoints():
             print(f"Brought {count(len(names), 'schedule')} of an earlier version up to date: {', '.join(names)}")
@@ -172,12 +179,10 @@ def _prepare_pool(api: str, is_ours: bool) -> None:
             work_pool.skip_missed()
 
 
-def _close_interrupted(api: str) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
+def _close_interrupted(runs: Runs, api: str) -> None:
     from torchmill.flows.services import work_pool
 
-    with temporary_settings({PREFECT_API_URL: api}):
+    with connected(runs, api, is_own=True):
         work_pool.close_interrupted()
 
 
@@ -211,5 +216,5 @@ def _runner_environment(runs: Runs, addresses: Addresses, is_our_prefect: bool) 
         "DO_NOT_TRACK": "1",
     }
     if is_our_prefect:  # the key of a user's server is in the user's own profile
-        settings["PREFECT_HOME"] = str(runs.prefect)
+        settings |= {"PREFECT_HOME": str(runs.prefect), "PREFECT_API_AUTH_STRING": credentials(runs)}
     return os.environ | settings

@@ -15,6 +15,11 @@ def state_file(runs: Runs) -> Path:
     return runs.work / "up.json"
 
 
+def shared_server_file(runs: Runs) -> Path:
+    """Return the file with the address of the Prefect server that runs share while no ``torchmill up`` runs."""
+    return runs.work / "prefect.json"
+
+
 def lock_file(runs: Runs) -> Path:
     """Return the file that ``torchmill up`` holds a lock on as long as it lives."""
     return runs.work / "up.lock"

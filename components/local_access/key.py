@@ -1,0 +1,61 @@
+"""The key to the servers of a folder of runs: random, in a file that its owner alone may read."""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from torchmill.components.errors import UserError
+from torchmill.components.files import locked
+from torchmill.components.runs.folders import Runs
+
+USER = "torchmill"
+BYTES = 24
+
+
+def credentials(runs: Runs) -> str:
+    """Return ``torchmill:KEY``, for HTTP's basic authentication (RFC 7617); the first call makes the key.
+
+    Raises:
+        UserError: somebody else owns or may read the file.
+    """
+    file = runs.work / "key"
+    with locked(runs.work / "key.lock"):
+        key = _read(file) or _write(file)
+    return f"{USER}:{key}"
+
+
+def signed_in(address: str, credentials: str) -> str:
+    """Return an address that signs a browser in when it is opened.
+
+    Example:
+        >>> signed_in("http://127.0.0.1:5000", "torchmill:secret")
+        'http://torchmill:secret@127.0.0.1:5000'
+    """
+    scheme, _, place = address.partition("://")
+    return f"{scheme}://{credentials}@{place}"
+
+
+def _read(file: Path) -> str:
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:  # a link, which somebody else may have made
+        raise UserError(f"Cannot read the key of this folder's servers, {file}: {error.strerror}.", _REMEDY) from error
+    with os.fdopen(handle, encoding="ascii", errors="replace") as opened:
+        status = os.fstat(handle)
+        if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            raise UserError(f"Others own or may read the key of this folder's servers, {file}.", _REMEDY)
+        return opened.read().strip()
+
+
+_REMEDY = "Remove it: a new one is made. Those who are signed in have to sign in again."
+
+
+def _write(file: Path) -> str:
+    key = secrets.token_urlsafe(BYTES)
+    file.unlink(missing_ok=True)  # an empty one: its writer was killed
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as opened:
+        opened.write(key)
+    return key
