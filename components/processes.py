@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-
 LARGEST_KEPT_BLOCK, MOST_KEPT_BYTES = 128 << 20, 512 << 20
 """Limits of the memory that a process keeps: of a block, and of what is free at the end of the heap."""
 
@@ -82,8 +81,8 @@ def run_python(*arguments: str, **options: Any) -> int:
 def keep_freed_memory() -> None:
     """Let this process's allocator keep the memory that tensors free, instead of returning it at each step.
 
-    glibc returns the end of its heap and every large block to the system, unless sizes in the past happen to have raised
-    its thresholds (mallopt(3)). The next step then waits for the same pages again: by luck, a quarter of its time.
+    glibc returns the end of its heap and every large block to the system, unless earlier blocks happen to have raised
+    its thresholds (mallopt(3)). The next step then waits for the same pages again, up to a quarter of its time.
     """
     if sys.platform != "linux":
         return
