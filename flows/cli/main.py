@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from torchmill.components.errors import ConfigError, UserError, nearest
+from torchmill.components.processes import keep_freed_memory
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.cli import looking, parser, predicting, registry, serving, training
 from torchmill.flows.services.interpreter import leave
@@ -60,6 +61,7 @@ def run(arguments: list[str], *, may_hand_over: bool = True) -> int:
         os.environ["TORCHMILL_RUNS"] = options.runs
     if may_hand_over and (code := try_run(name, arguments, Runs.here())) is not None:
         return code
+    keep_freed_memory()
     return root.commands[name].run(options)
 
 

@@ -25,6 +25,7 @@ from torch import distributed
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked, write_text
+from torchmill.components.processes import keep_freed_memory
 from torchmill.components.training.device import resolve
 from torchmill.components.training.distributed.job import Job, train
 from torchmill.components.training.distributed.launch import ERROR, JOB, MESSAGES, PARENT, PATHS, STOP
@@ -52,6 +53,7 @@ def main(folder: Path, *parents: Path) -> int:
     for parent in (folder, *parents):
         threading.Thread(target=_exit_with_parent, args=(parent / PARENT,), daemon=True).start()
     faulthandler.enable()
+    keep_freed_memory()
     os.environ.pop("PYTHONSAFEPATH", None)  # meant for this process, not for those that the user's code starts
     while not (folder / JOB).exists():
         time.sleep(POLL_SECONDS)
