@@ -1,3 +1,4 @@
+import base64
 import json
 import os
 import shutil
@@ -5,7 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,13 +195,17 @@ def used(tmp_path: Path, data: Path, databases: Path) -> Iterator[Place]:
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path) -> Iterator[str]:
-    """A Prefect server that runs share: each has one started for it otherwise, which takes 7 s of a processor."""
+    """A Prefect server that runs share: each has one started for it otherwise, which takes 7 s of a processor.
+
+    Its address has the key, as in ``http://torchmill:KEY@127.0.0.1:4200/api``.
+    """
     place = make_used_place(tmp_path_factory.mktemp("prefect"), data, databases)
     code = (
-        "import sys\nfrom torchmill.components.runs.folders import Runs\n"
-        "from torchmill.flows.services import prefect_server\n"
+        "import sys\nfrom torchmill.components.local_access.key import credentials, signed_in\n"
+        "from torchmill.components.runs.folders import Runs\nfrom torchmill.flows.services import prefect_server\n"
         "with prefect_server.at_hand(Runs.here().ready()) as server:\n"
-        "    server.wait()\n    print(server.api, flush=True)\n    sys.stdin.read()\n"
+        "    server.wait()\n    print(signed_in(server.api, credentials(server.runs)), flush=True)\n"
+        "    sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code]
     pipe = subprocess.PIPE
@@ -216,7 +222,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, data: Path, databases:
 def prewarm(tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: str) -> Iterator[str]:
     """Address of a process that becomes the commands of tests, whose imports take 13 s of a processor."""
     place = make_place(tmp_path_factory.mktemp("prewarm"), data)
-    environment = place.environment | {"PREFECT_API_URL": prefect_api}
+    environment = place.environment | client_of(prefect_api)
     prewarmed = PrewarmedProcess.start(Runs(place.runs).ready(), environment)
     deadline = time.monotonic() + 120
     while not prewarmed.address.exists() and time.monotonic() < deadline:
@@ -227,13 +233,36 @@ def prewarm(tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: s
     prewarmed.end()
 
 
+def client_of(api: str) -> dict[str, str]:
+    """Environment of a client of the Prefect server at an address with its key."""
+    address, key = without_key(api)
+    return {"PREFECT_API_URL": address, "PREFECT_API_AUTH_STRING": key}
+
+
+def without_key(url: str) -> tuple[str, str]:
+    """Split ``http://user:key@host`` into ``http://host`` and ``user:key``."""
+    scheme, _, place = url.partition("://")
+    key, _, host = place.rpartition("@")
+    return f"{scheme}://{host}", key
+
+
+def ask(url: str, body: object = None, headers: Mapping[str, str] | None = None) -> bytes:
+    """Send a request with the key in the address, JSON in its body; returns the answer."""
+    plain, key = without_key(url)
+    basic = {"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"} if key else {}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(plain, data, {"Content-Type": "application/json", **basic, **(headers or {})})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read()
+
+
 Quick = Callable[[Place], Place]
 
 
 def made_quick(place: Place, prefect_api: str, prewarm: str) -> Place:
     """Let commands in a place begin at once, for whoever does not look at Prefect's history: it is elsewhere."""
     write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"prewarm": prewarm}))
-    return Place(place.folder, place.environment | {"PREFECT_API_URL": prefect_api}, place.started)
+    return Place(place.folder, place.environment | client_of(prefect_api), place.started)
 
 
 @pytest.fixture

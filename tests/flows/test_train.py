@@ -4,13 +4,12 @@ import hashlib
 import json
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.flows.conftest import Finished, Place
+from tests.flows.conftest import Finished, Place, ask
 
 pytestmark = pytest.mark.services
 
@@ -172,19 +171,12 @@ def test_called_from_python_it_is_as_good_as_from_the_command_line(shared: Place
     assert done.returncode == 0, done.stderr
     run_id, _ = done.stdout.split()
     assert shared.mlflow("SELECT run_uuid, name, status FROM runs") == [(run_id, "from python", "FINISHED")]
-    (flow_run,) = listed(f"{prefect_api}/flow_runs", {"flow_runs": {"name": {"any_": ["from python"]}}})
+    named = {"flow_runs": {"name": {"any_": ["from python"]}}}
+    (flow_run,) = json.loads(ask(f"{prefect_api}/flow_runs/filter", named))
     assert flow_run["state_name"] == "Completed"
-    task_runs = listed(f"{prefect_api}/task_runs", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
+    tasks = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}
+    task_runs = json.loads(ask(f"{prefect_api}/task_runs/filter", tasks))
     assert [task_run["state_name"] for task_run in task_runs] == ["Completed"] * len(STEPS)
-
-
-def listed(url: str, filters: dict[str, object]) -> list[dict[str, object]]:
-    """Ask a Prefect server for what fits the filters."""
-    request = urllib.request.Request(
-        f"{url}/filter", json.dumps(filters).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
 
 
 @pytest.mark.slow

@@ -6,13 +6,12 @@ import signal
 import sqlite3
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from tests.flows.conftest import Place
+from tests.flows.conftest import Place, ask
 
 pytestmark = pytest.mark.services
 
@@ -51,12 +50,9 @@ def up(place: Place) -> Iterator[Up]:
 
 
 def get(url: str, body: object = None) -> bytes:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     for _ in range(20):
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.read()
+            return ask(url, body)
         except urllib.error.HTTPError as error:
             if error.code != 503:  # Prefect's word for a database that is busy; its own client asks again, too
                 raise
