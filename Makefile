@@ -31,7 +31,7 @@ lint: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ty check --quiet || $(BIN)/ty check
 
-# What starts servers and whole runs uses more than one processor by itself, and some of it looks at the clock.
+# What starts other programs waits for a third of its time, and some of it looks at the clock.
 test: lint
 	@$(BIN)/pytest -n auto --dist worksteal -m "not services and not slow"
 	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "services and not slow"

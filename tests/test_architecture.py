@@ -175,12 +175,14 @@ def test_the_walls_are_seen_where_they_are_broken(tmp_path):
 SETTINGS = [module for module, file in MODULES.items() if file.name == "config.py"]
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("module", [*SETTINGS, *LIGHT])
 def test_settings_and_references_import_no_torch_by_any_way(module, tmp_path):
     done = python(f"import sys, {module}; print({{'torch', 'prefect', 'mlflow'}} & set(sys.modules))", tmp_path)
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
+@pytest.mark.services
 def test_importing_does_no_work(tmp_path):
     """No file appears, nothing is said, no thread and no process begins, and chance stays as it was."""
     entry_points = {name for name in MODULES if name.endswith("__main__")}
@@ -225,6 +227,7 @@ def processor_seconds(code: str, folder: Path) -> float:
 HELP = "import sys; sys.argv = ['torchmill', '--help']; from torchmill.flows.cli.main import main; main()"
 
 
+@pytest.mark.services
 def test_help_imports_nothing_slow_and_takes_a_fraction_of_importing_torch(tmp_path):
     slow = "print({'torch', 'numpy', 'prefect', 'mlflow', 'torchvision', 'matplotlib', 'sklearn'} & set(sys.modules))"
     done = python(f"import atexit, sys; atexit.register(lambda: {slow}); {HELP}", tmp_path)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.flows.conftest import Place
 
+pytestmark = pytest.mark.services
+
 
 def complaint(place: Place, *arguments: str, code: int, env: dict[str, str] | None = None) -> str:
     """Run, and give what it complains of."""
@@ -80,7 +82,6 @@ def test_a_port_in_use(place: Place):
 
 
 @pytest.mark.slow
-@pytest.mark.services
 def test_a_disk_that_is_full_in_the_middle_ends_the_run_failed_until_there_is_room(shared: Place):
     """By a limit on the size of files: the databases fit, the weights of a large network don't."""
     (shared.folder / "large.py").write_text(
@@ -118,7 +119,6 @@ class Net(torch.nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.services
 def test_an_export_that_differs_ends_the_run_failed_and_its_page_says_at_which_layer(shared: Place):
     (shared.folder / "two_faced.py").write_text(TWO_FACED)
     told = complaint(shared, "train", "--model", "two_faced.py:Net", "--train.epochs", "1", code=1)
@@ -131,7 +131,6 @@ def test_an_export_that_differs_ends_the_run_failed_and_its_page_says_at_which_l
 
 
 @pytest.mark.slow
-@pytest.mark.services
 def test_what_only_shows_in_the_run_ends_it_failed(place: Place, datasets: Path):
     """One after the other in one folder: each ends FAILED, and none disturbs the next."""
     (place.folder / "broken.py").write_text("import no_such_module_anywhere\n\nclass Net: ...\n")

@@ -175,6 +175,7 @@ def told(tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.services
 def test_a_new_file_is_listed(told):
     for field in ("train.optimizer", "train.schedule", "initialize.name"):
         assert "'novel'" in told["fields"][field][0]
@@ -185,6 +186,7 @@ def test_a_new_file_is_listed(told):
     assert "count=40" in told["listed"][1]
 
 
+@pytest.mark.services
 def test_the_values_of_a_new_file_are_checked(told):
     for message, words in zip(
         told["complaints"],
@@ -204,6 +206,7 @@ def test_the_values_of_a_new_file_are_checked(told):
     assert told["loss_args"] == "--train.loss_args: scale is 11, not a number from 0 to 10."
 
 
+@pytest.mark.services
 def test_a_new_file_is_used(told):
     assert told["weights"] == [0.25, 0.25]
     assert told["step"] == [2, 2]
@@ -212,6 +215,7 @@ def test_a_new_file_is_used(told):
     assert told["pixel"] == 128
 
 
+@pytest.mark.services
 def test_the_fingerprint_has_the_options_of_a_run_and_no_others(told):
     names = {name for name in told["code"] if name.endswith("/novel.py")}
     assert names == {f"components/{room}/novel.py" for room in NEW}

@@ -246,6 +246,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.services
 def test_a_file_is_all_that_a_fourth_task_needs(tmp_path):
     shutil.copytree(REPOSITORY / "src" / "torchmill", tmp_path / "torchmill", ignore=shutil.ignore_patterns("__py*"))
     (tmp_path / "torchmill" / "components" / "tasks" / "ordinal.py").write_text(FOURTH)
