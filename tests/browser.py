@@ -17,6 +17,8 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 SECONDS = 60.0
+TEXT = "(document.body?.innerText ?? '')"
+"""Expression of the text that the page shows."""
 
 
 class Page:
@@ -56,7 +58,7 @@ class Page:
         """Evaluate an expression until it is true; returns its value."""
         deadline = time.monotonic() + SECONDS
         while not (value := self.evaluate(code)):
-            assert time.monotonic() < deadline, f"{code} stays {value}: {self.evaluate('document.body.innerText')}"
+            assert time.monotonic() < deadline, f"{code} stays {value}: {self.evaluate(TEXT)}"
             time.sleep(0.2)
         return value
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import browser
+from tests.browser import TEXT, browser
 from tests.flows.conftest import ask, make_used_place, without_key
 from tests.flows.services.test_up import Up
 
@@ -73,6 +73,11 @@ def test_with_the_key_no_foreign_host_or_origin_passes(up: Up, service: str):
     assert status(address, Sec_Fetch_Site="cross-site") == 403
 
 
+OWN_SOCKET = """new Promise(done => {
+  const socket = new WebSocket(`ws://${location.host}/api/events/out`, "prefect");
+  socket.onopen = () => done(true);
+  socket.onerror = () => done(false);
+})"""
 EVIL = """<!doctype html><title>evil</title><iframe src="PREFECT/"></iframe><img src="PREFECT/api/flows/count">
 <form id="form" method="post" action="PREFECT/api/flows/" enctype="text/plain" target="frame">
 <input name='{"name": "planted by a form", "x": "' value='"}'></form><iframe name="frame"></iframe>
@@ -131,9 +136,10 @@ def test_a_page_in_a_browser_that_is_signed_in_gets_nothing(up: Up):
     prefect, mlflow = up.address("Prefect"), up.address("MLflow")
     with browser() as page:
         page.open(f"{prefect}/")
-        page.wait_for("document.body.innerText.includes('Flow')")
+        page.wait_for(f"{TEXT}.includes('Flow')")
+        assert page.evaluate(OWN_SOCKET), "the page of flow runs shows no events"
         page.open(f"{mlflow}/")
-        page.wait_for("document.body.innerText.includes('Experiments')")
+        page.wait_for(f"{TEXT}.includes('Experiments')")
         inside = {address: code for address, code in page.statuses.items() if code >= 400 and "/api/" in address}
         assert not inside, "the user's own pages are refused"
 
