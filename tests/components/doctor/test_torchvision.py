@@ -26,7 +26,13 @@ def report_on(name: str, side: int | None = None) -> Report:
     return examine(check_input(network, images, samples=samples, num_outputs=10), "quick")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mobilenet_v3_small", "squeezenet1_0"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "shufflenet_v2_x0_5")),
+    ],
+)
 def test_a_network_of_torchvision_passes(name):
     report = report_on(name)
     assert report.worst == "pass", "\n".join(report.lines())

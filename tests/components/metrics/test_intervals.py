@@ -83,7 +83,9 @@ def test_macro_f1_and_balanced_accuracy():
     assert all(0.93 <= count / SETS <= 0.97 for count in held.values()), held
 
 
-@pytest.mark.parametrize(("samples", "too_sure", "error"), [(355, 1.5, 0.0472), (355, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("samples", "too_sure", "error"), [(355, 1.5, 0.0472), pytest.param(355, 1.0, 0.0, marks=pytest.mark.slow)]
+)
 def test_the_calibration_error_of_a_network_that_is_too_sure_or_just_as_sure_as_it_may_be(samples, too_sure, error):
     """The error's own value is far above the true one where there are few samples."""
     rng, held = np.random.default_rng(1), []

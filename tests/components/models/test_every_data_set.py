@@ -75,6 +75,8 @@ DOWNLOADED = {
 """Shapes of data that needs a download: noise of the same shape replaces it. Other tests read the files."""
 SAME_SHAPE = {"fashion_mnist", "kmnist", "cifar100"}
 """Data of the same shape as MNIST or CIFAR-10."""
+SAME_CODE = {"names"}
+"""Data that becomes tokens by the same code as that of ``text_folder``, which needs no files from elsewhere."""
 FIRST = ("simple_cnn", "rnn", "mlp")
 """Networks that together accept all data sets. Tests of the others are slow, since other tests cover their shapes."""
 
@@ -115,7 +117,7 @@ PAIRS = [
 
 def is_slow(network: str, name: str) -> bool:
     first = next(candidate for candidate in FIRST if (candidate, name) in PAIRS)
-    return network != first or name in SAME_SHAPE
+    return network != first or name in SAME_SHAPE | SAME_CODE
 
 
 def test_every_data_set_has_a_network_and_every_network_a_data_set():

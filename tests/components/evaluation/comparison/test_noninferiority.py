@@ -40,7 +40,14 @@ def test_a_hundred_challengers_that_are_worse_by_twice_the_margin_are_nearly_all
     assert count <= sure <= most(100) == 13
 
 
-@pytest.mark.parametrize(("samples", "n10", "n01"), [(2000, 0.02, 0.01), (2000, 0.055, 0.045), (500, 0.03, 0.02)])
+@pytest.mark.parametrize(
+    ("samples", "n10", "n01"),
+    [
+        (2000, 0.02, 0.01),
+        pytest.param(2000, 0.055, 0.045, marks=pytest.mark.slow),
+        pytest.param(500, 0.03, 0.02, marks=pytest.mark.slow),
+    ],
+)
 def test_worse_by_just_the_margin_is_found_not_inferior_at_most_at_the_stated_rate(samples, n10, n01):
     """Where the rate is the highest; the rule that the score must not be lower only lowers it further."""
     count, sure = promoted(seed=1, runs=1000, samples=samples, n10=n10, n01=n01)
