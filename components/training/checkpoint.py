@@ -61,15 +61,15 @@ class Checkpoints:
         started = time.monotonic()
         buffer = io.BytesIO()  # on a full disk, torch's own writer raises a RuntimeError about positions
         torch.save(state, buffer)
-        content = buffer.getbuffer()
         present = self._present()
         number = _number(present[-1]) + 1 if present else 1
-        path = self.folder / f"{number:06d}-{_digest(content)}.pt"
-        try:
-            write_atomically(path, lambda partial: partial.write_bytes(content))
-        finally:
-            self.written = time.monotonic()
-            self.cost_seconds = self.written - started
+        with buffer.getbuffer() as content:  # an error's traceback would keep the view, and the buffer with it
+            path = self.folder / f"{number:06d}-{_digest(content)}.pt"
+            try:
+                write_atomically(path, lambda partial: _write(partial, content))
+            finally:
+                self.written = time.monotonic()
+                self.cost_seconds = self.written - started
         self._keep(KEPT)
         return path
 
@@ -115,6 +115,11 @@ class Checkpoints:
 
 def _number(path: Path) -> int:
     return int(path.stem.partition("-")[0])
+
+
+def _write(file: Path, content: memoryview) -> None:
+    with file.open("wb") as opened:  # write_bytes takes a view of its own, which an error's traceback would keep
+        opened.write(content)
 
 
 def _digest(content: bytes | memoryview) -> str:
