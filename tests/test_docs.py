@@ -67,9 +67,11 @@ def leads_somewhere(page: Path, link: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_its_environment_variables_are_read_somewhere(page: Path):
+    """MLflow's client reads two that name a user."""
     code = "".join(file.read_text() for part in ("flows", "components") for file in (ROOT / part).rglob("*.py"))
     names = set(re.findall(r"\b(?:TORCHMILL|PREFECT|MLFLOW)_[A-Z_]+\b", page.read_text(encoding="utf-8")))
-    assert [name for name in names if name not in code] == []
+    theirs = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
+    assert [name for name in names - theirs if name not in code] == []
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=named)
