@@ -28,6 +28,7 @@ from benchmarks.whole_run import seconds
 from torchmill.components import tracking
 from torchmill.components.data.config import DataConfig
 from torchmill.components.data.samples import Samples
+from torchmill.components.local_access.key import credentials
 from torchmill.components.processes import processors
 from torchmill.components.refs import RunRef
 from torchmill.components.runs import fingerprint
@@ -85,7 +86,7 @@ def recorded(folder: Path, hangs: bool) -> Generator[RunRef]:
     port = free_port()
     server = subprocess.Popen(
         tracking.ui_command(runs, port),
-        env=tracking.ui_environment(),
+        env=tracking.ui_environment(runs),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -96,7 +97,9 @@ def recorded(folder: Path, hangs: bool) -> Generator[RunRef]:
             time.sleep(0.1)
         folder = runs.work / "run"
         folder.mkdir()
-        with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": address}):
+        user, _, password = credentials(runs).partition(":")
+        key = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+        with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": address, **key}):
             run = tracking.open_run(runs, folder, experiment="noise", name="run", params={}, tags={}, ui="")
         if hangs:
             os.killpg(server.pid, signal.SIGSTOP)

@@ -1,7 +1,9 @@
 """The MLflow server over the SQLite file of the runs, with its UI."""
 
 import os
+from importlib.metadata import entry_points
 
+from torchmill.components.errors import UserError
 from torchmill.components.local_access.guard import CREDENTIALS
 from torchmill.components.local_access.key import credentials
 from torchmill.components.processes import python_command
@@ -9,13 +11,21 @@ from torchmill.components.runs.folders import Runs
 from torchmill.components.tracking.client import NO_TELEMETRY
 from torchmill.components.tracking.database import database_uri
 
+APP = "torchmill"
+
 
 def ui_command(runs: Runs, port: int) -> list[str]:
-    """Return the command that starts the server on a port of this machine."""
+    """Return the command that starts the server on a port of this machine.
+
+    Raises:
+        UserError: Torchmill was installed before it had a guard for the server, and MLflow cannot find that.
+    """
+    if not entry_points(group="mlflow.app", name=APP):
+        raise UserError("This installation of Torchmill is of an earlier version.", "Install it anew: pip install -e .")
     return [
         *python_command("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", database_uri(runs), "--artifacts-destination", str(runs.artifacts)),
-        *("--app-name", "torchmill"),  # ui_app.py, an entry point of the package
+        *("--app-name", APP),  # ui_app.py, an entry point of the package
     ]
 
 
