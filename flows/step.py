@@ -92,7 +92,8 @@ class RecordedFlow(Flow[P, R]):
             # Prefect joins its heartbeat thread at the end, which takes half a second on average. On our own server
             # nobody needs heartbeats: a lock tells whether the process of a run is alive.
             beats = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() if server.is_configured else None
-            with connected(server.runs, server.api), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beats}):
+            settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beats})
+            with connected(server.runs, server.api, not server.is_configured), settings:
                 return super().__call__(*args, **kwargs)
 
 

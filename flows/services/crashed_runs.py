@@ -65,10 +65,11 @@ def close(runs: Runs, own_api: str) -> list[str]:
     """
     lines = []
     for path in dead(runs):
-        api = _api(path) or own_api
+        theirs = _api(path)
+        api = theirs or own_api
         if not api or not answers(f"{api}/health", anything=True):
             continue
-        with connected(runs, api):
+        with connected(runs, api, is_own=not theirs):
             name = crash(path.name, REASON)
         if name:
             lines.append(f"flow run {name} in Prefect: crashed")

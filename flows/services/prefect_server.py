@@ -95,8 +95,12 @@ class ServerAtHand:
 
     def _of_up(self) -> str:
         """Return the address of the server of a running `torchmill up`."""
-        api = read_state(up_state.state_file(self.runs)).get("prefect_api", "")
-        return api if api and up_state.is_running(self.runs) and answers(f"{api}/health") else ""
+        state = read_state(up_state.state_file(self.runs))
+        api = state.get("prefect_api", "")
+        if not (api and up_state.is_running(self.runs) and answers(f"{api}/health")):
+            return ""
+        self.is_configured = "prefect" in state.get("theirs", ())
+        return api
 
     def _shared(self) -> str:
         """Return the address of the server that runs share, and start it for the first of them."""

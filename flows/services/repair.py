@@ -88,7 +88,7 @@ def _flow_runs(runs: Runs, dry_run: bool) -> Iterator[str]:
         else:
             yield from crashed_runs.close(runs, server.api if own else "")
         if own:
-            with connected(runs, server.api):
+            with connected(runs, server.api, is_own=True):
                 yield from crashed_runs.close_unwatched(runs, dry_run)
 
 

@@ -142,5 +142,5 @@ def _client(runs: Runs) -> Generator[SyncPrefectClient]:
     """Provide a client of the Prefect server with the folder's schedules."""
     with prefect_server.at_hand(runs) as server:
         server.wait()
-        with connected(runs, server.api), get_client(sync_client=True) as client:
+        with connected(runs, server.api, not server.is_configured), get_client(sync_client=True) as client:
             yield client

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator
 from pathlib import Path
 
 from torchmill.components import tracking
@@ -39,7 +39,7 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
         if not is_free:
             state = read_state(up_state.state_file(runs))
             print(f"torchmill is up already (process {state.get('pid', 'unknown')}):")
-            _show(state, _keys(runs, _servers_of_the_user()))
+            _show(runs, state, state.get("theirs", ()))
             return 0
         for ending in (signal.SIGTERM, signal.SIGINT):  # a shell has its background jobs ignore SIGINT
             signal.signal(ending, _interrupt)
@@ -48,11 +48,11 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
         with _running(runs, addresses, theirs) as services, _prewarmed(runs, environment, prewarm) as prewarmed:
             try:
                 socket = {"prewarm": str(prewarmed.address)} if prewarmed else {}
-                state = {**addresses, **socket, "pid": str(os.getpid())}
+                state = {**addresses, **socket, "pid": str(os.getpid()), "theirs": list(theirs)}
                 write_text(up_state.state_file(runs), json.dumps(state))
-                _show(addresses, _keys(runs, theirs))
+                _show(runs, addresses, theirs)
                 print("Ctrl-C ends all of them.", flush=True)
-                _watch(runs, addresses["prefect_api"], services, prewarmed)
+                _watch(runs, "" if "prefect" in theirs else addresses["prefect_api"], services, prewarmed)
             except KeyboardInterrupt:
                 print("\nEnding …", flush=True)
         return 0
@@ -74,26 +74,27 @@ def _prewarmed(runs: Runs, environment: dict[str, str], is_wanted: bool) -> Gene
         process.end()
 
 
-def _watch(runs: Runs, api: str, services: list[Service], prewarmed: PrewarmedProcess | None) -> None:
-    """Check the services twice a second, and close crashed flow runs."""
+def _watch(runs: Runs, own_api: str, services: list[Service], prewarmed: PrewarmedProcess | None) -> None:
+    """Check the services twice a second, and close crashed flow runs.
+
+    Args:
+        own_api: address of our own Prefect server; empty if the user's is used.
+    """
     while True:
         time.sleep(0.5)
         for service in services:
             service.check()
         if prewarmed:
             prewarmed.keep()
-        if crashed_runs.dead(runs, own=True):
-            crashed_runs.close_elsewhere(runs, api)
+        if own_api and crashed_runs.dead(runs, own=True):
+            crashed_runs.close_elsewhere(runs, own_api)
 
 
-def _keys(runs: Runs, theirs: Collection[str]) -> Mapping[str, str]:
-    """Return the credentials of our own services by name; the user's servers have keys of their own."""
-    return {name: credentials(runs) for name in ("mlflow", "prefect") if name not in theirs}
-
-
-def _show(addresses: Addresses, keys: Mapping[str, str]) -> None:
-    """Print the addresses; those of our own services sign a browser in."""
-    opened = {name: signed_in(address, keys[name]) if name in keys else address for name, address in addresses.items()}
+def _show(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> None:
+    """Print the addresses; those of our own servers sign a browser in."""
+    key = credentials(runs)
+    own = {"mlflow", "prefect"}.difference(theirs)
+    opened = {name: signed_in(address, key) if name in own else address for name, address in addresses.items()}
     print(f"MLflow   {opened.get('mlflow', '?')}   runs, metrics, artifacts, models")
     print(f"Prefect  {opened.get('prefect', '?')}   flow runs, schedules")
     print(f"Runner   {opened.get('runner', '?')}/health   starts what is scheduled", flush=True)
