@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 LARGEST_KEPT_BLOCK, MOST_KEPT_BYTES = 128 << 20, 512 << 20
-"""Limits of the memory that a process keeps: of a block, and of what is free at the end of the heap."""
+"""Limits of the memory that a process keeps: the size of a block, and the free bytes at the end of its heap."""
 
 
 class Process(Protocol):
@@ -79,7 +79,7 @@ def run_python(*arguments: str, **options: Any) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let this process's allocator keep the memory that tensors free, instead of returning it at each step.
+    """Keep in this process the memory that tensors free, instead of returning it to the system at each step.
 
     glibc returns the end of its heap and every large block to the system, unless earlier blocks happen to have raised
     its thresholds (mallopt(3)). The next step then waits for the same pages again, up to a quarter of its time.

@@ -1,8 +1,8 @@
 """A guard in front of a server on this machine: it lets in its owner's programs and pages, and nobody else's.
 
-A web page that the user visits can send requests to 127.0.0.1, under a name of its own, too (DNS rebinding). So the
-guard looks at what a browser says about a request: ``Host``, ``Origin`` and ``Sec-Fetch-Site``, none of which a page
-can forge (https://www.w3.org/TR/fetch-metadata). Against other users of the machine it asks for a key.
+A web page that the user visits can send requests to 127.0.0.1, also under a name of its own (DNS rebinding). So the
+guard checks headers that browsers set and pages can't forge: ``Host``, ``Origin`` and ``Sec-Fetch-Site``
+(https://www.w3.org/TR/fetch-metadata). Against other users of the machine it asks for a key.
 """
 
 import base64
@@ -37,7 +37,7 @@ class Guard:
     """An ASGI application that passes requests of its owner on to another one.
 
     Args:
-        application: what is guarded.
+        application: the server's own application.
         credentials: ``user:key``, as HTTP's basic authentication sends them.
         open_paths: paths that may be read without a key: health checks.
 
@@ -68,9 +68,8 @@ class Guard:
         host, origin = headers.one("host"), headers.one("origin")
         if host is None or _name(host) not in LOCAL_NAMES:
             return Refusal(403, "Ask for this server as 127.0.0.1.")
-        if headers.has("origin") and origin != f"http://{host}":
-            return Refusal(403, "This server answers no pages of other sites.")
-        if headers.has("sec-fetch-site") and not _is_from_here(headers, scope):
+        is_foreign = headers.has("origin") and origin != f"http://{host}"
+        if is_foreign or (headers.has("sec-fetch-site") and not _is_from_here(headers, scope)):
             return Refusal(403, "This server answers no pages of other sites.")
         reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
         if (reads and scope["path"] in self.open_paths) or self._has_key(headers.one("authorization")):

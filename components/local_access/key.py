@@ -11,6 +11,7 @@ from torchmill.components.runs.folders import Runs
 
 USER = "torchmill"
 BYTES = 24
+REMEDY = "Remove it: a new one is made. Those who are signed in have to sign in again."
 
 
 def credentials(runs: Runs) -> str:
@@ -42,15 +43,12 @@ def _read(file: Path) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:  # a link, which somebody else may have made
-        raise UserError(f"Cannot read the key of this folder's servers, {file}: {error.strerror}.", _REMEDY) from error
+        raise UserError(f"Cannot read the key of this folder's servers, {file}: {error.strerror}.", REMEDY) from error
     with os.fdopen(handle, encoding="ascii", errors="replace") as opened:
         status = os.fstat(handle)
         if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise UserError(f"Others own or may read the key of this folder's servers, {file}.", _REMEDY)
+            raise UserError(f"Others own or may read the key of this folder's servers, {file}.", REMEDY)
         return opened.read().strip()
-
-
-_REMEDY = "Remove it: a new one is made. Those who are signed in have to sign in again."
 
 
 def _write(file: Path) -> str:

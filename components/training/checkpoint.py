@@ -118,7 +118,7 @@ def _number(path: Path) -> int:
 
 
 def _write(file: Path, content: memoryview) -> None:
-    with file.open("wb") as opened:  # write_bytes takes a view of its own, which an error's traceback would keep
+    with file.open("wb") as opened:  # write_bytes makes a view that an error's traceback keeps
         opened.write(content)
 
 

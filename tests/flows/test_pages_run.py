@@ -1,4 +1,4 @@
-"""What the README and docs/ show of whole runs is what these print and do."""
+"""Whole runs print and do the same as the README and docs/ show."""
 
 import json
 import re
@@ -10,12 +10,13 @@ from tests.docs_pages import DOCS, NEEDS_A_RUN, run_snippet, scripts, write_file
 from tests.flows.conftest import Finished, Place
 from tests.test_readme import BLOCKS, snippets
 
+pytestmark = pytest.mark.services
+
 
 def without_numbers(line: str) -> str:
     return re.sub(r"[\d.,]+(e-\d+)?|[0-9a-f]{12}…", "N", line)
 
 
-@pytest.mark.services
 def test_its_output_is_what_a_run_prints(finished: Finished):
     (block,) = (text for _, text in BLOCKS if text.startswith("$ make run"))
     quoted = [line for line in block.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
@@ -24,7 +25,6 @@ def test_its_output_is_what_a_run_prints(finished: Finished):
     assert not [line for line in quoted[1:] if without_numbers(line) not in printed], sorted(printed)
 
 
-@pytest.mark.services
 def test_its_network_trains_and_its_python_runs(shared: Place):
     network, script = snippets("python")
     (shared.folder / "net.py").write_text(network)
@@ -37,7 +37,6 @@ def test_its_network_trains_and_its_python_runs(shared: Place):
     assert re.fullmatch(r"0\.\d+ /.*\.onnx\n", done.stdout)
 
 
-@pytest.mark.services
 def test_snippets_of_pages_that_need_a_run_give_what_they_say(shared: Place):
     folder = shared.folder
     resume, deploy, registry = (DOCS / name for name in NEEDS_A_RUN)

@@ -1,4 +1,4 @@
-"""What a web page in the user's browser, or another user of the machine, tries on the servers of `torchmill up`."""
+"""Attacks on the servers of `torchmill up`, by a web page in the user's browser and by another user of the machine."""
 
 import contextlib
 import http.server
@@ -13,6 +13,7 @@ import pytest
 from tests.browser import TEXT, browser
 from tests.flows.conftest import ask, make_used_place, without_key
 from tests.flows.services.test_up import Up
+from torchmill.flows.services.processes import free_port
 
 pytestmark = pytest.mark.services
 
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.services
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path) -> Iterator[Up]:
     place = make_used_place(tmp_path_factory.mktemp("attacked"), data, databases)
-    up = Up(place, "--no-prewarm")
+    # Ports of its own: another `up`, which begins at the same time, takes the usual ones.
+    up = Up(place, "--no-prewarm", "--mlflow-port", str(free_port()), "--prefect-port", str(free_port()))
     yield up
     up.end()
     place.end()
