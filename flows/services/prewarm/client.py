@@ -13,6 +13,7 @@ from typing import IO
 
 from torchmill.components.files import read_state
 from torchmill.components.runs.folders import Runs
+from torchmill.flows.services.prewarm.agreement import AGREED, ANSWER_SECONDS, GO, READY, digest, is_own_user
 from torchmill.flows.services.prewarm.compatibility import start_conditions
 from torchmill.flows.services.up_state import state_file
 
@@ -34,20 +35,28 @@ def try_run(command: str, arguments: Sequence[str], runs: Runs) -> int | None:
     if not address:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(ANSWER_SECONDS)
         try:
             connection.connect(address)
+            if not is_own_user(connection):
+                return None
+            answers = connection.makefile("rb")
+            connection.sendall(digest(start_conditions()))
+            if answers.readline() != AGREED:
+                return None
             socket.send_fds(connection, [b"\n"], [0, 1, 2])
             connection.sendall(json.dumps(_order(arguments)).encode() + b"\n")
-            answers = connection.makefile("rb")
-            child = json.loads(answers.readline() or b"{}").get("child")
-        except OSError:  # it has gone, or is not ready yet
+            if answers.readline() != READY:
+                return None
+            connection.sendall(GO)  # from here on the command runs there, and nowhere else
+        except OSError:  # it has gone, is not ready yet, or does not answer
             return None
-        return _exit_code(child, answers) if child else None
+        connection.settimeout(None)
+        return _exit_code(json.loads(answers.readline() or b"{}").get("child"), answers)
 
 
 def _order(arguments: Sequence[str]) -> dict[str, object]:
     return {
-        "start_conditions": start_conditions(),
         "arguments": list(arguments),
         "environment": dict(os.environ),
         "folder": str(Path.cwd()),
@@ -57,12 +66,17 @@ def _order(arguments: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _exit_code(child: int, answers: IO[bytes]) -> int:
-    """Forward signals until the child has ended, and return its exit code or die of the same signal."""
+def _exit_code(child: int | None, answers: IO[bytes]) -> int:
+    """Forward signals until the child has ended, and return its exit code or die of the same signal.
+
+    Args:
+        child: process id; None if it died before it could be told, which counts as killed.
+    """
 
     def forward(number: int, _: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+            if child:
+                os.kill(child, number)
 
     def stop(_number: int, _: FrameType | None) -> None:
         forward(signal.SIGSTOP, None)

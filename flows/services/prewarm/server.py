@@ -16,6 +16,15 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from torchmill.flows.services.interpreter import freeze
+from torchmill.flows.services.prewarm.agreement import (
+    AGREED,
+    ANSWER_SECONDS,
+    DIGEST_BYTES,
+    GO,
+    READY,
+    digest,
+    is_own_user,
+)
 from torchmill.flows.services.prewarm.client import FORWARDED
 from torchmill.flows.services.prewarm.compatibility import code_state, start_conditions
 from torchmill.flows.services.prewarm.forked_process import ForkedProcess, end_with, fork
@@ -43,7 +52,8 @@ def serve(address: Path, learned: Path, main: Main) -> None:
         learned: file with the names of further modules that commands have imported.
         main: runs a command line and leaves.
     """
-    conditions = json.loads(json.dumps(start_conditions()))
+    conditions = digest(start_conditions())
+    code = code_state()
     import_all()
     import_learned(learned)
     freeze()
@@ -52,27 +62,29 @@ def serve(address: Path, learned: Path, main: Main) -> None:
         listener.bind(str(address))
         listener.listen()
         listener.settimeout(CODE_CHECK_SECONDS)
-        while conditions["code"] == code_state():
+        while code == code_state():
             if import_learned(learned):
                 freeze()
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
                 with connection:
-                    if fork() == 0:
+                    if is_own_user(connection) and fork() == 0:
                         listener.close()
                         end_with(_run_command, connection, conditions, partial(_become, learned, main))
 
 
 def _run_command(
-    connection: socket.socket, conditions: dict[str, Any], become: Callable[[dict[str, Any], Sequence[int]], NoReturn]
+    connection: socket.socket, conditions: bytes, become: Callable[[dict[str, Any], Sequence[int]], NoReturn]
 ) -> int:
     """Fork a child that becomes the command, and report how it ends. Kill it if the command's process has gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # the end of `up` does not end this
-    connection.settimeout(10)
-    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
-    order = json.loads(connection.makefile("rb").readline() or b"{}")
-    if order.get("start_conditions") != conditions or len(streams) != 3:
+    connection.settimeout(5 * ANSWER_SECONDS)
+    try:
+        order, streams = _receive_order(connection, conditions)
+    except (OSError, ValueError):  # it lost patience and runs by itself, or died while it wrote
+        return 0
+    if not order:
         return 0
     child = fork()
     if child == 0:
@@ -87,6 +99,22 @@ def _run_command(
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps({"code": os.waitstatus_to_exitcode(status[1])}).encode() + b"\n")
     return 0
+
+
+def _receive_order(connection: socket.socket, conditions: bytes) -> tuple[dict[str, Any], list[int]]:
+    """Return an order and its streams, once the command's process relies on this one; else an empty order.
+
+    Raises:
+        OSError: the command's process has gone, or does not answer.
+    """
+    if connection.recv(DIGEST_BYTES, socket.MSG_WAITALL) != conditions:
+        return {}, []
+    connection.sendall(AGREED)
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    lines = connection.makefile("rb")
+    order = json.loads(lines.readline() or b"{}")
+    connection.sendall(READY)
+    return (order, streams) if len(streams) == 3 and lines.readline() == GO else ({}, [])
 
 
 def _become(learned: Path, main: Main, order: dict[str, Any], streams: Sequence[int]) -> NoReturn:
