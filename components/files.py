@@ -5,8 +5,10 @@ import errno
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("torchmill")
 
+MODE = 0o666
+"""Mode of new files before the user's umask takes its part: a group may share a folder of runs."""
 ELSEWHERE = "set TORCHMILL_DATA (data sets) or TORCHMILL_RUNS (runs) to a folder elsewhere."
 
 
@@ -68,6 +72,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write_atomically(folder / "picture.png", lambda partial: image.save(partial, "PNG"))
     """
     with _replacing(path, path.with_name(f".{path.name}.{os.getpid()}.partial")) as partial:
+        os.close(_create(partial))
         write(partial)
 
 
@@ -82,8 +87,35 @@ def new_file(path: Path, needed_bytes: int | None = None) -> Generator[BinaryIO]
         UserError: the disk is full, or the place cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with _replacing(path, temporary, needed_bytes), temporary.open("wb") as file:
+    with _replacing(path, temporary, needed_bytes), os.fdopen(_create(temporary), "wb") as file:
         yield file
+
+
+def append_to(path: Path) -> FileIO:
+    """Open a file to append to it, unbuffered. A link of that name is refused: somebody else may have planted it."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return FileIO(os.open(path, flags, MODE), "a")
+
+
+def make_own_folder(folder: Path) -> None:
+    """Create a folder for temporary files that no other user may enter, or take the one of an earlier process.
+
+    Raises:
+        UserError: there is a link, a file or a folder of another user, or the place cannot be written to.
+    """
+    with writing(folder):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        found = "a link" if stat.S_ISLNK(status.st_mode) else "no folder of yours"
+        raise UserError(f"{folder} is {found}, and temporary files belong there.", "Look at it, and remove it.")
+
+
+def _create(temporary: Path) -> int:
+    """Create and open a temporary file; what has its name is removed, a link itself and not its target."""
+    temporary.unlink(missing_ok=True)
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
 
 
 @contextmanager
@@ -157,7 +189,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True, subject: str 
     import fcntl
 
     with writing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
     try:
         kind, free = fcntl.LOCK_SH if shared else fcntl.LOCK_EX, True
         try:

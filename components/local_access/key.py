@@ -1,4 +1,4 @@
-"""The key to the servers of a folder of runs: random, in a file that its owner alone may read."""
+"""The key to the servers of a folder of runs: random, in a file that its owner or the folder's group alone may read."""
 
 import os
 import secrets
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, is_shared
 
 USER = "torchmill"
 BYTES = 24
@@ -22,7 +22,7 @@ def credentials(runs: Runs) -> str:
     """
     file = runs.work / "key"
     with locked(runs.work / "key.lock"):
-        key = _read(file) or _write(file)
+        key = _read(file, is_shared(runs.folder)) or _write(file, is_shared(runs.folder))
     return f"{USER}:{key}"
 
 
@@ -37,7 +37,7 @@ def signed_in(address: str, credentials: str) -> str:
     return f"{scheme}://{credentials}@{place}"
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, is_groups: bool) -> str:
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -46,14 +46,19 @@ def _read(file: Path) -> str:
         raise UserError(f"Cannot read the key of this folder's servers, {file}: {error.strerror}.", REMEDY) from error
     with os.fdopen(handle, encoding="ascii", errors="replace") as opened:
         status = os.fstat(handle)
-        if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        strangers = 0o007 if is_groups else 0o077
+        if stat.S_IMODE(status.st_mode) & strangers or not (is_groups or status.st_uid == os.geteuid()):
             raise UserError(f"Others own or may read the key of this folder's servers, {file}.", REMEDY)
         return opened.read().strip()
 
 
-def _write(file: Path) -> str:
+def _write(file: Path, is_groups: bool) -> str:
     key = secrets.token_urlsafe(BYTES)
     file.unlink(missing_ok=True)  # an empty one: its writer was killed
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as opened:
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "w") as opened:
+        if is_groups:
+            os.fchown(handle, -1, file.parent.stat().st_gid)
+            os.fchmod(handle, 0o640)
         opened.write(key)
     return key

@@ -1,13 +1,14 @@
 """Predictions of an ONNX model for many inputs, in parts: a repeated call skips finished parts."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import logging
-import shutil
+import re
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from torchmill.components.data.progress import counted
 from torchmill.components.errors import UserError, nearest
-from torchmill.components.files import locked, write_atomically, write_text
+from torchmill.components.files import locked, make_own_folder, write_atomically, write_text
 from torchmill.components.onnx_model.model import OnnxModel, open_model
 from torchmill.components.prediction import drift
 from torchmill.components.prediction.inputs import Inputs, Unreadable, gather, largest_batch
@@ -26,6 +27,7 @@ logger = logging.getLogger("torchmill")
 
 PART = 1024
 """Number of inputs in a part: the most that a killed process can lose."""
+PART_FILE = re.compile(r"[0-9a-f]{32}\.json|\.[0-9a-f]{32}\.json\.\d+\.partial")
 AHEAD = 3
 """Number of batches to decode while the model answers another."""
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -75,10 +77,7 @@ def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabili
     model = open_model(model_file)
     inputs = gather(model, places)
     parts = output.with_name(f".{output.name}.parts")
-    try:
-        parts.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write {output}: {error.strerror}.", "Is the place writable?") from error
+    make_own_folder(parts)
     with locked(parts / "lock", wait=False) as free:
         if not free:
             raise UserError(f"Another process is writing {output}.", "Wait for it, or give another --output.")
@@ -88,7 +87,7 @@ def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabili
         findings = drift.note(model, drift.added(sums))
         note = output.with_name(f"{output.stem}.drift.json")
         write_text(note, json.dumps(findings, indent=1))
-        shutil.rmtree(parts, ignore_errors=True)
+        _remove_parts(parts)
     if not counts[0]:
         raise UserError(f"None of the {counts[1]:,} inputs could be read.", f"{output} says why.")
     return Predictions(output, note, findings.get("words", ""), findings.get("is_far", False), *counts, done)
@@ -107,9 +106,7 @@ def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], i
     spans = [range(start, min(start + PART, len(inputs))) for start in range(0, len(inputs), PART)]
     names = [_part_name(digest, inputs, span) for span in spans]
     missing = [(name, span) for name, span in zip(names, spans, strict=True) if not (parts / name).is_file()]
-    for stale in parts.glob("*.json"):  # parts of other inputs or another model
-        if stale.name not in names:
-            stale.unlink()
+    _remove_parts(parts, but=names)  # those of other inputs or another model
     done = len(inputs) - sum(len(span) for _, span in missing)
     if done:
         logger.info("predict  %s inputs are done already", f"{done:,}")
@@ -136,6 +133,17 @@ def _part_name(digest: str, inputs: Inputs, span: range) -> str:
     for number in span:
         hasher.update(f"{inputs.names[number]}\0{inputs.digests[number]}\n".encode(errors="surrogateescape"))
     return f"{hasher.hexdigest()[:32]}.json"
+
+
+def _remove_parts(parts: Path, but: Collection[str] | None = None) -> None:
+    """Remove the part files of this folder and, unless ``but`` names some to keep, the folder itself if it is empty."""
+    for path in parts.iterdir():
+        if path.name not in (but or ()) and PART_FILE.fullmatch(path.name):
+            path.unlink()
+    if but is None:
+        (parts / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody keeps something else there
+            parts.rmdir()
 
 
 def _ahead(inputs: Inputs, batches: Sequence[range]) -> Iterator[list[Any]]:

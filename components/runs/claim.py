@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from torchmill.components.config import RunConfig
-from torchmill.components.files import locked, write_text
+from torchmill.components.files import append_to, locked, write_text
 from torchmill.components.refs import TrainResult
 from torchmill.components.runs.fingerprint import StepFingerprint
 from torchmill.components.runs.folders import Runs
@@ -141,8 +141,8 @@ def _begin(
     write_text(folder / "run.json", manifest.model_dump_json(indent=1))
     index = _index(runs, fingerprint.key)
     index.parent.mkdir(exist_ok=True)
-    with index.open("a") as file:
-        file.write(f"{folder.name}\n")
+    with append_to(index) as file:
+        file.write(f"{folder.name}\n".encode())
     return Claim(folder, manifest, locks=locks)
 
 

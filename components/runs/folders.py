@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class Runs:
         return self.folder / "prefect"
 
     @property
+    def prefect_database(self) -> Path:
+        """SQLite file of that server."""
+        return self.prefect / "prefect.db"
+
+    @property
     def work(self) -> Path:
         """Folder with a folder per run for its steps' files, and with the locks and states of services."""
         return self.folder / "work"
@@ -45,11 +51,17 @@ class Runs:
     def ready(self) -> "Runs":
         """Create the folders, and return itself.
 
+        No other user may enter a new folder. One that its group may write to is shared: what this process and its
+        children write there is the group's, too, whatever their umask says.
+
         Raises:
             UserError: the folder cannot be written to, or its disk is full.
         """
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
+            _make(self.folder)
+            if is_shared(self.folder):
+                os.umask(os.umask(0o77) & ~stat.S_IRWXG)
+            self.work.mkdir(exist_ok=True)
             self.artifacts.mkdir(exist_ok=True)
             probe = self.work / f".writable-{os.getpid()}"
             probe.touch()
@@ -67,6 +79,22 @@ class Runs:
                 "Free some space, or give another folder with --runs DIR or TORCHMILL_RUNS.",
             )
         return self
+
+
+def is_shared(folder: Path) -> bool:
+    """Return True if a folder was made for a group: the group may write to it."""
+    return bool(folder.stat().st_mode & stat.S_IWGRP)
+
+
+def _make(folder: Path) -> None:
+    """Create a folder for its owner alone; within a group's folder, for that group."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    parent, umask = folder.parent.stat().st_mode, os.umask(0o77)
+    os.umask(umask)
+    is_groups = parent & stat.S_ISGID and parent & stat.S_IWGRP and not umask & stat.S_IWGRP
+    folder.mkdir(mode=0o770 if is_groups else 0o700, exist_ok=True)
 
 
 def data_cache() -> Path:

@@ -50,6 +50,7 @@ def create_database(runs: Runs) -> None:
             partial = runs.folder / ".mlflow.db.partial"
             for leftover in runs.folder.glob(".mlflow.db.partial*"):
                 leftover.unlink()
+            partial.touch()  # with the user's umask: SQLite by itself lets no group write
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs a line per table

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import write_text
+from torchmill.components.files import append_to, write_text
 from torchmill.components.runs.folders import Runs
 from torchmill.components.tracking.client import call_until, silence_mlflow
 from torchmill.components.tracking.database import create_database, database_uri
@@ -178,13 +178,13 @@ class Delivery:
 
     def log(self, text: str) -> None:
         """Append a line to the recorder's log."""
-        with (self.folder / "recorder.log").open("a", encoding="utf-8") as file:
-            file.write(f"{timestamp()} {text}\n")
+        with append_to(self.folder / "recorder.log") as file:
+            file.write(f"{timestamp()} {text}\n".encode())
 
     def receipt(self, name: str, **details: object) -> None:
         """Write a receipt for the run's process."""
         line = json.dumps({"receipt": name, "process": os.getpid(), **details}).encode() + b"\n"
-        with (self.folder / "receipts.jsonl").open("ab", buffering=0) as file:
+        with append_to(self.folder / "receipts.jsonl") as file:
             file.write(line)
 
     def explain(self, error: Exception) -> Explanation:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torchmill.components.errors import UserError
+from torchmill.components.files import append_to
 
 logger = logging.getLogger("torchmill")
 
@@ -46,13 +47,10 @@ class Journal:
             logger.warning("Cannot write %s: %s. It is tried again.", self.path, error.strerror)
 
     def _write(self) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with append_to(self.path) as file:
             while self._unwritten:
-                size = os.write(descriptor, self._unwritten)  # a disk that fills up takes a part
-                self._unwritten = self._unwritten[size:]
-        finally:
-            os.close(descriptor)
+                size = file.write(self._unwritten)  # a disk that fills up takes a part
+                self._unwritten = self._unwritten[size or 0 :]
 
     def sync(self) -> None:
         """Write the records that wait in memory, and fsync the file.

@@ -11,7 +11,7 @@ import warnings
 from io import BufferedReader
 from pathlib import Path
 
-from torchmill.components.files import locked
+from torchmill.components.files import append_to, locked
 from torchmill.components.runs.claim import is_alive
 from torchmill.components.runs.folders import Runs
 from torchmill.components.tracking.client import silence_mlflow
@@ -49,7 +49,7 @@ def record(orders: BufferedReader) -> None:
     if not order:
         return  # the process ended before it opened a run
     journal, runs = (Path(json.loads(order)[key]) for key in ("journal", "runs"))
-    log = journal.with_name("recorder.log").open("a", encoding="utf-8")
+    log = append_to(journal.with_name("recorder.log"))
     os.dup2(log.fileno(), sys.stderr.fileno())
     with locked(journal.with_name("recorder.lock")):  # the recorder of a killed process may still be at work
         delivery = Delivery(journal, Runs(runs))

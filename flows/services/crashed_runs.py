@@ -13,7 +13,7 @@ from collections.abc import Generator
 from pathlib import Path
 from uuid import UUID
 
-from torchmill.components.files import locked
+from torchmill.components.files import append_to, locked
 from torchmill.components.processes import run_python
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.services.prefect_client import connected
@@ -79,7 +79,7 @@ def close(runs: Runs, own_api: str) -> list[str]:
 
 def close_elsewhere(runs: Runs, own_api: str) -> None:
     """Call ``close`` in another process: Prefect's client takes seconds to import, and a server may not answer."""
-    with (runs.work / "prefect.log").open("ab") as log:
+    with append_to(runs.work / "prefect.log") as log:
         run_python("-m", "torchmill.flows.services.crashed_runs", str(runs.folder), own_api, stdout=log, stderr=log)
 
 
@@ -95,7 +95,7 @@ def says_that_some_run(runs: Runs) -> bool:
 
     The query needs no server. If the database has another schema, the answer is True, and the caller asks a server.
     """
-    database = runs.prefect / "prefect.db"
+    database = runs.prefect_database
     if not database.exists():
         return False
     count = "SELECT count(*) FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING', 'CANCELLING')"

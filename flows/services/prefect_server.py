@@ -15,7 +15,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import locked, read_state, write_text
+from torchmill.components.files import append_to, locked, read_state, write_text
 from torchmill.components.local_access.guard import CREDENTIALS
 from torchmill.components.local_access.key import credentials
 from torchmill.components.processes import python_command, start_python
@@ -40,6 +40,12 @@ def silence_prefect() -> None:
 def server_command(port: int) -> list[str]:
     """Return the command of a Prefect server on a port of this machine."""
     return python_command("-m", "torchmill.flows.services.prefect_app", str(port))
+
+
+def prepare_database(runs: Runs) -> None:
+    """Create the database's file, empty, with the user's umask: SQLite by itself lets no group write."""
+    runs.prefect.mkdir(exist_ok=True)
+    runs.prefect_database.touch()
 
 
 def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
@@ -113,7 +119,7 @@ class ServerAtHand:
             if state and is_running(state["pid"]):
                 return state["api"]
             api = f"http://127.0.0.1:{free_port()}/api"
-            with (self.runs.work / "prefect.log").open("ab") as log:
+            with append_to(self.runs.work / "prefect.log") as log:
                 watcher = start_python(
                     *("-m", "torchmill.flows.services.prefect_server", str(self.runs.folder), api),
                     stdout=log,
@@ -189,6 +195,7 @@ def configured_ui() -> str:
 def watch(runs: Runs, api: str) -> None:
     """Run the shared server until no run uses it, then end it; crashed flow runs are closed meanwhile."""
     port = int(api.split(":")[2].split("/")[0])
+    prepare_database(runs)
     server = subprocess.Popen(
         server_command(port), env=server_environment(runs, port, ui=False), preexec_fn=dies_with_parent
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchmill.components.errors import UserError
+from torchmill.components.files import append_to
 from torchmill.flows.services.processes import answers, dies_with_parent, end, last_line
 
 HEALTHY_SECONDS = 120.0
@@ -36,7 +37,7 @@ class Service:
         environment: dict[str, str],
         folder: Path | None,
     ) -> "Service":
-        with log.open("ab") as file:
+        with append_to(log) as file:
             process = subprocess.Popen(
                 command,
                 env=environment | {"PYTHONSAFEPATH": "1"},  # for the processes that it starts

@@ -17,7 +17,13 @@ from torchmill.components.runs.folders import Runs
 from torchmill.components.wording import count
 from torchmill.flows.services import crashed_runs, up_state
 from torchmill.flows.services.prefect_client import connected
-from torchmill.flows.services.prefect_server import configured_api, configured_ui, server_command, server_environment
+from torchmill.flows.services.prefect_server import (
+    configured_api,
+    configured_ui,
+    prepare_database,
+    server_command,
+    server_environment,
+)
 from torchmill.flows.services.prewarm.process import PrewarmedProcess
 from torchmill.flows.services.processes import answers, free_port
 from torchmill.flows.services.service import Service
@@ -146,6 +152,7 @@ def _running(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> Gener
         print("Starting …", flush=True)
         if is_our_prefect:
             port = _port_of(addresses["prefect"])
+            prepare_database(runs)
             start("prefect", "/api/health", server_command(port), server_environment(runs, port, ui=True))
         if "mlflow" not in theirs:
             command = tracking.ui_command(runs, _port_of(addresses["mlflow"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import locked, write_atomically, write_text
+from torchmill.components.files import append_to, locked, make_own_folder, new_file, write_atomically, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -91,3 +91,49 @@ def test_a_shared_lock_goes_with_others_of_its_kind_and_not_with_an_exclusive_on
         assert (second, alone) == (True, False)
     with locked(path, wait=False) as alone, locked(path, shared=True, wait=False) as second:
         assert (alone, second) == (True, False)
+
+
+def planted(tmp_path: Path, name: str) -> Path:
+    """Plant a link under a name that can be guessed; return the file of somebody else's choice that it leads to."""
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / name).symlink_to(tmp_path / "victim")
+    return tmp_path / "victim"
+
+
+def test_a_planted_link_is_not_written_through(tmp_path):
+    victim = planted(tmp_path, f".file.{os.getpid()}.partial")
+    write_text(tmp_path / "file", "ours")
+    (tmp_path / ".other.tmp").symlink_to(victim)
+    with new_file(tmp_path / "other") as file:
+        file.write(b"ours")
+    assert victim.read_text() == "precious"
+    assert (tmp_path / "file").read_text() == (tmp_path / "other").read_text() == "ours"
+    assert sorted(names(tmp_path)) == ["file", "other", "victim"]
+
+
+def test_a_planted_log_or_lock_is_refused(tmp_path):
+    victim = planted(tmp_path, "log")
+    with pytest.raises(OSError, match="symbolic links"):
+        append_to(tmp_path / "log")
+    with pytest.raises(UserError, match="Cannot write"), locked(tmp_path / "log"):
+        pass
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_for_temporary_files_is_ones_own(tmp_path):
+    make_own_folder(tmp_path / "parts")
+    make_own_folder(tmp_path / "parts")  # of an earlier process
+    assert (tmp_path / "parts").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(tmp_path / "parts")
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        with pytest.raises(UserError, match=f"{name} is .* temporary files belong there"):
+            make_own_folder(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed, and only root may make files of one")
+def test_another_users_folder_is_refused(tmp_path):
+    (tmp_path / "parts").mkdir()
+    os.chown(tmp_path / "parts", 65534, 65534)
+    with pytest.raises(UserError, match="no folder of yours"):
+        make_own_folder(tmp_path / "parts")

@@ -59,11 +59,18 @@ def _order(arguments: Sequence[str]) -> dict[str, object]:
     return {
         "arguments": list(arguments),
         "environment": dict(os.environ),
+        "umask": _umask(),
         "folder": str(Path.cwd()),
         "path": sys.path,
         "argv": sys.argv,
         "encodings": [sys.stdout.encoding, sys.stderr.encoding],
     }
+
+
+def _umask() -> int:
+    umask = os.umask(0o77)  # there is no way to read it alone
+    os.umask(umask)
+    return umask
 
 
 def _exit_code(child: int | None, answers: IO[bytes]) -> int:

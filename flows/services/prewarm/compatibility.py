@@ -26,7 +26,6 @@ def start_conditions() -> dict[str, Any]:
         "niceness": os.nice(0),
         "group": Path("/proc/self/cgroup").read_text(encoding="utf-8"),
         "users": [os.getuid(), os.geteuid(), os.getgid(), os.getegid(), *sorted(os.getgroups())],
-        "umask": _umask(),
     }
 
 
@@ -46,9 +45,3 @@ def _changed(path: Path) -> int:
 
 def _limits() -> list[tuple[str, int]]:
     return [(name, getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
-
-
-def _umask() -> int:
-    umask = os.umask(0o77)  # there is no way to read it alone
-    os.umask(umask)
-    return umask

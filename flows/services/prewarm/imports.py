@@ -6,6 +6,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from torchmill.components.files import append_to
 from torchmill.flows.services.prefect_server import silence_prefect
 
 _tried: set[str] = set()
@@ -59,5 +60,5 @@ def learn(file: Path, before: set[str]) -> None:
         if name not in before and str(getattr(module, "__dict__", {}).get("__file__")).startswith(folders)
     ]
     if new:
-        with file.open("a", encoding="utf-8") as output:
-            output.write(" ".join(new) + "\n")
+        with append_to(file) as output:
+            output.write(f"{' '.join(new)}\n".encode())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchmill.components.files import append_to
 from torchmill.components.processes import start_python
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.services.processes import dies_with_parent
@@ -56,7 +57,7 @@ class PrewarmedProcess:
 
 def _start(address: Path, runs: Runs, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     address.unlink(missing_ok=True)
-    with (runs.work / "prewarm.log").open("ab") as log:
+    with append_to(runs.work / "prewarm.log") as log:
         return start_python(
             *("-m", "torchmill.flows.services.prewarm", str(address), str(runs.work / "prewarm.modules")),
             environment=environment,

@@ -123,6 +123,7 @@ def _become(learned: Path, main: Main, order: dict[str, Any], streams: Sequence[
     _open_streams(streams, *order["encodings"])
     os.environ.clear()
     os.environ.update(order["environment"])
+    os.umask(order["umask"])
     os.chdir(order["folder"])
     sys.path[:], sys.argv[:] = order["path"], order["argv"]
     for number in (*FORWARDED, signal.SIGTSTP):

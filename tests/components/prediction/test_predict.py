@@ -232,6 +232,26 @@ def test_a_process_that_is_killed_leaves_no_half_row_and_the_next_one_goes_on(tm
     assert not (tmp_path / ".out.csv.parts").exists() and expected.answered == 600
 
 
+def test_a_link_in_place_of_the_folder_of_parts_is_refused(tmp_path: Path):
+    draw(tmp_path / "in", 2)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "notes.json").write_text("[]")
+    (tmp_path / ".out.csv.parts").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="is a link"):
+        predict(halves(tmp_path / "model.onnx"), [tmp_path / "in"], tmp_path / "out.csv")
+    assert (tmp_path / "precious" / "notes.json").exists() and not (tmp_path / "out.csv").exists()
+
+
+def test_files_of_others_in_the_folder_of_parts_stay(tmp_path: Path):
+    draw(tmp_path / "in", 2)
+    parts = tmp_path / ".out.csv.parts"
+    parts.mkdir()
+    for name in ("notes.json", f"{'0' * 32}.json", f".{'0' * 32}.json.123.partial"):
+        (parts / name).touch()
+    predict(halves(tmp_path / "model.onnx"), [tmp_path / "in"], tmp_path / "out.csv")
+    assert [path.name for path in parts.iterdir()] == ["notes.json"]
+
+
 def test_inputs_unlike_the_training_data_are_told(tmp_path: Path):
     like = halves(tmp_path / "a.onnx", input_statistics='{"mean": [0.49], "std": [0.49]}')
     unlike = halves(tmp_path / "b.onnx", input_statistics='{"mean": [0.05], "std": [0.1]}')
