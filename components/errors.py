@@ -3,11 +3,13 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+from torchmill.components.wording import without_passwords
+
 
 class UserError(Exception):
     """A mistake or a circumstance that the user can mend. It is shown in words, never as a traceback.
 
-    ``message`` names the fault and its place; ``remedy`` says how to mend it.
+    ``message`` names the fault and its place; ``remedy`` says how to mend it. Neither shows a password in an address.
 
     Example:
         >>> raise UserError("The disk of mlruns is full.", "Free some space.")
@@ -16,9 +18,8 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = ""):
-        super().__init__(message, remedy)
-        self.message = message
-        self.remedy = remedy
+        self.message, self.remedy = without_passwords(message), without_passwords(remedy)
+        super().__init__(self.message, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()

@@ -1,4 +1,16 @@
-"""Numbers in words: counts with their noun, shares in per cent, differences of shares in points."""
+"""Words for numbers: counts with their noun, shares in per cent, points. Addresses without passwords."""
+
+import re
+
+
+def without_passwords(text: str) -> str:
+    """Return a text whose addresses name no user and no password: it may be shown and kept.
+
+    Example:
+        >>> without_passwords("MLflow at https://me:secret@example.org/mlflow: refused")
+        'MLflow at https://example.org/mlflow: refused'
+    """
+    return re.sub(r"(?<=://)[^/\s?#'\"]*@", "", text)
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

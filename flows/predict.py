@@ -9,7 +9,7 @@ from torchmill.components.prediction.predict import Predictions
 from torchmill.components.prediction.predict import predict as predict_inputs
 from torchmill.components.runs.folders import Runs
 from torchmill.components.tracking.champions import ModelVersion, find_version
-from torchmill.flows.step import flow, log_to_prefect
+from torchmill.flows.step import check_variables, flow, log_to_prefect
 
 logger = logging.getLogger("torchmill")
 
@@ -35,6 +35,7 @@ def predict(model: str, inputs: list[str], output: str, probabilities: bool = Tr
         UserError: something that the user can fix is wrong. The message says what, where and how.
     """
     log_to_prefect()
+    check_variables()
     return str(answer(model, [Path(place) for place in inputs], Path(output), probabilities).output)
 
 

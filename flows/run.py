@@ -31,9 +31,10 @@ from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.snapshot import write_snapshot
 from torchmill.components.runs.step_cache import StepCache
 from torchmill.components.training.distributed.launch import started_ahead
+from torchmill.components.wording import without_passwords
 from torchmill.flows.services import crashed_runs as interrupted
 from torchmill.flows.services import prefect_server
-from torchmill.flows.step import current_run, log_to_prefect, opened
+from torchmill.flows.step import check_variables, current_run, log_to_prefect, opened
 
 logger = logging.getLogger("torchmill")
 
@@ -41,10 +42,11 @@ logger = logging.getLogger("torchmill")
 def claim(config: RunConfig, fresh: bool) -> Claim:
     """Claim the run of a configuration: a new one, an interrupted one to resume, or one that has finished already."""
     log_to_prefect()
+    check_variables()
     runs = Runs.here().ready()
     api, own = str(PREFECT_API_URL.value()), prefect_server.keeps_its_own_history(runs)
     with contextlib.ExitStack() as locks:
-        locks.enter_context(interrupted.under_watch(runs, str(flow_run.id), "" if own else api))
+        locks.enter_context(interrupted.under_watch(runs, str(flow_run.id), "" if own else without_passwords(api)))
         for line in interrupted.close(runs, api if own else ""):
             logger.info("%s", line)
         name = flow_run.name

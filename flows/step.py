@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import os
 import time
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from prefect.states import Completed
 
 from torchmill.components import tracking
 from torchmill.components.config import RunConfig
+from torchmill.components.errors import UserError
 from torchmill.components.refs import RunRef, StepRef
 from torchmill.components.runs.fingerprint import StepFingerprint, of_step
 from torchmill.components.runs.folders import Runs
@@ -34,6 +36,8 @@ R = TypeVar("R")
 logger = logging.getLogger("torchmill")
 explanation = logging.getLogger("torchmill.explain")
 """Logger of a line per step: whether it ran, and why. `--explain` shows it."""
+NEEDED_VARIABLES = "TORCHMILL_NEEDED_VARIABLES"
+"""Variable with the names of those that a scheduled run needs from the process that starts it."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,18 @@ def log_to_prefect() -> None:
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
         logger.addHandler(APILogHandler())
+
+
+def check_variables() -> None:
+    """Check that a scheduled run has the variables whose values its schedule does not keep.
+
+    Raises:
+        UserError: one is missing; the run would go on with another server.
+    """
+    names = os.environ.get(NEEDED_VARIABLES, "").split()
+    if missing := [name for name in names if not os.environ.get(name)]:
+        message = f"This run needs {' and '.join(missing)}, which its schedule does not keep: it held a password."
+        raise UserError(message, "Set it where `torchmill up`, or the worker that starts this run, runs.")
 
 
 def flow_run_name() -> str:

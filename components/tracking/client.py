@@ -12,6 +12,7 @@ from typing import Any
 from torchmill.components.errors import Unreachable, UserError
 from torchmill.components.runs.folders import Runs
 from torchmill.components.tracking.database import database_uri
+from torchmill.components.wording import without_passwords
 
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -33,8 +34,17 @@ def silence_mlflow() -> None:
 
 
 def server_address() -> str:
-    """Return the address of the team's MLflow server; empty if the SQLite file of the runs is used."""
-    return os.environ.get("MLFLOW_TRACKING_URI", "")
+    """Return the address of the team's MLflow server; empty if the SQLite file of the runs is used.
+
+    Without a password that the address in the environment may hold: this one is shown and kept.
+    """
+    return without_passwords(os.environ.get("MLFLOW_TRACKING_URI", ""))
+
+
+def with_password(server: str) -> str:
+    """Return a server's address to connect to: with the password, if the environment's is of this server."""
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return address if without_passwords(address) == server else server
 
 
 def destination(runs: Runs) -> str:
@@ -55,7 +65,7 @@ def open_client(runs: Runs) -> Generator[Any]:
 
     server = server_address()
     try:
-        yield mlflow.MlflowClient(server or database_uri(runs))
+        yield mlflow.MlflowClient(with_password(server) or database_uri(runs))
     except UserError:
         raise
     except Exception as error:  # anything that MLflow, its database or the network raises
@@ -93,7 +103,7 @@ def call_until(deadline: float, work: Callable[[], Path]) -> Path:
 
 def short_reason(error: Exception) -> str:
     """Return an error's text without the layers that passed it on, 400 characters at most."""
-    text = " ".join(str(error).split())
+    text = without_passwords(" ".join(str(error).split()))
     for sign, words in {"Read timed out": "it does not answer", "Connection refused": "connection refused"}.items():
         if sign in text:
             return words

@@ -12,12 +12,13 @@ from typing import Any
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, write_text
 from torchmill.components.runs.folders import Runs
-from torchmill.components.tracking.client import call_until, silence_mlflow
+from torchmill.components.tracking.client import call_until, silence_mlflow, with_password
 from torchmill.components.tracking.database import create_database, database_uri
 from torchmill.components.tracking.journal import ERROR_TAG, Status, timestamp
 from torchmill.components.tracking.mlflow_errors import Explanation, explain, is_refusal
 from torchmill.components.tracking.model_upload import upload_model
 from torchmill.components.tracking.registry import download_onnx, move_champion, read_champions, read_version
+from torchmill.components.wording import without_passwords
 
 BATCH_SECONDS = 1.0
 """Longest time that metrics wait, to be sent together."""
@@ -81,7 +82,7 @@ class Delivery:
             self.read_to += len(line)
             record = json.loads(line)
             if record["kind"] == "open":
-                self.server = record["server"]
+                self.server = without_passwords(record["server"])  # an earlier version kept them
             if record["kind"] == "metrics":
                 self._drop_repeated(record)
             self.ended = record["status"] if record["kind"] == "end" else ""
@@ -136,7 +137,7 @@ class Delivery:
 
             if not self.server:
                 create_database(self.runs)
-            mlflow.set_tracking_uri(self.server or database_uri(self.runs))
+            mlflow.set_tracking_uri(with_password(self.server) or database_uri(self.runs))
             client = mlflow.MlflowClient()
             if self.must_reopen:
                 client.update_run(self.run_id, status="RUNNING")
@@ -179,7 +180,7 @@ class Delivery:
     def log(self, text: str) -> None:
         """Append a line to the recorder's log."""
         with append_to(self.folder / "recorder.log") as file:
-            file.write(f"{timestamp()} {text}\n".encode())
+            file.write(f"{timestamp()} {without_passwords(text)}\n".encode())
 
     def receipt(self, name: str, **details: object) -> None:
         """Write a receipt for the run's process."""
@@ -213,7 +214,7 @@ class Delivery:
         pairs = [Param(key, value[:6000]) for key, value in params.items()]
         self.client.log_batch(run.info.run_id, params=pairs)
         self.sent |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
-        address = server if server.startswith("http") else ""
+        address = self.server if self.server.startswith("http") else ""
         self.receipt("opened", run_id=run.info.run_id, experiment_id=experiment_id, server=address)
 
     def _experiment_id(self, name: str, local: bool) -> str:

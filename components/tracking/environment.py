@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torchmill.components.runs.fingerprint import our_source
 from torchmill.components.runs.snapshot import git
+from torchmill.components.wording import without_passwords
 
 LIBRARIES = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "onnxscript", "mlflow", "prefect")
 
@@ -19,7 +20,7 @@ def environment_tags() -> dict[str, str]:
         "version.torchmill": metadata.version("torchmill"),
         "version.python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "mlflow.source.name": " ".join([_program(), *sys.argv[1:]])[:500],
+        "mlflow.source.name": without_passwords(" ".join([_program(), *sys.argv[1:]]))[:500],
         "mlflow.source.type": "LOCAL",
         "torchmill.source": our_source(),
     }

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to
+from torchmill.components.wording import without_passwords
 
 logger = logging.getLogger("torchmill")
 
@@ -39,8 +40,11 @@ class Journal:
                 os.truncate(self.path, text.rfind(b"\n") + 1)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record. If the disk is full, keep it in memory and write it together with the next one."""
-        self._unwritten += json.dumps(record, allow_nan=False, default=str).encode() + b"\n"
+        """Write a record, without passwords in addresses.
+
+        If the disk is full, keep it in memory and write it together with the next one.
+        """
+        self._unwritten += without_passwords(json.dumps(record, allow_nan=False, default=str)).encode() + b"\n"
         try:
             self._write()
         except OSError as error:

@@ -5,6 +5,7 @@ from collections.abc import Generator
 
 from torchmill.components.local_access.key import credentials
 from torchmill.components.runs.folders import Runs
+from torchmill.components.wording import without_passwords
 
 
 @contextlib.contextmanager
@@ -22,5 +23,8 @@ def connected(runs: Runs, api: str, is_own: bool) -> Generator[None]:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     key = {PREFECT_API_AUTH_STRING: credentials(runs)} if is_own else {}
+    configured = PREFECT_API_URL.value() or ""
+    if without_passwords(configured) == api:  # state files keep no passwords
+        api = configured
     with temporary_settings({PREFECT_API_URL: api, **key}):
         yield

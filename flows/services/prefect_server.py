@@ -20,6 +20,7 @@ from torchmill.components.local_access.guard import CREDENTIALS
 from torchmill.components.local_access.key import credentials
 from torchmill.components.processes import python_command, start_python
 from torchmill.components.runs.folders import Runs
+from torchmill.components.wording import without_passwords
 from torchmill.flows.services import crashed_runs, up_state
 from torchmill.flows.services.processes import answers, dies_with_parent, end, free_port, is_running, last_line
 from torchmill.flows.services.up_state import ui_address
@@ -92,7 +93,8 @@ class ServerAtHand:
         api = configured_api()
         if api and not answers(f"{api}/health", seconds=10, anything=True):
             print(
-                f"torchmill: the Prefect server at {api} does not answer; this run is kept in {self.runs.prefect}.",
+                f"torchmill: the Prefect server at {without_passwords(api)} does not answer; "
+                f"this run is kept in {self.runs.prefect}.",
                 file=sys.stderr,
             )
             return ""
@@ -189,7 +191,7 @@ def configured_ui() -> str:
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
-    return settings.ui_url or (settings.api.url or "").rstrip("/").removesuffix("/api")
+    return without_passwords(settings.ui_url or (settings.api.url or "").rstrip("/").removesuffix("/api"))
 
 
 def watch(runs: Runs, api: str) -> None:

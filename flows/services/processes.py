@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from torchmill.components.data.downloads.http import request_for
 from torchmill.components.errors import UserError
 
 
@@ -21,7 +22,7 @@ def answers(url: str, seconds: float = 2.0, anything: bool = False) -> bool:
     proxies = urllib.request.ProxyHandler({} if "//127.0.0.1:" in url else None)
     opener = urllib.request.build_opener(proxies)
     try:
-        with opener.open(url, timeout=seconds) as response:
+        with opener.open(request_for(url), timeout=seconds) as response:
             return 200 <= response.status < 300
     except urllib.error.HTTPError:
         return anything

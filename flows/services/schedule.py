@@ -20,10 +20,12 @@ from torchmill.components.config import RunConfig
 from torchmill.components.errors import ConfigError, nearest
 from torchmill.components.runs.folders import Runs
 from torchmill.components.user_code.reference import source_file
+from torchmill.components.wording import without_passwords
 from torchmill.flows.predict import predict
 from torchmill.flows.services import prefect_server, up_state
 from torchmill.flows.services.prefect_client import connected
 from torchmill.flows.services.work_pool import POOL, all_deployments, create_pool
+from torchmill.flows.step import NEEDED_VARIABLES
 from torchmill.flows.train import train
 
 FLOWS = ("train", "predict")
@@ -134,7 +136,17 @@ def _portable(config: RunConfig) -> RunConfig:
 
 
 def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
+    """Return the variables for scheduled runs; of one with a password in it, only the name is kept, as a placeholder.
+
+    The process that starts the run fills it in from its own environment
+    (https://docs.prefect.io/v3/deploy/infrastructure-concepts/customize).
+    """
+    values = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
+    hidden = [name for name, value in values.items() if without_passwords(value) != value]
+    for name in hidden:
+        print(f"{name} holds a password, which is not kept: set it where `torchmill up` runs.")
+    needed = {NEEDED_VARIABLES: " ".join(hidden)} if hidden else {}
+    return values | {name: f"{{{{ ${name} }}}}" for name in hidden} | needed
 
 
 @contextlib.contextmanager

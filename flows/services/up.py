@@ -14,7 +14,7 @@ from torchmill.components.files import locked, read_state, write_text
 from torchmill.components.local_access.key import credentials, signed_in
 from torchmill.components.processes import python_command
 from torchmill.components.runs.folders import Runs
-from torchmill.components.wording import count
+from torchmill.components.wording import count, without_passwords
 from torchmill.flows.services import crashed_runs, up_state
 from torchmill.flows.services.prefect_client import connected
 from torchmill.flows.services.prefect_server import (
@@ -55,7 +55,7 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
             try:
                 socket = {"prewarm": str(prewarmed.address)} if prewarmed else {}
                 state = {**addresses, **socket, "pid": str(os.getpid()), "theirs": list(theirs)}
-                write_text(up_state.state_file(runs), json.dumps(state))
+                write_text(up_state.state_file(runs), without_passwords(json.dumps(state)))
                 _show(runs, addresses, theirs)
                 print("Ctrl-C ends all of them.", flush=True)
                 _watch(runs, "" if "prefect" in theirs else addresses["prefect_api"], services, prewarmed)
@@ -100,7 +100,10 @@ def _show(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> None:
     """Print the addresses; those of our own servers sign a browser in."""
     key = credentials(runs)
     own = {"mlflow", "prefect"}.difference(theirs)
-    opened = {name: signed_in(address, key) if name in own else address for name, address in addresses.items()}
+    opened = {
+        name: signed_in(address, key) if name in own else without_passwords(address)
+        for name, address in addresses.items()
+    }
     print(f"MLflow   {opened.get('mlflow', '?')}   runs, metrics, artifacts, models")
     print(f"Prefect  {opened.get('prefect', '?')}   flow runs, schedules")
     print(f"Runner   {opened.get('runner', '?')}/health   starts what is scheduled", flush=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torchmill.components.files import locked, read_state
 from torchmill.components.runs.folders import Runs
+from torchmill.components.wording import without_passwords
 from torchmill.flows.services.processes import answers
 
 DEFAULT_ADDRESSES = {"prefect": "http://127.0.0.1:4200", "mlflow": "http://127.0.0.1:5000"}
@@ -42,6 +43,6 @@ def mlflow_ui(runs: Runs) -> str | None:
     The address from the last ``torchmill up`` doesn't count: another program may have its port by now.
     """
     if server := os.environ.get("MLFLOW_TRACKING_URI"):
-        return server.rstrip("/") if server.startswith("http") else None
+        return without_passwords(server).rstrip("/") if server.startswith("http") else None
     address = read_state(state_file(runs)).get("mlflow")
     return address if address and is_running(runs) and answers(f"{address}/health") else None

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from torchmill.components import files
-from torchmill.components.data.downloads.http import Wire, in_short, request_for, without_password
+from torchmill.components.data.downloads.http import Wire, in_short, request_for
 from torchmill.components.data.downloads.published_file import PublishedFile, flaw
 from torchmill.components.data.progress import Report, shown
 from torchmill.components.errors import ConfigError, Unreachable, UserError
+from torchmill.components.wording import without_passwords
 
 logger = logging.getLogger("torchmill")
 
@@ -81,7 +82,7 @@ def download(
                 except _Refusal as refusal:
                     refusals.append((url, refusal))
                     if url != urls[-1]:
-                        logger.info("%s: %s; trying the next mirror", without_password(url), refusal)
+                        logger.info("%s: %s; trying the next mirror", without_passwords(url), refusal)
     raise _download_error(file, refusals)
 
 
@@ -101,7 +102,7 @@ def own_mirrors(setting: str) -> list[str]:
             is_valid = False
         if not is_valid:
             raise ConfigError(
-                f"{MIRROR_VARIABLE} is not the address of a mirror: {without_password(mirror)!r}.",
+                f"{MIRROR_VARIABLE} is not the address of a mirror: {without_passwords(mirror)!r}.",
                 "Give file:///folder (three slashes), http://… or https://…, several separated by commas.",
             )
     return mirrors
@@ -149,7 +150,7 @@ class _Part:
             origin = json.loads(self.origin_path.read_bytes())
         except (OSError, ValueError):
             return {}
-        mine = isinstance(origin, dict) and origin.get("url") == without_password(url)
+        mine = isinstance(origin, dict) and origin.get("url") == without_passwords(url)
         return origin if mine and self.size() else {}
 
     def discard(self) -> None:
@@ -161,7 +162,7 @@ class _Part:
         # The order matters after a kill: bytes never lie beside the origin of other bytes.
         self.discard()
         origin = {
-            "url": without_password(url),
+            "url": without_passwords(url),
             "etag": headers.get("ETag", ""),
             "last_modified": headers.get("Last-Modified", ""),
             "total_bytes": total_bytes,
@@ -228,7 +229,7 @@ class _Download:
                 # "Full jitter": a thousand clients that fail together don't return together.
                 longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (failures - 1))
                 pause = max(self.wire.chance() * longest, fault.pause_seconds)
-                logger.debug("%s: %s; again in %.1f s", without_password(url), fault, pause)
+                logger.debug("%s: %s; again in %.1f s", without_passwords(url), fault, pause)
                 self.wire.sleep(pause)
 
     def _transfer(self, url: str) -> bool:
@@ -263,7 +264,7 @@ class _Download:
             if total and total > self.file.limit_bytes:
                 raise _WrongContents(f"has {total:,} bytes, more than the file can have")
             part = self.part.resume() if begun else self.part.begin(url, answer.headers, total)
-            self._copy(answer, part, begun, total, without_password(url))
+            self._copy(answer, part, begun, total, without_passwords(url))
         return begun > 0 or total is None
 
     def _ask(self, request: urllib.request.Request) -> Any:
@@ -333,7 +334,7 @@ def _continues(headers: Any, origin: dict[str, Any], size: int) -> bool:
 
 
 def _download_error(file: PublishedFile, refusals: Sequence[tuple[str, _Refusal]]) -> UserError:
-    attempts = "".join(f"\n  {without_password(url)}: {refusal}." for url, refusal in refusals)
+    attempts = "".join(f"\n  {without_passwords(url)}: {refusal}." for url, refusal in refusals)
     remedy = f"set {MIRROR_VARIABLE} to a folder (file:///…) or a server (https://…) that has {file.path}"
     if any(refusal.wrong_contents for _, refusal in refusals):
         return UserError(

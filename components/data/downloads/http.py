@@ -3,7 +3,6 @@
 import base64
 import http.client
 import random
-import re
 import socket
 import ssl
 import time
@@ -76,11 +75,6 @@ def request_for(url: str) -> urllib.request.Request:
         # Unredirected: another server must not receive the password.
         request.add_unredirected_header("Authorization", f"Basic {secret}")
     return request
-
-
-def without_password(url: str) -> str:
-    """Return an address without user and password."""
-    return re.sub(r"//[^/]*@", "//", url)
 
 
 def in_short(error: object) -> str:
