@@ -9,16 +9,17 @@ from torchmill.flows.step import flow
 
 
 @flow(name="evaluate", description=__doc__)
-def evaluate(subject: str, data: DataConfig | None = None) -> EvaluationRef:
+def evaluate(subject: str, data: DataConfig | None = None, trust: bool = False) -> EvaluationRef:
     """Score a run's weights, or an ONNX model, on a test split.
 
     Args:
         subject: id of a run in MLflow, the beginning of it, its name, or ``last``; or an ``.onnx`` file.
         data: another data set of the same shape and classes; None for the run's own. An ONNX model needs one.
+        trust: run source code that a server has recorded without asking.
 
     Raises:
         UserError: there is no such run or file, or the data doesn't fit.
     """
     if subject.endswith(".onnx"):
         return score_onnx(Path(subject), data)
-    return score_again(subject, recorded_config(subject), data)
+    return score_again(subject, recorded_config(subject, trust), data)

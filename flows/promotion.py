@@ -8,10 +8,10 @@ from torchmill.components.evaluation.comparison.noninferiority import Verdict
 from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.refs import DataRef, ExportRef, PromotionRef, RunRef
 from torchmill.components.runs.folders import Runs, data_cache
-from torchmill.components.runs.snapshot import read_snapshot
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelVersion, find_version
 from torchmill.components.tracking.model_requests import Standing
 from torchmill.components.wording import count
+from torchmill.flows.recorded import fetch_recipe
 
 logger = logging.getLogger("torchmill")
 
@@ -105,7 +105,7 @@ def describe(name: str, version: str, promotion: PromotionRef | Verdict, champio
     return f"{name}: not decided yet, {promotion.reason}. Try later: {later}"
 
 
-def promote(runs: Runs, name: str, number: str | None, force: bool) -> int:
+def promote(runs: Runs, name: str, number: str | None, force: bool, trust: bool = False) -> int:
     """Compare a version with the champion, or make it the champion by force; return the exit code.
 
     Raises:
@@ -121,7 +121,7 @@ def promote(runs: Runs, name: str, number: str | None, force: bool) -> int:
         if force or champion is None:
             verdict = Verdict("promoted", "by hand" if force else "there was no champion")
         else:
-            verdict = _compare(runs, version, champion)
+            verdict = _compare(runs, version, champion, trust)
         tags = tags_of(verdict, version.run_id, champion, version.tags.get("data.sha256", ""))
         expected = champion.version if champion else None
         if verdict.outcome != "promoted":
@@ -150,15 +150,13 @@ def _find_version(versions: list[ModelVersion], name: str, number: str | None) -
     return challengers[0] if challengers else find_version(versions, name)
 
 
-def _compare(runs: Runs, version: ModelVersion, champion: ModelVersion) -> Verdict:
+def _compare(runs: Runs, version: ModelVersion, champion: ModelVersion, trust: bool) -> Verdict:
     """Compare two versions on the test split of the challenger's run."""
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.evaluation.comparison.champion import compare_with_champion
 
     recorded = tracking.find_run(runs, version.run_id)
-    folder = runs.work / "recipes" / recorded.run_id
-    tracking.fetch_snapshot(runs, recorded, folder)
-    config = read_snapshot(folder)
+    config = fetch_recipe(runs, recorded, trust)
     data = fetch(config.data.name, data_cache(), args=arguments(config.data))
     if data.sha256 != version.tags.get("data.sha256"):
         raise UserError(

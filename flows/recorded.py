@@ -9,24 +9,35 @@ from torchmill.components.data.config import DataConfig
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.config import EvaluateConfig
 from torchmill.components.refs import DataRef, EvaluationRef, FileRef, NetworkRef, Reproduction, TrainResult
-from torchmill.components.runs.folders import Runs, data_cache
-from torchmill.components.runs.reproduction import comparisons
+from torchmill.components.runs.folders import Runs, below, data_cache
+from torchmill.components.runs.reproduction import RecordedRun, comparisons
 from torchmill.components.runs.snapshot import read_snapshot
 from torchmill.flows.step import log_to_prefect
+from torchmill.flows.trust import check_trust
 
 logger = logging.getLogger("torchmill")
 
 
-def recorded_config(run: str) -> RunConfig:
-    """Return the configuration of a recorded run; its network is the source that was recorded."""
+def recorded_config(run: str, trust: bool) -> RunConfig:
+    """Return the configuration of a recorded run; its network is the source that was recorded.
+
+    Args:
+        trust: run source code that a server has recorded without asking.
+    """
     log_to_prefect()
     runs = Runs.here().ready()
     recorded = tracking.find_run(runs, run)
-    folder = runs.work / "recipes" / recorded.run_id
-    tracking.fetch_snapshot(runs, recorded, folder)
-    config = read_snapshot(folder)
+    config = fetch_recipe(runs, recorded, trust)
     logger.info("run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name)
     return config.model_copy(update={"name": f"{recorded.name} again"})
+
+
+def fetch_recipe(runs: Runs, run: RecordedRun, trust: bool) -> RunConfig:
+    """Copy the snapshot of a run, and return its configuration once the user trusts its source code."""
+    folder = below(runs.work / "recipes", run.run_id)
+    tracking.fetch_snapshot(runs, run, folder)
+    check_trust(runs, run.name, folder / "code", trust)
+    return read_snapshot(folder)
 
 
 def score_again(run: str, config: RunConfig, other: DataConfig | None) -> EvaluationRef:
@@ -78,7 +89,7 @@ def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:
 
 def evaluation_folder(runs: Runs, subject: str, data: DataRef) -> Path:
     """Create and return the folder of an evaluation that belongs to no run."""
-    folder = runs.work / "evaluations" / f"{subject[:12]}-{data.sha256[:12]}"
+    folder = below(runs.work / "evaluations", f"{subject[:12]}-{data.sha256[:12]}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -1,6 +1,7 @@
 """Folders of Torchmill's files: the runs' and the data cache."""
 
 import os
+import re
 import shutil
 import stat
 from dataclasses import dataclass
@@ -95,6 +96,23 @@ def _make(folder: Path) -> None:
     os.umask(umask)
     is_groups = parent & stat.S_ISGID and parent & stat.S_IWGRP and not umask & stat.S_IWGRP
     folder.mkdir(mode=0o770 if is_groups else 0o700, exist_ok=True)
+
+
+def below(folder: Path, *names: str) -> Path:
+    """Return a path below a folder. Its names come from a server, so each must be a plain file name.
+
+    Raises:
+        UserError: a name would lead elsewhere, as ``../evil`` does.
+
+    Example:
+        >>> below(Path("mlruns/work"), "models", "digits-cnn", "7").as_posix()
+        'mlruns/work/models/digits-cnn/7'
+    """
+    for name in names:
+        if name in ("", ".", "..") or len(name.encode(errors="replace")) > 255 or re.search(r"[/\\\x00-\x1f]", name):
+            message = f"{name!r} comes from a server as the name of a run, model or version, and is no plain name."
+            raise UserError(message, "It was not used. Whose server is it?")
+    return folder.joinpath(*names)
 
 
 def data_cache() -> Path:

@@ -5,7 +5,7 @@ never waits for MLflow, and the recorder closes a run whose process was killed.
 """
 
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find_version
-from torchmill.components.tracking.client import destination, silence_mlflow
+from torchmill.components.tracking.client import destination, server_address, silence_mlflow
 from torchmill.components.tracking.database import (
     check_database,
     create_database,
@@ -91,6 +91,7 @@ __all__ = [
     "roll_back",
     "run_recorder",
     "running_runs",
+    "server_address",
     "set_champion",
     "silence_mlflow",
     "standing",

@@ -11,7 +11,7 @@ from typing import Any
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, write_text
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, below
 from torchmill.components.tracking.client import call_until, silence_mlflow, with_password
 from torchmill.components.tracking.database import create_database, database_uri
 from torchmill.components.tracking.journal import ERROR_TAG, Status, timestamp
@@ -300,7 +300,7 @@ class Delivery:
                 row = None if champion is None else {"name": name, "version": version, "run_id": self.run_id}
                 return self.receipt("standing", ask=ask, champion=row, file=None, was_champion=was_champion)
             holder = read_version(self.client, name, str(champion))
-            folder = self.folder / f"champion-{champion}"
+            folder = below(self.folder, f"champion-{champion}")
             file = call_until(until, lambda: download_onnx(self.client, holder, folder))
             row = {"name": name, "version": holder.version, "run_id": holder.run_id, "tags": holder.tags}
             self.receipt("standing", ask=ask, champion=row, file=str(file), was_champion=was_champion)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, below
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find_version
 from torchmill.components.tracking.client import open_client, server_address
 from torchmill.components.tracking.database import check_database, relocate
@@ -101,7 +101,7 @@ def onnx_file(runs: Runs, version: ModelVersion) -> Path:
     if folder := _local_folder(version):
         return _onnx_in(folder, version)
     with open_client(runs) as client:
-        return download_onnx(client, version, runs.work / "models" / version.name / version.version)
+        return download_onnx(client, version, below(runs.work / "models", version.name, version.version))
 
 
 def download_onnx(client: Any, version: ModelVersion, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from torchmill.components.evaluation.comparison.paired import pair
 from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.metrics.paired import Pairing
 from torchmill.components.metrics.predictions import Predictions
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, below
 from torchmill.components.runs.reproduction import RecordedRun
 from torchmill.components.wording import count
 
@@ -43,11 +43,12 @@ def compare(runs: Runs, first: str, second: str) -> Compared:
             for run in pair_of_runs
         ]
         raise UserError(f"These runs cannot be compared: {names[0]}, {names[1]}.", "Compare runs on the same data set.")
-    folder = runs.work / "comparisons" / "-".join(run.run_id[:12] for run in pair_of_runs)
+    folder = below(runs.work / "comparisons", "-".join(run.run_id[:12] for run in pair_of_runs))
     predictions = [
-        Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", folder / run.run_id)) for run in pair_of_runs
+        Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", below(folder, run.run_id)))
+        for run in pair_of_runs
     ]
-    report = tracking.fetch_file(runs, pair_of_runs[0], "evaluation.json", folder / pair_of_runs[0].run_id)
+    report = tracking.fetch_file(runs, pair_of_runs[0], "evaluation.json", below(folder, pair_of_runs[0].run_id))
     measure = Evaluation.read(report).measure
     pairing = pair(*predictions, tasks.by_measure(measure).name)
     return Compared(*pair_of_runs, pairing, write_comparison(*pair_of_runs, pairing, measure, folder))

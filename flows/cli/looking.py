@@ -5,9 +5,9 @@ import json
 import webbrowser
 
 from torchmill.components import config as configuration
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, below
 from torchmill.flows.cli.flow_commands import begin_flows
-from torchmill.flows.cli.parser import Command, Group, Parser
+from torchmill.flows.cli.parser import TRUST, Command, Group, Parser
 
 RUN = "a run's id in MLflow or the beginning of it, its name, or last"
 
@@ -16,6 +16,7 @@ def _evaluate_options(parser: Parser) -> None:
     parser.add_argument("subject", metavar="RUN", help=f"{RUN}; or an .onnx file")
     parser.add_argument("--data", metavar="NAME", help="another data set of the same shape and classes")
     parser.add_argument("--json", action="store_true", help="print the scores as one JSON object")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def evaluate(options: argparse.Namespace) -> int:
     with prefect_server.at_hand(runs):
         from torchmill.flows.evaluate import evaluate
 
-        scores = evaluate(options.subject, data)
+        scores = evaluate(options.subject, data, options.trust)
     if options.json:
         print(scores.model_dump_json(), flush=True)
     else:
@@ -52,7 +53,7 @@ def report(options: argparse.Namespace) -> int:
     from torchmill.components import tracking
 
     run = tracking.find_run(runs, options.run)
-    page = tracking.fetch_file(runs, run, "report.html", runs.work / "reports" / run.run_id)
+    page = tracking.fetch_file(runs, run, "report.html", below(runs.work / "reports", run.run_id))
     print(page)
     if options.open:
         webbrowser.open(page.as_uri())
@@ -84,6 +85,7 @@ def compare(options: argparse.Namespace) -> int:
 def _reproduce_options(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN", help=RUN)
     parser.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
 
 
 def reproduce(options: argparse.Namespace) -> int:
@@ -99,7 +101,7 @@ def reproduce(options: argparse.Namespace) -> int:
     with prefect_server.at_hand(runs):
         from torchmill.flows.reproduce import reproduce
 
-        reproduction = reproduce(options.run)
+        reproduction = reproduce(options.run, options.trust)
     if options.json:
         print(reproduction.model_dump_json(), flush=True)
     else:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from torchmill.components.errors import ConfigError
 from torchmill.flows.cli import settings
 
+TRUST = "run the source code that an MLflow server recorded without asking"
 RUNS_HELP = "folder of the runs (default: TORCHMILL_RUNS or ./mlruns)"
 
 

@@ -7,7 +7,7 @@ from torchmill.components.errors import ConfigError
 from torchmill.components.initialization.config import TORCHVISION, model_names
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.cli import catalog
-from torchmill.flows.cli.parser import Command, Group, Parser
+from torchmill.flows.cli.parser import TRUST, Command, Group, Parser
 
 WIDTH = 19  # characters of the column of names
 
@@ -61,6 +61,7 @@ def _promote_options(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="its name in the registry, as `torchmill models` lists it")
     parser.add_argument("version", nargs="?", metavar="VERSION", help="default: the challenger")
     parser.add_argument("--force", action="store_true", help="skip the comparison with the champion")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
 
 
 def promote(options: argparse.Namespace) -> int:
@@ -70,7 +71,7 @@ def promote(options: argparse.Namespace) -> int:
     show_log()
     from torchmill.flows import promotion
 
-    return promotion.promote(Runs.here().ready(), options.model, options.version, options.force)
+    return promotion.promote(Runs.here().ready(), options.model, options.version, options.force, options.trust)
 
 
 def _rollback_options(parser: Parser) -> None:

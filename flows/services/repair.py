@@ -65,10 +65,10 @@ def _running(runs: Runs, dry_run: bool) -> Iterator[str]:
         elif run.host != platform.node():
             last_sign = f", last sign of life {_ago(run.heartbeat)}" if run.heartbeat else ""
             yield f"{title} says RUNNING on {run.host}{last_sign}: left alone; repair it there"
+        elif run.folder != runs.work / run.folder.name:  # nothing is touched elsewhere because a server names it
+            yield f"{title} says RUNNING and belongs to {run.folder.parent.parent}: repair it there"
         elif run.folder.name in with_journal or (run.folder.is_dir() and is_alive(run.folder)):
             continue
-        elif run.folder.parent.parent != runs.folder:
-            yield f"{title} says RUNNING and belongs to {run.folder.parent.parent}: repair it there"
         else:
             if not dry_run:
                 tracking.close_run(runs, run.run_id)
