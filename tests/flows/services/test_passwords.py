@@ -42,7 +42,7 @@ def test_a_team_s_servers_get_the_password_and_nobody_else(used: Place, tmp_path
     assert set(holding(team.runs, key, "mirrors-password")) <= own
     names = team.mlflow("SELECT name FROM runs")
     assert len(names) == 1 and team.prefect("SELECT state_type FROM flow_run WHERE flow_id IS NOT NULL")[0][0]
-    ((kept,),) = team.prefect("SELECT job_variables FROM deployment")
+    ((kept,),) = team.prefect("SELECT infra_overrides FROM deployment")
     assert "{{ $MLFLOW_TRACKING_URI }}" in kept and "{{ $TORCHMILL_MIRROR }}" in kept
 
 
