@@ -11,7 +11,7 @@ from torchmill.components.runs.folders import Runs, data_cache
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelVersion, find_version
 from torchmill.components.tracking.model_requests import Standing
 from torchmill.components.wording import count
-from torchmill.flows.recorded import fetch_recipe
+from torchmill.flows.recipes import fetch_recipe
 
 logger = logging.getLogger("torchmill")
 

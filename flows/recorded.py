@@ -10,10 +10,9 @@ from torchmill.components.errors import UserError
 from torchmill.components.evaluation.config import EvaluateConfig
 from torchmill.components.refs import DataRef, EvaluationRef, FileRef, NetworkRef, Reproduction, TrainResult
 from torchmill.components.runs.folders import Runs, below, data_cache
-from torchmill.components.runs.reproduction import RecordedRun, comparisons
-from torchmill.components.runs.snapshot import read_snapshot
+from torchmill.components.runs.reproduction import comparisons
+from torchmill.flows.recipes import fetch_recipe
 from torchmill.flows.step import log_to_prefect
-from torchmill.flows.trust import check_trust
 
 logger = logging.getLogger("torchmill")
 
@@ -30,14 +29,6 @@ def recorded_config(run: str, trust: bool) -> RunConfig:
     config = fetch_recipe(runs, recorded, trust)
     logger.info("run %s (%s): %s on %s", recorded.name, recorded.run_id, config.model.name, config.data.name)
     return config.model_copy(update={"name": f"{recorded.name} again"})
-
-
-def fetch_recipe(runs: Runs, run: RecordedRun, trust: bool) -> RunConfig:
-    """Copy the snapshot of a run, and return its configuration once the user trusts its source code."""
-    folder = below(runs.work / "recipes", run.run_id)
-    tracking.fetch_snapshot(runs, run, folder)
-    check_trust(runs, run.name, folder / "code", trust)
-    return read_snapshot(folder)
 
 
 def score_again(run: str, config: RunConfig, other: DataConfig | None) -> EvaluationRef:

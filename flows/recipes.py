@@ -1,4 +1,4 @@
-"""Whether to run the source code that somebody's MLflow server has recorded."""
+"""The recipe of a recorded run: its configuration, and the source code that it takes trust to run."""
 
 import hashlib
 import logging
@@ -6,12 +6,23 @@ import sys
 from pathlib import Path
 
 from torchmill.components import tracking
+from torchmill.components.config import RunConfig
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, below
+from torchmill.components.runs.reproduction import RecordedRun
+from torchmill.components.runs.snapshot import read_snapshot
 from torchmill.components.wording import count
 
 logger = logging.getLogger("torchmill")
+
+
+def fetch_recipe(runs: Runs, run: RecordedRun, trust: bool) -> RunConfig:
+    """Copy the snapshot of a run, and return its configuration once the user trusts its source code."""
+    folder = below(runs.work / "recipes", run.run_id)
+    tracking.fetch_snapshot(runs, run, folder)
+    check_trust(runs, run.name, folder / "code", trust)
+    return read_snapshot(folder)
 
 
 def check_trust(runs: Runs, run: str, code: Path, is_trusted: bool) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.flows.conftest import Place
 from torchmill.components.errors import UserError
 from torchmill.components.runs.folders import Runs, below
-from torchmill.flows.trust import check_trust
+from torchmill.flows.recipes import check_trust
 
 EVIL = "../../../evil"
 
