@@ -27,6 +27,7 @@ from torchmill.components.refs import RunRef, StepRef
 from torchmill.components.runs.fingerprint import StepFingerprint, of_step
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache
+from torchmill.flows.logs import clean
 from torchmill.flows.services import prefect_server
 from torchmill.flows.services.prefect_client import connected
 
@@ -184,6 +185,7 @@ def _record(
 def log_to_prefect() -> None:
     """Send what the components log to the flow run's log in Prefect."""
     logger.setLevel(logging.INFO)
+    logger.addFilter(clean)
     if not any(isinstance(handler, APILogHandler) for handler in logger.handlers):
         logger.addHandler(APILogHandler())
 

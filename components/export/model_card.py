@@ -13,7 +13,7 @@ from torchmill.components.files import write_text
 from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.tasks import shown
-from torchmill.components.wording import percent
+from torchmill.components.wording import as_markdown, markdown_table, percent
 
 BY_COLUMNS = """\
 row = {row}
@@ -65,7 +65,7 @@ def _summary_lines(network: NetworkRef, data: DataRef, scores: EvaluationRef) ->
     measure = scores.measure.replace("_", " ")
     low, high = (shown(scores.measure, value) for value in (scores.score_low, scores.score_high))
     return [
-        f"# {network.reference} on {data.name}",
+        f"# {as_markdown(network.reference)} on {as_markdown(data.name)}",
         "",
         f"**{measure.capitalize()} {shown(scores.measure, scores.score)}** on {scores.samples:,} test samples "
         f"(95 % interval {low} to {high}). {network.parameters:,} parameters.",
@@ -74,16 +74,14 @@ def _summary_lines(network: NetworkRef, data: DataRef, scores: EvaluationRef) ->
 
 
 def _interface_lines(input_name: str, data: DataRef, metadata: Mapping[str, str]) -> list[str]:
-    return [
-        "| | |",
-        "|---|---|",
-        f"| Input `{input_name}` | {metadata[names.INPUT]} |",
-        f"| Prepared within | {metadata[names.PREPROCESSING]} |",
-        f"| Output | {metadata[names.OUTPUT]} |",
-        f"| Answers | {shortened(data.classes, 12)} |",
-        *([f"| Temperature | {metadata[names.TEMPERATURE]} |"] if names.TEMPERATURE in metadata else []),
-        "",
-    ]
+    rows = {
+        f"Input {input_name}": metadata[names.INPUT],
+        "Prepared within": metadata[names.PREPROCESSING],
+        "Output": metadata[names.OUTPUT],
+        "Answers": shortened(data.classes, 12),
+        **({"Temperature": metadata[names.TEMPERATURE]} if names.TEMPERATURE in metadata else {}),
+    }
+    return [*markdown_table(["", ""], "ll", rows.items()), ""]
 
 
 def _code_lines(input_name: str, data: DataRef, columns: Columns | None) -> list[str]:
@@ -109,8 +107,8 @@ def _use_lines(data: DataRef) -> list[str]:
     return [
         "## Intended use",
         "",
-        f"Inputs like those of {data.name}: {data.train_size:,} training samples of {data.outputs}. The model answers "
-        "any other input, too, and just as confidently. Fairness and safety were not examined.",
+        f"Inputs like those of {as_markdown(data.name)}: {data.train_size:,} training samples of {data.outputs}. "
+        "The model answers any other input, too, and just as confidently. Fairness and safety were not examined.",
         "",
     ]
 
@@ -125,7 +123,7 @@ def _proof_lines(parity: Mapping[str, Any]) -> list[str]:
         f"largest difference {parity['max_abs_diff']:.1e} of {parity['allowed']:.1e} allowed, "
         f"{percent(parity['agreement'])} of the answers agree.",
         "",
-        *(f"- {gate['name']}: {gate['evidence']}" for gate in parity["gates"]),
+        *(f"- {as_markdown(gate['name'])}: {as_markdown(gate['evidence'])}" for gate in parity["gates"]),
         "",
         "`example.npz` holds a few inputs and all outputs to replay.",
         "",
@@ -134,21 +132,18 @@ def _proof_lines(parity: Mapping[str, Any]) -> list[str]:
 
 def _origin_lines(data: DataRef, model: ExportRef, made_by: Mapping[str, str]) -> list[str]:
     files = {file.path.name: file.sha256 for file in (model.onnx, model.example, *model.smaller) if file}
-    return [
-        "## Origin",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {label} | {value} |" for label, value in made_by.items() if value),
-        f"| Data | {data.name}, {data.source}, sha256 {data.sha256} |",
-        *(f"| {file} | sha256 {digest} |" for file, digest in files.items()),
-    ]
+    rows = {label: value for label, value in made_by.items() if value}
+    rows["Data"] = f"{data.name}, {data.source}, sha256 {data.sha256}"
+    rows |= {file: f"sha256 {digest}" for file, digest in files.items()}
+    return ["## Origin", "", *markdown_table(["", ""], "ll", rows.items())]
 
 
 def _column_lines(columns: Columns) -> list[str]:
     """Return a table of the input's columns and their categories."""
-    lines = ["| Column | Holds |", "|---|---|"]
-    for column in columns.columns[:COLUMNS_SHOWN]:
-        lines.append(f"| {column.name} | {shortened(column.categories, 12) if column.categories else 'a number'} |")
-    more = len(columns.columns) - COLUMNS_SHOWN
-    return [*lines, *([f"| and {more} more | see `columns` in the metadata |"] if more > 0 else []), ""]
+    rows = [
+        (column.name, shortened(column.categories, 12) if column.categories else "a number")
+        for column in columns.columns[:COLUMNS_SHOWN]
+    ]
+    if (more := len(columns.columns) - COLUMNS_SHOWN) > 0:
+        rows.append((f"and {more} more", "see columns in the metadata"))
+    return [*markdown_table(["Column", "Holds"], "ll", rows), ""]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from torchmill.components.wording import markdown_table
+
 logger = logging.getLogger("torchmill")
 
 
@@ -123,18 +125,13 @@ def _measured(name: str, layer: nn.Module, output_std: float | None) -> LayerMea
 
 def as_table(statistics: Sequence[LayerStatistics]) -> str:
     """Write the layers as a table in Markdown: weights and outputs, before → after."""
-    lines = [
-        "| layer | kind | shape | weights: deviation | biases: mean | output: deviation |",
-        "|---|---|---|---:|---:|---:|",
-    ]
+    header = ["layer", "kind", "shape", "weights: deviation", "biases: mean", "output: deviation"]
+    rows = []
     for layer in statistics:
         before, after = layer.before, layer.after
-        shape = "×".join(map(str, after.shape))
-        lines.append(
-            f"| {after.layer or 'the network'} | {after.kind} | {shape} | {_change(before.std, after.std)} "
-            f"| {_change(before.bias, after.bias)} | {_change(before.output_std, after.output_std)} |"
-        )
-    return "\n".join(lines) + "\n"
+        changes = [_change(getattr(before, name), getattr(after, name)) for name in ("std", "bias", "output_std")]
+        rows.append([after.layer or "the network", after.kind, "×".join(map(str, after.shape)), *changes])
+    return "\n".join(markdown_table(header, "lllrrr", rows)) + "\n"
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -227,8 +227,22 @@ def _short(value: float) -> float:
 def _csv(path: Path, columns: Sequence[str], rows: Iterator[list[Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerow(map(_cell, columns))
+        writer.writerows(map(_cell, row) for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell that a spreadsheet takes for text: one that begins like a formula gets an apostrophe in front.
+
+    See https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _jsonl(path: Path, columns: Sequence[str], rows: Iterator[list[Any]]) -> None:

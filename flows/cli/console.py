@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from torchmill.components.tasks import shown, title
 from torchmill.components.training.progress import EpochResult, StepProgress
-from torchmill.components.wording import without_passwords
+from torchmill.flows.logs import clean
 
 logger = logging.getLogger("torchmill")
 
@@ -36,15 +36,10 @@ def show_log(explain: bool = False) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
-    handler.addFilter(_hide_passwords)
     logger.addHandler(handler)
+    logger.addFilter(clean)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def _hide_passwords(record: logging.LogRecord) -> bool:
-    record.msg, record.args = without_passwords(record.getMessage()), ()
-    return True
 
 
 class TrainingDisplay:

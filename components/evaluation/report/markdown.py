@@ -10,7 +10,7 @@ from torchmill.components.files import write_text
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, FitRef, PromotionRef, RunRef, StepRef
 from torchmill.components.tasks import shown, title
 from torchmill.components.training.config import TrainConfig
-from torchmill.components.wording import percent
+from torchmill.components.wording import as_markdown, markdown_table, percent
 
 
 def write_report(
@@ -47,30 +47,38 @@ def write_report(
     }
     low, high = (shown(data.measure, value) for value in (scores.score_low, scores.score_high))
     lines = [
-        f"# {run.name}",
+        f"# {as_markdown(run.name)}",
         "",
         f"**Test {measure} {shown(data.measure, scores.score)}** (95 % interval {low} to {high}, {scores.samples:,} "
-        f"samples). {config.model.name} on {data.name}, {trained.network.parameters:,} parameters.",
+        f"samples). {as_markdown(config.model.name)} on {as_markdown(data.name)}, "
+        f"{trained.network.parameters:,} parameters.",
         "",
-        "| | |",
-        "|---|---|",
-        *(f"| {title} | {text} |" for title, text in rows.items()),
+        *markdown_table(["", ""], "ll", rows.items()),
         "",
+        *_scores(evaluation),
     ]
-    if evaluation.classes:
-        lines += ["| class | precision | recall | F1 | samples |", "|---|---:|---:|---:|---:|"]
-        for name, score in evaluation.classes.items():
-            cells = [percent(getattr(score, measure)) for measure in ("precision", "recall", "f1")]
-            lines.append(f"| {' | '.join([name, *cells, format(score.support, ',')])} |")
-    else:
-        lines += ["| target | mean absolute error | root mean squared error | R² |", "|---|---:|---:|---:|"]
-        lines += [
-            f"| {name} | {score.mae:.4g} | {score.rmse:.4g} | {score.r2:.4f} |"
-            for name, score in evaluation.targets.items()
-        ]
     report = run.folder / "report.md"
     write_text(report, "\n".join(lines) + "\n")
     return report
+
+
+def _scores(evaluation: Evaluation) -> list[str]:
+    """Return a table with a row per class or target."""
+    if evaluation.classes:
+        rows = [
+            [
+                name,
+                *(percent(getattr(score, measure)) for measure in ("precision", "recall", "f1")),
+                f"{score.support:,}",
+            ]
+            for name, score in evaluation.classes.items()
+        ]
+        return markdown_table(["class", "precision", "recall", "F1", "samples"], "lrrrr", rows)
+    header = ["target", "mean absolute error", "root mean squared error", "R²"]
+    rows = [
+        [name, f"{score.mae:.4g}", f"{score.rmse:.4g}", f"{score.r2:.4f}"] for name, score in evaluation.targets.items()
+    ]
+    return markdown_table(header, "lrrr", rows)
 
 
 def _trained_by(config: TrainConfig, data: DataRef) -> str:

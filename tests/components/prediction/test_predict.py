@@ -252,6 +252,17 @@ def test_files_of_others_in_the_folder_of_parts_stay(tmp_path: Path):
     assert [path.name for path in parts.iterdir()] == ["notes.json"]
 
 
+def test_a_spreadsheet_takes_no_cell_for_a_formula(tmp_path: Path):
+    draw(tmp_path / "in", 2)
+    weights = np.zeros((8, 8, 2))
+    weights[:4, :, 0] = weights[4:, :, 1] = 1 / 255
+    model = linear(tmp_path / "m.onnx", weights.reshape(64, 2), sizes=(1, 8, 8), labels=["=SUM(A1)", "-1"])
+    predict(model, [tmp_path / "in"], tmp_path / "out.csv")
+    assert [row["label"] for row in rows(tmp_path / "out.csv")] == ["'=SUM(A1)", "-1"]  # a number is one
+    predict(model, [tmp_path / "in"], tmp_path / "out.jsonl")
+    assert "'" not in (tmp_path / "out.jsonl").read_text()
+
+
 def test_inputs_unlike_the_training_data_are_told(tmp_path: Path):
     like = halves(tmp_path / "a.onnx", input_statistics='{"mean": [0.49], "std": [0.49]}')
     unlike = halves(tmp_path / "b.onnx", input_statistics='{"mean": [0.05], "std": [0.1]}')
