@@ -1,6 +1,7 @@
 """The one configuration of a run: typed, frozen, checked before anything is done."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,14 @@ from torchmill.components.doctor.config import CheckConfig
 from torchmill.components.errors import ConfigError, nearest
 from torchmill.components.evaluation.config import EvaluateConfig, PromoteConfig
 from torchmill.components.export.config import ExportConfig
+from torchmill.components.files import check_is_file
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.settings.options import Listed, OneOf
 from torchmill.components.settings.section import NOT_IN_KEY, Section, none_from_text
 from torchmill.components.training.config import TrainConfig
+
+LARGEST_FILE, MOST_NODES = 1_000_000, 100_000
+"""Limits of a configuration file: its bytes, and the values in it with its aliases written out."""
 
 
 class RunConfig(Section):
@@ -127,6 +132,19 @@ def parse(tree: Mapping[str, Any], where: str = "") -> RunConfig:
         raise ConfigError(where + "; ".join(_explain(item) for item in error.errors())) from None
 
 
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """Return the number of values in a tree whose aliases are written out; infinite if it contains itself.
+
+    Nine lines of nine aliases each are a billion values ("billion laughs").
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf  # until its parts are counted
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        nodes = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in nodes)
+    return sizes[id(node)]
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers: PyYAML reads 1e-6 as text."""
 
@@ -136,7 +154,16 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[e
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        check_is_file(file, ConfigError)
+        with file.open("rb") as opened:
+            text = opened.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise ConfigError(f"{file} is larger than {LARGEST_FILE:,} bytes.", "Give --config a YAML file.")
+        loader = _Loader(text.decode("utf-8"))
+        node = loader.get_single_node()
+        if node and _size(node, {}) > MOST_NODES:
+            raise ConfigError(f"{file} repeats itself through aliases into more than {MOST_NODES:,} values.")
+        tree = loader.construct_document(node) if node else None
     except OSError as error:
         raise ConfigError(f"Cannot read {file}: {error.strerror}.", "Give --config an existing YAML file.") from None
     except UnicodeDecodeError:

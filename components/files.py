@@ -164,6 +164,20 @@ def write_arrays(path: Path, arrays: Mapping[str, "ArrayLike"], *, compress: boo
     write_atomically(path, write)
 
 
+def check_is_file(path: Path, error: type[UserError] = UserError) -> None:
+    """Check that a path of the user's is a file with an end, and no pipe or device, which could go on for ever.
+
+    Raises:
+        OSError: there is nothing there.
+        UserError: there is something else; ``error`` may be a subclass.
+    """
+    mode = path.stat().st_mode
+    kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
+    if not stat.S_ISREG(mode):
+        kind = next((name for name, is_kind in kinds.items() if is_kind(mode)), "a device")
+        raise error(f"Cannot read {path}: it is {kind}, not a file.", "Write what it holds into a file, and give that.")
+
+
 def read_state(path: Path) -> dict:
     """Read a small JSON file that another process writes atomically; empty if it is missing or damaged."""
     try:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 import typing
 from pathlib import Path
 
@@ -131,6 +132,42 @@ def test_a_file_that_is_no_configuration_is_told_in_a_line(tmp_path, text, said)
 def test_a_file_that_cannot_be_read_is_told_in_a_line(tmp_path):
     for place in (tmp_path / "missing.yaml", tmp_path):
         with pytest.raises(ConfigError, match=f"Cannot read {place}"):
+            load(place)
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+"""A billion values in 400 bytes."""
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (LAUGHS, "repeats itself through aliases into more than 100,000 values"),
+        ("train: &t\n  loss_args: *t\n", "repeats itself"),
+        ("# " + "x" * 1_000_001, "is larger than 1,000,000 bytes"),
+    ],
+)
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path, text, complaint):
+    (tmp_path / "run.yaml").write_text(text)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=complaint):
+        load(tmp_path / "run.yaml")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_aliases_are_fine(tmp_path):
+    (tmp_path / "run.yaml").write_text("model: {name: mlp, args: &sizes {width: 8}}\ntrain: {loss_args: *sizes}\n")
+    assert load(tmp_path / "run.yaml").train.loss_args == {"width": 8}
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero")
+def test_what_has_no_end_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for place, kind in ((tmp_path / "fifo", "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")):
+        with pytest.raises(ConfigError, match=f"Cannot read {place}: it is {kind}"):
             load(place)
 
 

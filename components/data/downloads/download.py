@@ -36,6 +36,9 @@ PATIENCE_SECONDS = 20.0
 PROGRESS_BYTES = 64 * 1024
 """Smallest progress that counts: a server that sends a byte per connection would take for ever."""
 
+SLOWEST_BYTES_PER_SECOND, SLOWNESS_SECONDS = 1024, 30.0
+"""Speed that a mirror must keep, on average over that many seconds."""
+
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 8.0
 
@@ -290,11 +293,13 @@ class _Download:
 
     def _copy(self, answer: IO[bytes], part: IO[bytes], done: int, total: int | None, source: str) -> None:
         folder = self.part.path.parent
+        read = getattr(answer, "read1", answer.read)  # returns what has arrived: `read` waits for a whole chunk
+        since, before = self.wire.clock(), done
         self.report(done, total, source)
         try:
             while True:
                 try:
-                    chunk = answer.read(CHUNK_BYTES)
+                    chunk = read(CHUNK_BYTES)
                 except (OSError, http.client.HTTPException) as error:
                     raise _Fault(f"broke off after {done:,} bytes ({in_short(error)})") from error
                 if not chunk:
@@ -305,6 +310,10 @@ class _Download:
                 with files.writing(folder, (total or self.file.limit_bytes) - done + len(chunk)):
                     part.write(chunk)
                 self.report(done, total, source)
+                if (seconds := self.wire.clock() - since) > SLOWNESS_SECONDS:
+                    if done - before < SLOWEST_BYTES_PER_SECOND * seconds:
+                        raise _Fault(f"sent {done - before:,} bytes in {seconds:.0f} s")
+                    since, before = self.wire.clock(), done
         finally:
             # Closing writes the buffer, so a full disk may raise here.
             with files.writing(folder, (total or self.file.limit_bytes) - done):

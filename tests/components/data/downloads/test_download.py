@@ -281,6 +281,41 @@ def test_a_server_that_falls_silent_is_given_up(serve, tmp_path):
     assert len(server.requests) == 4
 
 
+class Dribble:
+    """An answer that gives a byte a second."""
+
+    def __init__(self, answer, clock: Clock):
+        self.answer, self.clock = answer, clock
+
+    def __getattr__(self, name: str):
+        return getattr(self.answer, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.answer.close()
+
+    def read1(self, _: int) -> bytes:
+        self.clock.now += 1
+        return self.answer.read(1)
+
+
+def test_a_mirror_that_dribbles_is_given_up_for_the_next_one(serve, tmp_path):
+    clock = Clock()
+    slow, quick = serve(lambda exchange, n: exchange.send(GZIPPED)), serve(lambda exchange, n: exchange.send(GZIPPED))
+
+    def open_either(request):
+        answer = open_url(request)
+        return Dribble(answer, clock) if slow.url in request.full_url else answer
+
+    assert get(tmp_path, slow.url, quick.url, clock=clock, open_url=open_either).read_bytes() == GZIPPED
+    assert clock.now < 60 and len(slow.requests) == 1
+    (tmp_path / "alone").mkdir()
+    with pytest.raises(Unreachable, match=r"sent \d+ bytes in 31 s"):
+        get(tmp_path / "alone", slow.url, clock=clock, open_url=open_either)
+
+
 def test_mirrors_of_ones_own_come_first_in_their_order(serve, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "mine" / "toy").mkdir(parents=True)
