@@ -118,10 +118,19 @@ def load(file: Path | None = None, overrides: Mapping[str, str] | None = None) -
         >>> load(overrides={"model": "simple_cnn", "model.args.width": "48"}).model.args
         {'width': 48}
     """
-    tree = _nested(_read_yaml(file)) if file else {}
+    tree = read_tree(file) if file else {}
     for dotted, value in (overrides or {}).items():
         _set(tree, dotted, _json_or_text(value) if _object_of(dotted) else value)
     return parse(tree, f"{file}: " if file else "")
+
+
+def read_tree(file: Path) -> dict[str, Any]:
+    """Return a YAML file's values by section, unchecked.
+
+    Raises:
+        ConfigError: the file can't be read.
+    """
+    return _nested(_read_yaml(file))
 
 
 def parse(tree: Mapping[str, Any], where: str = "") -> RunConfig:
@@ -173,6 +182,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{file}{place} is not YAML: {problem}.") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is nested too deep.") from None
     except ValueError as error:  # what looks like a date and is none
         raise ConfigError(f"{file} is not YAML: {error}.") from None
     if tree is None:

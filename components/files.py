@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
-import json
 import logging
 import os
+import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from io import FileIO
@@ -178,14 +180,6 @@ def check_is_file(path: Path, error: type[UserError] = UserError) -> None:
         raise error(f"Cannot read {path}: it is {kind}, not a file.", "Write what it holds into a file, and give that.")
 
 
-def read_state(path: Path) -> dict:
-    """Read a small JSON file that another process writes atomically; empty if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
-
-
 @contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True, subject: str = "") -> Generator[bool]:
     """Hold a lock that the system frees when its holder dies; yield whether it was free.
@@ -202,8 +196,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True, subject: str 
     """
     import fcntl
 
-    with writing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+    descriptor = _open_lock(path)
     try:
         kind, free = fcntl.LOCK_SH if shared else fcntl.LOCK_EX, True
         try:
@@ -220,3 +213,72 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True, subject: str 
         yield free
     finally:
         os.close(descriptor)
+
+
+TEMPORARY_PREFIX = "torchmill-"
+IN_USE = "parent.lock"
+"""Lock in a temporary folder, which is held as long as the process lives that made it."""
+ABANDONED_SECONDS = 86_400.0
+"""Age at which a temporary folder without a lock counts as abandoned."""
+LOCKED_WITHIN_SECONDS = 2.0
+"""Time within which a new folder gets its lock."""
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Generator[Path]:
+    """Make a folder for the block; in the system's temporary one, remove what killed processes of this user have left.
+
+    Args:
+        parent: folder for the new one; None is the system's temporary one.
+    """
+    if parent is None:  # other machines may share another folder, and locks don't reach them all
+        remove_abandoned(Path(tempfile.gettempdir()))
+    temporary = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent, ignore_cleanup_errors=True)
+    with temporary as path, locked(Path(path) / IN_USE):
+        yield Path(path)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders in ``parent`` that are this user's and whose process has died."""
+    for folder in parent.glob(f"{TEMPORARY_PREFIX}????????"):
+        with contextlib.suppress(OSError, UserError):
+            status = folder.lstat()
+            age = time.time() - status.st_mtime
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or age < LOCKED_WITHIN_SECONDS:
+                continue
+            if (folder / IN_USE).is_file():
+                with locked(folder / IN_USE, wait=False) as is_abandoned:
+                    pass
+            else:  # of an earlier version, or so new that it has no lock yet
+                is_abandoned = age > ABANDONED_SECONDS
+            if is_abandoned:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def lock_for_child(path: Path) -> int | None:
+    """Lock a file for a child process that inherits the descriptor; None if another process holds the lock.
+
+    The lock lasts until every process that has the descriptor has closed it or died. Close it once the child has it.
+
+    Raises:
+        UserError: the file can't be created.
+
+    Example:
+        >>> if (descriptor := lock_for_child(folder / "server.lock")) is not None:  # doctest: +SKIP
+        ...     start_python("-m", "server", pass_fds=(descriptor,))
+        ...     os.close(descriptor)
+    """
+    import fcntl
+
+    descriptor = _open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _open_lock(path: Path) -> int:
+    with writing(path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)

@@ -282,6 +282,10 @@ class StepRef(Ref):
     """Reason why it ran, epoch at which it was resumed, or run that its result comes from."""
 
 
+PENDING = "pending"
+"""Version of a model that MLflow has not registered yet, since it did not answer."""
+
+
 class PublishedRef(Ref):
     """An exported model in the registry."""
 

@@ -51,7 +51,8 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
             logger.info("%s", line)
         name = flow_run.name
         new = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[-8:]}"
-        claimed = claims.claim(runs, of_run(config, tracking.destination(runs)), config, new, name, fresh)
+        fingerprint, still_recorded = of_run(config, tracking.destination(runs)), tracking.still_recorded(runs)
+        claimed = claims.claim(runs, fingerprint, config, new, name, fresh, still_recorded)
         if claimed.result:
             tracking.cool_down()
             logger.info("nothing changed since run %s: its result stands", claimed.manifest.name)

@@ -115,7 +115,9 @@ class Step(Task[P, R]):
         return result.result() if isinstance(result, State) else result
 
 
-def step(*settings: str, once: bool = True, **options: Any) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def step(
+    *settings: str, once: bool = True, still_holds: Callable[..., bool] = lambda *_: True, **options: Any
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Make a function a step: a Prefect task whose result is cached, and used again if its files are intact.
 
     The key is the digest of the arguments, of ``settings``, and of the code and libraries that decide the result.
@@ -126,6 +128,8 @@ def step(*settings: str, once: bool = True, **options: Any) -> Callable[[Callabl
         settings: dotted names in the run's configuration that decide the result besides the arguments.
         once: False for a step that depends on something that changes between runs. Each run does it; a resumed run
             doesn't repeat what it has done itself.
+        still_holds: gets a cached result and the step's arguments, and answers whether what the result names outside
+            of the cache is still there.
 
     Example:
         >>> @step("seed", "data.validation_fraction")
@@ -140,14 +144,29 @@ def step(*settings: str, once: bool = True, **options: Any) -> Callable[[Callabl
         def cached(*arguments: Any) -> Any:
             run, values = current_run(), current_config().flat()
             named = dict(zip(parameters, arguments, strict=True)) | {setting: values[setting] for setting in settings}
-            return _run_once(name, of_step(name, named), run, once, lambda: function(*arguments))
+            fingerprint = of_step(name, named)
+            return _run_once(
+                name,
+                fingerprint,
+                run,
+                once,
+                lambda: function(*arguments),
+                lambda result: still_holds(result, *arguments),
+            )
 
         return Step(cached, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
     return decorate
 
 
-def _run_once(name: str, fingerprint: StepFingerprint, run: RunRef, once: bool, work: Callable[[], R]) -> R | State:
+def _run_once(
+    name: str,
+    fingerprint: StepFingerprint,
+    run: RunRef,
+    once: bool,
+    work: Callable[[], R],
+    still_holds: Callable[[R], bool],
+) -> R | State:
     """Return the cached result of a step, or do its work and cache what it returns."""
     cache = StepCache(Runs(run.folder.parent.parent))
     with cache.lock(name, fingerprint.key):
@@ -155,7 +174,8 @@ def _run_once(name: str, fingerprint: StepFingerprint, run: RunRef, once: bool, 
         tracking.begin_step(run, name)
         # A fresh run, too, uses what it has done itself before it was interrupted.
         may_be_cached = (once and not run.fresh) or name in tracking.recorded_steps(run)
-        if may_be_cached and (hit := cache.find(name, fingerprint.key)):
+        hit = cache.find(name, fingerprint.key) if may_be_cached else None
+        if hit and still_holds(hit[0]):
             result, entry = hit
             if entry.run != run.folder.name:
                 tracking.replay(run, cache.runs.work / entry.run, name)
@@ -163,6 +183,7 @@ def _run_once(name: str, fingerprint: StepFingerprint, run: RunRef, once: bool, 
             _record(run, name, fingerprint.key, "cached", why, started)
             return Completed(name="Cached", message=why, data=result)
         why = "a fresh start" if run.fresh else cache.explain(name, fingerprint) if once else "in each run"
+        why = "what it made is gone" if hit else why
         step = CurrentStep(run.folder if run.fresh else cache.folder(name, fingerprint.key))
         token = _current_step.set(step)
         try:

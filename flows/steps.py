@@ -19,6 +19,7 @@ from torchmill.components.files import write_text
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.processes import import_ahead
 from torchmill.components.refs import (
+    PENDING,
     CheckRef,
     DataRef,
     EvaluationRef,
@@ -29,7 +30,7 @@ from torchmill.components.refs import (
     NetworkRef,
     PromotionRef,
 )
-from torchmill.components.runs.folders import data_cache
+from torchmill.components.runs.folders import Runs, data_cache
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.wording import count
 from torchmill.flows import promotion
@@ -46,7 +47,6 @@ logger = logging.getLogger("torchmill")
 SAMPLE = 64
 """Training samples that a network is initialised and checked with."""
 
-PENDING = "pending"
 """Version of a model that MLflow, which doesn't answer, gets later."""
 
 
@@ -293,13 +293,14 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     from torchmill.components.export.export import export
     from torchmill.components.export.quantize import CALIBRATION
     from torchmill.components.initialization.weights import restore
+    from torchmill.components.runs.snapshot import portable_reference
 
     run, network = current_run(), restore(trained.network, trained.weights, data)
     smaller = {config.int8, config.fp16} != {"off"}
     calibration = read_sample(data, CALIBRATION, seed=0) if smaller else None
     about = {
-        "network": trained.network.reference,
-        "data": f"{data.name} sha256:{data.sha256}",
+        "network": portable_reference(trained.network.reference),
+        "data": f"{portable_reference(data.name)} sha256:{data.sha256}",
         "weights": f"sha256:{trained.weights.sha256}",
         f"test_{scores.measure}": f"{scores.score:.6f}",
     }
@@ -317,7 +318,14 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     return model
 
 
-@step()
+def _is_registered(version: str, name: str, *_: object) -> bool:
+    try:
+        return version == PENDING or tracking.is_registered(Runs.here(), name, version)
+    except UserError:  # MLflow is away: the version is as it was, as far as anybody knows
+        return True
+
+
+@step(still_holds=_is_registered)
 def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef) -> str:
     """Register the ONNX model in the model registry; return its version."""
     score = {f"test_{scores.measure}": f"{scores.score:.6f}"}

@@ -22,6 +22,7 @@ from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import ConfigError, UserError, nearest, unknown_argument
 from torchmill.components.refs import DataRef, FileRef
 from torchmill.components.settings.options import Room
+from torchmill.components.state_files import read_json
 from torchmill.components.user_code import source_code
 from torchmill.components.user_code.reference import source_file
 
@@ -180,8 +181,10 @@ def _prepared(folder: Path, definition: str) -> DataRef | None:
     The files are hashed each time (0.1 s for 55 MB): size and time would not show a page that a crash or a failing
     disk left empty.
     """
+    manifest = read_json(folder / "manifest.json", dict)
+    if manifest is None:
+        return None
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
         if (manifest["format"], manifest["definition"]) != (FORMAT, definition):
             return None
         ref = DataRef(**manifest["data"], folder=folder)

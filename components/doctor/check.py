@@ -1,7 +1,6 @@
 """Examination of a network before training, and the report that it leaves in the run's folder."""
 
 import json
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,7 @@ from torchmill.components.doctor.examine import examine
 from torchmill.components.doctor.verdict import Report, Verdict
 from torchmill.components.errors import UserError
 from torchmill.components.export.to_onnx import to_onnx
-from torchmill.components.files import write_text
+from torchmill.components.files import temporary_folder, write_text
 from torchmill.components.initialization.standardized_model import standardized
 from torchmill.components.refs import CheckRef, DataRef, FileRef
 from torchmill.components.training.config import TrainConfig
@@ -48,8 +47,8 @@ def check_network(network: nn.Module, sample: Samples, data: DataRef, config: Tr
     sample = sample.first(next(count for limit, count in SAMPLES if parameters < limit))
 
     def export(candidate: nn.Module) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            to_onnx(candidate, data, {}, Path(folder) / "model.onnx")
+        with temporary_folder() as folder:
+            to_onnx(candidate, data, {}, folder / "model.onnx")
 
     check_input = CheckInput(
         network=network,

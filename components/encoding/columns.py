@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.state_files import parse_json
 
 FILE = "columns.json"
 """Name of the file in a data set's folder."""
@@ -125,7 +126,6 @@ class Columns:
         """Parse the output of ``as_json``.
 
         Raises:
-            ValueError, KeyError, TypeError: the text is not such output.
+            Damaged: the text is no such output.
         """
-        columns = json.loads(text)
-        return cls(tuple(Column(str(row["name"]), tuple(map(str, row.get("categories", ())))) for row in columns))
+        return cls(parse_json(text, tuple[Column, ...]))

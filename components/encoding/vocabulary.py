@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
+
+from torchmill.components.state_files import parse_json
 
 FILE = "vocabulary.json"
 """Name of the file in a data set's folder."""
@@ -34,9 +37,9 @@ class Vocabulary:
 
     level: Level
     lower_case: bool
-    max_length: int
+    max_length: Annotated[int, Field(ge=1, lt=2**31)]
     """Longest text in tokens; more are cut off."""
-    tokens: tuple[str, ...]
+    tokens: Annotated[tuple[str, ...], Field(min_length=len(SPECIAL))]
     """Tokens in the order of their ids: padding, unknown, then the most frequent first."""
 
     @classmethod
@@ -92,10 +95,12 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        """Parse the output of ``as_json``."""
-        fields: dict[str, Any] = json.loads(text)
-        fields["tokens"] = tuple(fields["tokens"])
-        return cls(**fields)
+        """Parse the output of ``as_json``.
+
+        Raises:
+            Damaged: the text is no such output.
+        """
+        return parse_json(text, cls)
 
 
 def normalized(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from torchmill.components.files import write_text
+from torchmill.components.state_files import require_json
 
 Ends = tuple[float, float]
 """Ends of a 95 % interval."""
@@ -197,10 +198,21 @@ class Evaluation(Entry):
         measures = {name: held for name, held in rest.items() if isinstance(held, int | float)}
         return {**value, "measures": measures, "intervals": intervals}
 
+    @model_validator(mode="after")
+    def _has_measures(self) -> "Evaluation":
+        missing = sorted(self.intervals.keys() - {"loss", *self.measures})
+        if missing:
+            raise ValueError(f"no value of {', '.join(missing)}")
+        return self
+
     @classmethod
     def read(cls, file: Path) -> "Evaluation":
-        """Read an ``evaluation.json``, also one of an earlier version."""
-        return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        """Read an ``evaluation.json``, also one of an earlier version.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return require_json(file, cls, "Run the same command again: the evaluation is done anew.")
 
     def write(self, file: Path) -> None:
         """Write it with the keys that ``read`` takes."""

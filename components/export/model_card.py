@@ -1,6 +1,5 @@
 """A model card for those who deploy a model (Mitchell et al. 2019)."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torchmill.components.errors import shortened
 from torchmill.components.files import write_text
 from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
+from torchmill.components.state_files import require_json
 from torchmill.components.tasks import shown
 from torchmill.components.wording import as_markdown, markdown_table, percent
 
@@ -40,7 +40,7 @@ def write_card(
         model: files of the model; an earlier run may have written them.
         made_by: origin of the model by name: run, commit and the like. Empty values are left out.
     """
-    parity = json.loads(model.report.path.read_text(encoding="utf-8"))
+    parity = require_json(model.report.path, dict, "Run the same command again: the export is done anew.")
     proto = onnx.load(str(model.onnx.path))
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     columns = None

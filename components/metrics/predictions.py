@@ -7,6 +7,7 @@ import numpy as np
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_arrays
+from torchmill.components.state_files import Damaged, read_arrays
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,12 @@ class Predictions:
             UserError: the file is damaged, or holds something else.
         """
         try:
-            with np.load(path) as file:
-                return cls(file["outputs"], file["truth"], float(file["temperature"]))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            arrays = read_arrays(path, {"outputs": (2,), "truth": (1, 2), "temperature": (0,)})
+        except (OSError, Damaged) as error:
             raise UserError(f"{path} holds no predictions: {error}", "Evaluate that run again.") from error
+        outputs, truth, temperature = arrays["outputs"], arrays["truth"], float(arrays["temperature"])
+        labels = truth if truth.ndim == 1 else np.zeros(0)
+        has_classes = not len(labels) or (labels.min() >= 0 and labels.max() < outputs.shape[1])
+        if len(outputs) != len(truth) or not has_classes or not temperature > 0:
+            raise UserError(f"{path} holds no predictions: its arrays don't fit.", "Evaluate that run again.")
+        return cls(outputs, truth, temperature)

@@ -1,6 +1,5 @@
 """An exported ONNX file: checked before it is loaded, with its inputs, outputs and labels."""
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
+from torchmill.components.state_files import Damaged, parse_json
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -63,7 +63,7 @@ class OnnxModel:
         """
         try:
             return Vocabulary.from_json(self.metadata[names.VOCABULARY])
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, Damaged) as error:
             raise UserError(f"{self.file} takes tokens, and has no vocabulary for them.", EXPORTED) from error
 
     @cached_property
@@ -71,7 +71,7 @@ class OnnxModel:
         """Columns of the training table: all inputs, or the column of texts; None if the file doesn't name them."""
         try:
             columns = Columns.from_json(self.metadata[names.COLUMNS])
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, Damaged):
             return None
         fits = len(columns.features) == (1 if self.field.is_sequence else math.prod(self.shape))
         return columns if fits else None
@@ -184,6 +184,7 @@ def open_model(file: Path) -> OnnxModel:
     proto = _parsed(file)
     _check_tensors(proto, file)
     session = _session(file)
+    _check_interface(session, file)
     if len(session.get_inputs()) != 1 or session.get_inputs()[0].type not in TAKEN:
         inputs = ", ".join(f"{taken.name} ({taken.type})" for taken in session.get_inputs())
         raise UserError(f"{file} takes {inputs}: not one input of pixels, tokens or numbers.", EXPORTED)
@@ -246,7 +247,11 @@ def _check_computed(proto: onnx.ModelProto, file: Path) -> None:
     """Refuse graphs that compute huge tensors, for example one number repeated ten billion times."""
     if proto.ByteSize() > LARGEST_INFERRED:
         return
-    for value in onnx.shape_inference.infer_shapes(proto, data_prop=True).graph.value_info:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}", EXPORTED) from error
+    for value in inferred.graph.value_info:
         tensor = value.type.tensor_type
         sides = [side.dim_value if side.HasField("dim_value") else 1 for side in tensor.shape.dim]
         size = math.prod(sides) * _width(tensor.elem_type)
@@ -260,7 +265,7 @@ def _check_computed(proto: onnx.ModelProto, file: Path) -> None:
 def _check_external(tensor: onnx.TensorProto, file: Path) -> None:
     location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
     folder = file.parent.resolve()
-    place = (folder / location).resolve()
+    place = (folder / location.replace("\0", "")).resolve()
     if not location or not place.is_relative_to(folder):
         raise UserError(
             f"{file} wants to read '{location}', which is outside of its folder: it is not loaded.",
@@ -290,10 +295,13 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _width(data_type: int) -> float:
-    """Return the bytes of an element; 0 for text."""
+    """Return the bytes of an element; 0 for text and for a type that onnxruntime refuses."""
     if data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
         return 0
-    return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    try:
+        return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
+    except KeyError:
+        return 0
 
 
 def _session(file: Path) -> "onnxruntime.InferenceSession":
@@ -301,6 +309,16 @@ def _session(file: Path) -> "onnxruntime.InferenceSession":
         return open_session(file, spinning=False)  # the next inputs are decoded meanwhile
     except Exception as error:  # onnxruntime's errors share no base class
         raise UserError(f"onnxruntime cannot run {file}: {' '.join(str(error).split())[:300]}", EXPORTED) from error
+
+
+def _check_interface(session: "onnxruntime.InferenceSession", file: Path) -> None:
+    try:
+        outputs = [(output.name, output.shape[-1]) for output in session.get_outputs()]
+        inputs = [(taken.name, taken.shape[0]) for taken in session.get_inputs()]
+    except (UnicodeDecodeError, LookupError, TypeError) as error:
+        raise UserError(f"{file} has inputs or outputs without names or sizes: {error}.", EXPORTED) from error
+    if not (inputs and outputs):
+        raise UserError(f"{file} has no inputs or no outputs.", EXPORTED)
 
 
 def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> str:
@@ -327,10 +345,10 @@ def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> 
 def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> tuple[str, ...]:
     width = session.get_outputs()[0].shape[-1]
     try:
-        labels = tuple(map(str, json.loads(metadata[names.CLASSES])))
+        labels = tuple(map(str, parse_json(metadata[names.CLASSES], tuple[str | int | float, ...])))
     except KeyError:
         labels = tuple(map(str, range(width))) if isinstance(width, int) else ()
-    except (ValueError, TypeError):
+    except Damaged:
         labels = ()
     if not labels or (isinstance(width, int) and len(labels) != width):
         raise UserError(f"{file} has {len(labels)} labels in its metadata for {width} outputs.", EXPORTED)
@@ -338,7 +356,7 @@ def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], f
 
 
 def _shape(session: "onnxruntime.InferenceSession", kind: str, metadata: dict[str, str], file: Path) -> tuple[int, ...]:
-    noted = tuple(int(size) for size in re.findall(r"\d+", metadata.get(names.SHAPE, "")))
+    noted = tuple(int(size) for size in re.findall(r"[0-9]{1,9}", metadata.get(names.SHAPE, "")))
     if fields.field(kind).is_sequence:
         return noted
     (taken,) = session.get_inputs()

@@ -1,6 +1,5 @@
 """Drift: a comparison of inputs with those of training, from sums that add up part by part."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from torchmill.components.metrics.histogram import histogram
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.model import OnnxModel
+from torchmill.components.state_files import parse_json
 from torchmill.components.wording import percent
 
 FAR = 0.5
@@ -66,7 +66,7 @@ def note(model: OnnxModel, total: Mapping[str, Any]) -> dict[str, Any]:
 
 def _comparison(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
     try:
-        training = json.loads(model.metadata[names.INPUT_STATISTICS])
+        training = parse_json(model.metadata[names.INPUT_STATISTICS], dict[str, Any])
         usual, spread = (np.array(training[name], np.float64).ravel() for name in ("mean", "std"))
     except (KeyError, ValueError, TypeError):
         return {"training": None, "words": "the model's file does not say what its training inputs were like"}

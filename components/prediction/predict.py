@@ -22,6 +22,7 @@ from torchmill.components.prediction import drift
 from torchmill.components.prediction.inputs import Inputs, Unreadable, gather, largest_batch
 from torchmill.components.processes import processors
 from torchmill.components.refs import FileRef
+from torchmill.components.state_files import read_json
 
 logger = logging.getLogger("torchmill")
 
@@ -33,6 +34,9 @@ AHEAD = 3
 FORMATS = (".csv", ".jsonl", ".parquet")
 COMPLAINTS = 5
 """Number of unreadable inputs to log singly."""
+
+PART_SHAPE = tuple[dict[str, Any], list[tuple[str, str | None, float | None, list[float | None], str]], str]
+"""Content of a part file: sums for drift, rows, and the digest of both."""
 
 Row = tuple[str, str | None, float | None, list[float], str]
 """The input's name, label, confidence, probabilities or values, and error."""
@@ -122,10 +126,15 @@ def _answer(model: OnnxModel, inputs: Inputs, parts: Path) -> tuple[list[str], i
             rows += answered
             sums.append(summed)
             if at + 1 == len(batches) or batches[at + 1][0] != name:
-                write_text(parts / name, json.dumps([drift.added(sums), rows]))
+                summed = drift.added(sums)
+                write_text(parts / name, json.dumps([summed, rows, _digest(summed, rows)]))
                 rows, sums = [], []
             report(len(numbers))
     return names, done
+
+
+def _digest(summed: drift.Sums, rows: Sequence[Row]) -> str:
+    return hashlib.sha256(json.dumps([summed, rows]).encode()).hexdigest()
 
 
 def _part_name(digest: str, inputs: Inputs, span: range) -> str:
@@ -186,7 +195,12 @@ def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tup
 def _rows(parts: Path, names: Sequence[str], sums: list[drift.Sums]) -> Iterator[Row]:
     """Yield all rows, part by part, and append the parts' sums to ``sums``."""
     for name in names:
-        summed, rows = json.loads((parts / name).read_text(encoding="utf-8"))
+        part = read_json(parts / name, PART_SHAPE, surrogates=True)
+        if part is None or part[2] != _digest(part[0], part[1]):
+            (parts / name).unlink(missing_ok=True)
+            message = f"A part of the unfinished answers in {parts} was damaged."
+            raise UserError(message, "Run the same command again: it answers those inputs anew.")
+        summed, rows, _ = part
         sums.append(summed)
         yield from rows
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torchmill.components.refs import TrainResult
 from torchmill.components.runs.fingerprint import StepFingerprint
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache, is_intact
+from torchmill.components.state_files import Damaged, fitting, is_file_name, log_once, read_json, read_lines, validated
 
 logger = logging.getLogger("torchmill")
 
@@ -34,9 +35,11 @@ class Manifest(BaseModel):
     """Id of the latest process. Whether it is still at work, its lock says."""
 
     @classmethod
-    def of(cls, folder: Path) -> "Manifest":
-        """Read the manifest in a run's folder."""
-        return cls.model_validate_json((folder / "run.json").read_bytes())
+    def of(cls, folder: Path) -> "Manifest | None":
+        """Read the manifest in a run's folder; None if it is missing, damaged, or of another version."""
+        file = folder / "run.json"
+        plain = read_json(file, dict)
+        return None if plain is None else fitting(plain, cls, file)
 
 
 @dataclass
@@ -67,19 +70,26 @@ def save_result(runs: Runs, result: TrainResult) -> None:
     write_text(result.folder / "concluded.json", json.dumps(plain, indent=1))
 
 
-def find_result(runs: Runs, fingerprint: StepFingerprint) -> TrainResult | None:
+Check = Callable[[TrainResult], bool]
+"""Function that returns True if MLflow still has a result's run and model version."""
+
+
+def find_result(runs: Runs, fingerprint: StepFingerprint, is_recorded: Check = lambda _: True) -> TrainResult | None:
     """Return the result of an equal run whose files, data included, are intact. Imports no torch."""
     cache = StepCache(runs)
     for folder in _folders(runs, fingerprint.key):
+        if (plain := read_json(folder / "result.json", dict)) is None:
+            continue
         try:
-            plain = json.loads((folder / "result.json").read_bytes())
-            result = TrainResult.model_validate(cache.localized(plain))
-        except (OSError, ValueError):  # not done, damaged, or written by another version
+            result = validated(cache.localized(plain), TrainResult)
+        except Damaged:  # written by another version
+            continue
+        if result.folder.name != folder.name:
             continue
         # Other data may have been fetched under the same name since, so the data itself is checked.
         later = {name: step for name, step in result.steps.items() if name != "fetch"}
         has_files = result.report.is_file() and is_intact(result.data)
-        if has_files and all(cache.find(name, step.key) for name, step in later.items()):
+        if has_files and all(cache.find(name, step.key) for name, step in later.items()) and is_recorded(result):
             cached = {"state": "cached", "why": f"from run {result.name}"}
             steps = {name: step.model_copy(update=cached) for name, step in result.steps.items()}
             return result.model_copy(update={"steps": steps})
@@ -87,7 +97,13 @@ def find_result(runs: Runs, fingerprint: StepFingerprint) -> TrainResult | None:
 
 
 def claim(
-    runs: Runs, fingerprint: StepFingerprint, config: RunConfig, folder_name: str, name: str, fresh: bool
+    runs: Runs,
+    fingerprint: StepFingerprint,
+    config: RunConfig,
+    folder_name: str,
+    name: str,
+    fresh: bool,
+    is_recorded: Check = lambda _: True,
 ) -> Claim:
     """Claim an interrupted run with the same fingerprint, or a new one; or find that one is done.
 
@@ -102,28 +118,38 @@ def claim(
         with locked(runs.work / "claims.lock"):
             if fresh:
                 return _begin(runs, fingerprint, config, folder_name, name, fresh)
-            if result := find_result(runs, fingerprint):
-                return Claim(result.folder, Manifest.of(result.folder), result=result)
-            interrupted = [
-                folder for folder in _folders(runs, fingerprint.key) if not (folder / "result.json").is_file()
-            ]
-            if not interrupted:
+            if result := find_result(runs, fingerprint, is_recorded):
+                manifest = Manifest(name=result.name, config=config, fingerprint=fingerprint, fresh=False)
+                return Claim(result.folder, manifest, result=result)
+            interrupted = _interrupted(runs, fingerprint.key)
+            if interrupted is None:
                 return _begin(runs, fingerprint, config, folder_name, name, fresh)
+            folder, manifest = interrupted
             locks = contextlib.ExitStack()
-            if locks.enter_context(locked(interrupted[0] / "alive.lock", wait=False)):
-                resumed = Claim(interrupted[0], Manifest.of(interrupted[0]), is_resumed=True, locks=locks)
+            if locks.enter_context(locked(folder / "alive.lock", wait=False)):
+                resumed = Claim(folder, manifest, is_resumed=True, locks=locks)
                 resumed.update_manifest(process=os.getpid())
                 return resumed
             locks.close()
-        manifest = Manifest.of(interrupted[0])
         logger.info("run %s, process %d, is doing the same: waiting for it", manifest.name, manifest.process)
-        with locked(interrupted[0] / "alive.lock"):
+        with locked(folder / "alive.lock"):
             pass
+
+
+def _interrupted(runs: Runs, key: str) -> tuple[Path, Manifest] | None:
+    """Return the latest run with a key that has no result, with its manifest."""
+    for folder in _folders(runs, key):
+        if not (folder / "result.json").is_file() and (manifest := Manifest.of(folder)):
+            return folder, manifest
+    return None
 
 
 def is_alive(folder: Path) -> bool:
     """Return True if a process is at work on a run: it holds a lock that the system frees when it dies."""
-    with locked(folder / "alive.lock", wait=False) as is_free:
+    file = folder / "alive.lock"
+    if not file.is_file():
+        return False
+    with locked(file, wait=False) as is_free:
         return not is_free
 
 
@@ -140,21 +166,53 @@ def _begin(
     manifest = Manifest(name=name, config=config, fingerprint=fingerprint, fresh=fresh)
     write_text(folder / "run.json", manifest.model_dump_json(indent=1))
     index = _index(runs, fingerprint.key)
-    index.parent.mkdir(exist_ok=True)
-    with append_to(index) as file:
-        file.write(f"{folder.name}\n".encode())
+    _append(index, folder.name)
     return Claim(folder, manifest, locks=locks)
 
 
 def _folders(runs: Runs, key: str) -> Iterator[Path]:
     """Yield the folders of the runs with a key, the latest first."""
-    try:
-        names = _index(runs, key).read_text().split()
-    except FileNotFoundError:
-        return
-    for name in reversed(names):
+    for name in reversed(_names(_index(runs, key))):
         if (runs.work / name / "run.json").is_file():
             yield runs.work / name
+
+
+def _names(index: Path) -> list[str]:
+    """Return the folder names in an index; lines that are none are left out, with a warning."""
+    lines = [line.decode(errors="replace") for line in read_lines(index)]
+    for line in lines:
+        if line and not is_file_name(line):
+            log_once((index, line), "%s is damaged: %.100r is no name of a run's folder, and is left out.", index, line)
+    return [line for line in lines if is_file_name(line)]
+
+
+def _append(index: Path, name: str) -> None:
+    index.parent.mkdir(exist_ok=True)
+    lines = read_lines(index)
+    with append_to(index) as file:
+        cut_off = b"\n" if lines and lines[-1] else b""  # by a kill
+        file.write(cut_off + f"{name}\n".encode())
+
+
+def mend_index(runs: Runs, dry_run: bool) -> list[str]:
+    """Complete the index of keys from the runs' manifests, and return a line on each change.
+
+    Args:
+        dry_run: change nothing.
+    """
+    lines = []
+    manifests = sorted(runs.work.glob("*/run.json"), key=lambda path: path.lstat().st_mtime)
+    for folder in (path.parent for path in manifests):
+        manifest = Manifest.of(folder)
+        if manifest is None:
+            continue
+        index = _index(runs, manifest.fingerprint.key)
+        if folder.name not in _names(index):
+            if not dry_run:
+                with locked(runs.work / "claims.lock"):
+                    _append(index, folder.name)
+            lines.append(f"run {manifest.name}: {'to be' if dry_run else 'is'} found again by an equal command")
+    return lines
 
 
 def _index(runs: Runs, key: str) -> Path:

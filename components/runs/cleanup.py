@@ -12,17 +12,23 @@ from torchmill.components.runs.folders import Runs
 ABANDONED_SECONDS = 86_400.0
 """Age at which a temporary file counts as abandoned if its name holds no process id."""
 
+LARGEST_PROCESS_ID = 2**31 - 1
+
 
 def half_written(folder: Path) -> Iterator[Path]:
     """Yield the temporary files in a folder, and below, whose writers have died."""
     for path in folder.rglob(".*"):
-        match = re.fullmatch(r"\..+\.(\d+)\.partial(\.npz)?|\.writable-(\d+)", path.name)
-        if match and not psutil.pid_exists(int(match[1] or match[3])):
+        match = re.fullmatch(r"\..+\.([0-9]+)\.partial(\.npz)?|\.writable-([0-9]+)", path.name)
+        if match and not _exists(int(match[1] or match[3])):
             yield path
+
+
+def _exists(process: int) -> bool:
+    return process <= LARGEST_PROCESS_ID and psutil.pid_exists(process)
 
 
 def leftovers(runs: Runs, cache: Path) -> list[Path]:
     """Return the files to delete: abandoned temporary files, and damaged checkpoints."""
     files = [path for path in (*half_written(runs.work), *runs.work.rglob("*.pt.damaged")) if path.is_file()]
     by_age = [*runs.folder.glob(".mlflow.db.partial*"), *cache.glob("*/.*.tmp")]
-    return files + [path for path in by_age if time.time() - path.stat().st_mtime > ABANDONED_SECONDS]
+    return files + [path for path in by_age if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS]

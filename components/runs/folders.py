@@ -6,6 +6,7 @@ import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from torchmill.components.errors import UserError
 
@@ -113,6 +114,22 @@ def below(folder: Path, *names: str) -> Path:
             message = f"{name!r} comes from a server as the name of a run, model or version, and is no plain name."
             raise UserError(message, "It was not used. Whose server is it?")
     return folder.joinpath(*names)
+
+
+def sqlite_uri(file: Path, driver: str = "") -> str:
+    """Return an SQLite file's URI, as SQLAlchemy takes it.
+
+    SQLAlchemy ends a plain path at its first "?", so a path with odd characters is written in SQLite's own syntax
+    of URIs, with these quoted. The driver is named then, since MLflow makes a folder ``file:`` of the rest otherwise.
+
+    Example:
+        >>> sqlite_uri(Path("/data/a?b/mlflow.db"))
+        'sqlite+pysqlite:///file:/data/a%3Fb/mlflow.db?uri=true'
+    """
+    path = str(file)
+    if set(path) & set("?#%"):
+        return f"sqlite+{driver or 'pysqlite'}:///file:{quote(path)}?uri=true"
+    return f"sqlite+{driver}:///{path}" if driver else f"sqlite:///{path}"
 
 
 def data_cache() -> Path:

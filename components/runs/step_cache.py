@@ -6,9 +6,9 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter
 
 from torchmill.components.files import locked, write_text
 from torchmill.components.refs import (
@@ -25,6 +25,7 @@ from torchmill.components.refs import (
 )
 from torchmill.components.runs.fingerprint import StepFingerprint
 from torchmill.components.runs.folders import Runs, data_cache
+from torchmill.components.state_files import Damaged, is_file_name, read_json, validated
 
 logger = logging.getLogger("torchmill")
 
@@ -48,13 +49,19 @@ RUNS_FOLDER = "<runs>"
 """Placeholder for the folder of the runs in stored paths, so that the folder can be moved."""
 
 
+def _folder_name(text: str) -> str:
+    if not is_file_name(text):
+        raise ValueError("no name of a folder")
+    return text
+
+
 class CachedResult(BaseModel):
     """A step's result, with the fingerprint that decided it."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     fingerprint: StepFingerprint = Field(validation_alias=AliasChoices("fingerprint", "ingredients"))
-    run: str
+    run: Annotated[str, AfterValidator(_folder_name)]
     """Folder name of the run that computed it."""
     run_name: str
     result: Any
@@ -109,14 +116,14 @@ class StepCache:
         if entry is None:
             return None
         try:
-            result = TypeAdapter(RESULT_TYPES[step]).validate_python(self.localized(entry.result))
-        except ValidationError:  # written by another version
+            result = validated(self.localized(entry.result), RESULT_TYPES[step])
+        except Damaged:  # written by another version
             return None
         return (result, entry) if all(is_intact(ref) for ref in _refs(result)) else None
 
     def explain(self, step: str, fingerprint: StepFingerprint) -> str:
         """Return in words why a step has to run: its difference from the most similar cached result."""
-        paths = sorted(self.folder(step, "").glob("*/result.json"), key=lambda path: -path.stat().st_mtime)
+        paths = sorted(self.folder(step, "").glob("*/result.json"), key=lambda path: -path.lstat().st_mtime)
         entries = [entry for path in paths[:MAX_COMPARED] if (entry := self._read(path))]
         if not entries:
             return "for the first time"
@@ -126,9 +133,10 @@ class StepCache:
         return nearest.fingerprint.changed_to(fingerprint)
 
     def _read(self, path: Path) -> CachedResult | None:
+        plain = read_json(path, dict)
         try:
-            return CachedResult.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):  # missing, damaged, or written by another version
+            return None if plain is None else validated(plain, CachedResult)
+        except Damaged:  # written by another version
             return None
 
     def portable(self, value: Any) -> Any:
@@ -136,7 +144,11 @@ class StepCache:
         return _with_prefix(value, str(self.runs.folder), RUNS_FOLDER)
 
     def localized(self, value: Any) -> Any:
-        """Return a portable value with the folder where the runs are now."""
+        """Return a portable value with the folder where the runs are now.
+
+        Raises:
+            Damaged: a path leads out of that folder.
+        """
         return _with_prefix(value, RUNS_FOLDER, str(self.runs.folder))
 
 
@@ -148,6 +160,8 @@ def _with_prefix(value: Any, old: str, new: str) -> Any:
         case list():
             return [_with_prefix(item, old, new) for item in value]
         case str() if value.startswith(f"{old}/"):
+            if old == RUNS_FOLDER and ".." in value.split("/"):
+                raise Damaged(f"{value!r} leads out of the folder of the runs")
             return new + value.removeprefix(old)
     return value
 

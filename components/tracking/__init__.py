@@ -14,7 +14,6 @@ from torchmill.components.tracking.database import (
     relocate,
 )
 from torchmill.components.tracking.environment import environment_tags
-from torchmill.components.tracking.journal import Status
 from torchmill.components.tracking.model_requests import Standing, promote, register, standing
 from torchmill.components.tracking.recorded_runs import (
     attach_file,
@@ -22,11 +21,20 @@ from torchmill.components.tracking.recorded_runs import (
     fetch_file,
     fetch_snapshot,
     find_run,
+    is_registered,
     running_runs,
+    still_recorded,
     tag_run,
 )
-from torchmill.components.tracking.recorder import RECORDER_IMPORTS, deliver_pending, pending_runs, run_recorder
+from torchmill.components.tracking.recorder import (
+    RECORDER_IMPORTS,
+    deliver_pending,
+    mend_journals,
+    pending_runs,
+    run_recorder,
+)
 from torchmill.components.tracking.recorder_process import adopt_recorder, cool_down, warm_up
+from torchmill.components.tracking.records import Progress, Status
 from torchmill.components.tracking.registry import onnx_file, roll_back, set_champion, tag_version, versions
 from torchmill.components.tracking.run_log import (
     begin_step,
@@ -52,6 +60,7 @@ __all__ = [
     "RECORDER_IMPORTS",
     "Champions",
     "ModelVersion",
+    "Progress",
     "Standing",
     "Status",
     "adopt_recorder",
@@ -71,6 +80,7 @@ __all__ = [
     "find_version",
     "flush",
     "former_addresses",
+    "is_registered",
     "log_dataset",
     "log_error",
     "log_files",
@@ -79,6 +89,7 @@ __all__ = [
     "log_step",
     "log_tags",
     "map_tables",
+    "mend_journals",
     "onnx_file",
     "open_run",
     "pending_runs",
@@ -95,6 +106,7 @@ __all__ = [
     "set_champion",
     "silence_mlflow",
     "standing",
+    "still_recorded",
     "tag_run",
     "tag_version",
     "ui_command",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.state_files import Damaged, parse_json
 from torchmill.components.tracking.journal import timestamp
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -101,8 +102,8 @@ class Champions:
     def from_json(cls, text: str | None) -> "Champions":
         """Parse the tag; a missing or damaged one is an empty history."""
         try:
-            return cls(tuple(Reign(**reign) for reign in json.loads(text or "[]")))
-        except (ValueError, TypeError):
+            return cls(parse_json(text or "[]", tuple[Reign, ...]))
+        except Damaged:
             return cls()
 
     def as_json(self) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, sqlite_uri
 
 QUICK_CHECK_BYTES = 100e6
 """Size up to which the file's pages are checked; more would take seconds."""
@@ -26,7 +26,7 @@ ADDRESSES = (
 
 def database_uri(runs: Runs) -> str:
     """Return the SQLite file's URI, as MLflow takes it."""
-    return f"sqlite:///{runs.database}"
+    return sqlite_uri(runs.database)
 
 
 def map_tables() -> None:
@@ -54,7 +54,7 @@ def create_database(runs: Runs) -> None:
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs a line per table
-            store = SqlAlchemyStore(f"sqlite:///{partial}", runs.artifacts.as_uri())
+            store = SqlAlchemyStore(sqlite_uri(partial), runs.artifacts.as_uri())
             store.engine.dispose()
             with contextlib.closing(sqlite3.connect(partial)) as connection:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,6 +1,7 @@
 """Delivery of one journal to MLflow: a method per kind of record, and receipts for the run's process."""
 
 import contextlib
+import inspect
 import json
 import os
 import platform
@@ -12,11 +13,13 @@ from typing import Any
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, write_text
 from torchmill.components.runs.folders import Runs, below
+from torchmill.components.state_files import open_file, parse_line, read_json
 from torchmill.components.tracking.client import call_until, silence_mlflow, with_password
 from torchmill.components.tracking.database import create_database, database_uri
-from torchmill.components.tracking.journal import ERROR_TAG, Status, timestamp
+from torchmill.components.tracking.journal import ERROR_TAG, end_last_line, timestamp
 from torchmill.components.tracking.mlflow_errors import Explanation, explain, is_refusal
 from torchmill.components.tracking.model_upload import upload_model
+from torchmill.components.tracking.records import Progress, Record, Status
 from torchmill.components.tracking.registry import download_onnx, move_champion, read_champions, read_version
 from torchmill.components.wording import without_passwords
 
@@ -36,6 +39,13 @@ RETRY_SECONDS = 15.0
 """Longest time between two attempts."""
 
 
+class Unopened(UserError):
+    """The record that opens the run is missing in its journal, and the run has no id: it can't be delivered."""
+
+    def __init__(self, journal: Path):
+        super().__init__(f"{journal} lost the record that opens the run.", "Run the same command again.")
+
+
 class Delivery:
     """Sends each record of a journal to MLflow once, even if the recorder or MLflow dies at any moment.
 
@@ -44,14 +54,20 @@ class Delivery:
     versions carry an id of ours.
     """
 
-    def __init__(self, journal: Path, runs: Runs):
+    def __init__(self, journal: Path, runs: Runs, token: str = ""):
+        """
+        Args:
+            token: sign of this recorder's receipts.
+        """
+        self.token = token
         self.journal = journal
         self.folder = journal.parent
         self.runs = runs
         self.server = ""
-        self.sent: dict[str, Any] = {"to": 0, "run_id": "", "status": ""}
-        with contextlib.suppress(FileNotFoundError):
-            self.sent = json.loads((self.folder / "sent.json").read_bytes())
+        self.sent: Progress = read_json(self.folder / "sent.json", Progress) or Progress()
+        if self.sent.to > (journal.stat().st_size if journal.is_file() else 0):  # of another journal
+            self.sent = self.sent.model_copy(update={"to": 0})
+        end_last_line(self.folder / "receipts.jsonl")
         self.read_to = 0
         self.waiting: list[tuple[int, dict[str, Any]]] = []
         """Records to send, each with the position of its end in the journal."""
@@ -60,13 +76,13 @@ class Delivery:
         self.flushed_at = self.heartbeat_at = time.monotonic()
         self.retry_at, self.failures = 0.0, 0
         self.client: Any = None
-        self.must_reopen = bool(self.sent["status"])
+        self.must_reopen = bool(self.sent.status)
         self.ended = ""
         """Status at the journal's end; empty while the run goes on."""
 
     @property
     def run_id(self) -> str:
-        return self.sent["run_id"]
+        return self.sent.run_id
 
     @property
     def is_complete(self) -> bool:
@@ -75,19 +91,35 @@ class Delivery:
 
     def read(self) -> None:
         """Read the journal's new records."""
-        with self.journal.open("rb") as file:
+        with open_file(self.journal) as file:
             file.seek(self.read_to)
             text = file.read()
-        for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
-            self.read_to += len(line)
-            record = json.loads(line)
+        for line in text.split(b"\n")[:-1]:
+            start = self.read_to
+            self.read_to += len(line) + 1
+            record = parse_line(line, Record, self.journal, start)
+            if record is None or not self._has_own_files(record):
+                continue
             if record["kind"] == "open":
                 self.server = without_passwords(record["server"])  # an earlier version kept them
             if record["kind"] == "metrics":
                 self._drop_repeated(record)
             self.ended = record["status"] if record["kind"] == "end" else ""
-            if self.read_to > self.sent["to"]:
+            if self.read_to <= self.sent.to:
+                continue
+            if record["kind"] == "open" and self.waiting:  # the first one was damaged, and records wait for this one
+                self.waiting.insert(0, (self.sent.to, record))
+            else:
                 self.waiting.append((self.read_to, record))
+
+    def _has_own_files(self, record: dict[str, Any]) -> bool:
+        """Return False, and log it, if a record names a file outside of the folder of the runs: nothing sends those."""
+        registered = (record["file"], record["example"]) if record["kind"] == "register" else ()
+        for path in (*record.get("paths", ()), *registered):
+            if not Path(os.path.normpath(self.folder / path)).is_relative_to(self.runs.folder):
+                self.log(f"left out: {path} is not in {self.runs.folder}")
+                return False
+        return True
 
     def _drop_repeated(self, record: dict[str, Any]) -> None:
         """Drop the metrics that a resumed run records again: the first value of a step counts."""
@@ -110,8 +142,12 @@ class Delivery:
             return
         try:
             self.connect()
+            if not self.run_id and self.waiting and self.waiting[0][1]["kind"] != "open":
+                raise Unopened(self.journal)
             while self.waiting:
                 self._send_next()
+            if self.read_to > self.sent.to:  # damaged lines at the end
+                self._save_progress(to=self.read_to)
             self.flushed_at = now
             if now - self.heartbeat_at > HEARTBEAT_SECONDS:
                 self.heartbeat_at = now
@@ -146,6 +182,8 @@ class Delivery:
 
     def close_as_killed(self) -> None:
         """Set the run to KILLED: its process died without ending it."""
+        if not self.run_id:
+            raise Unopened(self.journal)
         self.connect()
         self.client.set_terminated(self.run_id, "KILLED")
         self._save_progress(status="KILLED")
@@ -163,7 +201,9 @@ class Delivery:
                 self._send_metrics(records)
             else:
                 (record,) = records
-                getattr(self, f"do_{kind}")(**{name: value for name, value in record.items() if name != "kind"})
+                send = getattr(self, f"do_{kind}")
+                names = inspect.signature(send).parameters  # another version may have written more
+                send(**{name: value for name, value in record.items() if name in names})
         except Exception as error:
             if not is_refusal(error) or not self.run_id:
                 raise
@@ -174,8 +214,11 @@ class Delivery:
         del self.waiting[:count]
 
     def _save_progress(self, **changes: Any) -> None:
-        self.sent |= changes
-        write_text(self.folder / "sent.json", json.dumps(self.sent))
+        self._note(**changes)
+        write_text(self.folder / "sent.json", self.sent.model_dump_json())
+
+    def _note(self, **changes: Any) -> None:
+        self.sent = self.sent.model_copy(update=changes)
 
     def log(self, text: str) -> None:
         """Append a line to the recorder's log."""
@@ -184,7 +227,7 @@ class Delivery:
 
     def receipt(self, name: str, **details: object) -> None:
         """Write a receipt for the run's process."""
-        line = json.dumps({"receipt": name, "process": os.getpid(), **details}).encode() + b"\n"
+        line = json.dumps({"receipt": name, "process": os.getpid(), "recorder": self.token, **details}).encode() + b"\n"
         with append_to(self.folder / "receipts.jsonl") as file:
             file.write(line)
 
@@ -213,7 +256,7 @@ class Delivery:
         run = runs[0] if runs else self.client.create_run(experiment_id, run_name=name, tags=tags | identity)
         pairs = [Param(key, value[:6000]) for key, value in params.items()]
         self.client.log_batch(run.info.run_id, params=pairs)
-        self.sent |= {"run_id": run.info.run_id, "experiment_id": experiment_id}
+        self._note(run_id=run.info.run_id, experiment_id=experiment_id)
         address = self.server if self.server.startswith("http") else ""
         self.receipt("opened", run_id=run.info.run_id, experiment_id=experiment_id, server=address)
 
@@ -281,7 +324,7 @@ class Delivery:
         version = upload_model(
             self.client,
             self.run_id,
-            self.sent["experiment_id"],
+            self.sent.experiment_id,
             ask=ask,
             name=name,
             file=self.folder / file,
@@ -336,5 +379,5 @@ class Delivery:
             if status == "FINISHED" and ERROR_TAG in self.client.get_run(self.run_id).data.tags:
                 self.client.delete_tag(self.run_id, ERROR_TAG)  # from an attempt that failed
             self.client.set_terminated(self.run_id, status)
-            self.sent |= {"status": status}
+            self._note(status=status)
         self.receipt("ended", ask=ask)

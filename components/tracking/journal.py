@@ -7,15 +7,17 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to
+from torchmill.components.state_files import read_json_lines, read_lines
+from torchmill.components.tracking.records import Record
 from torchmill.components.wording import without_passwords
 
 logger = logging.getLogger("torchmill")
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+JOURNAL = "journal.jsonl"
 
 ERROR_TAG = "error"
 """Tag with the reason why a run failed."""
@@ -32,12 +34,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path):
-        self.path = folder / "journal.jsonl"
+        self.path = folder / JOURNAL
         self._unwritten = b""
-        with contextlib.suppress(FileNotFoundError):
-            text = self.path.read_bytes()
-            if not text.endswith(b"\n"):  # a kill cut off the last line: the next record needs a line to itself
-                os.truncate(self.path, text.rfind(b"\n") + 1)
+        end_last_line(self.path)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a record, without passwords in addresses.
@@ -71,24 +70,19 @@ class Journal:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records in the file."""
-        return read_json_lines(self.path)
+        return read_json_lines(self.path, Record)
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a file; none if the file is missing."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
-
-
-def read_progress(folder: Path) -> str:
-    """Return how far the recorder has come, as JSON; empty before it has sent anything."""
-    try:
-        return (folder / "sent.json").read_text()
-    except FileNotFoundError:
-        return ""
+def end_last_line(path: Path) -> None:
+    """End the last line of a file, which a kill may have cut off, so that the next one begins a line."""
+    lines = read_lines(path)
+    rest = lines[-1] if lines else b""
+    with contextlib.suppress(OSError):  # the next write fails as well, with a message
+        if rest.startswith(b'{"'):  # half of a record
+            os.truncate(path, sum(map(len, lines)) + len(lines) - 1 - len(rest))
+        elif rest:  # damage, which readers leave out
+            with path.open("ab") as file:
+                file.write(b"\n")
 
 
 def now_ms() -> int:

@@ -1,16 +1,19 @@
 """Runs that MLflow has recorded: find one, fetch its files, tag it, close one that died."""
 
+import contextlib
 import logging
+import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.refs import PENDING, TrainResult
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.reproduction import RecordedRun
-from torchmill.components.tracking.client import call_until, open_client
+from torchmill.components.tracking.client import call_until, open_client, server_address
 
 logger = logging.getLogger("torchmill")
 
@@ -35,6 +38,64 @@ def find_run(runs: Runs, reference: str) -> RecordedRun:
             for key in sorted(run.data.metrics)
         }
     return RecordedRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.params, metrics)
+
+
+def still_recorded(runs: Runs) -> Callable[[TrainResult], bool]:
+    """Return a function that checks whether MLflow still has a result's run and model version.
+
+    It logs the missing one. If MLflow doesn't answer, it returns True.
+    """
+
+    def is_recorded(result: TrainResult) -> bool:
+        model, version = result.onnx.model, result.onnx.version
+        try:
+            has_run = _has_run(runs, result.run_id)
+            is_there = has_run and (version in (None, PENDING) or is_registered(runs, model, version))
+        except UserError as error:
+            logger.warning("MLflow could not be asked whether it still has run %s: %s", result.name, error.message)
+            return True
+        if not is_there:
+            subject = f"{model} version {version}" if has_run else f"run {result.name}"
+            logger.info("%s was deleted in MLflow: it is recorded anew", subject)
+        return is_there
+
+    return is_recorded
+
+
+def _has_run(runs: Runs, run_id: str) -> bool:
+    query = "SELECT 1 FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+    return _exists(runs, query, (run_id,), lambda client: client.get_run(run_id).info.lifecycle_stage == "active")
+
+
+def is_registered(runs: Runs, model: str, version: str) -> bool:
+    """Return True if a version of a model is in the registry.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    query = "SELECT 1 FROM model_versions WHERE name = ? AND version = ? AND current_stage IS NOT 'Deleted_Internal'"
+    return _exists(runs, query, (model, version), lambda client: bool(client.get_model_version(model, version)))
+
+
+def _exists(runs: Runs, query: str, values: tuple[str, ...], ask: Callable[[Any], bool]) -> bool:
+    """Return whether a query finds a row in the SQLite file; with a server, what ``ask`` returns.
+
+    The file is read without MLflow, which takes seconds to import.
+    """
+    if not server_address():
+        if not runs.database.exists():
+            return False
+        with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
+            return connection.execute(query, values).fetchone() is not None
+    with open_client(runs) as client:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return ask(client)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
 
 def _all_runs(client: Any) -> list[Any]:

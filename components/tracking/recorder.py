@@ -1,22 +1,26 @@
 """The recorder: a second process that follows a run's journal and delivers it to MLflow."""
 
+import contextlib
 import gc
 import importlib
 import json
 import os
-import select
 import sys
+import threading
 import time
 import warnings
 from io import BufferedReader
 from pathlib import Path
 
+from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, locked
 from torchmill.components.runs.claim import is_alive
 from torchmill.components.runs.folders import Runs
+from torchmill.components.state_files import blank_damaged_lines, log_once, read_json, read_json_lines, set_aside
 from torchmill.components.tracking.client import silence_mlflow
-from torchmill.components.tracking.delivery import Delivery
-from torchmill.components.tracking.journal import read_progress
+from torchmill.components.tracking.delivery import Delivery, Unopened
+from torchmill.components.tracking.journal import JOURNAL, end_last_line
+from torchmill.components.tracking.records import Progress, Record
 
 LINGER_SECONDS = 60.0
 """Longest time that the recorder keeps trying after the run's process has gone."""
@@ -48,13 +52,17 @@ def record(orders: BufferedReader) -> None:
     order = orders.readline()
     if not order:
         return  # the process ended before it opened a run
-    journal, runs = (Path(json.loads(order)[key]) for key in ("journal", "runs"))
+    words = json.loads(order)
+    journal, runs = Path(words["journal"]), Path(words["runs"])
+    writer_gone = threading.Event()
+    terminal = os.dup(sys.stderr.fileno())
     log = append_to(journal.with_name("recorder.log"))
     os.dup2(log.fileno(), sys.stderr.fileno())
+    threading.Thread(target=_watch_writer, args=(orders, journal, terminal, writer_gone), daemon=True).start()
     with locked(journal.with_name("recorder.lock")):  # the recorder of a killed process may still be at work
-        delivery = Delivery(journal, Runs(runs))
+        delivery = Delivery(journal, Runs(runs), words["token"])
         try:
-            _follow(delivery, orders)
+            _follow(delivery, writer_gone)
         except Exception as error:  # the run's process shows it, whether MLflow, its database or the disk raised it
             reason = delivery.explain(error)
             delivery.receipt("refused", message=reason.message, remedy=reason.remedy, unreachable=reason.is_unreachable)
@@ -62,11 +70,28 @@ def record(orders: BufferedReader) -> None:
     deliver_pending(Runs(runs))
 
 
-def _follow(delivery: Delivery, orders: BufferedReader) -> None:
+def _watch_writer(orders: BufferedReader, journal: Path, terminal: int, gone: threading.Event) -> None:
+    """Wait for the end of the run's process, and say on its terminal if it was no end of a run.
+
+    Args:
+        terminal: descriptor of that process's stderr. It is closed then: whoever reads it waits for that.
+    """
+    while orders.read1():
+        pass
+    gone.set()
+    records = read_json_lines(journal, Record)
+    opened = [record["name"] for record in records if record["kind"] == "open"]
+    if opened and records[-1]["kind"] != "end" and (journal.with_name("sent.json")).exists():
+        words = "it was killed, memory ran out, or native code crashed. The same command resumes it."
+        with contextlib.suppress(OSError):
+            os.write(terminal, f"torchmill: the process of run {opened[0]} died: {words}\n".encode())
+    os.close(terminal)
+
+
+def _follow(delivery: Delivery, writer_gone: threading.Event) -> None:
     is_writer_alive = True
     while is_writer_alive and not (delivery.ended and delivery.is_complete):
-        ready, _, _ = select.select([orders], [], [], 0.05)
-        is_writer_alive = not ready or bool(orders.read1())
+        is_writer_alive = not writer_gone.wait(0.05)
         delivery.read()
         delivery.deliver()
     deadline = time.monotonic() + LINGER_SECONDS
@@ -80,12 +105,26 @@ def _follow(delivery: Delivery, orders: BufferedReader) -> None:
 def pending_runs(runs: Runs) -> list[Path]:
     """Return the folders of dead or ended runs whose records, or whose end, MLflow lacks."""
     folders = []
-    for journal in sorted(runs.work.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime):
-        progress = json.loads(read_progress(journal.parent) or '{"to": 0, "status": ""}')
-        is_behind = progress["to"] < journal.stat().st_size or not progress["status"]
-        if is_behind and not is_alive(journal.parent):
-            folders.append(journal.parent)
+    journals = {path: path.stat() for path in runs.work.glob(f"*/{JOURNAL}") if path.is_file()}
+    for journal, status in sorted(journals.items(), key=lambda item: item[1].st_mtime):
+        progress = read_json(journal.with_name("sent.json"), Progress) or Progress()
+        is_behind = progress.to < status.st_size or not progress.status
+        try:
+            if is_behind and not is_alive(journal.parent):
+                folders.append(journal.parent)
+        except UserError as error:  # the trouble of one run must not stop the others
+            log_once(journal, "%s", error)
     return folders
+
+
+def mend_journals(runs: Runs, dry_run: bool) -> dict[Path, int]:
+    """Blank the damaged lines in the journals of runs that nobody works on; return their number by folder."""
+    counts = {}
+    for journal in sorted(runs.work.glob(f"*/{JOURNAL}")):
+        with locked(journal.with_name("recorder.lock"), wait=False) as is_free:
+            if is_free and not is_alive(journal.parent):
+                counts[journal.parent] = blank_damaged_lines(journal, Record, dry_run)
+    return {folder: count for folder, count in counts.items() if count}
 
 
 def deliver_pending(runs: Runs) -> dict[Path, str]:
@@ -104,12 +143,16 @@ def deliver_pending(runs: Runs) -> dict[Path, str]:
 
 
 def _deliver_all(folder: Path, runs: Runs) -> str:
-    delivery = Delivery(folder / "journal.jsonl", runs)
+    end_last_line(folder / JOURNAL)
+    delivery = Delivery(folder / JOURNAL, runs)
     try:
         delivery.read()
         delivery.deliver(gather=False)
         if delivery.is_complete and not delivery.ended:
             delivery.close_as_killed()
+    except Unopened as error:
+        set_aside(delivery.journal, error.message)  # otherwise each command would try again
+        return error.message
     except Exception as error:  # the trouble of one run must not stop the others
         return delivery.explain(error).message
-    return delivery.sent["status"] if delivery.is_complete else "MLflow does not answer"
+    return delivery.sent.status if delivery.is_complete else "MLflow does not answer"

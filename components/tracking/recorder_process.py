@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from torchmill.components.errors import Unreachable, UserError
 from torchmill.components.processes import Process, start_python
 from torchmill.components.runs.folders import Runs
+from torchmill.components.state_files import read_json_lines
 from torchmill.components.tracking.client import NO_TELEMETRY
-from torchmill.components.tracking.journal import read_json_lines, read_progress
+from torchmill.components.tracking.records import Receipt as ReceiptShape
 
 AWAY_SECONDS = 10.0
 """Longest wait for an MLflow that has stopped answering."""
@@ -31,6 +33,8 @@ class Recorder:
     """A process that delivers a journal to MLflow. Started early, it imports MLflow meanwhile."""
 
     def __init__(self, process: Process | None = None) -> None:
+        self.token = uuid.uuid4().hex
+        """Sign of this recorder's receipts; another process may have had the same id before."""
         self.process = process or start_python(
             *("-m", "torchmill.components.tracking"),
             environment={**os.environ, **NO_TELEMETRY, "PYTHONWARNINGS": "ignore"},
@@ -43,7 +47,7 @@ class Recorder:
     def follow(self, journal: Path, runs: Runs) -> None:
         """Begin to record a journal. When this process ends, the recorder closes the run."""
         assert self.process.stdin
-        order = {"journal": str(journal), "runs": str(runs.folder)}
+        order = {"journal": str(journal), "runs": str(runs.folder), "token": self.token}
         with contextlib.suppress(BrokenPipeError):  # it has died: the next wait notices
             self.process.stdin.write(json.dumps(order).encode() + b"\n")
             self.process.stdin.flush()
@@ -119,14 +123,14 @@ def wait_for_receipt(folder: Path, matches: Callable[[Receipt], bool], timeout_s
         Unreachable: MLflow made no progress in time.
     """
     started = progressed = time.monotonic()
-    progress = ""
+    progress = b""
     restarts = 0
     while True:
-        process = _recorders[folder].process
-        is_dead = process.poll() is not None  # before the receipts are read: a dead process writes no more
-        receipts = read_json_lines(folder / "receipts.jsonl")
+        recorder = _recorders[folder]
+        is_dead = recorder.process.poll() is not None  # before the receipts are read: a dead process writes no more
+        receipts = read_json_lines(folder / "receipts.jsonl", ReceiptShape)
         for receipt in receipts:
-            if receipt["receipt"] == "refused" and receipt["process"] == process.pid:
+            if receipt["receipt"] == "refused" and receipt.get("recorder") == recorder.token:
                 kind = Unreachable if receipt["unreachable"] else UserError
                 raise kind(receipt["message"], receipt["remedy"])
             if matches(receipt):
@@ -145,9 +149,17 @@ def wait_for_receipt(folder: Path, matches: Callable[[Receipt], bool], timeout_s
             raise Unreachable(
                 f"MLflow did not answer within {timeout_seconds:.0f} s.", f"See {folder / 'recorder.log'}."
             )
-        if (latest := read_progress(folder)) != progress:
+        if (latest := _progress(folder)) != progress:
             progressed, progress = now, latest
         time.sleep(0.02)
+
+
+def _progress(folder: Path) -> bytes:
+    """Return the recorder's progress as it is on disk; empty before it has sent anything."""
+    try:
+        return (folder / "sent.json").read_bytes()
+    except OSError:
+        return b""
 
 
 def _is_away(receipts: list[Receipt]) -> bool:

@@ -11,15 +11,17 @@ from typing import Any
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef, RunRef, StepRef
 from torchmill.components.runs.folders import Runs
+from torchmill.components.state_files import read_json_lines
 from torchmill.components.tracking.client import server_address
 from torchmill.components.tracking.database import relocate
-from torchmill.components.tracking.journal import ERROR_TAG, Journal, Status, now_ms
+from torchmill.components.tracking.journal import ERROR_TAG, JOURNAL, Journal, now_ms
 from torchmill.components.tracking.recorder_process import (
     dismiss_recorder,
     start_recorder,
     wait_for_answer,
     wait_for_receipt,
 )
+from torchmill.components.tracking.records import Record, Status
 
 logger = logging.getLogger("torchmill")
 
@@ -60,7 +62,7 @@ def open_run(
         for former in relocate(runs):
             logger.info("%s was at %s: MLflow's addresses of artifacts follow", runs.folder, former)
     journal = _journals[folder] = Journal(folder)
-    if journal.records():
+    if any(record["kind"] == "open" for record in journal.records()):
         journal.append({"kind": "tags", "tags": dict(tags)})
     else:
         journal.append(
@@ -186,7 +188,7 @@ def replay(run: RunRef, source: Path, name: str) -> None:
         source: the other run's folder.
     """
     is_inside = False
-    for record in Journal(source).records():
+    for record in read_json_lines(source / JOURNAL, Record):
         if record["kind"] in ("begin", "step") and record["name"] == name:
             is_inside = record["kind"] == "begin"
         elif is_inside and record["kind"] == "files":

@@ -12,6 +12,7 @@ import torch
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_atomically
+from torchmill.components.state_files import MAX_ARRAY_BYTES, open_file
 
 logger = logging.getLogger("torchmill")
 
@@ -87,7 +88,8 @@ class Checkpoints:
         """
         for path in reversed(self._present()):
             try:
-                content = path.read_bytes()
+                with open_file(path, MAX_ARRAY_BYTES) as file:
+                    content = file.read()
                 if _digest(content) != path.stem.partition("-")[2]:
                     raise ValueError("its content does not match its checksum")
                 return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

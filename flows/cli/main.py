@@ -9,6 +9,7 @@ from torchmill.components.errors import ConfigError, UserError, nearest
 from torchmill.components.processes import keep_freed_memory
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.cli import looking, parser, predicting, registry, serving, training
+from torchmill.flows.cli.streams import keep_streams
 from torchmill.flows.services.interpreter import leave
 from torchmill.flows.services.prewarm.client import try_run
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None, *, may_hand_over: bool = True) 
         arguments: the words after ``torchmill``; None for this process's.
         may_hand_over: False in a process that runs a command for another one.
     """
+    keep_streams()
     try:
         leave(run(list(sys.argv[1:] if arguments is None else arguments), may_hand_over=may_hand_over))
     except UserError as error:
@@ -37,9 +39,6 @@ def main(arguments: Sequence[str] | None = None, *, may_hand_over: bool = True) 
         if not isinstance(error.code, int):
             raise
         leave(error.code)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        leave(141)
 
 
 def run(arguments: list[str], *, may_hand_over: bool = True) -> int:

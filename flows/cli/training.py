@@ -46,7 +46,7 @@ def train(options: argparse.Namespace) -> int:
     show_log(options.explain)
     tracking.check_database(runs)
     decided = fingerprint.of_run(config, tracking.destination(runs))
-    if not options.fresh and (finished := claims.find_result(runs, decided)):
+    if not options.fresh and (finished := claims.find_result(runs, decided, tracking.still_recorded(runs))):
         print(f"Nothing has changed since run {finished.name}; --fresh trains anew.", file=sys.stderr)
         for name, step in finished.steps.items() if options.explain else ():
             print(f"{name}: {step.state}, {step.why}", file=sys.stderr)

@@ -10,19 +10,29 @@ import json
 import sqlite3
 import sys
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from torchmill.components.files import append_to, locked
 from torchmill.components.processes import run_python
 from torchmill.components.runs.folders import Runs
+from torchmill.components.state_files import Damaged, open_file, parse_json
 from torchmill.flows.services.prefect_client import connected
 from torchmill.flows.services.processes import answers
+from torchmill.flows.services.up_state import Address
 
 FLOWS = ("train", "reproduce")
 MINIMUM_AGE = datetime.timedelta(minutes=1)
 """Age at which a flow run without a lock counts as dead: a new one takes a moment to get it."""
 REASON = "Its process died without a word: killed, or the machine went down."
+
+
+@dataclass
+class WatchedFlow:
+    """Content of a flow run's lock file."""
+
+    api: Address
 
 
 @contextlib.contextmanager
@@ -51,6 +61,8 @@ def dead(runs: Runs, own: bool = False) -> list[Path]:
     """
     files = []
     for path in sorted((runs.work / "flows").glob("*")):
+        if not _is_id(path.name):
+            continue
         with locked(path, wait=False) as is_free:
             if is_free and not (own and _api(path)):
                 files.append(path)
@@ -85,9 +97,17 @@ def close_elsewhere(runs: Runs, own_api: str) -> None:
 
 def _api(path: Path) -> str:
     try:
-        return json.loads(path.read_bytes())["api"]
-    except (OSError, ValueError):  # it has ended meanwhile, or was killed before the file was written
+        with open_file(path) as file:
+            return parse_json(file.read(), WatchedFlow).api
+    except (OSError, Damaged):  # it has ended meanwhile, or was killed before the file was written
         return ""
+
+
+def _is_id(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
 
 
 def says_that_some_run(runs: Runs) -> bool:

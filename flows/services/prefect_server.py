@@ -15,17 +15,20 @@ from collections.abc import Generator
 from pathlib import Path
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import append_to, locked, read_state, write_text
+from torchmill.components.files import append_to, lock_for_child, locked, write_text
 from torchmill.components.local_access.guard import CREDENTIALS
 from torchmill.components.local_access.key import credentials
 from torchmill.components.processes import python_command, start_python
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.folders import Runs, sqlite_uri
+from torchmill.components.state_files import read_json
 from torchmill.components.wording import without_passwords
 from torchmill.flows.services import crashed_runs, up_state
-from torchmill.flows.services.processes import answers, dies_with_parent, end, free_port, is_running, last_line
+from torchmill.flows.services.processes import answers, dies_with_parent, end, free_port, last_line
 from torchmill.flows.services.up_state import ui_address
 
 START_SECONDS = 120.0
+ADDRESS_SECONDS = 10.0
+"""Longest wait for the address of a server that a watcher holds."""
 DRAIN_SECONDS = 2.0
 """Seconds between the last run's end and the server's: it writes events once a second."""
 
@@ -67,6 +70,9 @@ def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
     if not ui:  # it serves only runs that are started by hand: nothing to schedule, trigger or clean up
         for service in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN"):
             settings[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
+    if not any(name.startswith("PREFECT_SERVER_DATABASE_") for name in os.environ):
+        runs.prefect.mkdir(exist_ok=True)
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite_uri(runs.prefect / "prefect.db", "aiosqlite")
     ours = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL"}
     # PREFECT_SERVER_DATABASE_… stays: a team may choose PostgreSQL.
     return {key: value for key, value in os.environ.items() if key not in ours} | settings
@@ -103,11 +109,11 @@ class ServerAtHand:
 
     def _of_up(self) -> str:
         """Return the address of the server of a running `torchmill up`."""
-        state = read_state(up_state.state_file(self.runs))
-        api = state.get("prefect_api", "")
+        state = up_state.read_up_state(self.runs)
+        api = state.prefect_api
         if not (api and up_state.is_running(self.runs) and answers(f"{api}/health")):
             return ""
-        self.is_configured = "prefect" in state.get("theirs", ())
+        self.is_configured = "prefect" in state.theirs
         return api
 
     def _shared(self) -> str:
@@ -115,20 +121,23 @@ class ServerAtHand:
         self.is_shared = True
         # The system frees this lock when the process ends, even by kill -9. The server's watcher waits for that.
         self._exits.enter_context(locked(self.runs.work / "prefect-users.lock", shared=True))
-        file = up_state.shared_server_file(self.runs)
-        with locked(self.runs.work / "prefect-start.lock"):
-            state = read_state(file)
-            if state and is_running(state["pid"]):
-                return state["api"]
+        with locked(_start_lock(self.runs)):
+            lock, api = _lock_or_address(self.runs)
+            if api:
+                return api
             api = f"http://127.0.0.1:{free_port()}/api"
+            # The watcher inherits the lock, so that it holds it from its first moment to its last.
             with append_to(self.runs.work / "prefect.log") as log:
                 watcher = start_python(
                     *("-m", "torchmill.flows.services.prefect_server", str(self.runs.folder), api),
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # it survives Ctrl-C here: other runs may use it
+                    pass_fds=() if lock is None else (lock,),
                 )
-            write_text(file, json.dumps({"api": api, "pid": watcher.pid}))
+            if lock is not None:
+                os.close(lock)
+            _write_address(self.runs, api, watcher.pid)
             return api
 
     def wait(self) -> None:
@@ -139,13 +148,52 @@ class ServerAtHand:
         """
         deadline = time.monotonic() + START_SECONDS
         while not answers(f"{self.api}/health"):
-            state = read_state(up_state.shared_server_file(self.runs))
-            if time.monotonic() > deadline or (state.get("api") == self.api and not is_running(state["pid"])):
+            if time.monotonic() > deadline or (self.is_shared and not _is_watched(self.runs)):
                 log = self.runs.work / "prefect.log"
                 raise UserError(
                     f"The Prefect server that keeps this run's history did not start: {last_line(log)}", f"See {log}."
                 )
             time.sleep(0.05)
+
+
+def _start_lock(runs: Runs) -> Path:
+    """Return the lock that is held while a server is looked for and started."""
+    return runs.work / "prefect-start.lock"
+
+
+def _watcher_lock(runs: Runs) -> Path:
+    """Return the lock that the watcher of the shared server holds as long as it lives."""
+    return runs.work / "prefect-watcher.lock"
+
+
+def _lock_or_address(runs: Runs) -> tuple[int | None, str]:
+    """Return the watcher's lock for a new server, or the address of the server that is watched already.
+
+    A watcher that ends has removed the address before it frees its lock, and one whose file was damaged writes it
+    again. Both take a moment. If a watcher does neither, a second server is started without the lock.
+    """
+    deadline = time.monotonic() + ADDRESS_SECONDS
+    while time.monotonic() < deadline:
+        if (lock := lock_for_child(_watcher_lock(runs))) is not None:
+            return lock, ""
+        if shared := read_json(up_state.shared_server_file(runs), up_state.SharedServer):
+            return None, shared.api
+        time.sleep(0.05)
+    return None, ""
+
+
+def _is_watched(runs: Runs) -> bool:
+    """Return False if the shared server's watcher has died."""
+    with locked(_start_lock(runs), wait=False) as is_free:
+        if not is_free:  # another run starts a server
+            return True
+        with locked(_watcher_lock(runs), wait=False) as is_dead:
+            return not is_dead
+
+
+def _write_address(runs: Runs, api: str, watcher: int) -> None:
+    # Only earlier versions read the id.
+    write_text(up_state.shared_server_file(runs), json.dumps({"api": api, "pid": watcher}))
 
 
 def configured_api() -> str:
@@ -206,6 +254,8 @@ def watch(runs: Runs, api: str) -> None:
         users = runs.work / "prefect-users.lock"
         while server.poll() is None:
             time.sleep(0.5)
+            if not up_state.shared_server_file(runs).exists():
+                _write_address(runs, api, os.getpid())
             if crashed_runs.dead(runs, own=True):
                 crashed_runs.close_elsewhere(runs, api)
             with locked(users, wait=False) as is_unused:

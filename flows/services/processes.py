@@ -16,6 +16,7 @@ def answers(url: str, seconds: float = 2.0, anything: bool = False) -> bool:
     Args:
         anything: count an error response as an answer.
     """
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -26,7 +27,7 @@ def answers(url: str, seconds: float = 2.0, anything: bool = False) -> bool:
             return 200 <= response.status < 300
     except urllib.error.HTTPError:
         return anything
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):  # nobody there, no address, or no HTTP
         return False
 
 
@@ -55,16 +56,6 @@ def dies_with_parent(number: int = signal.SIGTERM) -> None:
 def last_line(log: Path) -> str:
     """Return the last line of a server's log, which mostly says why it ended."""
     return "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
-
-
-def is_running(pid: int) -> bool:
-    """Return True if there is a process with that id, and it isn't a zombie."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:

@@ -1,5 +1,6 @@
-"""`torchmill repair`: close crashed runs, send what MLflow lacks, remove half-written files, follow a moved folder."""
+"""`torchmill repair`: mend damaged files, close crashed runs, send what MLflow lacks, follow a moved folder."""
 
+import contextlib
 import datetime
 import platform
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from torchmill.components.errors import UserError
 from torchmill.components.runs.claim import Manifest, is_alive
 from torchmill.components.runs.cleanup import leftovers
 from torchmill.components.runs.folders import Runs, data_cache
+from torchmill.components.state_files import only_looking
 from torchmill.components.wording import count
 from torchmill.flows.services import crashed_runs, prefect_server
+from torchmill.flows.services.damaged_files import mend_files
 from torchmill.flows.services.prefect_client import connected
 
 
@@ -24,11 +27,12 @@ def repair(runs: Runs, dry_run: bool) -> int:
     print(f"{runs.folder}{':  only looked at, nothing is changed' if dry_run else ''}", flush=True)
     lines = 0
     failed = False
-    for part in (_addresses, _undelivered, _running, _flow_runs, _files):
+    for part in (mend_files, _addresses, _undelivered, _running, _flow_runs, _files):
         try:
-            for line in part(runs, dry_run):
-                lines += 1
-                print(f"  {line}", flush=True)
+            with only_looking() if dry_run else contextlib.nullcontext():
+                for line in part(runs, dry_run):
+                    lines += 1
+                    print(f"  {line}", flush=True)
         except UserError as error:  # a server is away; the other parts don't need it
             failed = True
             print(f"  {error}", flush=True)
@@ -106,10 +110,8 @@ def _files(runs: Runs, dry_run: bool) -> Iterator[str]:
 
 
 def _name(folder: Path) -> str:
-    try:
-        return Manifest.of(folder).name
-    except (OSError, ValueError):  # killed before it was written, or of another version
-        return folder.name
+    manifest = Manifest.of(folder)
+    return manifest.name if manifest else folder.name  # killed before it was written, or of another version
 
 
 def _ago(time: str) -> str:

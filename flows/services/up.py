@@ -10,10 +10,11 @@ from pathlib import Path
 
 from torchmill.components import tracking
 from torchmill.components.errors import UserError
-from torchmill.components.files import locked, read_state, write_text
+from torchmill.components.files import locked, write_text
 from torchmill.components.local_access.key import credentials, signed_in
 from torchmill.components.processes import python_command
 from torchmill.components.runs.folders import Runs
+from torchmill.components.state_files import read_json
 from torchmill.components.wording import count, without_passwords
 from torchmill.flows.services import crashed_runs, up_state
 from torchmill.flows.services.prefect_client import connected
@@ -28,8 +29,10 @@ from torchmill.flows.services.prewarm.process import PrewarmedProcess
 from torchmill.flows.services.processes import answers, free_port
 from torchmill.flows.services.service import Service
 
+SERVICES = ("mlflow", "prefect", "prefect_api", "runner")
+
 Addresses = dict[str, str]
-"""Addresses by service: mlflow, prefect, prefect_api, runner."""
+"""Addresses by service."""
 
 
 def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: bool = True) -> int:
@@ -43,9 +46,9 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
     environment = dict(os.environ)  # as commands have it: without the variables that MLflow's servers need
     with locked(up_state.lock_file(runs), wait=False) as is_free:
         if not is_free:
-            state = read_state(up_state.state_file(runs))
-            print(f"torchmill is up already (process {state.get('pid', 'unknown')}):")
-            _show(runs, state, state.get("theirs", ()))
+            state = up_state.read_up_state(runs)
+            print(f"torchmill is up already (process {state.pid}):")
+            _show(runs, {name: getattr(state, name) for name in SERVICES}, state.theirs)
             return 0
         for ending in (signal.SIGTERM, signal.SIGINT):  # a shell has its background jobs ignore SIGINT
             signal.signal(ending, _interrupt)
@@ -101,17 +104,17 @@ def _show(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> None:
     key = credentials(runs)
     own = {"mlflow", "prefect"}.difference(theirs)
     opened = {
-        name: signed_in(address, key) if name in own else without_passwords(address)
+        name: signed_in(address, key) if name in own and address else without_passwords(address)
         for name, address in addresses.items()
     }
-    print(f"MLflow   {opened.get('mlflow', '?')}   runs, metrics, artifacts, models")
-    print(f"Prefect  {opened.get('prefect', '?')}   flow runs, schedules")
-    print(f"Runner   {opened.get('runner', '?')}/health   starts what is scheduled", flush=True)
+    print(f"MLflow   {opened.get('mlflow') or '?'}   runs, metrics, artifacts, models")
+    print(f"Prefect  {opened.get('prefect') or '?'}   flow runs, schedules")
+    print(f"Runner   {opened.get('runner') or '?'}/health   starts what is scheduled", flush=True)
 
 
 def _addresses(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> Addresses:
     """Choose an address for each service: the port from the last time if it is free, so that links in runs hold."""
-    last_ports = read_state(runs.work / "ports.json")
+    last_ports = read_json(runs.work / "ports.json", up_state.Ports) or {}
     ports = {
         "mlflow": _port("MLflow", "--mlflow-port", mlflow_port, last_ports.get("mlflow", 5000)),
         "prefect": _port("Prefect", "--prefect-port", prefect_port, last_ports.get("prefect", 4200)),

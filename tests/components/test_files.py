@@ -1,12 +1,23 @@
 import errno
 import multiprocessing
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import append_to, locked, make_own_folder, new_file, write_atomically, write_text
+from torchmill.components.files import (
+    append_to,
+    locked,
+    make_own_folder,
+    new_file,
+    temporary_folder,
+    write_atomically,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -137,3 +148,33 @@ def test_another_users_folder_is_refused(tmp_path):
     os.chown(tmp_path / "parts", 65534, 65534)
     with pytest.raises(UserError, match="no folder of yours"):
         make_own_folder(tmp_path / "parts")
+
+
+def test_temporary_folders_of_killed_processes_are_removed_and_no_others(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = (
+        "import sys, time\nfrom torchmill.components.files import temporary_folder\n"
+        "with temporary_folder() as folder:\n    print(folder, flush=True)\n    time.sleep(600)\n"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", command], stdout=subprocess.PIPE, text=True, env={"TMPDIR": str(tmp_path)}
+        )
+        for _ in range(2)
+    ]
+    killed, living = (Path(process.stdout.readline().strip()) for process in started if process.stdout)
+    (tmp_path / "torchmill-abcdefgh").symlink_to(tmp_path)
+    (tmp_path / "torchmill-abcdefg").mkdir()
+    (tmp_path / "torchmill-new_____").mkdir()
+    old = tmp_path / "torchmill-old_____"
+    old.mkdir()
+    started[0].kill()
+    started[0].communicate()
+    for folder in (killed, living, old):
+        os.utime(folder, (0, 0))
+    with temporary_folder() as own:
+        present = {path.name for path in tmp_path.iterdir()}
+    started[1].kill()
+    started[1].communicate()
+    kept = {living.name, own.name, "torchmill-abcdefgh", "torchmill-abcdefg", "torchmill-new_____"}
+    assert present == kept

@@ -65,7 +65,8 @@ def test_a_second_signal_leaves_at_once_and_the_run_goes_on_later_where_a_first_
 def test_a_run_that_is_killed_outright_still_ends_killed_in_mlflow(used: Place):
     process = start_and_wait_for_training(used)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    _, err = process.communicate()
+    assert "died: it was killed, memory ran out" in err and "The same command resumes it" in err
     used.wait_until_quiet()
     assert used.states() == ["KILLED"]
     assert used.prefect("SELECT state_name FROM flow_run") == [("Crashed",)]

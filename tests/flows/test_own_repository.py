@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Place
+from tests.flows.conftest import Place, Quick
 
 BLOCKS = "from torch import nn\n\n\ndef head(features, classes):\n    return nn.Linear(features, classes)\n"
 NETWORK = """
@@ -88,3 +88,42 @@ def test_torchmill_is_all_that_is_imported_by_name(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True True False\n", "")
+
+
+DATA = """
+import numpy as np
+
+
+def load():
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    images = rng.integers(0, 90, (300, 1, 8, 8))
+    images[np.arange(300), 0, labels] += 120
+    return images.astype(np.uint8), labels
+"""
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("reference", ["work/net.py:Small", pytest.param("acme:Small", marks=pytest.mark.slow)])
+def test_a_run_is_scored_and_reproduced_where_its_source_is_not(shared: Place, quick: Quick, reference: str):
+    """Its model's metadata named the path of the source, and its configuration was checked against the folder."""
+    source = shared.folder / ("work/net.py" if reference.startswith("work") else "acme/__init__.py")
+    source.parent.mkdir()
+    source.write_text(NETWORK.replace("IMPORTED", "blocks" if reference.startswith("work") else "acme.blocks"))
+    (source.parent / "blocks.py").write_text(BLOCKS)
+    (source.parent / "digits.py").write_text(DATA)
+    settings = ("--model", reference, "--data", f"{source.parent.name}/digits.py:load", "--train.epochs", "1")
+    done = shared.torchmill("train", "--json", "--name", "own", "--check.level", "off", *settings)
+    assert done.returncode == 0, done.stderr
+
+    source.parent.rename(shared.folder / "moved away")
+    elsewhere = Place(shared.folder / "elsewhere", shared.environment)
+    elsewhere.folder.mkdir()
+    scored = elsewhere.torchmill("evaluate", "own", "--json")
+    assert scored.returncode == 0, scored.stderr
+    again = elsewhere.torchmill("reproduce", "own", "--json")
+    assert again.returncode == 0, again.stdout + again.stderr
+    model = json.loads(done.stdout.splitlines()[-1])["onnx"]
+    promoted = elsewhere.torchmill("promote", model["model"], model["version"])
+    assert promoted.returncode == 0, promoted.stderr
+    shared.wait_until_quiet()

@@ -1,6 +1,5 @@
 """Comparison of a challenger with the champion: both ONNX models answer one test split."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torchmill.components.evaluation.comparison.noninferiority import Verdict, c
 from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.onnx_model.model import OnnxModel, open_model
 from torchmill.components.refs import DataRef
+from torchmill.components.state_files import require_json
 
 BATCH = 256
 
@@ -47,4 +47,5 @@ def answers(model: OnnxModel, test: Samples, encoding: Encoding | None) -> np.nd
 
 def gates_of(parity_report: Path) -> dict[str, bool]:
     """Return the gates of an export from its parity report: name and whether it passed."""
-    return {"the comparison of the export with its network": bool(json.loads(parity_report.read_text())["passed"])}
+    report = require_json(parity_report, dict[str, object], "Run the same command again: the export is done anew.")
+    return {"the comparison of the export with its network": bool(report["passed"])}

@@ -1,6 +1,5 @@
 """A run in words: one page of Markdown for people."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from torchmill.components.config import RunConfig
 from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.files import write_text
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, FitRef, PromotionRef, RunRef, StepRef
+from torchmill.components.state_files import require_json
 from torchmill.components.tasks import shown, title
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.wording import as_markdown, markdown_table, percent
@@ -26,7 +26,7 @@ def write_report(
 ) -> Path:
     """Write ``report.md`` into the run's folder."""
     evaluation = Evaluation.read(scores.report.path)
-    parity = json.loads(model.report.path.read_text(encoding="utf-8"))
+    parity = require_json(model.report.path, dict, "Run the same command again: the export is done anew.")
     measure = title(data.measure)
     early = ", stopped early" if trained.stopped_early else ""
     told = {"ran": "{:.1f} s", "resumed": "{:.1f} s since it was resumed", "cached": "done before"}

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torchmill.components.evaluation.report.charts import Bar, Point, Series
 from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.files import write_text
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, FileRef, FitRef, PromotionRef, RunRef, StepRef
+from torchmill.components.state_files import read_json
 from torchmill.components.tasks import shown, title
 from torchmill.components.wording import count, percent
 
@@ -116,7 +116,7 @@ def _contents(record: Record) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path, dict)
 
 
 def inlined(path: Path) -> str | None:

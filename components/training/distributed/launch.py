@@ -5,14 +5,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchmill.components.files import locked, write_text
+from torchmill.components.files import temporary_folder, write_text
 from torchmill.components.processes import Process, start_python
 from torchmill.components.training.config import TrainConfig
 
@@ -24,7 +23,6 @@ ERROR = "error.json"
 """File of the error that ended a worker."""
 STOP = "stop"
 """File that asks the workers to stop."""
-PARENT = "parent.lock"
 """Lock that the parent holds; workers exit when it is released."""
 LOG = "log"
 """File of the output of torch's launcher."""
@@ -104,9 +102,7 @@ def launched(
     variables = os.environ | (environment or {})
     if is_busy := os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1):
         variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with tempfile.TemporaryDirectory(prefix="torchmill-", dir=parent) as path, contextlib.ExitStack() as stack:
-        folder = Path(path)
-        stack.enter_context(locked(folder / PARENT))
+    with temporary_folder(parent) as folder, contextlib.ExitStack() as stack:
         write_text(folder / PATHS, json.dumps([path or str(Path.cwd()) for path in sys.path]))
         output: Any = stack.enter_context((folder / LOG).open("wb")) if log else None
         plain = arguments == list(WORKER) and environment is None and not log and not is_busy

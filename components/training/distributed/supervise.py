@@ -217,6 +217,8 @@ def _cause(code: int) -> str:
     """Describe an exit code other than 0."""
     if code == -signal.SIGKILL:
         return "SIGKILL, which the system sends when memory runs out"
+    if code == -signal.SIGABRT:
+        return "SIGABRT, by which native code gives up, for example if it gets no memory"
     if code < 0:
         return f"{signal.Signals(-code).name}, a crash in native code"
     return f"itself, with exit code {code}"

@@ -24,11 +24,11 @@ import torch._dynamo  # optimizers import it at their first use; importing it he
 from torch import distributed
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import locked, write_text
+from torchmill.components.files import IN_USE, locked, write_text
 from torchmill.components.processes import keep_freed_memory
 from torchmill.components.training.device import resolve
 from torchmill.components.training.distributed.job import Job, train
-from torchmill.components.training.distributed.launch import ERROR, JOB, MESSAGES, PARENT, PATHS, STOP
+from torchmill.components.training.distributed.launch import ERROR, JOB, MESSAGES, PATHS, STOP
 from torchmill.components.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from torchmill.components.training.fit import Stopped
 from torchmill.components.training.precision import resolve_precision
@@ -51,7 +51,7 @@ def main(folder: Path, *parents: Path) -> int:
         parents: further folders with a parent's lock: on a machine that joined, the folder of its `torchmill join`.
     """
     for parent in (folder, *parents):
-        threading.Thread(target=_exit_with_parent, args=(parent / PARENT,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent / IN_USE,), daemon=True).start()
     faulthandler.enable()
     keep_freed_memory()
     os.environ.pop("PYTHONSAFEPATH", None)  # meant for this process, not for those that the user's code starts

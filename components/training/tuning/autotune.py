@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, Field, PositiveInt
 
 from torchmill.components.files import write_text
+from torchmill.components.state_files import read_json
 from torchmill.components.training.batches import batch_size_of, epoch_batches
 from torchmill.components.training.compilation import CompilationFailed
 from torchmill.components.training.config import TrainConfig
@@ -37,6 +39,14 @@ MIN_SPEEDUP = 1.1
 """Smallest gain in samples per second for which the batch size is doubled."""
 MIN_COMPILE_SECONDS = 120.0
 """Shortest training, in seconds, for which compilation is tried: compiling itself takes a while."""
+
+
+class SavedChoices(BaseModel):
+    """Choices as ``trials.json`` holds them, so that a resumed training makes the same."""
+
+    device: str | None = Field(None, pattern=r"^(cpu|cuda|mps|xpu)(:\d+)?$")
+    batch_size: PositiveInt | None = None
+    compile: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,8 @@ class Autotune:
     def _saved(self, name: str, choose: Callable[[], Any]) -> Any:
         """Return the saved choice, or choose and save it."""
         file = self.folder / "trials.json"
-        choices = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        saved = read_json(file, SavedChoices)
+        choices = saved.model_dump(exclude_none=True) if saved else {}
         if name not in choices:
             choices[name] = choose()
             write_text(file, json.dumps(choices))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_text
+from torchmill.components.state_files import read_json
 from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import TrainingState
 from torchmill.components.training.tuning.trial_run import Batches, trial_run
@@ -75,11 +76,21 @@ def _raise_rate(state: TrainingState, batches: Batches) -> Iterator[tuple[float,
         state.update(loss, len(inputs))
 
 
+@dataclass(frozen=True)
+class SavedCurve:
+    """A curve as ``lr.json`` holds it."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    found: float
+
+
 def cached_lr(folder: Path, setup: TrainingSetup) -> LrCurve:
     """Return the curve saved in ``folder``, or search and save it: a resumed training keeps its learning rate."""
     file = folder / "lr.json"
-    if not file.exists():
-        curve = find_lr(setup)
-        write_text(file, json.dumps({"rates": curve.rates, "losses": curve.losses, "found": curve.lr}))
-    saved = json.loads(file.read_text(encoding="utf-8"))
-    return LrCurve(tuple(saved["rates"]), tuple(saved["losses"]), saved["found"])
+    saved = read_json(file, SavedCurve)
+    if saved:
+        return LrCurve(saved.rates, saved.losses, saved.found)
+    curve = find_lr(setup)
+    write_text(file, json.dumps({"rates": curve.rates, "losses": curve.losses, "found": curve.lr}))
+    return curve

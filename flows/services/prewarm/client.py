@@ -11,11 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from torchmill.components.files import read_state
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.services.prewarm.agreement import AGREED, ANSWER_SECONDS, GO, READY, digest, is_own_user
 from torchmill.flows.services.prewarm.compatibility import start_conditions
-from torchmill.flows.services.up_state import state_file
+from torchmill.flows.services.up_state import read_up_state
 
 NEVER_HANDED_OVER = ("up", "join")
 """Commands that outlive the prewarmed process, and so run in their own."""
@@ -31,7 +30,7 @@ def try_run(command: str, arguments: Sequence[str], runs: Runs) -> int | None:
     """
     if command in NEVER_HANDED_OVER or sys.platform != "linux":
         return None
-    address = read_state(state_file(runs)).get("prewarm")
+    address = read_up_state(runs).prewarm
     if not address:
         return None
     with socket.socket(socket.AF_UNIX) as connection:

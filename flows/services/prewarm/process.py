@@ -1,14 +1,13 @@
 """The prewarmed process as ``torchmill up`` starts, restarts and ends it."""
 
-import shutil
+import contextlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchmill.components.files import append_to
+from torchmill.components.files import append_to, temporary_folder
 from torchmill.components.processes import start_python
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.services.processes import dies_with_parent
@@ -25,6 +24,8 @@ class PrewarmedProcess:
     runs: Runs
     environment: Mapping[str, str]
     process: "subprocess.Popen[bytes]"
+    exits: contextlib.ExitStack
+    """Removes the folder."""
     failures: int = 0
 
     @staticmethod
@@ -39,8 +40,9 @@ class PrewarmedProcess:
         Args:
             environment: variables that commands have as well; without what `up` sets for itself.
         """
-        address = Path(tempfile.mkdtemp(prefix="torchmill-")) / "prewarm"
-        return cls(address, runs, environment, _start(address, runs, environment))
+        exits = contextlib.ExitStack()
+        address = exits.enter_context(temporary_folder()) / "prewarm"
+        return cls(address, runs, environment, _start(address, runs, environment), exits)
 
     def keep(self) -> None:
         """Restart it if it has ended, as it does when source or libraries have changed."""
@@ -52,7 +54,7 @@ class PrewarmedProcess:
         """End it; commands that it has become go on."""
         self.process.terminate()
         self.process.wait()
-        shutil.rmtree(self.address.parent, ignore_errors=True)
+        self.exits.close()
 
 
 def _start(address: Path, runs: Runs, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from torchmill.components.errors import UserError
-from torchmill.components.refs import RunRef
+from torchmill.components.refs import RunRef, StepRef
 from torchmill.components.tracking.journal import Journal
 from torchmill.components.tracking.run_log import log_files, log_metrics, replay
+
+
+def metrics(step: int) -> dict:
+    return {"kind": "metrics", "step": step, "time": 0, "values": {}}
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -17,11 +21,11 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def test_a_line_cut_off_by_a_kill_damages_no_other_line(tmp_path: Path):
-    Journal(tmp_path).append({"kind": "metrics", "step": 1})
+    Journal(tmp_path).append(metrics(1))
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"kind": "metrics", "st')
     assert steps_in(tmp_path) == [1]
-    Journal(tmp_path).append({"kind": "metrics", "step": 2})
+    Journal(tmp_path).append(metrics(2))
     assert steps_in(tmp_path) == [1, 2]
 
 
@@ -29,14 +33,14 @@ def test_on_a_full_disk_records_wait_in_memory_and_none_is_lost_or_repeated(
     tmp_path: Path, small_disk, caplog: pytest.LogCaptureFixture
 ):
     journal = Journal(tmp_path)
-    journal.append({"kind": "metrics", "step": 0})
+    journal.append(metrics(0))
     with small_disk(70), caplog.at_level(logging.WARNING):
         for step in range(1, 5):  # a part of the first one fits
-            journal.append({"kind": "metrics", "step": step})
+            journal.append(metrics(step))
         with pytest.raises(UserError, match="Is the disk full"):
             journal.sync()
     assert "It is tried again" in caplog.text
-    journal.append({"kind": "metrics", "step": 5})
+    journal.append(metrics(5))
     assert steps_in(tmp_path) == [0, 1, 2, 3, 4, 5]
 
 
@@ -61,7 +65,8 @@ def test_replay_copies_one_step_of_another_run_with_its_files(tmp_path: Path):
     journal.append({"kind": "begin", "name": "fit"})  # killed, then resumed
     log_metrics(first, {"loss": 0.4}, step=2)
     log_files(first, [source / "best.bin"], "weights")
-    journal.append({"kind": "step", "name": "fit", "step": {}})
+    step = StepRef(state="ran", seconds=3.0, key="k", why="for the first time")
+    journal.append({"kind": "step", "name": "fit", "step": step.model_dump()})
     log_metrics(first, {"seconds.fit": 3.0})
 
     replay(second, source, "fit")
@@ -77,6 +82,6 @@ def test_replay_copies_one_step_of_another_run_with_its_files(tmp_path: Path):
 def test_every_record_is_one_write_so_that_processes_dont_mix_their_lines(tmp_path: Path):
     first, second = Journal(tmp_path), Journal(tmp_path)
     for step in range(50):
-        (first if step % 2 else second).append({"kind": "metrics", "step": step})
+        (first if step % 2 else second).append(metrics(step))
     lines = (tmp_path / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(50))

@@ -329,6 +329,7 @@ def ended(toy: DataRef, folder: Path, how: str) -> Job:
     ("how", "words"),
     [
         ("os.kill(os.getpid(), 9)", "ended by SIGKILL, which the system sends when memory runs out"),
+        ("os.abort()", "ended by SIGABRT, by which native code gives up, for example if it gets no memory"),
         ("os.kill(os.getpid(), 11)", "ended by SIGSEGV, a crash in native code"),
         ("os._exit(7)", "ended by itself, with exit code 7"),
     ],
