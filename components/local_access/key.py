@@ -1,6 +1,7 @@
 """The key to the servers of a folder of runs: random, in a file that its owner or the folder's group alone may read."""
 
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked
 from torchmill.components.runs.folders import Runs, is_shared
+from torchmill.components.state_files import set_aside
 
 USER = "torchmill"
 BYTES = 24
+MAX_CHARACTERS = 1000
 REMEDY = "Remove it: a new one is made. Those who are signed in have to sign in again."
 
 
@@ -39,17 +42,25 @@ def signed_in(address: str, credentials: str) -> str:
 
 def _read(file: Path, is_groups: bool) -> str:
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return ""
     except OSError as error:  # a link, which somebody else may have made
         raise UserError(f"Cannot read the key of this folder's servers, {file}: {error.strerror}.", REMEDY) from error
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        set_aside(file, "it is not a file")
+        return ""
     with os.fdopen(handle, encoding="ascii", errors="replace") as opened:
-        status = os.fstat(handle)
         strangers = 0o007 if is_groups else 0o077
         if stat.S_IMODE(status.st_mode) & strangers or not (is_groups or status.st_uid == os.geteuid()):
             raise UserError(f"Others own or may read the key of this folder's servers, {file}.", REMEDY)
-        return opened.read().strip()
+        key = opened.read(MAX_CHARACTERS).strip()
+    if key and not re.fullmatch(r"[A-Za-z0-9_-]{32}", key):
+        set_aside(file, "it holds no key")
+        return ""
+    return key
 
 
 def _write(file: Path, is_groups: bool) -> str:

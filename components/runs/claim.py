@@ -17,7 +17,16 @@ from torchmill.components.refs import TrainResult
 from torchmill.components.runs.fingerprint import StepFingerprint
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache, is_intact
-from torchmill.components.state_files import Damaged, fitting, is_file_name, log_once, read_json, read_lines, validated
+from torchmill.components.state_files import (
+    Damaged,
+    fitting,
+    is_file_name,
+    log_once,
+    read_json,
+    read_lines,
+    set_aside,
+    validated,
+)
 
 logger = logging.getLogger("torchmill")
 
@@ -189,9 +198,14 @@ def _names(index: Path) -> list[str]:
 def _append(index: Path, name: str) -> None:
     index.parent.mkdir(exist_ok=True)
     lines = read_lines(index)
-    with append_to(index) as file:
-        cut_off = b"\n" if lines and lines[-1] else b""  # by a kill
-        file.write(cut_off + f"{name}\n".encode())
+    if index.is_symlink():
+        set_aside(index, "it is a link")
+    try:
+        with append_to(index) as file:
+            cut_off = b"\n" if lines and lines[-1] else b""  # by a kill
+            file.write(cut_off + f"{name}\n".encode())
+    except OSError as error:  # the run itself needs no index
+        log_once(index, "Cannot write %s: %s. An equal command won't find this run.", index, error.strerror)
 
 
 def mend_index(runs: Runs, dry_run: bool) -> list[str]:

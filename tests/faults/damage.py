@@ -173,3 +173,4 @@ def replace(path: Path, content: bytes, draw: random.Random) -> None:
         path.symlink_to(path.with_name("nowhere"))
     else:
         path.write_bytes(content)
+        path.chmod(0o600)

@@ -26,6 +26,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.evaluation.comparison.paired import pair
 from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.report.summary import summary
+from torchmill.components.local_access.key import credentials
 from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.refs import FileRef, NetworkRef, RunRef, StepRef
 from torchmill.components.runs import claim as claims
@@ -46,6 +47,7 @@ from torchmill.components.training.tuning.find_lr import SavedCurve
 from torchmill.flows.services import crashed_runs, up_state
 from torchmill.flows.services.damaged_files import mend_files
 from torchmill.flows.services.prefect_server import ServerAtHand
+from torchmill.flows.services.prewarm.imports import import_learned
 
 FINGERPRINT = StepFingerprint(settings={"seed": "0"}, code={"net.py": {"class Net": "1"}}, versions={}, inputs={})
 CONFIG = RunConfig.model_validate({"data": "digits", "name": "calm otter"})
@@ -149,6 +151,8 @@ class Store:
         (work / "vocabulary.json").write_text(
             Vocabulary.of(["a b c", "b"], "words", lower_case=True, max_length=8).as_json()
         )
+        credentials(self.runs)
+        (work / "prewarm.modules").write_text("json csv torchmill.components.errors\nwave\n")
         (work / "columns.json").write_text(Columns((Column("age"), Column("color", ("red", "blue")))).as_json())
         (work / "champions.json").write_text(
             Champions((Reign("1", "2026", "x"), Reign("2", "2026", "y", True))).as_json()
@@ -294,6 +298,8 @@ KINDS: dict[str, Callable[[Store], Any]] = {
     "vocabulary.json": parse(Vocabulary.from_json, "vocabulary.json"),
     "columns.json": parse(Columns.from_json, "columns.json"),
     "champions.json": parse(champions, "champions.json"),
+    "key": lambda store: credentials(store.runs).encode("ascii"),
+    "prewarm.modules": lambda store: import_learned(store.runs.work / "prewarm.modules"),
 }
 """Patterns of state files below the working folder, each with the commands' readers of it."""
 

@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 from torchmill.components.files import append_to
+from torchmill.components.state_files import read_lines
 from torchmill.flows.services.prefect_server import silence_prefect
 
 _tried: set[str] = set()
@@ -34,8 +35,8 @@ def import_all() -> None:
 def import_learned(file: Path) -> int:
     """Import the further modules that commands have imported, and return the number of new ones."""
     count = 0
-    for name in file.read_text(encoding="utf-8").split() if file.exists() else ():
-        if name in _tried:
+    for name in b"\n".join(read_lines(file)).decode(errors="replace").split():
+        if name in _tried or not all(part.isidentifier() for part in name.split(".")):
             continue
         _tried.add(name)
         try:
