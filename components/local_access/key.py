@@ -56,11 +56,11 @@ def _read(file: Path, is_groups: bool) -> str:
         strangers = 0o007 if is_groups else 0o077
         if stat.S_IMODE(status.st_mode) & strangers or not (is_groups or status.st_uid == os.geteuid()):
             raise UserError(f"Others own or may read the key of this folder's servers, {file}.", REMEDY)
-        key = opened.read(MAX_CHARACTERS).strip()
-    if key and not re.fullmatch(r"[A-Za-z0-9_-]{32}", key):
+        text = opened.read(MAX_CHARACTERS)
+    if text and not re.fullmatch(r"[A-Za-z0-9_-]{32}", text.strip()):
         set_aside(file, "it holds no key")
         return ""
-    return key
+    return text.strip()
 
 
 def _write(file: Path, is_groups: bool) -> str:
