@@ -73,9 +73,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Example:
         write_atomically(folder / "picture.png", lambda partial: image.save(partial, "PNG"))
     """
+    import fcntl
+
     with _replacing(path, path.with_name(f".{path.name}.{os.getpid()}.partial")) as partial:
-        os.close(_create(partial))
-        write(partial)
+        descriptor = _create(partial)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells the cleanup that its writer lives
+            write(partial)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.evaluation.comparison.paired import pair
 from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.report.summary import summary
+from torchmill.components.files import locked, write_atomically
 from torchmill.components.local_access.key import credentials
 from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.refs import FileRef, NetworkRef, RunRef, StepRef
@@ -367,6 +368,26 @@ def test_a_partial_file_with_an_odd_number_stops_no_cleanup(store: Store, digits
     partial = store.runs.work / f".x.{digits}.partial"
     partial.write_text("half")
     assert (partial in leftovers(store.runs, store.runs.folder)) == (digits.isascii() and digits != "1")
+
+
+def test_the_lock_of_a_partial_file_tells_whether_its_writer_lives(store: Store):
+    """Its process id may be another process's by now, or one of another machine."""
+    reused, held = (store.runs.work / f".x.{number}.partial" for number in (os.getppid(), 2**31 - 1))
+    for path in (reused, held):
+        path.write_text("half")
+    with locked(held):
+        assert not leftovers(store.runs, store.runs.folder)
+        os.utime(reused, (0, 0))
+        os.utime(held, (0, 0))
+        assert leftovers(store.runs, store.runs.folder) == [reused]
+    assert set(leftovers(store.runs, store.runs.folder)) == {reused, held}
+
+    def write(partial: Path) -> None:
+        os.utime(partial, (0, 0))
+        assert partial not in leftovers(store.runs, store.runs.folder), "it is being written"
+        partial.write_text("whole")
+
+    write_atomically(store.runs.work / "file", write)
 
 
 def test_repair_completes_an_index_and_blanks_damaged_lines_where_they_are(store: Store):
