@@ -7,7 +7,6 @@ from collections.abc import Generator
 from pathlib import Path
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
@@ -33,7 +32,7 @@ from torchmill.components.runs.step_cache import StepCache
 from torchmill.components.training.distributed.launch import started_ahead
 from torchmill.components.wording import without_passwords
 from torchmill.flows.services import crashed_runs as interrupted
-from torchmill.flows.services import prefect_server
+from torchmill.flows.services import history, prefect_server
 from torchmill.flows.step import check_variables, current_run, log_to_prefect, opened
 
 logger = logging.getLogger("torchmill")
@@ -47,8 +46,9 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
     api, own = str(PREFECT_API_URL.value()), prefect_server.keeps_its_own_history(runs)
     with contextlib.ExitStack() as locks:
         locks.enter_context(interrupted.under_watch(runs, str(flow_run.id), "" if own else without_passwords(api)))
-        for line in interrupted.close(runs, api if own else ""):
-            logger.info("%s", line)
+        with history.may_be_missing("the end of runs that were interrupted"):
+            for line in interrupted.close(runs, api if own else ""):
+                logger.info("%s", line)
         name = flow_run.name
         new = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}-{str(flow_run.id)[-8:]}"
         fingerprint, still_recorded = of_run(config, tracking.destination(runs)), tracking.still_recorded(runs)
@@ -132,7 +132,7 @@ def write_page(config: RunConfig, run: RunRef, failure: str = "") -> list[Path]:
 
 def rename_flow_run(name: str) -> None:
     """Give the flow run the name of the run that it resumes."""
-    with get_client(sync_client=True) as client:
+    with history.may_be_missing("the name of this run"), get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), name=name)
 
 
@@ -165,9 +165,7 @@ def conclude(
     card = write_card(run.folder, trained.network, data, scores, model, made_by)
     tracking.log_files(run, [card], "onnx")
     tracking.log_files(run, [report, *write_page(config, run)])
-    create_markdown_artifact(
-        f"{text}\n[Run in MLflow]({run.url})", key="train-report", description=f"{run.name} in words"
-    )
+    history.show_artifact("train-report", f"{text}\n[Run in MLflow]({run.url})", f"{run.name} in words")
     result = TrainResult(
         run_id=run.run_id,
         status="FINISHED",

@@ -28,7 +28,7 @@ from torchmill.components.runs.fingerprint import StepFingerprint, of_step
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache
 from torchmill.flows.logs import clean
-from torchmill.flows.services import prefect_server
+from torchmill.flows.services import history, prefect_server
 from torchmill.flows.services.prefect_client import connected
 
 P = ParamSpec("P")
@@ -99,12 +99,12 @@ class RecordedFlow(Flow[P, R]):
             beats = PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() if server.is_configured else None
             settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: beats})
             with connected(server.runs, server.api, not server.is_configured), settings:
-                return super().__call__(*args, **kwargs)
+                return history.call_flow(lambda: Flow.__call__(self, *args, **kwargs), server)
 
 
 def flow(name: str, **options: Any) -> Callable[[Callable[P, R]], RecordedFlow[P, R]]:
     """Make a function a flow; options are of Prefect's flow."""
-    return lambda function: RecordedFlow(function, name=name, **options)
+    return lambda function: RecordedFlow(history.watched(function), name=name, **options)
 
 
 class Step(Task[P, R]):
@@ -145,7 +145,7 @@ def step(
             run, values = current_run(), current_config().flat()
             named = dict(zip(parameters, arguments, strict=True)) | {setting: values[setting] for setting in settings}
             fingerprint = of_step(name, named)
-            return _run_once(
+            result = _run_once(
                 name,
                 fingerprint,
                 run,
@@ -153,6 +153,8 @@ def step(
                 lambda: function(*arguments),
                 lambda result: still_holds(result, *arguments),
             )
+            history.note_task()
+            return result
 
         return Step(cached, name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 

@@ -6,13 +6,14 @@ Prefect's way, an automation on heartbeats, waits for minutes, and crashes healt
 
 import contextlib
 import datetime
-import json
 import sqlite3
 import sys
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 from uuid import UUID
+
+from pydantic import BaseModel
 
 from torchmill.components.files import append_to, locked
 from torchmill.components.processes import run_python
@@ -22,17 +23,29 @@ from torchmill.flows.services.prefect_client import connected
 from torchmill.flows.services.processes import answers
 from torchmill.flows.services.up_state import Address
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 FLOWS = ("train", "reproduce")
 MINIMUM_AGE = datetime.timedelta(minutes=1)
 """Age at which a flow run without a lock counts as dead: a new one takes a moment to get it."""
 REASON = "Its process died without a word: killed, or the machine went down."
+LATE = "Prefect's server was away when it ended."
 
 
-@dataclass
-class WatchedFlow:
-    """Content of a flow run's lock file."""
+Outcome = Literal["COMPLETED", "FAILED", "CRASHED"]
 
-    api: Address
+
+class Note(BaseModel):
+    """What a flow run's lock file holds: how it ended, if its server was away then."""
+
+    api: Address = ""
+    """Address of the server with the flow run; empty for the folder's own."""
+    outcome: Outcome = "CRASHED"
+    tasks: tuple[tuple[str, str], ...] = ()
+    """Name and id of each task run that ended well."""
+    artifacts: tuple[dict[str, str], ...] = ()
+    """Pages that the server did not take."""
 
 
 @contextlib.contextmanager
@@ -45,12 +58,34 @@ def under_watch(runs: Runs, flow_run: str, api: str) -> Generator[None]:
     """
     path = runs.work / "flows" / flow_run
     path.parent.mkdir(exist_ok=True)
-    with locked(path):
-        path.write_text(json.dumps({"api": api}))
+    with contextlib.ExitStack() as lock:
+        lock.enter_context(locked(path))
+        path.write_text(Note(api=api).model_dump_json())
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            if flow_run in _noted:
+                _locks.append(lock.pop_all())
+            else:
+                path.unlink(missing_ok=True)
+
+
+_noted: set[str] = set()
+"""Flow runs of this process with a note on their end."""
+_locks: list[contextlib.ExitStack] = []
+"""Locks that this process keeps to its end: until then, Prefect may still be sending what it knows."""
+
+
+def leave_note(runs: Runs, flow_run: str, note: Note) -> None:
+    """Note how a flow run ended whose server was away. After the end of this process, ``close`` tells the server."""
+    path = runs.work / "flows" / flow_run
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists():  # not under watch
+        lock = contextlib.ExitStack()
+        lock.enter_context(locked(path))
+        _locks.append(lock)
+    _noted.add(flow_run)
+    path.write_text(note.model_dump_json())  # in place: the lock is on this file
 
 
 def dead(runs: Runs, own: bool = False) -> list[Path]:
@@ -82,9 +117,9 @@ def close(runs: Runs, own_api: str) -> list[str]:
         if not api or not answers(f"{api}/health", anything=True):
             continue
         with connected(runs, api, is_own=not theirs):
-            name = crash(path.name, REASON)
+            name = conclude(path.name, _note(path))
         if name:
-            lines.append(f"flow run {name} in Prefect: crashed")
+            lines.append(f"flow run {name} in Prefect: {_note(path).outcome.lower()}")
         path.unlink(missing_ok=True)
     return lines
 
@@ -96,11 +131,15 @@ def close_elsewhere(runs: Runs, own_api: str) -> None:
 
 
 def _api(path: Path) -> str:
+    return _note(path).api
+
+
+def _note(path: Path) -> Note:
     try:
         with open_file(path) as file:
-            return parse_json(file.read(), WatchedFlow).api
+            return parse_json(file.read(), Note)
     except (OSError, Damaged):  # it has ended meanwhile, or was killed before the file was written
-        return ""
+        return Note()
 
 
 def _is_id(name: str) -> bool:
@@ -155,31 +194,54 @@ def close_unwatched(runs: Runs, dry_run: bool) -> list[str]:
         if is_watched or flow_run.deployment_id or not flow_run.state or flow_run.state.timestamp > newest:
             continue
         if not dry_run:
-            crash(str(flow_run.id), REASON)
+            conclude(str(flow_run.id), Note())
         lines.append(f"flow run {flow_run.name} in Prefect: {'to be crashed' if dry_run else 'crashed'}")
     return lines
 
 
-def crash(flow_run_id: str, message: str) -> str:
-    """Mark a flow run and its tasks as crashed, and return its name; empty if it had ended or is unknown."""
+def conclude(flow_run_id: str, note: Note, crash_reason: str = REASON) -> str:
+    """Tell Prefect the end of a flow run and of its tasks; return its name, or "" if it had ended or is unknown."""
+    from prefect import states
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import ArtifactCreate
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.exceptions import ObjectNotFound
-    from prefect.states import Crashed
 
-    state = Crashed(message=message)
+    new_states = {
+        "COMPLETED": states.Completed(message=LATE),
+        "FAILED": states.Failed(message=LATE),
+        "CRASHED": states.Crashed(message=crash_reason),
+    }
     with get_client(sync_client=True) as client:
         try:
             flow_run = client.read_flow_run(UUID(flow_run_id))
         except ObjectNotFound:
             return ""
-        for task_run in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))):
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
+        done = dict(note.tasks)
+        for task_run in tasks:
             if task_run.state is None or not task_run.state.is_final():
-                client.set_task_run_state(task_run.id, state, force=True)
+                outcome = "COMPLETED" if str(task_run.id) in done.values() else note.outcome
+                client.set_task_run_state(task_run.id, new_states[outcome], force=True)
+        known = {str(task_run.id) for task_run in tasks}
+        for name, task_run_id in note.tasks:
+            if task_run_id not in known:
+                _create_task_run(client, flow_run.id, name, UUID(task_run_id))
+                client.set_task_run_state(UUID(task_run_id), new_states["COMPLETED"], force=True)
+        for artifact in note.artifacts:
+            client.create_artifact(ArtifactCreate(**artifact, flow_run_id=flow_run.id))  # ty: ignore[invalid-argument-type]
         if flow_run.state is not None and flow_run.state.is_final():
             return ""
-        client.set_flow_run_state(flow_run.id, state, force=True)
+        client.set_flow_run_state(flow_run.id, new_states[note.outcome], force=True)
         return flow_run.name
+
+
+def _create_task_run(client: "SyncPrefectClient", flow_run_id: UUID, name: str, task_run_id: UUID) -> None:
+    """Record a task run of which the server never heard."""
+    from prefect import Task
+
+    task = Task(lambda: None, name=name)
+    client.create_task_run(task, flow_run_id, name, id=task_run_id, name=name)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NoReturn
 
+_skips_exit_handlers = False
+
+
+def skip_exit_handlers() -> None:
+    """Let ``leave`` end the process at once: what its exit handlers wait for will not come."""
+    global _skips_exit_handlers
+    _skips_exit_handlers = True
+
 
 def leave(code: int) -> NoReturn:
     """End this process as Python does, but leave its memory to the system.
@@ -18,6 +26,8 @@ def leave(code: int) -> NoReturn:
     """
     if "torch" not in sys.modules:
         sys.exit(code)
+    if _skips_exit_handlers:
+        leave_at_once(code)
     threading._shutdown()  # ty: ignore[missing-attribute]
     atexit._run_exitfuncs()
     leave_at_once(code)

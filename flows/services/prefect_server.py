@@ -6,11 +6,15 @@ a database below ``mlruns``. Concurrent runs share it, and `torchmill up` shows 
 
 import contextlib
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
 from collections.abc import Generator
 from pathlib import Path
 
@@ -26,9 +30,13 @@ from torchmill.flows.services import crashed_runs, up_state
 from torchmill.flows.services.processes import answers, dies_with_parent, end, free_port, last_line
 from torchmill.flows.services.up_state import ui_address
 
+logger = logging.getLogger("torchmill")
+
 START_SECONDS = 120.0
 ADDRESS_SECONDS = 10.0
 """Longest wait for the address of a server that a watcher holds."""
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at whether the server is there."""
 DRAIN_SECONDS = 2.0
 """Seconds between the last run's end and the server's: it writes events once a second."""
 
@@ -84,8 +92,11 @@ class ServerAtHand:
     def __init__(self, runs: Runs):
         self.runs = runs
         self.api = ""
-        self.is_shared = self.is_configured = False
+        self.is_shared = self.is_configured = self._is_user = False
+        self.was_lost = False
+        """True once the server did not answer any more, although it may be back."""
         self._exits = contextlib.ExitStack()
+        self._ended: threading.Event | None = None
 
     def __enter__(self) -> "ServerAtHand":
         self.api = self._configured() or self._of_up() or self._shared()
@@ -93,6 +104,48 @@ class ServerAtHand:
 
     def __exit__(self, *error: object) -> None:
         self._exits.close()
+
+    def is_reachable(self) -> bool:
+        """Return True if something listens at the server's address."""
+        parts = urllib.parse.urlsplit(self.api)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with contextlib.suppress(OSError), socket.create_connection((parts.hostname or "", port), timeout=2):
+            return True
+        return False
+
+    def look_after(self) -> None:
+        """Start our own server again whenever it has gone, for as long as this process uses it."""
+        if self._ended is None:
+            self._ended = threading.Event()
+            self._exits.callback(self._ended.set)
+            threading.Thread(target=self._look_after, args=(self._ended,), daemon=True).start()
+
+    def _look_after(self, ended: threading.Event) -> None:
+        misses = 0
+        while not ended.wait(LOOK_SECONDS):
+            misses = 0 if self.is_reachable() else misses + 1
+            if misses < 2:  # a connection may be refused once
+                continue
+            if not (self.was_lost or self.is_configured):
+                logger.warning("The Prefect server of this run has gone. Another one goes on with the same history.")
+            self.was_lost, misses = True, 0
+            if not self.is_configured:
+                self._start_again()
+
+    def _start_again(self) -> None:
+        try:
+            self._shared()
+        except UserError as error:
+            logger.warning("It did not start: %s", error)
+
+    def wait_until_back(self, seconds: float) -> bool:
+        """Wait for a server that has gone, and return whether it is there."""
+        deadline = time.monotonic() + seconds
+        while not answers(f"{self.api}/health", anything=self.is_configured):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
 
     def _configured(self) -> str:
         """Return the address from the environment or the Prefect profile, if that server answers."""
@@ -114,18 +167,28 @@ class ServerAtHand:
         if not (api and up_state.is_running(self.runs) and answers(f"{api}/health")):
             return ""
         self.is_configured = "prefect" in state.theirs
+        self._use()
         return api
+
+    def _use(self) -> None:
+        """Say that this process uses a server of ours, until it ends.
+
+        The system frees the lock even after kill -9. The watcher of the shared server waits for that.
+        """
+        if not self._is_user:
+            self._is_user = True
+            self._exits.enter_context(locked(users_lock(self.runs), shared=True))
 
     def _shared(self) -> str:
         """Return the address of the server that runs share, and start it for the first of them."""
         self.is_shared = True
-        # The system frees this lock when the process ends, even by kill -9. The server's watcher waits for that.
-        self._exits.enter_context(locked(self.runs.work / "prefect-users.lock", shared=True))
+        self._use()
         with locked(_start_lock(self.runs)):
             lock, api = _lock_or_address(self.runs)
             if api:
                 return api
-            api = f"http://127.0.0.1:{free_port()}/api"
+            port = urllib.parse.urlsplit(self.api).port or 0  # that of the server that has gone
+            api = f"http://127.0.0.1:{free_port(port)}/api"
             # The watcher inherits the lock, so that it holds it from its first moment to its last.
             with append_to(self.runs.work / "prefect.log") as log:
                 watcher = start_python(
@@ -203,7 +266,17 @@ def configured_api() -> str:
     return get_current_settings().api.url or ""
 
 
+def users_lock(runs: Runs) -> Path:
+    """Return the lock that every process shares which uses a server of ours."""
+    return runs.work / "prefect-users.lock"
+
+
 _at_hand: ServerAtHand | None = None
+
+
+def current() -> ServerAtHand | None:
+    """Return the server that this process uses; None in a process that ``torchmill up`` or a worker started."""
+    return _at_hand
 
 
 @contextlib.contextmanager
@@ -251,7 +324,7 @@ def watch(runs: Runs, api: str) -> None:
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        users = runs.work / "prefect-users.lock"
+        users = users_lock(runs)
         while server.poll() is None:
             time.sleep(0.5)
             if not up_state.shared_server_file(runs).exists():

@@ -24,6 +24,7 @@ from torchmill.flows.services.prefect_server import (
     prepare_database,
     server_command,
     server_environment,
+    users_lock,
 )
 from torchmill.flows.services.prewarm.process import PrewarmedProcess
 from torchmill.flows.services.processes import answers, free_port
@@ -64,6 +65,9 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
                 _watch(runs, "" if "prefect" in theirs else addresses["prefect_api"], services, prewarmed)
             except KeyboardInterrupt:
                 print("\nEnding …", flush=True)
+                with locked(users_lock(runs), wait=False) as is_unused:
+                    if not is_unused and "prefect" not in theirs:
+                        print("Runs are still at work: a Prefect server of their own takes over.", flush=True)
         return 0
 
 

@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled
 from prefect.workers.process import ProcessWorker
 
-from torchmill.flows.services.crashed_runs import crash
+from torchmill.flows.services.crashed_runs import Note, conclude
 
 POOL = "torchmill"
 MISSED = datetime.timedelta(minutes=1)
@@ -78,7 +78,7 @@ def close_interrupted() -> None:
     with get_client(sync_client=True) as client:
         flow_runs = _runs_of_pool(client, [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     for flow_run in flow_runs:
-        crash(str(flow_run.id), "The runner ended while it ran.")
+        conclude(str(flow_run.id), Note(), "The runner ended while it ran.")
 
 
 def _runs_of_pool(
