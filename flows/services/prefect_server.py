@@ -92,7 +92,7 @@ class ServerAtHand:
     def __init__(self, runs: Runs):
         self.runs = runs
         self.api = ""
-        self.is_shared = self.is_configured = self._is_user = False
+        self.is_shared = self.is_configured = self._is_user = self._is_given_up = False
         self.was_lost = False
         """True once the server did not answer any more, although it may be back."""
         self._exits = contextlib.ExitStack()
@@ -139,12 +139,14 @@ class ServerAtHand:
             logger.warning("It did not start: %s", error)
 
     def wait_until_back(self, seconds: float) -> bool:
-        """Wait for a server that has gone, and return whether it is there."""
-        deadline = time.monotonic() + seconds
+        """Wait for a server that has gone, and return whether it is there. A second wait in vain is none."""
+        deadline = time.monotonic() + (0 if self._is_given_up else seconds)
         while not answers(f"{self.api}/health", anything=self.is_configured):
             if time.monotonic() > deadline:
+                self._is_given_up = True
                 return False
             time.sleep(0.2)
+        self._is_given_up = False
         return True
 
     def _configured(self) -> str:
