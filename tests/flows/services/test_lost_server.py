@@ -13,10 +13,7 @@ from tests.flows.services.test_up import Up
 
 pytestmark = pytest.mark.services
 
-STEPS = 11
-
-
-def start_training(place: Place, epochs: int = 40, **environment: str) -> subprocess.Popen[str]:
+def start_training(place: Place, epochs: int = 12, **environment: str) -> subprocess.Popen[str]:
     """Start a training, and return when it trains."""
     process = place.start("train", "--train.epochs", str(epochs), env=environment, start_new_session=True)
     assert process.stderr
@@ -54,7 +51,7 @@ def kill_own_server(place: Place) -> None:
         process.kill()
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_up_ends_beside_it(used: Place, end: signal.Signals):
     up = Up(used, "--no-prewarm")
     process = start_training(used)
