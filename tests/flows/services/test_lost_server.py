@@ -68,6 +68,7 @@ def test_its_own_server_is_killed(used: Place):
     check_history(used, process, "Another one goes on with the same history")
 
 
+@pytest.mark.slow
 def test_a_server_of_the_users_goes_and_comes_back_later(used: Place, tmp_path: Path, data: Path, databases: Path):
     (tmp_path / "team").mkdir()
     team = make_used_place(tmp_path / "team", data, databases)
