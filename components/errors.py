@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-from torchmill.components.wording import without_passwords
+from torchmill.components.wording import printable, without_passwords
 
 
 class UserError(Exception):
     """A mistake or a circumstance that the user can mend. It is shown in words, never as a traceback.
 
-    ``message`` names the fault and its place; ``remedy`` says how to mend it. Neither shows a password in an address.
+    ``message`` names the fault and its place; ``remedy`` says how to mend it. Neither shows a password in an
+    address, or characters that steer a terminal.
 
     Example:
         >>> raise UserError("The disk of mlruns is full.", "Free some space.")
@@ -18,7 +19,7 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = ""):
-        self.message, self.remedy = without_passwords(message), without_passwords(remedy)
+        self.message, self.remedy = (without_passwords(printable(text)) for text in (message, remedy))
         super().__init__(self.message, self.remedy)
 
     def __str__(self) -> str:

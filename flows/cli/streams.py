@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+from torchmill.components.wording import printable
+
 GONE = (errno.EPIPE, errno.EBADF, errno.EIO)
 """Errors of a pipe whose reader has gone, a closed stream, and a terminal that hung up."""
 
@@ -21,6 +23,13 @@ class LastingFile(io.FileIO):
                 raise
             _redirect_to_null(self.fileno())
             return len(data)
+
+
+class PrintableText(io.TextIOWrapper):
+    """A stream in which no name can steer the terminal that shows it."""
+
+    def write(self, text: str) -> int:
+        return super().write(printable(text))
 
 
 def keep_streams() -> None:
@@ -44,7 +53,8 @@ def keep_streams() -> None:
 def _lasting(stream: io.TextIOWrapper | None, number: int) -> io.TextIOWrapper:
     if stream is not None:
         stream.flush()
-    return io.TextIOWrapper(
+    kind = PrintableText if number == 1 else io.TextIOWrapper  # progress bars steer the terminal on stderr
+    return kind(
         io.BufferedWriter(LastingFile(number, "w", closefd=False)),  # ty: ignore[invalid-argument-type]
         encoding=stream.encoding if stream else "utf-8",
         errors=(stream.errors if stream else None) or "backslashreplace",

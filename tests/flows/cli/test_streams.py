@@ -42,3 +42,9 @@ def test_output_that_a_full_disk_refuses_is_an_error(tmp_path: Path):
         ["bash", "-c", command], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     assert done.returncode != 0 and "No space left" in done.stderr
+
+
+def test_no_name_steers_the_terminal():
+    code = "from torchmill.flows.cli.streams import keep_streams\nkeep_streams()\nprint('a\x1b[2Jb', 'é\u202e')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert done.stdout == "a\\x1b[2Jb é\\u202e\n"

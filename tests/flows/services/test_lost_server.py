@@ -13,6 +13,7 @@ from tests.flows.services.test_up import Up
 
 pytestmark = pytest.mark.services
 
+
 def start_training(place: Place, epochs: int = 12, **environment: str) -> subprocess.Popen[str]:
     """Start a training, and return when it trains."""
     process = place.start("train", "--train.epochs", str(epochs), env=environment, start_new_session=True)
