@@ -80,7 +80,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         try:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells the cleanup that its writer lives
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
             write(partial)
+            if stat.S_IMODE(partial.stat().st_mode) != mode:  # safetensors puts a file of its own there
+                partial.chmod(mode)
         finally:
             os.close(descriptor)
 

@@ -178,3 +178,14 @@ def test_temporary_folders_of_killed_processes_are_removed_and_no_others(tmp_pat
     started[1].communicate()
     kept = {living.name, own.name, "torchmill-abcdefgh", "torchmill-abcdefg", "torchmill-new_____"}
     assert present == kept
+
+
+def test_the_umask_decides_who_may_read_a_file_whoever_writes_it(tmp_path):
+    def write(partial: Path) -> None:
+        (tmp_path / "own").touch(mode=0o600)
+        (tmp_path / "own").replace(partial)
+
+    before = os.umask(0o002)
+    write_atomically(tmp_path / "file", write)
+    os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o664
