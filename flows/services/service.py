@@ -21,8 +21,9 @@ class Service:
 
     name: str
     address: str
+    """Address with the server's key, so that another server that was faster to take the port is not taken for it."""
     health: str
-    """Path of its health check."""
+    """Path that answers once it is ready."""
     log: Path
     process: subprocess.Popen[bytes]
 

@@ -153,7 +153,8 @@ def _running(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> Gener
         name: str, health: str, command: list[str], environment: dict[str, str], folder: Path | None = None
     ) -> None:
         log = runs.work / f"{name}.log"
-        services.append(Service.start(name, addresses[name], health, log, command, environment, folder))
+        address = addresses[name] if name == "runner" else signed_in(addresses[name], credentials(runs))
+        services.append(Service.start(name, address, health, log, command, environment, folder))
 
     is_our_prefect = "prefect" not in theirs
     try:
@@ -163,11 +164,11 @@ def _running(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> Gener
         if is_our_prefect:
             port = _port_of(addresses["prefect"])
             prepare_database(runs)
-            start("prefect", "/api/health", server_command(port), server_environment(runs, port, ui=True))
+            start("prefect", "/api/version", server_command(port), server_environment(runs, port, ui=True))
         if "mlflow" not in theirs:
             command = tracking.ui_command(runs, _port_of(addresses["mlflow"]))
             # MLflow starts uvicorn, which imports from the current folder: in this one are no modules.
-            start("mlflow", "/health", command, tracking.ui_environment(runs), runs.folder)
+            start("mlflow", "/version", command, tracking.ui_environment(runs), runs.folder)
         for service in services:
             service.wait_until_healthy()
         _prepare_pool(runs, addresses["prefect_api"], is_our_prefect)
