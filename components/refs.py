@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from torchmill.components import fields, tasks
+from torchmill.components.reading.rules import USUAL, ReadingRules
 
 Kind = Annotated[str, AfterValidator(fields.checked)]
 """Kind of inputs: the ``NAME`` of a file in components/fields/."""
@@ -86,9 +87,13 @@ class DataRef(Ref):
     target_std: tuple[float, ...] = ()
     vocabulary_size: int = 0
     """Number of tokens, with padding (0) and unknown (1)."""
+    rules: ReadingRules = USUAL
+    """Rules by which files become inputs; predictions follow them, too."""
+    notes: tuple[str, ...] = ()
+    """Guesses and omissions of the preparation, in words; no part of the digest."""
 
     def identity(self) -> dict[str, str]:
-        described = self.model_dump_json(exclude={"folder", "source", "split"})
+        described = self.model_dump_json(exclude={"folder", "source", "split", "notes"})
         return {f"the data ({self.name})": hashlib.sha256(described.encode()).hexdigest()}
 
     def with_split(self, fraction: float, seed: int) -> "DataRef":

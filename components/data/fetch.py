@@ -20,6 +20,7 @@ from torchmill.components.encoding import columns, vocabulary
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import ConfigError, UserError, nearest, unknown_argument
+from torchmill.components.reading.folders import stamps
 from torchmill.components.refs import DataRef, FileRef
 from torchmill.components.settings.options import Room
 from torchmill.components.state_files import read_json
@@ -30,7 +31,7 @@ logger = logging.getLogger("torchmill")
 
 DATASETS = Path(__file__).with_name("datasets")
 
-FORMAT = 2
+FORMAT = 3
 """Version of the cache's format. A change prepares all data anew."""
 
 VOCABULARY, COLUMNS = vocabulary.FILE, columns.FILE
@@ -140,16 +141,9 @@ def _definition(name: str, datasets: Path, args: Mapping[str, Any]) -> str:
     digest = hashlib.sha256((datasets / f"{kind}.py").read_bytes())
     paths = [os.path.expanduser(value) for value in args.values() if isinstance(value, str)]  # noqa: PTH111
     for place in (path, *filter(os.path.isfile, paths)) if path else ():
-        for line in _listing(Path(place).expanduser()):
+        for line in stamps(Path(place).expanduser()):
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def _listing(place: Path) -> list[str]:
-    """Return names, sizes and modification times of all files, which show quickly if anything changed."""
-    paths = [place] if place.is_file() else (Path(root) / file for root, _, names in os.walk(place) for file in names)
-    stats = ((os.path.relpath(file, place), file.stat() if file.exists() else file.lstat()) for file in paths)
-    return sorted(f"{relative}\0{stat.st_size}\0{stat.st_mtime_ns}\n" for relative, stat in stats)
 
 
 def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) -> tuple[Any, Callable[[], Splits]]:
@@ -232,6 +226,8 @@ def _prepare(
         target_mean=target_mean,
         target_std=target_std,
         vocabulary_size=len(splits.vocabulary.tokens) if splits.vocabulary else 0,
+        rules=splits.rules,
+        notes=splits.notes,
     )
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})

@@ -8,6 +8,7 @@ import numpy as np
 from torchmill.components import tasks
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
+from torchmill.components.reading.rules import USUAL, ReadingRules
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,10 @@ class Splits:
     """Columns of the table that the inputs came from, if they have names."""
     source: str = ""
     """Origin of the data; empty if the module's ``SOURCE`` names it."""
+    rules: ReadingRules = USUAL
+    """Rules by which files of such data are read."""
+    notes: tuple[str, ...] = ()
+    """Guesses and omissions, in words, for a user to check."""
 
 
 def cut(

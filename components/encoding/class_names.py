@@ -1,6 +1,7 @@
 """Names of classes in their natural order, and the numbers that stand for them."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,10 +19,16 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Sort names as people do: 2 before 10."""
 
     def key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-        parts = re.split(r"([0-9]+)", name)
-        return [(0, int(part), "") if part.isdigit() else (1, 0, part.casefold()) for part in parts if part], name
+        # The digits 0 to 9 alone: neither ① nor ² is a number to int(), though both are digits to str.isdigit().
+        parts = [part for part in re.split(r"([0-9]+)", name) if part]
+        return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part.casefold()) for part in parts], name
 
     return sorted(names, key=key)
+
+
+def composed(name: str) -> str:
+    """Return a name with composed characters (NFC), in which macOS differs from other systems."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read(arrays: dict[str, np.ndarray], place: str, classes: tuple[str, ...]) -> Numbered:
@@ -54,8 +61,8 @@ def read(arrays: dict[str, np.ndarray], place: str, classes: tuple[str, ...]) ->
         arrays = {split: array.astype(np.int64) for split, array in arrays.items()}
     if classes and train.dtype.kind in "biu":
         return _numbered(arrays, place, classes)
-    texts = {split: [str(value) for value in array.tolist()] for split, array in arrays.items()}
-    return named(texts, place, classes)
+    texts = {split: [composed(str(value)) for value in array.tolist()] for split, array in arrays.items()}
+    return named(texts, place, tuple(map(composed, classes)))
 
 
 def named(texts: Mapping[str, Sequence[str]], place: str, classes: tuple[str, ...] = ()) -> Numbered:

@@ -86,7 +86,7 @@ def _interface_lines(input_name: str, data: DataRef, metadata: Mapping[str, str]
 
 def _code_lines(input_name: str, data: DataRef, columns: Columns | None) -> list[str]:
     """Return a Python example that runs the model on one input."""
-    snippet = data.field.snippet(data.shape)
+    snippet = data.field.snippet(data.shape, data.rules)
     if columns:
         row = {column.name: column.categories[0] if column.categories else 0 for column in columns.columns}
         snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))

@@ -25,7 +25,7 @@ def add_pre_and_postprocessing(core: onnx.ModelProto, data: DataRef, temperature
     """
     model = onnx.ModelProto()
     model.CopyFrom(core)
-    if before := data.field.preprocessing(data.shape, data.vocabulary_size):
+    if before := data.field.preprocessing(data.shape, data.vocabulary_size, data.rules):
         _rename(model.graph, data.field.onnx_input, names.PREPARED)
         first = plain(before, names.BEFORE, [names.PREPARED])
         del model.graph.input[:]

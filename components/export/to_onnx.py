@@ -67,7 +67,7 @@ def to_onnx(
 def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Return the metadata that describes a model's input and output, so that the file needs no others."""
     columns = read_columns(data)
-    takes, prepares = data.field.describe_input(data.shape, columns is not None)
+    takes, prepares = data.field.describe_input(data.shape, columns is not None, data.rules)
     described = {
         names.CLASSES: json.dumps(list(data.classes)),
         names.KIND: data.kind,
@@ -76,6 +76,7 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
         names.INPUT: takes,
         names.PREPROCESSING: prepares,
         names.OUTPUT: data.task_object.describe_output(len(data.classes)),
+        names.RULES: data.rules.as_json(),
         names.INPUT_STATISTICS: json.dumps({"mean": list(data.mean), "std": list(data.std)}),
     }
     if data.task_object.has_probabilities:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.reading.rules import USUAL, ReadingRules
 from torchmill.components.settings.options import Room
 
 if TYPE_CHECKING:
@@ -89,15 +90,17 @@ class Field(Protocol):
         """Return blank inputs as the exported network takes them."""
         ...
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         """Return the input of the ONNX model and its preprocessing, in words for its metadata."""
         ...
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> "ModelProto | None":
+    def preprocessing(
+        self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL
+    ) -> "ModelProto | None":
         """Return a graph from raw inputs to those of training; None if they are the same."""
         ...
 
-    def snippet(self, shape: tuple[int, ...]) -> str:
+    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
         """Return Python that makes an input for the ONNX model, named as the input."""
         ...
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchmill.components.fields import Sums
+from torchmill.components.reading.rules import TOP, USUAL, WHITE, ReadingRules
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -99,23 +100,28 @@ class Image:
 
         return inputs.to(torch.uint8)
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
-        return (
-            "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any "
-            "height and width, grey, RGB or RGBA",
-            f"scaled as Pillow's ImageOps.fit does with BILINEAR to {shape[2]}x{shape[1]}",
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
+        takes = (
+            "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any height "
         )
+        takes += "and width, " + ("of four channels" if shape[0] == 4 else "grey, RGB or RGBA")
+        if rules.top != TOP:
+            takes += f"; of 16 bits, the levels 0 to {rules.top} scaled to these"
+        ground = {None: "without the fourth channel, ", WHITE: ""}.get(rules.ground, f"on a ground of {rules.ground}, ")
+        return takes, f"{ground}scaled as Pillow's ImageOps.fit does with BILINEAR to {shape[2]}x{shape[1]}"
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> "ModelProto":
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
         from torchmill.components.onnx_graph.pictures import pictures
 
         channels, height, width = shape
-        return pictures(channels, height, width).to_model_proto()
+        return pictures(channels, height, width, rules.ground).to_model_proto()
 
-    def snippet(self, shape: tuple[int, ...]) -> str:
+    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
+        scaled = f"pixels = (pixels.clip(0, {rules.top}) / {rules.top} * 255 + 0.5).astype(np.uint8)  # if of 16 bits\n"
         return (
             "pixels = np.asarray(Image.open('picture.png'))\n"
-            "pixels = pixels.reshape(1, *pixels.shape[:2], -1)  # (batch, height, width, channels), uint8"
+            + scaled * (rules.top != TOP)
+            + "pixels = pixels.reshape(1, *pixels.shape[:2], -1)  # (batch, height, width, channels), uint8"
         )
 
     # Predictions

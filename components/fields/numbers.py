@@ -9,6 +9,7 @@ import numpy as np
 
 from torchmill.components.encoding.columns import FILE, Columns
 from torchmill.components.fields import Sums
+from torchmill.components.reading.rules import USUAL, ReadingRules
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,15 +74,15 @@ class Numbers:
     def exported(self, inputs: "Tensor") -> "Tensor":
         return inputs
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         takes = f"float32 (batch, {', '.join(map(str, shape))})"
         order = ", the columns in their order; one of categories is a 0 or 1 for each of these"
         return takes + order * has_columns, "standardised"
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> None:
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> None:
         return None
 
-    def snippet(self, shape: tuple[int, ...]) -> str:
+    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
         return f"features = np.zeros((1, {', '.join(map(str, shape))}), np.float32)"
 
     # Predictions

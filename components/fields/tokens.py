@@ -8,6 +8,7 @@ import numpy as np
 
 from torchmill.components.encoding.vocabulary import FILE, PADDING, UNKNOWN, Vocabulary
 from torchmill.components.fields import Sums
+from torchmill.components.reading.rules import USUAL, ReadingRules
 from torchmill.components.wording import percent
 
 if TYPE_CHECKING:
@@ -74,18 +75,18 @@ class Tokens:
     def exported(self, inputs: "Tensor") -> "Tensor":
         return inputs
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool) -> tuple[str, str]:
+    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         return (
             "int64 token ids (batch, length), padded with 0 at the end, 1 for what is not in the vocabulary",
             f"cut after {shape[0]} tokens",
         )
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int) -> "ModelProto":
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
         from torchmill.components.onnx_graph.texts import texts
 
         return texts(vocabulary_size, shape[0]).to_model_proto()
 
-    def snippet(self, shape: tuple[int, ...]) -> str:
+    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
         return (
             "vocabulary = json.loads(session.get_modelmeta().custom_metadata_map['vocabulary'])\n"
             "tokens = np.array([[2, 3, 4]])  # ids of vocabulary['tokens'], (batch, length), int64"

@@ -7,6 +7,8 @@ import onnx
 from onnxscript import UINT8, OnnxFunction, script
 from onnxscript import opset20 as op
 
+from torchmill.components.reading.rules import WHITE
+
 FLOAT_TYPE, UINT8_TYPE, INT32_TYPE = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.UINT8,
@@ -53,16 +55,6 @@ def fitted(planes, wanted_height, wanted_width):
 
 
 @script(default_opset=op)
-def on_white(planes):
-    """Paint red, green, blue and opacity on a white ground."""
-    white = op.Constant(value_float=255.0)
-    colours = op.Cast(op.Slice(planes, [0], [3], [1]), to=FLOAT_TYPE)
-    opacity = op.Cast(op.Slice(planes, [3], [4], [1]), to=FLOAT_TYPE)
-    painted = op.Add(op.Mul(colours, opacity), op.Mul(op.Sub(white, opacity), white))
-    return op.Cast(op.Round(op.Div(painted, white)), to=UINT8_TYPE)
-
-
-@script(default_opset=op)
 def grey(planes):
     """Convert red, green and blue to Pillow's mode L."""
     shares = op.Constant(value=GREY_SHARES)
@@ -75,38 +67,76 @@ def grey(planes):
 
 
 @script(default_opset=op)
-def to_grey(planes):
-    """Convert RGB or RGBA to grey."""
-    if op.Equal(op.Gather(op.Shape(planes), 1), 4):
-        colours = on_white(planes)
-    else:
-        colours = op.Identity(planes)
-    return grey(colours)
-
-
-@script(default_opset=op)
-def to_colours(planes):
-    """Convert grey or RGBA to RGB."""
-    if op.Equal(op.Gather(op.Shape(planes), 1), 4):
-        colours = on_white(planes)
-    else:
-        colours = op.Tile(planes, [1, 3, 1, 1])
-    return colours
-
-
-@script(default_opset=op)
 def as_they_are(planes):
     """Leave channels of unknown meaning as they are."""
     return op.Identity(planes)
 
 
-def pictures(channels: int, height: int, width: int) -> OnnxFunction:
+def without_fourth() -> OnnxFunction:
+    """Return a graph that leaves the fourth channel out."""
+
+    @script(default_opset=op)
+    def colors_alone(planes):
+        return op.Slice(planes, [0], [3], [1])
+
+    return colors_alone
+
+
+def on_ground(level: int) -> OnnxFunction:
+    """Return a graph that paints red, green, blue and opacity on a grey ground, as Pillow's alpha_composite does."""
+    ground_level = float(level)
+
+    @script(default_opset=op)
+    def painted_on(planes):
+        full, ground = op.Constant(value_float=255.0), op.Constant(value_float=ground_level)
+        colours = op.Cast(op.Slice(planes, [0], [3], [1]), to=FLOAT_TYPE)
+        opacity = op.Cast(op.Slice(planes, [3], [4], [1]), to=FLOAT_TYPE)
+        painted = op.Add(op.Mul(colours, opacity), op.Mul(op.Sub(full, opacity), ground))
+        return op.Cast(op.Round(op.Div(painted, full)), to=UINT8_TYPE)
+
+    return painted_on
+
+
+def to_grey(level: int | None) -> OnnxFunction:
+    """Return a graph from RGB or RGBA to grey."""
+    rgb = without_fourth() if level is None else on_ground(level)
+
+    @script(default_opset=op)
+    def grey_of_any(planes):
+        if op.Equal(op.Gather(op.Shape(planes), 1), 4):
+            colours = rgb(planes)
+        else:
+            colours = op.Identity(planes)
+        return grey(colours)
+
+    return grey_of_any
+
+
+def to_colours(level: int | None) -> OnnxFunction:
+    """Return a graph from grey or RGBA to RGB."""
+    rgb = without_fourth() if level is None else on_ground(level)
+
+    @script(default_opset=op)
+    def colours_of_any(planes):
+        if op.Equal(op.Gather(op.Shape(planes), 1), 4):
+            colours = rgb(planes)
+        else:
+            colours = op.Tile(planes, [1, 3, 1, 1])
+        return colours
+
+    return colours_of_any
+
+
+def pictures(channels: int, height: int, width: int, ground: int | None = WHITE) -> OnnxFunction:
     """Return a graph that prepares pixels of any size like training's: 1, 3 or 4 channels, first or last.
 
     Channels are last if the last side is 1, 3, 4 or training's number, unless the pixels fit as they are.
+
+    Args:
+        ground: grey level behind transparent pixels; None leaves the fourth channel out.
     """
     wanted_height, wanted_width = float(height), float(width)
-    recoloured = {1: to_grey, 3: to_colours}.get(channels, as_they_are)
+    recoloured = to_grey(ground) if channels == 1 else to_colours(ground) if channels == 3 else as_they_are
 
     @script(default_opset=op)
     def prepare(pixels: UINT8["batch", "d1", "d2", "d3"]) -> UINT8["batch", channels, height, width]:  # noqa: F821

@@ -20,6 +20,7 @@ from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.session import open_session
+from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.refs import DataRef
 from torchmill.components.state_files import Damaged, parse_json
 
@@ -75,6 +76,14 @@ class OnnxModel:
             return None
         fits = len(columns.features) == (1 if self.field.is_sequence else math.prod(self.shape))
         return columns if fits else None
+
+    @cached_property
+    def rules(self) -> ReadingRules:
+        """Rules by which files become inputs, as in training; the usual ones if the file has none."""
+        try:
+            return ReadingRules.from_json(self.metadata[names.RULES])
+        except (KeyError, ValueError, TypeError):
+            return ReadingRules()
 
     @property
     def encoding(self) -> Encoding | None:

@@ -1,6 +1,6 @@
 """Inputs of a prediction: image files, rows of tables or lines of text, each with its name."""
 
-import csv
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.formats import image_files as pictures
-from torchmill.components.data.formats.class_folders import SYSTEM_FILES
-from torchmill.components.data.formats.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_table
-from torchmill.components.data.formats.texts import decoded
+from torchmill.components.data.formats import image_files
 from torchmill.components.encoding.class_names import in_order
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.onnx_model.model import OnnxModel
+from torchmill.components.reading import pictures
+from torchmill.components.reading.folders import stamp, walk
+from torchmill.components.reading.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_cells
+from torchmill.components.reading.texts import lines, read_text
 
 MAX_PIXELS = 64_000_000
 """Largest image to decode."""
@@ -62,16 +63,16 @@ def gather(model: OnnxModel, places: Sequence[Path]) -> Inputs:
 
 
 def _images(model: OnnxModel, places: Sequence[Path]) -> Inputs:
-    if model.shape[0] not in (1, 3):
-        raise UserError(f"{model.file} takes images of {model.shape[0]} channels.", "Image files have 1 or 3.")
+    if model.shape[0] not in (1, 3, 4):
+        raise UserError(f"{model.file} takes images of {model.shape[0]} channels.", "Image files have 1, 3 or 4.")
     files = _files(places, pictures.SUFFIXES, model.field.samples)
     channels, height, width = model.shape
 
     def read(number: int) -> np.ndarray | Unreadable:
-        pixels = pictures.read_pixels(Path(files[number]), (channels, height, width), MAX_PIXELS)
+        pixels = image_files.read_pixels(Path(files[number]), (channels, height, width), model.rules, MAX_PIXELS)
         return Unreadable(pixels) if isinstance(pixels, str) else pixels
 
-    return Inputs(files, [_stamp(file) for file in files], read)
+    return Inputs(files, [stamp(file) for file in files], read)
 
 
 def _files(places: Sequence[Path], suffixes: frozenset[str], noun: str) -> list[str]:
@@ -81,52 +82,66 @@ def _files(places: Sequence[Path], suffixes: frozenset[str], noun: str) -> list[
         if place.is_file():  # a file that the user names counts whatever its suffix
             files.append(str(place))
             continue
-        inside = []
-        for folder, folders, names in os.walk(place):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path for each of a million files is slow)
-                if suffix in suffixes and not name.startswith(".") and name.lower() not in SYSTEM_FILES:
-                    inside.append(os.path.join(folder, name))  # noqa: PTH118
+        inside = [
+            os.path.join(folder, name)  # noqa: PTH118 (a Path for each of a million files is slow)
+            for folder, names, _ in walk(place)
+            for name in names
+            if os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122
+        ]
         if not inside:
             raise UserError(f"There are no {noun} in {place}.", f"Their names end in {', '.join(sorted(suffixes))}.")
         files += in_order(inside)
     return files
 
 
-def _stamp(file: str) -> str:
-    try:
-        status = os.stat(file)  # noqa: PTH116
-    except OSError:
-        return "gone"
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     assert model.vocabulary  # a missing vocabulary raises here, before the first batch
     names: list[str] = []
-    texts: list[str] = []
+    digests: list[str] = []
+    texts: list[str | Callable[[], str]] = []
     for place in _files(places, frozenset({*TABLES, ".txt"}), "texts"):
         file = Path(place)
+        if file.suffix.lower() not in TABLES and model.rules.text_per == "file":
+            names.append(place)
+            digests.append(stamp(place))
+            texts.append(functools.partial(_whole, file))
+            continue
         if file.suffix.lower() in TABLES:
-            columns, lines = _table(file)
-            trained = model.columns.names if model.columns else ()
-            usual = [name for name in columns if name.lower() in USUAL_TEXTS]
-            column = next((name for name in (*trained, *usual) if name in columns), None)
-            if column is None and len(columns) > 1:
-                expected = next(iter(trained), "text")
-                raise UserError(f"{file} has no column '{expected}'.", nearest(expected, columns))
-            entries: Sequence[str] = [str(cell) for cell in columns[column or next(iter(columns))]]
+            entries, numbers = _text_cells(model, file)
         else:
-            entries = decoded(file.read_bytes(), file).splitlines()
-            lines = list(range(1, len(entries) + 1))
-        names += [f"{place} line {line}" for line in lines]
+            entries = _whole(file)
+            entries = [entries] if isinstance(entries, Unreadable) else lines(entries)
+            numbers = list(range(1, len(entries) + 1))
+        names += [f"{place} line {number}" for number in numbers]
+        digests += entries
         texts += entries
 
     def read(number: int) -> str:
-        return texts[number] if texts[number].strip() else Unreadable("is empty")
+        text = texts[number]
+        text = text if isinstance(text, str) else text()
+        return text if text.strip() else Unreadable("is empty")
 
-    return Inputs(names, texts, read)
+    return Inputs(names, digests, read)
+
+
+def _whole(file: Path) -> str:
+    """Return the text of a file, or why it can't be read."""
+    try:
+        return read_text(file)
+    except UserError as error:
+        return Unreadable(error.message.removeprefix(f"{file} "))
+
+
+def _text_cells(model: OnnxModel, file: Path) -> tuple[list[str], list[int]]:
+    """Return the cells of the column of texts, and their lines."""
+    columns, numbers = read_cells(file)
+    trained = model.columns.names if model.columns else ()
+    usual = [name for name in columns if name.lower() in USUAL_TEXTS]
+    column = next((name for name in (*trained, *usual) if name in columns), None)
+    if column is None and len(columns) > 1:
+        expected = next(iter(trained), "text")
+        raise UserError(f"{file} has no column '{expected}'.", nearest(expected, columns))
+    return [str(cell) for cell in columns[column or next(iter(columns))]], numbers
 
 
 def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
@@ -135,15 +150,15 @@ def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     read_by: list[Columns] = []
     for place in _files(places, frozenset(TABLES), "tables"):
         file = Path(place)
-        cells, lines = _table(file)
+        cells, numbers = read_cells(file)
         columns = model.columns or _columns_in_order(model, file, list(cells))
         missing = [name for name in columns.names if name not in cells]
         if missing:
             message = f"{file} has no column {', '.join(repr(name) for name in missing[:8])}"
             raise UserError(f"{message}{', …' * (len(missing) > 8)}.", nearest(missing[0], cells))
-        names += [f"{place} line {line}" for line in lines]
+        names += [f"{place} line {number}" for number in numbers]
         rows += map(list, zip(*(cells[name] for name in columns.names), strict=True))
-        read_by += [columns] * len(lines)
+        read_by += [columns] * len(numbers)
 
     def read(number: int) -> np.ndarray | Unreadable:
         values: list[float] = []
@@ -175,30 +190,6 @@ def _columns_in_order(model: OnnxModel, file: Path, names: list[str]) -> Columns
             f"Leave {count} columns, in the order of the training data; there are: {', '.join(rest[:12])}.",
         )
     return Columns.called(rest)
-
-
-def _table(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    """Return the cells by column, and the line of each row; Parquet has row numbers from 1 instead."""
-    if file.suffix.lower() == ".parquet":
-        return _parquet(file)
-    content = decoded(file.read_bytes(), file)
-    first = next((line for line in content.splitlines() if line.strip()), "")
-    if first and not any(sign in first for sign in ",;\t"):  # a single column, for example of texts
-        lines = [(number, row) for number, row in enumerate(csv.reader(content.splitlines()), 1) if row]
-        return {first.strip(): [row[0] for _, row in lines[1:]]}, [number for number, _ in lines[1:]]
-    table = read_table(file)
-    return {name: table.cells(name) for name in table.columns}, table.lines
-
-
-def _parquet(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file} is not a Parquet file: {' '.join(str(error).split())[:200]}") from None
-    return table.to_pydict(), list(range(1, table.num_rows + 1))
 
 
 def largest_batch(shape: tuple[int, ...]) -> int:

@@ -12,12 +12,12 @@ import numpy as np
 
 from torchmill.components import tasks
 from torchmill.components.data.formats.labels import Labels, read_labels
-from torchmill.components.data.formats.tables import USUAL_LABELS, USUAL_TEXTS, Table, number_of, read_table
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.reading.tables import USUAL_LABELS, USUAL_TEXTS, Table, number_of, read_table
 
 logger = logging.getLogger("torchmill")
 

@@ -7,7 +7,7 @@ Licence: yours.
 import logging
 import statistics
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from torchmill.components.data.formats.class_folders import Tree, origin, read_t
 from torchmill.components.data.formats.image_files import Header
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.errors import UserError
+from torchmill.components.reading.pictures import SUFFIXES
+from torchmill.components.reading.rules import ReadingRules
+from torchmill.components.reading.survey import Colors, Survey
 from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")
@@ -28,7 +31,7 @@ def load(
     path: Path,
     downloads: Path,
     image_size: int | None = None,
-    colors: Literal["auto", "grey", "rgb"] = "auto",
+    colors: Colors = "auto",
     test_fraction: float = 0.2,
     max_pixels: int = 64_000_000,
     unreadable_share: float = 0.05,
@@ -41,7 +44,8 @@ def load(
     Args:
         image_size: height and width in pixels. Without it, if sizes differ, the median of the shorter sides, as a
             multiple of 8, at most 224.
-        colors: grey or rgb; auto is grey if all images are stored as grey.
+        colors: grey, rgb, or rgba for four channels as they are stored; auto is grey if all images are stored as grey,
+            and four channels if all are TIFFs whose fourth channel is no opacity.
         test_fraction: share of each class to test with if there is no test folder; equal files stay together.
         max_pixels: largest image to read, in pixels; 170 million at most.
         unreadable_share: largest share of unreadable files to leave out; more stop the run.
@@ -50,7 +54,7 @@ def load(
         UserError: as ``read_tree``; more files than that share, or all of a class, are unreadable.
     """
     _check(image_size, colors, test_fraction, unreadable_share)
-    tree = read_tree(path, image_files.SUFFIXES, "images")
+    tree = read_tree(path, SUFFIXES, "images")
     listed = [(split, file, label) for split, files in tree.splits.items() for file, label in files]
     files = [file for _, file, _ in listed]
     headers = image_files.read_headers(files, max_pixels)
@@ -61,26 +65,35 @@ def load(
     _report(unreadable, listed, tree, cache, unreadable_share)
     rows = [(*row, header) for row, header in zip(listed, headers, strict=True) if isinstance(header, Header)]
     parts = _parts(rows, test_fraction)
-    shape = _shape([header for *_, header in rows], image_size, colors)
+    channels, rules, notes = _surveyed([header for *_, header in rows], colors, str(path))
+    shape = _shape([header.traits.size for *_, header in rows], image_size, channels)
     splits = {}
     with image_files.removed_on_failure() as written:
         for split, members in parts.items():
             images_NCHW, faults = image_files.decode(
-                [file for _, file, _, _ in members], shape, cache / f".{split}.decoded", written
+                [file for _, file, _, _ in members], shape, rules, cache / f".{split}.decoded", written
             )
             sound = [row for row in members if row[1] not in faults]
             labels = np.array([row[2] for row in sound], np.int64)
             splits[split] = Split(images_NCHW, labels, [origin(row[1], path) for row in sound])
             unreadable |= faults
         _report(unreadable, listed, tree, cache, unreadable_share)
-    return Splits(splits["train"], splits["test"], splits.get("validation"), tree.classes, source=str(path))
+    return Splits(
+        splits["train"],
+        splits["test"],
+        splits.get("validation"),
+        tree.classes,
+        source=str(path),
+        rules=rules,
+        notes=notes,
+    )
 
 
 def _check(image_size: int | None, colors: str, test_fraction: float, unreadable_share: float) -> None:
     if image_size is not None and (not isinstance(image_size, int) or not 1 <= image_size <= 4096):
         raise UserError(f"image_size is {image_size!r}.", "Give a whole number of pixels from 1 to 4096.")
-    if colors not in ("auto", "grey", "rgb"):
-        raise UserError(f"colors is {colors!r}.", "Give auto, grey or rgb.")
+    if colors not in get_args(Colors):
+        raise UserError(f"colors is {colors!r}.", "Give auto, grey, rgb or rgba.")
     if not isinstance(test_fraction, int | float) or not 0 < test_fraction < 1:
         raise UserError(f"test_fraction is {test_fraction!r}.", "Give a share between 0 and 1.")
     if not isinstance(unreadable_share, int | float) or not 0 <= unreadable_share < 1:
@@ -110,22 +123,31 @@ def _parts(rows: list[Row], test_fraction: float) -> dict[str, list[Row]]:
     return {**parts, "train": [train[index] for index in remaining], "test": [train[index] for index in test]}
 
 
-def _shape(headers: list[Header], image_size: int | None, colors: str) -> tuple[int, int, int]:
+def _surveyed(headers: list[Header], colors: Colors, place: str) -> tuple[int, ReadingRules, tuple[str, ...]]:
+    """Return the channels of all images, the rules to read them by, and notes on them."""
+    survey = Survey()
+    for header in headers:
+        survey.add(header.traits, header.levels)
+    channels, rules = survey.decide(colors, place)
+    notes = tuple(survey.notes(channels, rules))
+    for note in notes:
+        logger.info("%s: %s", place, note)
+    return channels, rules, notes
+
+
+def _shape(sizes: list[tuple[int, int]], image_size: int | None, channels: int) -> tuple[int, int, int]:
     """Return channels, height and width that all images get."""
-    is_grey = colors == "grey" or (colors == "auto" and all(header.grey for header in headers))
-    channels = 1 if is_grey else 3
-    sizes = {header.size for header in headers}
     if image_size:
         return channels, image_size, image_size
-    if len(sizes) == 1:
-        width, height = sizes.pop()
+    if len(set(sizes)) == 1:
+        width, height = sizes[0]
         return channels, height, width
-    median = statistics.median(min(header.size) for header in headers)
+    median = statistics.median(map(min, sizes))
     side = min(LARGEST_USUAL_SIZE, max(8, round(median / 8) * 8))
     logger.info(
         "Images of %d sizes: the shorter side is resized to %d pixels, the middle square cut out. Another size: "
         "--data.args '{\"image_size\": 96}'",
-        *(len(sizes), side),
+        *(len(set(sizes)), side),
     )
     return channels, side, side
 

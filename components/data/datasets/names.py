@@ -14,6 +14,7 @@ from torchmill.components.data.downloads.published_file import PublishedFile
 from torchmill.components.data.formats.texts import cut_texts, encode_splits
 from torchmill.components.data.splits import Splits
 from torchmill.components.encoding.vocabulary import normalized
+from torchmill.components.reading.texts import lines, read_text
 
 SOURCE = "https://docs.pytorch.org/tutorials/intermediate/char_rnn_classification_tutorial.html"
 
@@ -51,7 +52,7 @@ def load(downloads: Path) -> Splits:
     for label, (language, (size, sha256)) in enumerate(FILES.items()):
         file = PublishedFile("names", f"{language}.txt", size, content_sha256=sha256, packed=False)
         download(file, downloads / file.name, MIRRORS, show=lambda _: contextlib.nullcontext(lambda *_: None))
-        names = {normalized(line) for line in (downloads / file.name).read_text(encoding="utf-8").splitlines()}
+        names = {normalized(line) for line in lines(read_text(downloads / file.name))}
         texts += sorted(names - {""})
         labels += [label] * len(names - {""})
     parts = cut_texts(texts, np.array(labels), test_fraction=0.1, validation_fraction=0.1)

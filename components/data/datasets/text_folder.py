@@ -7,12 +7,14 @@ in each line. Licence: yours.
 import logging
 from pathlib import Path
 
-from torchmill.components.data.formats.class_folders import SPLIT_NAMES, origin, read_tree
-from torchmill.components.data.formats.texts import Texts, complete, decoded, encode_splits
+from torchmill.components.data.formats.class_folders import SPLIT_NAMES, SPLIT_OF, origin, read_tree
+from torchmill.components.data.formats.texts import Texts, complete, encode_splits
 from torchmill.components.data.splits import Splits
-from torchmill.components.encoding.class_names import in_order, named
+from torchmill.components.encoding.class_names import composed, in_order, named
 from torchmill.components.encoding.vocabulary import Level
-from torchmill.components.errors import UserError
+from torchmill.components.errors import UserError, shortened
+from torchmill.components.reading.folders import is_ours
+from torchmill.components.reading.texts import lines, read_text
 from torchmill.components.wording import percent
 
 logger = logging.getLogger("torchmill")
@@ -47,7 +49,8 @@ def load(
     """
     if level not in ("words", "characters"):
         raise UserError(f"level is {level!r}.", "Give words or characters.")
-    read = _lines(path) or _files(path, downloads.parent)
+    by_line = _lines(path)
+    read = by_line or _files(path, downloads.parent)
     values, classes = named({split: names for split, (_, names, _) in read.items()}, str(path))
     parts = {split: Texts(texts, values[split], origins) for split, (texts, _, origins) in read.items()}
     parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
@@ -59,6 +62,7 @@ def load(
         max_length=max_length,
         max_size=max_size,
         source=str(path),
+        text_per="line" if by_line else "file",
     )
 
 
@@ -80,28 +84,32 @@ def _lines(path: Path) -> Read | None:
         return None
     if places == {"train": path} and _has_folders(path):
         return None
+    if splits := [file.name for file in _text_files(places["train"]) if file.stem.lower() in SPLIT_OF]:
+        raise UserError(
+            f"{places['train']} has {shortened(splits)}: named like splits, not like classes.",
+            "Put a file of lines for each class into a folder for each split: PATH/train/CLASS.txt.",
+        )
     read: Read = {}
     for split, place in places.items():
         texts, names, origins = [], [], []
         for file in _text_files(place):
-            lines = enumerate(decoded(file.read_bytes(), file).splitlines(), 1)
-            numbered = [(number, line) for number, line in lines if line.strip()]
+            numbered = [(number, line) for number, line in enumerate(lines(read_text(file)), 1) if line.strip()]
             if not numbered:
                 raise UserError(f"{file} holds no text.", "Write a text in each line, or remove it.")
             texts += [line for _, line in numbered]
-            names += [file.stem] * len(numbered)
+            names += [composed(file.stem)] * len(numbered)
             origins += [f"{origin(file, path)} line {number}" for number, _ in numbered]
         read[split] = texts, names, origins
     return read
 
 
 def _text_files(place: Path) -> list[Path]:
-    files = {file.name: file for file in place.glob("*.txt") if not file.name.startswith(".")}
+    files = {file.name: file for file in place.glob("*.txt") if is_ours(file.name)}
     return [files[name] for name in in_order(files)]
 
 
 def _has_folders(place: Path) -> bool:
-    return any(path.is_dir() and not path.name.startswith(".") for path in place.iterdir())
+    return any(path.is_dir() and is_ours(path.name) for path in place.iterdir())
 
 
 def _files(path: Path, cache: Path) -> Read:
@@ -112,7 +120,7 @@ def _files(path: Path, cache: Path) -> Read:
     for split, files in tree.splits.items():
         texts, names, origins = [], [], []
         for file, label in files:
-            text = decoded(file.read_bytes(), file)
+            text = read_text(file)
             total += 1
             if text.strip():
                 texts.append(text)

@@ -263,7 +263,7 @@ class _Download:
                 raise _Refusal(f"HTTP {status}")
             begun = size if status == 206 else 0
             length = answer.headers.get("Content-Length", "")
-            total = begun + int(length) if length.isdigit() else None
+            total = begun + int(length) if length.isascii() and length.isdecimal() else None
             if total and total > self.file.limit_bytes:
                 raise _WrongContents(f"has {total:,} bytes, more than the file can have")
             part = self.part.resume() if begun else self.part.begin(url, answer.headers, total)
@@ -279,7 +279,7 @@ class _Download:
             with error:
                 wait = error.headers.get("Retry-After", "") if error.headers else ""
             if error.code in RETRY_STATUSES:
-                pause = min(float(wait), LONGEST_PAUSE_SECONDS) if wait.isdigit() else 0.0
+                pause = min(float(wait), LONGEST_PAUSE_SECONDS) if wait.isascii() and wait.isdecimal() else 0.0
                 raise _Fault(f"HTTP {error.code}", pause) from error
             raise _Refusal(f"HTTP {error.code}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -12,49 +12,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from torchmill.components.data.progress import counted
 from torchmill.components.errors import UserError
 from torchmill.components.files import writing
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"})
-
-GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"})
-ORIENTATION = 0x0112
-"""EXIF tag of the orientation; from 5 on, width and height are swapped."""
-
-PILLOWS_LIMIT = 170_000_000
-"""Largest image, in pixels, that Pillow itself opens, roughly."""
+from torchmill.components.reading import pictures
+from torchmill.components.reading.pictures import Levels, Traits
+from torchmill.components.reading.rules import ReadingRules
 
 
 @dataclass(frozen=True)
 class Header:
-    """Facts about an image file that need no decoding."""
+    """Facts about an image file."""
 
-    size: tuple[int, int]
-    """Width and height of the upright image."""
-    grey: bool
+    traits: Traits
+    levels: Levels | None
+    """Facts about its pixels; None if they were not measured."""
     digest: str
     """Digest of the file."""
 
 
+MEASURED = 1000
+"""Number of files with opacity whose pixels are measured: enough to choose the ground for all."""
+
+
 def read_headers(files: Sequence[Path], max_pixels: int) -> list[Header | str]:
-    """Return each image's header, or in words why it can't be read. Nothing is decoded."""
+    """Return each image's header, or in words why it can't be read.
+
+    Images of 16 bits are decoded, since the largest level decides how all are read, and some with opacity.
+    """
+    measured = MEASURED / max(len(files), 1)
 
     def read(file: Path) -> Header | str:
-        return _or_reason(lambda: _header(file, min(max_pixels, PILLOWS_LIMIT)))
+        return _or_reason(lambda: _header(file, min(max_pixels, pictures.PILLOWS_LIMIT), measured))
 
     return _map(read, files, "Read headers of images")
 
 
 def decode(
-    files: Sequence[Path], shape: tuple[int, int, int], path: Path, written: list[Path]
+    files: Sequence[Path], shape: tuple[int, int, int], rules: ReadingRules, path: Path, written: list[Path]
 ) -> tuple[np.ndarray, dict[Path, str]]:
     """Decode images into a file at ``path``, mapped into memory.
 
     Args:
-        shape: channels (1 or 3), height, width.
+        shape: channels (1, 3 or 4), height, width.
         written: list that gets the paths of the files that are written.
 
     Returns:
@@ -64,7 +66,7 @@ def decode(
 
     def read(numbered: tuple[int, Path]) -> str:
         number, file = numbered
-        pixels = _or_reason(lambda: _pixels(file, shape))
+        pixels = _or_reason(lambda: _pixels(file, shape, rules))
         if isinstance(pixels, str):
             return pixels
         images_NCHW[number] = pixels
@@ -82,11 +84,11 @@ def decode(
     return without_gaps, faults
 
 
-def read_pixels(file: Path, shape: tuple[int, int, int], max_pixels: int) -> np.ndarray | str:
+def read_pixels(file: Path, shape: tuple[int, int, int], rules: ReadingRules, max_pixels: int) -> np.ndarray | str:
     """Decode one image as ``decode`` does, unless its header says that it is too large.
 
     Args:
-        shape: channels (1 or 3), height, width.
+        shape: channels (1, 3 or 4), height, width.
 
     Returns:
         Pixels, uint8 CHW; or in words why the image can't be read.
@@ -94,7 +96,8 @@ def read_pixels(file: Path, shape: tuple[int, int, int], max_pixels: int) -> np.
 
     def read() -> np.ndarray | str:
         with Image.open(file) as image:
-            return _refusal(image, min(max_pixels, PILLOWS_LIMIT)) or _fitted(image, shape)
+            refusal = pictures.refusal(image, min(max_pixels, pictures.PILLOWS_LIMIT))
+            return refusal or pictures.fitted(pictures.decoded(image, max(shape[1:])), shape, rules)
 
     return _or_reason(read)
 
@@ -159,61 +162,20 @@ def _or_reason(work: Callable[[], Any]) -> Any:
         return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
-def _header(file: Path, max_pixels: int) -> Header | str:
+def _header(file: Path, max_pixels: int, measured: float) -> Header | str:
     content = file.read_bytes()
     if not content:
         return "is empty (0 bytes)"
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
     with Image.open(io.BytesIO(content)) as image:
-        if refusal := _refusal(image, max_pixels):
+        if refusal := pictures.refusal(image, max_pixels):
             return refusal
-        width, height = image.size
-        # A PNG may have EXIF after its pixels, for which Pillow would decode them.
-        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-        is_turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
-        is_grey = image.mode in GREY_MODES
-    size = (height, width) if is_turned else (width, height)
-    return Header(size, is_grey, hashlib.blake2b(content, digest_size=16).hexdigest())
+        traits = pictures.traits(image)
+        is_chosen = traits.has_opacity and int(digest[:8], 16) < measured * 16**8
+        levels = pictures.decoded(image).levels() if traits.is_deep or is_chosen else None
+    return Header(traits, levels, digest)
 
 
-def _refusal(image: Image.Image, max_pixels: int) -> str:
-    """Return in words why the header forbids decoding an image; empty if it doesn't."""
-    width, height = image.size
-    if width * height > max_pixels:
-        return f"has {width:,} × {height:,} pixels, more than max_pixels, {max_pixels:,}"
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        return f"has pixels of 32 bits ({image.mode}), whose range is unknown"
-    return ""
-
-
-def _pixels(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def _pixels(file: Path, shape: tuple[int, int, int], rules: ReadingRules) -> np.ndarray:
     with Image.open(file) as image:
-        return _fitted(image, shape)
-
-
-def _fitted(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    channels, height, width = shape
-    if image.format == "JPEG" and image.mode in ("L", "RGB"):
-        # Faster: decode at a half, a quarter or an eighth, still twice as large as needed.
-        image.draft(image.mode, (2 * max(height, width), 2 * max(height, width)))
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    plain = _plain(upright, channels)
-    if plain.size != (width, height):
-        # The shorter side fits; the longer is cut equally on both ends.
-        plain = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(plain)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def _plain(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image in grey or RGB: on white if it is transparent, with 8 bits instead of 16."""
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        image = Image.alpha_composite(white, layered).convert("RGB")
-    elif image.mode == "P":
-        image = image.convert("RGB")
-    return image if image.mode == mode else image.convert(mode)
+        return pictures.fitted(pictures.decoded(image, max(shape[1:])), shape, rules)

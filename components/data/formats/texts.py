@@ -1,7 +1,7 @@
 """Labelled texts, between their source and a data set of tokens."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from torchmill.components import tasks
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.encoding.vocabulary import Level, Vocabulary, normalized
 from torchmill.components.errors import UserError
+from torchmill.components.reading.rules import ReadingRules
 
 
 class Texts(NamedTuple):
@@ -45,6 +46,7 @@ def encode_splits(
     max_size: int = 50_000,
     task: str = tasks.DEFAULT,
     source: str = "",
+    text_per: Literal["line", "file"] = "line",
 ) -> Splits:
     """Encode train, validation and test as token ids, with a vocabulary of the training texts."""
     vocabulary = Vocabulary.of(
@@ -59,6 +61,7 @@ def encode_splits(
         task=task,
         vocabulary=vocabulary,
         source=source,
+        rules=ReadingRules(text_per=text_per),
     )
 
 
@@ -96,21 +99,3 @@ def complete(
 def usual_level(texts: Sequence[str]) -> Level:
     """Return "characters" if half of the texts have at most two words, else "words"."""
     return "characters" if float(np.median([len(text.split()) for text in texts])) <= 2 else "words"
-
-
-def decoded(content: bytes, file: object) -> str:
-    """Return the text of a file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UserError: the file is in another encoding.
-    """
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-        encoding = "UTF-16" if utf16 else "CP1252"
-        raise UserError(
-            f"{file} line {line} is not UTF-8: byte {error.start:,} of the file is 0x{content[error.start]:02x}.",
-            f"Convert it, for example with: iconv -f {encoding} -t UTF-8.",
-        ) from None

@@ -5,6 +5,7 @@ It returns a pair (inputs, labels) of arrays, tensors or lists; or a Dataset of 
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -15,13 +16,17 @@ from torchmill.components import tasks
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.labels import Labels, read_labels
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits, usual_level
-from torchmill.components.data.formats.user_values import Values, as_inputs, read_pair
+from torchmill.components.data.formats.user_values import Pictures, TextFiles, Values, as_images, as_inputs, read_pair
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.reading.rules import ReadingRules
+from torchmill.components.reading.survey import Survey, depth_note, full_scale
 from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import import_from
+
+logger = logging.getLogger("torchmill")
 
 TEST_FRACTION = 0.2
 """Share of each class to test with if the function gives no test split."""
@@ -66,9 +71,35 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
     if isinstance(inputs["train"], list):
         return _texts(inputs, labels, options, place)
     names = _names({split: columns for split, (_, _, columns) in read.items()}, place)
-    arrays = {split: as_inputs(values, f"{place}: {split}") for split, values in inputs.items()}
-    splits = _arrays(arrays, labels, place)
+    arrays, rules, notes = _inputs(inputs, place)
+    splits = replace(_arrays(arrays, labels, place), rules=rules, notes=notes)
     return replace(splits, columns=Columns.called(names)) if names else splits
+
+
+def _inputs(inputs: dict[str, Values], place: str) -> tuple[dict[str, np.ndarray], ReadingRules, tuple[str, ...]]:
+    """Return arrays of images or numbers by split, the rules that images were read by, and notes on these."""
+    notes: list[str] = []
+    rules = ReadingRules()
+    parts = {f"{place}: {split}": values for split, values in inputs.items()}
+    if isinstance(inputs["train"], Pictures):
+        survey = Survey()
+        for part, values in parts.items():
+            if not isinstance(values, Pictures):
+                raise UserError(f"{part} has no images of Pillow, and train has.")
+            for traits, picture in values.pictures:
+                survey.add(traits, picture.levels())
+        channels, rules = survey.decide("auto", place)
+        notes = survey.notes(channels, rules)
+        arrays = [as_images(values, channels, rules, part) for part, values in parts.items() if values]  # ty: ignore[invalid-argument-type]
+    else:
+        deep = [values for values in inputs.values() if isinstance(values, np.ndarray) and values.dtype == np.uint16]
+        if largest := max((int(values.max()) for values in deep if values.ndim > 2), default=0):
+            rules = ReadingRules(top=full_scale(largest))
+            notes = [depth_note("images", largest, rules.top)]
+        arrays = [as_inputs(values, part, rules.top) for part, values in parts.items()]
+    for note in notes:
+        logger.info("%s: %s", place, note)
+    return dict(zip(inputs, arrays, strict=True)), rules, tuple(notes)
 
 
 def _function(file: str, name: str) -> Callable[..., Any]:
@@ -181,4 +212,5 @@ def _texts(inputs: dict[str, Values], labels: Labels, options: Mapping[str, Any]
         max_length=options.get("max_length", MAX_LENGTH),
         task=labels.task,
         source=place,
+        text_per="file" if isinstance(inputs["train"], TextFiles) else "line",
     )

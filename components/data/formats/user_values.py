@@ -1,12 +1,19 @@
 """Values that a user's function returns, as arrays or texts: tensors, lists, DataFrames, images, Datasets."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from torchmill.components.errors import UserError
+from torchmill.components.reading import pictures
+from torchmill.components.reading.pictures import Channels, Picture, Traits, fitted, scaled
+from torchmill.components.reading.rules import TOP, ReadingRules
+from torchmill.components.reading.texts import read_text
 from torchmill.components.user_code.importing import first_hand
 
 logger = logging.getLogger("torchmill")
@@ -17,11 +24,33 @@ SMALLEST_IMAGE = 8
 SHAPES = 'Give (inputs, labels), a Dataset of (input, label) items, or {"train": …, "test": …} of these.'
 """Remedy for values of the wrong shape."""
 
-Values = np.ndarray | list[str]
-"""Numbers, with samples first; or a text per sample."""
+
+class Decoded(NamedTuple):
+    """A decoded picture, with the facts that its header told."""
+
+    traits: Traits
+    picture: Picture
 
 
-def read_pair(part: Any, place: str) -> tuple[Values, Values, tuple[str, ...]]:
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures, which are not yet arrays: channels and depth are decided over all splits."""
+
+    pictures: list[Decoded]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+class TextFiles(list[str]):
+    """Texts, each of which is a whole file."""
+
+
+Values = np.ndarray | list[str] | Pictures
+"""Numbers, with samples first; a text per sample; or a picture per sample."""
+
+
+def read_pair(part: Any, place: str) -> tuple[Values, np.ndarray | list[str], tuple[str, ...]]:
     """Return inputs, labels and names of columns, if any, of a pair or a Dataset.
 
     Args:
@@ -31,6 +60,7 @@ def read_pair(part: Any, place: str) -> tuple[Values, Values, tuple[str, ...]]:
     Raises:
         UserError: it is neither, it is empty, or inputs and labels differ in number.
     """
+    part = _loaded(part, place)
     tensors = getattr(part, "tensors", None)  # a TensorDataset: no need to read it item by item
     if isinstance(tensors, tuple) and len(tensors) == 2:
         part = tensors
@@ -45,7 +75,8 @@ def read_pair(part: Any, place: str) -> tuple[Values, Values, tuple[str, ...]]:
     if is_pair and len(part) != 2:
         raise UserError(f"{place} is a tuple of {len(part)}, not a pair of inputs and labels.", SHAPES)
     inputs, labels = (part[0], part[1]) if is_pair else _items(part, place)
-    values, truth = _values(inputs, f"{place} inputs"), _values(labels, f"{place} labels")
+    values, truth = _values(inputs, f"{place} inputs"), _values(labels, f"{place} labels", are_labels=True)
+    assert not isinstance(truth, Pictures)
     if len(values) != len(truth):
         raise UserError(
             f"{place} has {len(values):,} inputs and {len(truth):,} labels.", "Give one label for each input."
@@ -64,6 +95,25 @@ def _holds_samples(value: Any) -> bool:
     arrays = list | str | bytes | Mapping | np.ndarray
     is_array = isinstance(value, arrays) or hasattr(value, "detach") or hasattr(value, "to_numpy")
     return not is_array and hasattr(value, "__getitem__")
+
+
+def _loaded(part: Any, place: str) -> Any:
+    """Return the samples of a DataLoader; anything else as it is."""
+    if not all(hasattr(part, name) for name in ("dataset", "sampler", "batch_sampler", "collate_fn")):
+        return part
+    sampler = part.sampler
+    kind = type(sampler).__name__
+    if kind == "SubsetRandomSampler":
+        indices = sorted(sampler.indices)
+        return [part.dataset[index] for index in indices]
+    if kind == "SequentialSampler" or (kind == "RandomSampler" and not sampler.replacement):
+        if part.batch_size is not None:
+            logger.info("%s is a DataLoader: the samples of its dataset are read, in their order", place)
+            return part.dataset
+        kind = type(part.batch_sampler).__name__ if part.batch_sampler else "batch_size=None"
+    raise UserError(
+        f"{place} is a DataLoader with {kind}, which decides on its samples.", "Return the Dataset with these samples."
+    )
 
 
 def _items(dataset: Any, place: str) -> tuple[list[Any], list[Any]]:
@@ -103,13 +153,63 @@ def _item(value: Any) -> Any:
     if hasattr(value, "detach"):
         return np.array(value.detach().cpu().numpy())
     if hasattr(value, "getbands"):  # an image of Pillow
-        is_grey = value.mode in ("1", "L", "LA")
-        return np.array(value.convert("L" if is_grey else "RGB"))
+        return _picture(value)
     return np.array(value) if isinstance(value, np.ndarray) else value
 
 
-def _values(values: Any, place: str) -> Values:
-    """Return numbers as one array, or texts as a list."""
+def _picture(image: Image.Image) -> Decoded:
+    """Decode an image of the user's as image_folder and predict do."""
+    if refusal := pictures.refusal(image, pictures.PILLOWS_LIMIT):
+        raise UserError(f"An image {refusal}.", "Convert it to 8 or 16 bits.")
+    return Decoded(pictures.traits(image), pictures.decoded(image))
+
+
+def _file(file: Path) -> Any:
+    """Read a file as image_folder, text_folder and predict do."""
+    if file.suffix.lower() == ".txt":
+        return read_text(file)
+    if file.suffix.lower() not in pictures.SUFFIXES:
+        raise UserError(f"{file} is neither an image nor a text by its name.", "Return its content.")
+    with Image.open(file) as image:
+        return _picture(image)
+
+
+def _names_files(values: Sequence[Any]) -> bool:
+    """Return whether texts are names of image files, of which the first exists."""
+    return (
+        bool(values)
+        and all(isinstance(value, str) and value.lower().endswith(tuple(pictures.SUFFIXES)) for value in values)
+        and Path(values[0]).expanduser().is_file()
+    )
+
+
+def _opened(values: list[Any], place: str) -> Pictures | TextFiles | list[Any]:
+    """Return pictures or texts for files and images; other values as they are."""
+    are_files = any(isinstance(value, Path) for value in values)
+    if _names_files(values):
+        logger.info("%s are names of image files, which are read", place)
+        values, are_files = [Path(value).expanduser() for value in values], True
+    opened: list[Any] = []
+    for number, value in enumerate(values):
+        try:
+            opened.append(_file(value) if isinstance(value, Path) else _item(value))
+        except (OSError, UserError) as error:
+            raise UserError(f"{place}: number {number} can't be read: {error}") from None
+    if are_files and all(isinstance(value, str) for value in opened):
+        return TextFiles(opened)
+    are_pictures = [isinstance(value, Decoded) for value in opened]
+    if not any(are_pictures):
+        return opened
+    if not all(are_pictures):
+        number = are_pictures.index(False)
+        raise UserError(f"{place}: number {number} is {_kind_of(opened[number])}, and others are images.")
+    return Pictures(opened)
+
+
+def _values(values: Any, place: str, are_labels: bool = False) -> Values:
+    """Return numbers as one array, texts as a list, or pictures."""
+    if hasattr(values, "to_numpy") and hasattr(values, "columns"):
+        _check_frame(values, place)
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         # numpy has no bfloat16
@@ -117,9 +217,12 @@ def _values(values: Any, place: str) -> Values:
     elif hasattr(values, "to_numpy"):
         values = values.to_numpy()
     if isinstance(values, list | tuple):
-        if all(isinstance(value, str) for value in values):
-            return list(values)
-        values = _stack([_item(value) for value in values], place)
+        opened = list(values) if are_labels else _opened(list(values), place)
+        if isinstance(opened, Pictures | TextFiles):
+            return opened
+        if all(isinstance(value, str) for value in opened):
+            return opened
+        values = _stack([_item(value) for value in opened], place)
     if not isinstance(values, np.ndarray):
         raise UserError(f"{place} are {_kind_of(values)}.", "Give an array, a tensor or a list.")
     if values.dtype.kind in "OU" and values.ndim == 1 and all(isinstance(value, str) for value in values):
@@ -151,16 +254,36 @@ def _stack(values: list[Any], place: str) -> np.ndarray:
     return np.stack(arrays) if arrays else np.empty(0)
 
 
-def as_inputs(values: Values, place: str) -> np.ndarray:
-    """Return images as uint8 NCHW, or numbers as float32 (N, F, …)."""
-    if isinstance(values, list):
-        raise UserError(f"{place} has texts, and train has numbers.")
+def as_images(values: Pictures, channels: Channels, rules: ReadingRules, place: str) -> np.ndarray:
+    """Return pictures as uint8 NCHW.
+
+    Raises:
+        UserError: their sizes differ.
+    """
+    sizes = [traits.size for traits, _ in values.pictures]
+    for number, size in enumerate(sizes):
+        if size != sizes[0]:
+            raise UserError(
+                f"{place} inputs: number {number} is {size[0]}x{size[1]} pixels, and number 0 {sizes[0][0]}x"
+                f"{sizes[0][1]}.",
+                "Resize them to one size; image_folder does so for files.",
+            )
+    width, height = sizes[0]
+    return np.stack([fitted(picture, (channels, height, width), rules) for _, picture in values.pictures])
+
+
+def as_inputs(values: Values, place: str, top: int = TOP) -> np.ndarray:
+    """Return images as uint8 NCHW, or numbers as float32 (N, F, …).
+
+    Args:
+        top: level of uint16 images that becomes 255.
+    """
+    if not isinstance(values, np.ndarray):
+        raise UserError(f"{place} has {'texts' if isinstance(values, list) else 'images'}, and train has numbers.")
+    if values.dtype == np.uint16 and values.ndim in (3, 4):
+        values = scaled(values, top)
     if values.dtype == np.uint8 and values.ndim in (3, 4):
-        if values.ndim == 3:
-            return values[:, None]
-        channels = (1, 3, 4)
-        is_channels_last = values.shape[3] in channels and values.shape[1] not in channels
-        return values.transpose(0, 3, 1, 2) if is_channels_last else values
+        return values[:, None] if values.ndim == 3 else _channels_first(values, place)
     if values.dtype.kind in "iu" and values.ndim > 2:
         raise UserError(f"{place} inputs are {_kind_of(values)}.", "Give uint8 for images, float32 for numbers.")
     numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
@@ -177,6 +300,44 @@ def as_inputs(values: Values, place: str) -> np.ndarray:
             *(place, values.dtype, values.shape[1:], pixels),
         )
     return numbers
+
+
+def _channels_first(images: np.ndarray, place: str) -> np.ndarray:
+    """Return images as NCHW. Where both layouts fit, the one with the larger shorter side is meant."""
+    channels = (1, 3, 4)
+    first, height, last = images.shape[1:]
+    is_last = last in channels and (first not in channels or min(first, height) > min(height, last))
+    if last in channels and first in channels and place.endswith("train"):
+        side = images.shape[1:3] if is_last else images.shape[2:]
+        logger.warning(
+            "%s: images of the shape %s are taken as %d channels%s of %dx%d pixels (height, width)",
+            *(place, images.shape[1:], last if is_last else first, ", the last side," * is_last, *side),
+        )
+    return images.transpose(0, 3, 1, 2) if is_last else images
+
+
+def _check_frame(frame: Any, place: str) -> None:
+    """Refuse a DataFrame with columns that are no numbers, all of them at once.
+
+    Raises:
+        UserError: a column holds something else, or lacks values.
+    """
+    faults, texts = [], 0
+    for name, column in frame.items():
+        missing = column.isna().to_numpy()
+        if getattr(column.dtype, "kind", "O") not in "biuf":
+            example = next(iter(column[~missing]), None)
+            faults.append(f"'{name}' holds {column.dtype}, for example {example!r}")
+            texts += isinstance(example, str)
+        elif missing.any():
+            faults.append(f"'{name}' has no value in {int(missing.sum()):,} rows, the first is row {missing.argmax()}")
+    if not faults or (frame.shape[1] == 1 and texts):  # a single column of texts is one text per sample
+        return
+    raise UserError(
+        f"{place}: {'; '.join(faults)}.",
+        "Make them numbers (pandas.get_dummies for categories, .astype('int64') // 10**9 for dates, fillna for gaps), "
+        "or leave them out.",
+    )
 
 
 def _pixels_of(values: np.ndarray) -> str:

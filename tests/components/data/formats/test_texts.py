@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchmill.components.data.formats.texts import Texts, complete, cut_texts, decoded, encode_splits, usual_level
+from torchmill.components.data.formats.texts import Texts, complete, cut_texts, encode_splits, usual_level
 from torchmill.components.errors import UserError
 
 TEXTS = [f"text number {n}" for n in range(50)] + [f"TEXT  number {n}" for n in range(50)]
@@ -49,9 +49,3 @@ def test_the_vocabulary_is_of_the_training_texts():
 def test_names_are_characters_and_sentences_words():
     assert usual_level(["Anna", "de Vries"]) == "characters"
     assert usual_level(["a whole sentence", "and another one"]) == "words"
-
-
-def test_the_error_names_the_place_of_a_wrong_byte():
-    assert decoded(b"\xef\xbb\xbfa", "file") == "a"
-    with pytest.raises(UserError, match="file line 3 is not UTF-8: byte 4 of the file is 0xff"):
-        decoded(b"a\nb\n\xff", "file")

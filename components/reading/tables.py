@@ -1,15 +1,17 @@
-"""Tables in text files: commas, semicolons or tabs between the cells, names of columns in the first line."""
+"""Tables: text files with commas, semicolons or tabs between the cells and names in the first line; and Parquet."""
 
 import csv
 import io
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.formats.texts import decoded
 from torchmill.components.errors import UserError, nearest
+from torchmill.components.reading.texts import decoded, lines
 
 USUAL_LABELS = ("label", "target", "class", "y")
 USUAL_TEXTS = ("text", "sentence", "review")
@@ -20,6 +22,9 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 
 LONGEST_CELL = 10_000_000
 """Longest cell in characters."""
+
+NO_DELIMITER = "\0"
+"""Delimiter of a table with one column: a character that no text has."""
 
 WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})*,\d+")
 """Number with a decimal comma, or with commas between thousands."""
@@ -104,8 +109,11 @@ def number_of(cell: str) -> float:
         return float("nan")
 
 
-def read_table(file: Path) -> Table:
-    """Read a table.
+def read_table(file: Path, single: bool = False) -> Table:
+    """Read a table; its characters are composed (NFC), so that equal names are equal.
+
+    Args:
+        single: allow a table of one column, whose cells need no quotes around commas.
 
     Raises:
         UserError: the file is empty, not UTF-8, ragged, or lacks names of columns. The message names the line.
@@ -115,24 +123,49 @@ def read_table(file: Path) -> Table:
     except OSError as error:
         siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
         raise UserError(f"Cannot read {file}: {error.strerror}.", nearest(file.name, siblings)) from None
-    text = decoded(content, file)
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    text = unicodedata.normalize("NFC", decoded(content, file))
+    first = next((line for line in lines(text) if line.strip()), "")
     if not first:
         raise UserError(f"{file} is empty.", "Write names of columns in the first line, then a row in each line.")
     before = csv.field_size_limit(LONGEST_CELL)
     try:
-        lines, rows = _rows(text, _delimiter(file, first), file)
+        numbers, rows = _rows(text, _delimiter(file, first, single), file)
     finally:
         csv.field_size_limit(before)
-    return _checked(file, lines, rows)
+    return _checked(file, numbers, rows)
 
 
-def _delimiter(file: Path, first: str) -> str:
+def read_cells(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    """Return the cells of a table by column, and the line of each row; Parquet has row numbers from 1 instead.
+
+    Raises:
+        UserError: as ``read_table``, or the file is no Parquet file.
+    """
+    if file.suffix.lower() == ".parquet":
+        return _parquet(file)
+    table = read_table(file, single=True)
+    return {name: table.cells(name) for name in table.columns}, table.lines
+
+
+def _parquet(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file} is not a Parquet file: {' '.join(str(error).split())[:200]}") from None
+    return table.to_pydict(), list(range(1, table.num_rows + 1))
+
+
+def _delimiter(file: Path, first: str, single: bool) -> str:
     if file.suffix.lower() == ".tsv":
         return "\t"
     unquoted = "".join(first.split('"')[::2])
     delimiter = max(",;\t", key=unquoted.count)
     if not unquoted.count(delimiter):
+        if single:
+            return NO_DELIMITER
         raise UserError(
             f"{file} has one column alone: '{first[:60]}'.", "Put commas, semicolons or tabs between the cells."
         )
@@ -141,16 +174,16 @@ def _delimiter(file: Path, first: str) -> str:
 
 def _rows(text: str, delimiter: str, file: Path) -> tuple[list[int], list[list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines, rows, start = [], [], 1
+    numbers, rows, start = [], [], 1
     try:
         for row in reader:
-            if any(cell.strip() for cell in row):
-                lines.append(start)
+            if any(cell.strip() for cell in row) or (row and delimiter == NO_DELIMITER):
+                numbers.append(start)
                 rows.append(row)
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{file} line {start} can't be read: {error}.", "Is a quotation mark missing?") from None
-    return lines, rows
+    return numbers, rows
 
 
 def _data_among(names: list[str]) -> str:
