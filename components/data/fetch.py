@@ -1,11 +1,12 @@
 """Data sets by name: fetched and decoded once into arrays, which are cached on disk and mapped into memory."""
 
+import contextlib
 import hashlib
 import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torchmill.components.refs import DataRef, FileRef
 from torchmill.components.settings.options import Room
 from torchmill.components.state_files import read_json
 from torchmill.components.user_code import source_code
+from torchmill.components.user_code.reads import first_changed, recorded_reads
 from torchmill.components.user_code.reference import source_file
 
 logger = logging.getLogger("torchmill")
@@ -71,7 +73,7 @@ def fetch(
     """Return a data set, and prepare it in ``cache/name`` unless it is there and intact.
 
     An intact folder is only read, so it may be shared and read-only. Damaged or missing arrays are prepared again, from
-    the downloads if these are intact.
+    the downloads if these are intact; and the user's own function is called again if files that it read have changed.
 
     Args:
         args: arguments for its ``load``.
@@ -94,6 +96,8 @@ def fetch(
     files.make_folder(folder)
     with files.locked(folder / ".lock", subject=name):
         ready = None if must_reload else prepared(name, cache, datasets, args)
+        if not ready and (changed := _changed_read(folder)):
+            logger.info("data  %s: %s has changed since it was read: the function is called again", name, changed)
         return ready or _prepare(
             name, _loader(name, datasets, args, folder), _definition(name, datasets, args), folder, args
         )
@@ -134,16 +138,30 @@ def _definition(name: str, datasets: Path, args: Mapping[str, Any]) -> str:
     code.
     """
     kind, path = dataset_place(name)
+    paths = [os.path.expanduser(value) for value in args.values() if isinstance(value, str)]  # noqa: PTH111
     if _is_users(name, datasets):
-        return hashlib.sha256(json.dumps(source_code.closure(source_file(kind)).definitions).encode()).hexdigest()
+        definitions = json.dumps(source_code.closure(source_file(kind)).definitions)
+        return _with_stamps(hashlib.sha256(definitions.encode()), filter(os.path.exists, paths))
     # The whole file: a renamed class or another split makes another data set. Even a changed comment decodes anew,
     # which takes seconds.
     digest = hashlib.sha256((datasets / f"{kind}.py").read_bytes())
-    paths = [os.path.expanduser(value) for value in args.values() if isinstance(value, str)]  # noqa: PTH111
-    for place in (path, *filter(os.path.isfile, paths)) if path else ():
+    return _with_stamps(digest, (path, *filter(os.path.isfile, paths)) if path else ())
+
+
+def _with_stamps(digest: "hashlib._Hash", places: Iterable[str]) -> str:
+    """Return a digest that also covers names, sizes and times of all files at some places."""
+    for place in places:
         for line in stamps(Path(place).expanduser()):
             digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _changed_read(folder: Path) -> str:
+    """Return the first file or folder that the user's function read and that has changed since; empty if none has."""
+    try:
+        return first_changed(json.loads((folder / "manifest.json").read_bytes()).get("reads", ()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return ""
 
 
 def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) -> tuple[Any, Callable[[], Splits]]:
@@ -181,6 +199,8 @@ def _prepared(folder: Path, definition: str) -> DataRef | None:
     try:
         if (manifest["format"], manifest["definition"]) != (FORMAT, definition):
             return None
+        if first_changed(manifest.get("reads", ())):
+            return None
         ref = DataRef(**manifest["data"], folder=folder)
         digests = {name: FileRef.of(folder / name).sha256 for name in manifest["files"]}
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
@@ -193,7 +213,9 @@ def _prepare(
 ) -> DataRef:
     """Load a data set, and write its files and its manifest."""
     module, load = loader
-    splits = load()
+    with recorded_reads() if module is None else contextlib.nullcontext() as reads:
+        splits = load()
+    places = reads.places(source_file(dataset_place(name)[0])) if reads else []
     classes = tuple(splits.classes or module.CLASSES)
     kind = _check(name, splits, len(classes))
     # First, so that a kill from here on leaves no manifest that describes other files.
@@ -231,7 +253,7 @@ def _prepare(
     )
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})
-    manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests}
+    manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests, "reads": places}
     with files.new_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     return ref

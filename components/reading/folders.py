@@ -38,7 +38,8 @@ def walk(root: Path | str) -> Iterator[Listing]:
         UserError: a folder can't be read.
     """
     try:
-        yield from _walk(os.fspath(root), ())
+        parents = {*Path(os.path.abspath(root)).parents, *Path(root).resolve().parents}  # noqa: PTH100
+        yield from _walk(os.fspath(root), tuple((stat.st_dev, stat.st_ino) for stat in map(os.stat, parents)))
     except OSError as error:
         raise UserError(f"Cannot read {error.filename or root}: {error.strerror}.") from None
 
