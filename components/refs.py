@@ -88,7 +88,7 @@ class DataRef(Ref):
     vocabulary_size: int = 0
     """Number of tokens, with padding (0) and unknown (1)."""
     rules: ReadingRules = USUAL
-    """Rules by which files become inputs; predictions follow them, too."""
+    """Rules for reading files; predictions follow them, too."""
     notes: tuple[str, ...] = ()
     """Guesses and omissions of the preparation, in words; no part of the digest."""
 

@@ -3,6 +3,7 @@
 import logging
 
 from torchmill.components import tracking
+from torchmill.components.data.config import DataConfig, data_identity
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.comparison.noninferiority import Verdict
 from torchmill.components.evaluation.config import PromoteConfig
@@ -39,7 +40,7 @@ def decide(
             tracking.log_tags(run, UNANSWERED.tags())
             return UNANSWERED, None
         champion = standing.champion.version if standing.champion else None
-        verdict = _judge(standing, version, config, model, data)
+        verdict = _judge(standing, name, version, config, model, data)
         tags = tags_of(verdict, run.run_id, standing.champion, data.sha256)
         if champion == version:  # its tags say already how it became the champion
             tracking.log_tags(run, tags)
@@ -55,14 +56,18 @@ def decide(
     return verdict, champion
 
 
-def _judge(standing: Standing, version: str, config: PromoteConfig, model: ExportRef, data: DataRef) -> Verdict:
+def _judge(
+    standing: Standing, name: str, version: str, config: PromoteConfig, model: ExportRef, data: DataRef
+) -> Verdict:
     from torchmill.components.evaluation.comparison.champion import compare_with_champion, gates_of
 
     champion = standing.champion
     if champion is None:
-        return Verdict("promoted", "there was no champion")
+        return Verdict("promoted", f"there was no champion{_former_name(name, data)}")
     if champion.version == version:
         return Verdict("promoted", "it is the champion already")
+    if refusal := _of_other_data(champion, data_identity(data.name), data.sha256):
+        return Verdict("kept", refusal)
     if standing.was_champion:
         return Verdict("kept", "it was the champion before and lost its place")
     if champion.tags.get("onnx.sha256") == model.onnx.sha256:
@@ -70,6 +75,33 @@ def _judge(standing: Standing, version: str, config: PromoteConfig, model: Expor
     assert standing.file
     verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates_of(model.report.path))
     return _with_data_note(verdict, champion, data.sha256)
+
+
+def _of_other_data(champion: ModelVersion, identity: str, data_sha256: str) -> str:
+    """Return why a champion is not comparable, since it was trained on another data set; empty if it wasn't.
+
+    Versions that were registered without an identity are compared as before.
+    """
+    theirs = champion.tags.get("data.identity", "")
+    if not theirs or not identity or theirs == identity or champion.tags.get("data.sha256") == data_sha256:
+        return ""
+    return (
+        f"the champion was trained on another data set, {theirs}, and not on {identity}: the two are not compared. "
+        "Register them under different names by --export.register_as"
+    )
+
+
+def _former_name(name: str, data: DataRef) -> str:
+    """Return in words under which name earlier versions of Torchmill registered such a model, if they did."""
+    config = DataConfig(name=data.name)
+    former = config.former_title + name.removeprefix(config.title)
+    if not name.startswith(config.title) or former == name:
+        return ""
+    try:
+        names = {version.name for version in tracking.versions(Runs.here())}
+    except UserError:  # MLflow does not answer
+        return ""
+    return f"; {former}, the name before this version of Torchmill, keeps its own" if former in names else ""
 
 
 def _with_data_note(verdict: Verdict, champion: ModelVersion, data_sha256: str) -> Verdict:
@@ -121,7 +153,10 @@ def promote(runs: Runs, name: str, number: str | None, force: bool, trust: bool 
         if force or champion is None:
             verdict = Verdict("promoted", "by hand" if force else "there was no champion")
         else:
-            verdict = _compare(runs, version, champion, trust)
+            refusal = _of_other_data(
+                champion, version.tags.get("data.identity", ""), version.tags.get("data.sha256", "")
+            )
+            verdict = Verdict("kept", refusal) if refusal else _compare(runs, version, champion, trust)
         tags = tags_of(verdict, version.run_id, champion, version.tags.get("data.sha256", ""))
         expected = champion.version if champion else None
         if verdict.outcome != "promoted":

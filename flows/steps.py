@@ -9,7 +9,7 @@ from prefect.states import State
 from prefect.tasks import Task, exponential_backoff
 
 from torchmill.components import tracking
-from torchmill.components.data.config import DataConfig
+from torchmill.components.data.config import DataConfig, data_identity
 from torchmill.components.doctor.config import CheckConfig
 from torchmill.components.errors import Unreachable, UserError
 from torchmill.components.evaluation.comparison.noninferiority import Verdict
@@ -47,7 +47,8 @@ logger = logging.getLogger("torchmill")
 SAMPLE = 64
 """Training samples that a network is initialised and checked with."""
 
-"""Version of a model that MLflow, which doesn't answer, gets later."""
+COLUMNS_SHOWN = 12
+"""Columns of a table that a training describes; `torchmill data` describes all."""
 
 
 def may_come_back(task: Task, task_run: TaskRun | None, state: State) -> bool:
@@ -59,14 +60,13 @@ def may_come_back(task: Task, task_run: TaskRun | None, state: State) -> bool:
 def fetch(config: DataConfig) -> DataRef:
     """Download, prepare and verify the data set."""
     from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.data.summary import summary
 
     run = current_run()
     data = fetch(config.name, data_cache(), args=arguments(config), fresh=run.fresh)
     tracking.log_dataset(run, data)
-    sizes = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
-    splits = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
-    task = data.task_object.describe_data(data.outputs)
-    logger.info("data  %s: %s %s%s, sha256 %s…", data.name, splits, data.field.samples, task, data.sha256[:12])
+    for line in summary(data, COLUMNS_SHOWN):
+        logger.info("data  %s", line)
     return data
 
 
@@ -330,6 +330,7 @@ def register(name: str, model: ExportRef, scores: EvaluationRef, data: DataRef) 
     """Register the ONNX model in the model registry; return its version."""
     score = {f"test_{scores.measure}": f"{scores.score:.6f}"}
     tags = {**score, "onnx.sha256": model.onnx.sha256, "data.sha256": data.sha256}
+    tags["data.identity"] = data_identity(data.name)
     version = tracking.register(current_run(), model, name, tags)
     if version is None:
         return PENDING

@@ -1,17 +1,24 @@
 """Settings of the data. Its data sets and augmentations are found by their files. Imports no torch."""
 
+import hashlib
+import os
 import re
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from torchmill.components.errors import nearest
 from torchmill.components.settings.options import Room
 from torchmill.components.settings.section import NOT_IN_KEY, JsonObject, Named
-from torchmill.components.user_code.reference import check_reference
+from torchmill.components.user_code.reference import check_reference, source_file
 
 DATASETS = Room(Path(__file__).parent / "datasets")
 AUGMENTATIONS = Room(Path(__file__).parent / "augmentation")
+
+IDENTITY_COMMENT = "# data: "
+RECORDED_EARLIER = "recorded by an earlier version"
+"""Identity of data in a snapshot that names none."""
 
 
 def dataset_names() -> list[str]:
@@ -101,11 +108,84 @@ class DataConfig(Named):
             raise ValueError(f"unknown data set '{name}'. {nearest(name, names)} Your own: file.py:function")
         return name
 
+    @field_validator("args")
+    @classmethod
+    def _fitting(cls, args: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Check the arguments of our data sets; those of the user's own function are checked when it is imported."""
+        kind, _ = dataset_place(info.data.get("name", ""))
+        return DATASETS[kind].validated(args, "load") if kind in DATASETS else args
+
+    @property
+    def identity(self) -> str:
+        """Name that data sets share only if they are the same: ``mnist``, ``csv:repository/data/table.csv``."""
+        return data_identity(self.name)
+
     @property
     def title(self) -> str:
-        """Name without folders, for titles."""
+        """Name for titles, which no other data set has: folder, file and function, with the identity's digest."""
+        kind, path = dataset_place(self.name)
+        if not path or self.identity == RECORDED_EARLIER:
+            return self.former_title
+        place = self.identity.removeprefix(f"{kind}:") if kind in dataset_names() else self.identity.rpartition(":")[0]
+        parts = [part for part in (Path(place).parent.name, Path(place).stem) if part]
+        parts = [kind, *parts] if kind in dataset_names() else [*parts, path]
+        return _plain("-".join([*parts, hashlib.sha256(self.identity.encode()).hexdigest()[:6]]))
+
+    @property
+    def former_title(self) -> str:
+        """Title that earlier versions gave: two data sets could share it."""
         kind, path = dataset_place(self.name)
         if not path:
             return kind
-        last = path if kind not in dataset_names() else f"{kind}-{Path(path).expanduser().absolute().stem}"
-        return re.sub(r"[^\w.-]+", "-", last)
+        return _plain(path if kind not in dataset_names() else f"{kind}-{Path(path).expanduser().absolute().stem}")
+
+
+def data_identity(name: str) -> str:
+    """Return the identity of a data set: its path in its repository, or the whole path outside of one.
+
+    A repository may be cloned to several places, and its data sets stay the same.
+    """
+    kind, path = dataset_place(name)
+    if not path:
+        return kind
+    if kind in dataset_names():
+        return f"{kind}:{_in_repository(path)}"
+    file = _located(kind)
+    return recorded if (recorded := _recorded_identity(Path(file).absolute())) else f"{_in_repository(file)}:{path}"
+
+
+def identity_comment(name: str) -> str:
+    """Return the line that begins a recorded configuration, whose copy of the user's code lies elsewhere."""
+    return f"{IDENTITY_COMMENT}{data_identity(name)}\n"
+
+
+def _recorded_identity(file: Path) -> str:
+    """Return the identity of the data that a file in a run's snapshot made; empty for other files."""
+    for folder in file.parents:
+        settings = folder.parent / "config.yaml"
+        if folder.name == "code" and settings.is_file():
+            with settings.open(encoding="utf-8") as lines:
+                first = lines.readline()
+            is_noted = first.startswith(IDENTITY_COMMENT)
+            return first.removeprefix(IDENTITY_COMMENT).strip() if is_noted else RECORDED_EARLIER
+    return ""
+
+
+def _located(place: str) -> str:
+    """Return the file of a module, ``package.module``; a path as it is."""
+    try:
+        return place if place.endswith(".py") or "/" in place else str(source_file(place))
+    except ValueError:  # there is no such module, which its import tells
+        return place
+
+
+def _in_repository(place: str) -> str:
+    path = Path(os.path.abspath(os.path.expanduser(place)))  # noqa: PTH100, PTH111 (resolve() would follow links)
+    for parent in path.parents:
+        if (parent / ".git").exists():
+            return (Path(parent.name) / path.relative_to(parent)).as_posix()
+    return path.as_posix()
+
+
+def _plain(title: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", title)

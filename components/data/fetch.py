@@ -38,6 +38,8 @@ FORMAT = 3
 
 VOCABULARY, COLUMNS = vocabulary.FILE, columns.FILE
 SPLITS = ("train", "validation", "test")
+RESERVED = {"downloads", "path"}
+"""Arguments of ``load`` that a user doesn't set."""
 ORIGINS = frozenset(origins_file(Path(), split).name for split in SPLITS)
 
 
@@ -56,11 +58,27 @@ def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
     settings = {"validation_fraction": config.validation_fraction}
     if path and kind not in names(datasets):  # the user's own function: checked when it is imported
         return dict(config.args)
-    parameters = set(Room(datasets)[kind].source.functions["load"]) - {"downloads", "path"}
-    for name in config.args:
-        if name not in parameters:
-            raise ConfigError(*unknown_argument(kind, name, parameters))
-    return {name: value for name, value in settings.items() if name in parameters} | config.args
+    parameters = Room(datasets)[kind].source.functions["load"]
+    return {name: value for name, value in settings.items() if name in parameters} | _validated(
+        kind, config.args, datasets
+    )
+
+
+def _validated(kind: str, args: Mapping[str, Any], datasets: Path) -> dict[str, Any]:
+    """Return arguments for a data set's ``load`` in the types of its annotations.
+
+    Raises:
+        ConfigError: an argument is unknown, of another type or out of range.
+    """
+    option = Room(datasets)[kind]
+    for name in args:
+        if name in RESERVED or name not in option.source.functions["load"]:
+            accepted = option.source.functions["load"].keys() - RESERVED
+            raise ConfigError(*unknown_argument(kind, name, accepted))
+    try:
+        return option.validated(args, "load")
+    except ValueError as error:
+        raise ConfigError(f"{kind}: {error}.", "Set them by --data.args; `torchmill datasets` shows them.") from None
 
 
 def fetch(
@@ -89,6 +107,8 @@ def fetch(
     """
     if not dataset_place(name)[1] and name not in names(datasets):
         raise ConfigError(f"There is no data set called {name!r}.", nearest(name, names(datasets)))
+    if not _is_users(name, datasets):
+        args = _validated(dataset_place(name)[0], args, datasets)
     must_reload = fresh and _is_users(name, datasets)
     if not must_reload and (ready := prepared(name, cache, datasets, args)):
         return ready
@@ -159,8 +179,8 @@ def _with_stamps(digest: "hashlib._Hash", places: Iterable[str]) -> str:
 def _changed_read(folder: Path) -> str:
     """Return the first file or folder that the user's function read and that has changed since; empty if none has."""
     try:
-        return first_changed(json.loads((folder / "manifest.json").read_bytes()).get("reads", ()))
-    except (OSError, ValueError, TypeError, AttributeError):
+        return first_changed((read_json(folder / "manifest.json", dict) or {}).get("reads", ()))
+    except (ValueError, TypeError):
         return ""
 
 

@@ -44,7 +44,7 @@ class Splits:
     source: str = ""
     """Origin of the data; empty if the module's ``SOURCE`` names it."""
     rules: ReadingRules = USUAL
-    """Rules by which files of such data are read."""
+    """Rules for reading files of such data."""
     notes: tuple[str, ...] = ()
     """Guesses and omissions, in words, for a user to check."""
 

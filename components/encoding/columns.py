@@ -21,6 +21,8 @@ class Column:
     name: str
     categories: tuple[str, ...] = ()
     """Categories in the order of their one-hot numbers; empty for a column of numbers or texts."""
+    offset: float = 0.0
+    """Number that is subtracted from each cell, in float64, before it becomes float32."""
 
     @property
     def width(self) -> int:
@@ -31,6 +33,10 @@ class Column:
     def features(self) -> list[str]:
         """Names of the column's numbers."""
         return [f"{self.name} = {category}" for category in self.categories] or [self.name]
+
+    def shown(self, number: float) -> str:
+        """Return a stored number as its cell was."""
+        return f"{number + self.offset:.15g}" if self.offset else f"{number:.5g}"
 
     def one_hot(self, cells: Sequence[str]) -> np.ndarray:
         """Return bool (N, categories). The row of an unknown category is all False."""
@@ -74,7 +80,7 @@ class Columns:
         cells = {}
         for column, span in zip(self.columns, self.spans.values(), strict=True):
             hot = [category for category, number in zip(column.categories, row[span].tolist(), strict=False) if number]
-            cells[column.name] = (hot or ["?"])[0] if column.categories else f"{row[span][0]:.5g}"
+            cells[column.name] = (hot or ["?"])[0] if column.categories else column.shown(float(row[span][0]))
         return cells
 
     def decode(self, row: np.ndarray) -> str:
@@ -101,6 +107,7 @@ class Columns:
         """
         theirs = {column.name: column for column in source.columns}
         positions: list[int] = []  # of our numbers in their rows; -1 for an unknown category
+        shifts: list[float] = []
         for column in self.columns:
             if column.name not in theirs:
                 raise UserError(f"There is no column '{column.name}'.", nearest(column.name, theirs))
@@ -110,13 +117,18 @@ class Columns:
                 raise UserError(f"The column '{column.name}' holds names {names}, and numbers {numbers}.")
             position = {category: start + number for number, category in enumerate(match.categories)}
             positions += [position.get(category, -1) for category in column.categories] or [start]
-        has_source = np.array(positions) >= 0
-        return lambda rows: np.where(has_source, rows[:, positions], rows.dtype.type(0))
+            shifts += [0.0] * len(column.categories) or [match.offset - column.offset]
+        has_source, shift = np.array(positions) >= 0, np.array(shifts)
+        if not shift.any():
+            return lambda rows: np.where(has_source, rows[:, positions], rows.dtype.type(0))
+        return lambda rows: np.where(has_source, rows[:, positions] + shift, 0).astype(rows.dtype)
 
     def as_json(self) -> str:
         """Return the columns as JSON."""
         columns = [
-            {"name": column.name, **({"categories": column.categories} if column.categories else {})}
+            {"name": column.name}
+            | ({"categories": column.categories} if column.categories else {})
+            | ({"offset": column.offset} if column.offset else {})
             for column in self.columns
         ]
         return json.dumps(columns, ensure_ascii=False)

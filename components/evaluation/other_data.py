@@ -43,6 +43,8 @@ def _mismatch(data: DataRef, trained: DataRef) -> str:
         return f"an input is of shape {_words(data.shape)}, not {_words(trained.shape)}"
     if data.classes != trained.classes:
         return f"it has {_classes(data.classes)}, not {_classes(trained.classes)}"
+    if data.field.is_picture and (unlike := trained.rules.unlike(data.rules)):
+        return f"the latter {unlike}"
     return ""
 
 
@@ -106,6 +108,8 @@ def evaluate_onnx(file: Path, data: DataRef, folder: Path, batch_size: int) -> E
             f"the model {_classes(tuple(labels))}.",
             "Give the data set that it was trained on, or one of the same classes.",
         )
+    if data.field.is_picture and (unlike := model.rules.unlike(data.rules)):
+        raise UserError(f"{data.name} does not fit {file.name}, which {unlike}.")
 
     def answer(samples: Samples) -> Tensor:
         try:

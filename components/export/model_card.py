@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.errors import shortened
 from torchmill.components.files import write_text
 from torchmill.components.onnx_model import names
@@ -21,7 +21,8 @@ columns = json.loads(session.get_modelmeta().custom_metadata_map['columns'])
 numbers = []
 for column in columns:  # a number, or a 0 or 1 for each category
     cell = row[column['name']]
-    numbers += [cell == kind for kind in column['categories']] if 'categories' in column else [float(cell)]
+    centred = [] if 'categories' in column else [float(cell) - column.get('offset', 0)]
+    numbers += centred or [cell == kind for kind in column['categories']]
 features = np.array([numbers], np.float32)  # (batch, {width})"""
 COLUMNS_SHOWN = 30
 
@@ -140,10 +141,13 @@ def _origin_lines(data: DataRef, model: ExportRef, made_by: Mapping[str, str]) -
 
 def _column_lines(columns: Columns) -> list[str]:
     """Return a table of the input's columns and their categories."""
-    rows = [
-        (column.name, shortened(column.categories, 12) if column.categories else "a number")
-        for column in columns.columns[:COLUMNS_SHOWN]
-    ]
+    rows = [(column.name, _holds(column)) for column in columns.columns[:COLUMNS_SHOWN]]
     if (more := len(columns.columns) - COLUMNS_SHOWN) > 0:
         rows.append((f"and {more} more", "see columns in the metadata"))
     return [*markdown_table(["Column", "Holds"], "ll", rows), ""]
+
+
+def _holds(column: Column) -> str:
+    if column.categories:
+        return shortened(column.categories, 12)
+    return f"a number, minus {column.offset:,.0f} before it becomes float32" if column.offset else "a number"

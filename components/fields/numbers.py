@@ -76,7 +76,8 @@ class Numbers:
 
     def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         takes = f"float32 (batch, {', '.join(map(str, shape))})"
-        order = ", the columns in their order; one of categories is a 0 or 1 for each of these"
+        order = ", the columns in their order; one of categories is a 0 or 1 for each of these, "
+        order += "of one with an offset that is subtracted first"
         return takes + order * has_columns, "standardised"
 
     def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> None:

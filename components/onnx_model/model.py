@@ -79,10 +79,10 @@ class OnnxModel:
 
     @cached_property
     def rules(self) -> ReadingRules:
-        """Rules by which files become inputs, as in training; the usual ones if the file has none."""
+        """Training's rules for reading files; the usual ones if the model names none."""
         try:
             return ReadingRules.from_json(self.metadata[names.RULES])
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, Damaged):
             return ReadingRules()
 
     @property
@@ -156,7 +156,7 @@ class OnnxModel:
                 return _unlike_columns(ours, theirs)
         if not self.takes_any_size and self.shape != data.shape:
             return f"takes inputs of {_sizes(self.shape)}, not of {_sizes(data.shape)}"
-        return ""
+        return self.rules.unlike(data.rules) if self.field.is_picture else ""
 
     @cached_property
     def takes_any_size(self) -> bool:

@@ -163,7 +163,8 @@ def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     def read(number: int) -> np.ndarray | Unreadable:
         values: list[float] = []
         for column, cell in zip(read_by[number].columns, rows[number], strict=True):
-            if cell is None or (text := str(cell).strip()).lower() in MISSING:
+            text = "" if cell is None else str(cell).strip()
+            if not text or (text.lower() in MISSING and text not in column.categories):
                 return Unreadable(f"no value in '{column.name}'")
             if column.categories:
                 values += [text == kind for kind in column.categories]
@@ -171,7 +172,7 @@ def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
             value = number_of(text) if not isinstance(cell, bool) else float(cell)
             if not abs(value) <= LARGEST:
                 return Unreadable(f"{cell!r} is not a number in '{column.name}'")
-            values.append(value)
+            values.append(value - column.offset)
         return np.array(values, np.float32).reshape(model.shape)
 
     return Inputs(names, ["\0".join(map(str, row)) for row in rows], read)

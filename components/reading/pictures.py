@@ -58,7 +58,7 @@ class Levels(NamedTuple):
     """Largest level of a 16-bit picture, before it is inverted; 0 for 8 bits."""
     is_transparent: bool
     vanishes: tuple[bool, ...]
-    """Whether its visible part can't be seen on each of the grounds."""
+    """True for each of the grounds on which its visible part can't be seen."""
     extremes: float
     """Share of pixels whose fourth channel is 0 or full; 1 without one."""
 

@@ -1,9 +1,11 @@
-"""Rules by which files become inputs: decided over the training data, recorded with it and with the ONNX model."""
+"""Rules for reading files: decided over the training data, recorded with it and with the ONNX model."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Literal
+
+from torchmill.components.state_files import Damaged, parse_json
 
 TOP = 65_535
 """Largest level of 16 bits."""
@@ -26,18 +28,25 @@ class ReadingRules:
         """Return the rules as JSON."""
         return json.dumps(dataclasses.asdict(self))
 
+    def unlike(self, other: "ReadingRules") -> str:
+        """Return in words why pixels that others have read don't fit; empty if they do."""
+        if self.top == other.top:
+            return ""
+        return (
+            f"reads 16-bit images up to the level {self.top:,}, not up to {other.top:,} "
+            f"(--data.args.bits {self.top.bit_length()} sets that)"
+        )
+
     @classmethod
     def from_json(cls, text: str) -> "ReadingRules":
         """Parse the output of ``as_json``.
 
         Raises:
-            ValueError, TypeError: the text is not such output.
+            Damaged: the text is no such output.
         """
-        rules = cls(**json.loads(text))
-        if type(rules.top) is not int or not 1 <= rules.top <= TOP or rules.ground not in (None, *range(256)):
-            raise ValueError(f"{text[:100]} holds no rules for images")
-        if rules.text_per not in ("line", "file"):
-            raise ValueError(f"unknown text_per {rules.text_per!r}")
+        rules = parse_json(text, cls)
+        if not 1 <= rules.top <= TOP or rules.ground not in (None, *range(256)):
+            raise Damaged(f"{text[:100]} holds no rules for images")
         return rules
 
 

@@ -47,15 +47,19 @@ class Survey:
         if levels:
             (self.fourth if traits.has_fourth else self.levels).append(levels)
 
-    def decide(self, colors: Colors, place: str) -> tuple[Channels, ReadingRules]:
+    def decide(self, colors: Colors, place: str, bits: int | None = None) -> tuple[Channels, ReadingRules]:
         """Return the channels of all pictures, and the rules to read them by.
+
+        Args:
+            bits: depth of the 16-bit pictures; without it, the depth that their largest level needs.
 
         Raises:
             UserError: some pictures have a fourth channel that is no opacity, and others have none.
         """
         channels = self._channels(colors, place)
         ground = None if self._fourth_is_band() else GROUNDS[self._ground()]
-        return channels, ReadingRules(self._top(), WHITE if channels == 4 else ground)
+        top = (1 << bits) - 1 if bits else self._top()
+        return channels, ReadingRules(top, WHITE if channels == 4 else ground)
 
     def _fourth_is_band(self) -> bool:
         extremes = [levels.extremes for levels in self.fourth]

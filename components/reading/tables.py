@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ NO_DELIMITER = "\0"
 WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})*,\d+")
 """Number with a decimal comma, or with commas between thousands."""
 
+WITH_UNIT = re.compile(r"[+-]?[€$£¥₹]?\s?[+-]?\d[\d.,]*\s?[%‰€$£¥₹]?")
+"""Number with a sign of a currency or of a share."""
+
+MINUS = "\u2212"
+"""Minus sign of typesetters."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -51,34 +58,37 @@ class Table:
         number = self.columns.index(name)
         return [row[number].strip() for row in self.rows]
 
-    def column(self, name: str) -> list[str]:
+    def column(self, name: str, missing: Collection[str] = MISSING) -> list[str]:
         """Return the cells of a column.
 
+        Args:
+            missing: cells, in lower case, that hold no value.
+
         Raises:
-            UserError: the column is missing, or a cell is empty.
+            UserError: the column is missing, or a cell has no value.
         """
         cells = self.cells(name)
-        missing = [line for cell, line in zip(cells, self.lines, strict=True) if cell.lower() in MISSING]
-        if missing:
+        if lines := [line for cell, line in zip(cells, self.lines, strict=True) if cell.lower() in missing]:
             raise UserError(
-                f"{self.file} line {missing[0]}: the column '{name}' has no value there"
-                + (f", nor in {len(missing) - 1:,} other lines." if len(missing) > 1 else "."),
+                f"{self.file} line {lines[0]}: the column '{name}' has no value there"
+                + (f", nor in {len(lines) - 1:,} other lines." if len(lines) > 1 else "."),
                 "Fill it in, or leave these rows or this column out.",
             )
         return cells
 
-    def words(self, name: str) -> list[str]:
-        """Return the cells of a column of words.
+    def names(self, name: str) -> list[str]:
+        """Return the cells of a column of names or texts, among which "none" and "NA" are values.
 
         Raises:
-            UserError: as ``column``, or all cells are numbers, some of them with a comma.
+            UserError: as ``column``, or all cells are numbers with a comma or a unit.
         """
-        cells = self.column(name)
-        if cells and all(WITH_COMMA.fullmatch(cell) or np.isfinite(number_of(cell)) for cell in cells):
-            line, cell = next(pair for pair in zip(self.lines, cells, strict=True) if WITH_COMMA.fullmatch(pair[1]))
+        cells = self.column(name, missing={""})
+        odd = [pair for pair in zip(self.lines, cells, strict=True) if not np.isfinite(number_of(pair[1]))]
+        if odd and all(with_sign(cell) for _, cell in odd):
+            line, cell = odd[0]
             raise UserError(
-                f"{self.file} line {line}: '{cell}' in the column '{name}' is a number written with a comma.",
-                "Write fractions with a point, and nothing between thousands: 0.5 and 2000.",
+                f"{self.file} line {line}: '{cell}' in the column '{name}' is a number written with {with_sign(cell)}.",
+                "Write fractions with a point, nothing between thousands, and no unit: 0.5 and 2000.",
             )
         return cells
 
@@ -103,10 +113,22 @@ class Table:
 
 def number_of(cell: str) -> float:
     """Return the number in a cell; NaN if it holds none."""
+    if MINUS in cell:
+        cell = cell.replace(MINUS, "-")
     try:
         return float(cell) if "_" not in cell else float("nan")  # Python alone reads 1_000 as a number
     except ValueError:
         return float("nan")
+
+
+def with_sign(cell: str) -> str:
+    """Return in words the sign that keeps a cell from being a number; empty if it isn't nearly one."""
+    cell = cell.replace(MINUS, "-")
+    if WITH_COMMA.fullmatch(cell):
+        return "a comma"
+    if WITH_UNIT.fullmatch(cell) and not np.isfinite(number_of(cell)):
+        return next((sign for sign in cell if sign in "%‰€$£¥₹"), "")
+    return ""
 
 
 def read_table(file: Path, single: bool = False) -> Table:

@@ -218,7 +218,9 @@ def _of_section(section: Section) -> dict[str, str]:
     if isinstance(section, TrainConfig):
         values["train.loss"] = _without_folder(section.loss)
     if isinstance(section, DataConfig):
-        values["data.name"] = _without_folder(section.name)
+        # With its folder: two functions of one source may read what lies beside them.
+        place, colon, function = section.name.rpartition(":")
+        values["data.name"] = f"{os.path.relpath(place)}{colon}{function}" if place.endswith(".py") else section.name
     return values
 
 

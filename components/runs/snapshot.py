@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from torchmill.components.config import RunConfig, parse, read_tree
-from torchmill.components.data.config import dataset_names, dataset_place
+from torchmill.components.data.config import dataset_names, dataset_place, identity_comment
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_text
 from torchmill.components.initialization.config import TORCHVISION
@@ -22,7 +22,8 @@ USER_CODE_FIELDS = {"data": "name", "model": "name", "train": "loss"}
 def write_snapshot(config: RunConfig, folder: Path) -> dict[Path, str]:
     """Write ``config.yaml``, ``code/`` and ``git.diff`` into a folder; return the files, each with its subfolder."""
     settings = folder / "config.yaml"
-    write_text(settings, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    recorded = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(settings, identity_comment(config.data.name) + recorded)
     files = {settings: ""}
     references = [
         name for section in USER_CODE_FIELDS for name in user_code(getattr(config, section)) if is_users(name)

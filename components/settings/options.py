@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
 from torchmill.components.errors import ConfigError, nearest, unknown_argument
@@ -134,6 +134,88 @@ class Option:
                 if not number or not limits[0] <= value <= limits[1]:
                     kind = "whole number" if whole else "number"
                     raise ValueError(f"{name} is {value!r}, not a {kind} from {limits[0]:g} to {limits[1]:g}")
+
+    def validated(self, values: Mapping[str, object], function: str) -> dict[str, Any]:
+        """Return values that a user set in the types of the function's annotations, as pydantic converts settings.
+
+        Raises:
+            ValueError: there is no such argument, or a value is of another type or out of range; all of them are named.
+        """
+        arguments = self.source.functions.get(function, {})
+        converted, faults = {}, []
+        for name, value in values.items():
+            if name not in arguments:
+                faults.append(" ".join(unknown_argument(self.name, name, arguments)).rstrip("."))
+                continue
+            annotation = _type_of(arguments[name].annotation)
+            try:
+                converted[name] = _converted(value, annotation)
+            except ValueError:
+                faults.append(f"{name} is {value!r}, not {_in_words(annotation)}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return converted
+
+
+ANNOTATIONS = {
+    "Annotated": Annotated,
+    "Field": Field,
+    "Literal": Literal,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "list": list,
+}
+"""Names that an annotation may use to be checked without an import of its module."""
+
+
+def _type_of(annotation: str) -> Any:
+    """Return the type of an annotation; Any if it uses other names."""
+    try:
+        return eval(annotation, {"__builtins__": {}}, ANNOTATIONS)  # the source of an option, which is imported anyway
+    except (NameError, SyntaxError, TypeError, AttributeError):
+        return Any
+
+
+def _converted(value: object, annotation: Any) -> Any:
+    """Return a value in a type.
+
+    Raises:
+        ValueError: it has no place there.
+    """
+    types = _alternatives(annotation)
+    if isinstance(value, bool) and Any not in types and bool not in types:
+        raise ValueError("a truth value is no number")
+    settings = ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False)
+    return TypeAdapter(annotation, config=settings).validate_python(value)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the values of a Literal, without limits."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return (annotation,) if get_origin(annotation) is list else get_args(annotation) or (annotation,)
+
+
+def limits_of(annotation: str) -> tuple[float, float] | None:
+    """Return the lowest and the highest value of an annotation, ``Annotated[int, Field(ge=1, le=8)]``; None without."""
+    kind = _type_of(annotation)
+    marks = [mark for field in getattr(kind, "__metadata__", ()) for mark in field.metadata]
+    limits = [getattr(mark, side) for side in ("ge", "le") for mark in marks if hasattr(mark, side)]
+    return (limits[0], limits[1]) if len(limits) == 2 else None
+
+
+def _in_words(annotation: Any) -> str:
+    """Return a type and its limits in words."""
+    types = _alternatives(annotation)
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, types))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    parts = ["a list of texts" if get_origin(part) is list else words[part] for part in types if part is not type(None)]
+    marks = [mark for field in getattr(annotation, "__metadata__", ()) for mark in field.metadata]
+    limits = [f"{getattr(mark, side):g}" for side in ("ge", "le") for mark in marks if hasattr(mark, side)]
+    return " or ".join(parts) + (f" from {' to '.join(limits)}" if limits else "")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +35,7 @@ class Reads:
         self.folders: dict[str, None] = {}
 
     def places(self, beside: Path) -> list[Place]:
-        """Return what was read, as it is now.
+        """Return the files and folders with their present stamps.
 
         A folder counts by the endings of the files that were opened in it; without such, by those of all opened files.
         If none was opened, all files count: a library in C may have read them. The folder of the user's code and the
@@ -77,10 +76,10 @@ def _listing(folder: str, endings: tuple[str, ...]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if is_ours(entry.name)), key=lambda entry: entry.name)
+            members = sorted((entry for entry in entries if is_ours(entry.name)), key=lambda entry: entry.name)
     except OSError:
         return "gone"
-    for entry in found:
+    for entry in members:
         if entry.is_dir():
             if endings and FOLDERS not in endings:
                 continue
@@ -109,6 +108,7 @@ def recorded_reads() -> Generator[Reads]:
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    """Record an event. It runs within the call that reads, so it opens nothing and takes no lock itself."""
     reads = _recording
     if reads is None or event not in ("open", "os.listdir", "os.scandir", "sqlite3.connect"):
         return
@@ -120,7 +120,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if not isinstance(place, str | os.PathLike) or _by_importlib():
         return
     path = os.path.abspath(place)  # noqa: PTH100
-    if path.startswith(SYSTEM) or path == tempfile.gettempdir():
+    if path.startswith(SYSTEM) or any("\ud800" <= letter <= "\udfff" for letter in path):  # no UTF-8: not for JSON
         return
     if event.startswith("os."):
         reads.folders[path] = None

@@ -129,6 +129,36 @@ def _network(config: configuration.RunConfig) -> tuple[Any, Any, Any]:
     return data, sample, network
 
 
+DATA_SETTINGS = ("data.args", "data.validation_fraction")
+
+
+def _data_options(parser: Parser) -> None:
+    parser.add_argument("subject", nargs="?", metavar="NAME", help="data set, as --data takes it")
+    parser.add_argument("--json", action="store_true", help="print the data set as one JSON object")
+
+
+def data(options: argparse.Namespace) -> int:
+    """Prepare a data set and print its summary."""
+    if options.subject is not None:
+        setattr(options, "data.name", options.subject)
+    config = read_config(options)
+
+    from torchmill.flows.cli.console import show_log
+
+    show_log()
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.data.summary import summary
+    from torchmill.components.runs.folders import data_cache
+
+    with _failures_as_json(options.json):
+        prepared = fetch(config.data.name, data_cache(), args=arguments(config.data))
+    if options.json:
+        print(prepared.model_dump_json(), flush=True)
+    else:
+        print(*summary(prepared), sep="\n")
+    return 0
+
+
 FIND_LR_SETTINGS = ("data.name", "model.name", "train.optimizer", "train.batch_size", "device")
 
 
@@ -186,6 +216,9 @@ GROUP = Group(
         Command("train", "train a network, evaluate it and export it to ONNX", train, _train_options, SETTINGS),
         Command(
             "check", "find mistakes in a network before hours are spent on it", check, _check_options, CHECK_SETTINGS
+        ),
+        Command(
+            "data", "prepare a data set and print its summary, with all guesses", data, _data_options, DATA_SETTINGS
         ),
         Command(
             "find-lr",

@@ -93,3 +93,27 @@ def test_a_champion_of_other_classes_is_left_until_it_is_said_by_force(shared: P
 def test_promotion_can_be_left_off(shared: Place):
     assert train(shared, "--train.epochs", "1", "--promote.mode", "off")["promotion"] is None
     assert aliases(shared) == {"challenger": 1}
+
+
+@pytest.mark.slow
+def test_models_of_two_data_sets_are_not_compared(shared: Place):
+    rows = [f"{number % 7},{number % 3},{'abc'[number % 3]}" for number in range(300)]
+    done = []
+    for project in ("bolts", "bottles"):
+        (shared.folder / project).mkdir()
+        (shared.folder / project / "parts.csv").write_text("\n".join(["x,y,label", *rows, f"1,{len(done)},a"]))
+        command = ("--data", f"csv:{project}/parts.csv", "--model", "mlp", "--train.epochs", "2")
+        done.append(train(shared, *command, "--data.allow_leakage", "--export.register_as", "parts"))
+    assert done[0]["promotion"]["outcome"] == "promoted"
+    assert done[1]["promotion"]["outcome"] == "kept"
+    reason = done[1]["promotion"]["reason"]
+    assert "another data set" in reason and "bolts/parts.csv" in reason and "--export.register_as" in reason
+    assert aliases(shared)["champion"] == 1
+    by_hand = shared.torchmill("promote", "parts", "2")
+    assert by_hand.returncode == 1 and "another data set" in by_hand.stdout
+    assert shared.torchmill("promote", "parts", "2", "--force").returncode == 0 and aliases(shared)["champion"] == 2
+    titles = {title for (title,) in shared.mlflow("SELECT name FROM experiments")}
+    assert {title.rpartition("-")[0] for title in titles if "parts" in title} == {
+        "csv-bolts-parts",
+        "csv-bottles-parts",
+    }

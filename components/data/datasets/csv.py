@@ -4,42 +4,57 @@ PATH is a file, or a folder with train.csv and perhaps val.csv and test.csv. Lic
 """
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from torchmill.components import tasks
 from torchmill.components.data.formats.labels import Labels, read_labels
+from torchmill.components.data.formats.table_columns import (
+    MOSTLY,
+    ColumnGuess,
+    column_of,
+    guess,
+    notes_on,
+    refuse,
+)
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits
 from torchmill.components.data.splits import Split, Splits, cut
+from torchmill.components.encoding.class_names import in_order
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.encoding.vocabulary import Level
-from torchmill.components.errors import UserError, nearest
-from torchmill.components.reading.tables import USUAL_LABELS, USUAL_TEXTS, Table, number_of, read_table
+from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.reading.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, Table, number_of, read_table
 
 logger = logging.getLogger("torchmill")
+
+FEW = 20
+"""Largest number of different fractions that may be meant as classes."""
+
+PLAIN = re.compile(r"-?(0|[1-9][0-9]*)(\.0+)?")
+"""Whole number without another spelling than with or without a fraction of 0."""
 
 FILE_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 """Names of the splits' files, without their ending."""
 
-MOSTLY = 0.9
-"""Share of numbers above which a column's other cells are mistakes; below it, the column holds categories."""
-
 
 def load(
     path: Path,
-    validation_fraction: float = 0.1,
-    label: str | None = None,
+    validation_fraction: Annotated[float, Field(ge=1e-6, le=0.9)] = 0.1,
+    label: str | list[str] | None = None,
     text: str | None = None,
     task: str = "auto",
-    ignore: str = "",
+    ignore: str | list[str] = "",
     test: str | None = None,
-    test_fraction: float = 0.2,
-    max_categories: int = 20,
-    level: Level = "words",
-    max_length: int = 256,
+    test_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.2,
+    max_categories: Annotated[int, Field(ge=2, le=100_000)] = 20,
+    level: Literal["words", "characters"] = "words",
+    max_length: Annotated[int, Field(ge=1, le=1_000_000)] = 256,
     lower_case: bool = True,
 ) -> Splits:
     """Read numbers (N, F), or the token ids of one column of texts.
@@ -48,10 +63,10 @@ def load(
 
     Args:
         label: column of the label; without it label, target, class or y, or else the last one. Several columns,
-            separated by commas, are yes or no (0 and 1) or targets.
+            separated by commas or as a list, are yes or no (0 and 1) or targets.
         text: column with texts; without it text, sentence or review, or the only one beside the label.
         task: classification, multilabel or regression; auto is a regression if labels are fractions, else classes.
-        ignore: columns to leave out, separated by commas, for example row numbers.
+        ignore: columns to leave out, separated by commas or as a list, for example row numbers.
         test: another file with the test rows.
         test_fraction: share of each class to test with if there are no test rows; equal rows stay together.
         max_categories: largest number of categories in a column.
@@ -63,21 +78,47 @@ def load(
         UserError: as ``read_table``; a column is missing; a cell is empty or not a number; labels fit no task.
     """
     if task != "auto" and task not in tasks.names():
-        raise UserError(f"Unknown task {task!r}.", nearest(str(task), ["auto", *tasks.names()]))
+        raise UserError(f"Unknown task {task!r}.", nearest(task, ["auto", *tasks.names()]))
     tables = _tables(path, test)
     label_columns = _label_columns(tables["train"], label)
     columns = _input_columns(tables["train"], label_columns, _names(ignore))
-    labels = _labels(tables, label_columns, None if task == "auto" else task, str(path))
+    told = None if task == "auto" else task
+    notes = [f"the label is the column {', '.join(map(repr, label_columns))}"] if label is None else []
+    notes += [f"left out: {', '.join(map(repr, _names(ignore)))}"] if ignore else []
+    if len(label_columns) == 1 and told in (None, "multilabel"):
+        _refuse_joined(tables["train"], label_columns[0])
+    if column := _text_column(tables["train"], columns, text):
+        refuse([], [*_label_faults(tables, label_columns, told), *_text_faults(tables, column)], str(path))
+        labels = _labels(tables, label_columns, told, str(path), notes)
+        notes += [f"beside the texts of '{column}' {len(columns) - 1} columns are left out"] if columns[1:] else []
+        splits = _texts(tables, column, labels, test_fraction, validation_fraction, level, lower_case, max_length, path)
+        splits = replace(splits, columns=Columns.called([column]), notes=(*notes, *splits.notes))
+    else:
+        guesses = [guess(tables, name, max_categories) for name in columns]
+        refuse(guesses, _label_faults(tables, label_columns, told), str(path))
+        labels = _labels(tables, label_columns, told, str(path), notes)
+        splits = _numbers(tables, guesses, labels, test_fraction, str(path))
+        splits = replace(splits, notes=(*notes, *(note for each in guesses for note in each.notes), *splits.notes))
     logger.info("%s: %s of the column %s", path, labels.task, ", ".join(label_columns))
-    if not (column := _text_column(tables["train"], columns, text)):
-        return _numbers(tables, columns, labels, test_fraction, max_categories, str(path))
-    if len(columns) > 1:
-        logger.info("%s: beside the texts of '%s' %d columns are left out", path, column, len(columns) - 1)
+    return splits
+
+
+def _texts(
+    tables: dict[str, Table],
+    column: str,
+    labels: Labels,
+    test_fraction: float,
+    validation_fraction: float,
+    level: Level,
+    lower_case: bool,
+    max_length: int,
+    path: Path,
+) -> Splits:
     parts = {
-        split: Texts(table.column(column), labels.values[split], table.origins()) for split, table in tables.items()
+        split: Texts(table.names(column), labels.values[split], table.origins()) for split, table in tables.items()
     }
     parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
-    splits = encode_splits(
+    return encode_splits(
         parts,
         labels.classes,
         level,
@@ -86,7 +127,37 @@ def load(
         task=labels.task,
         source=str(path),
     )
-    return replace(splits, columns=Columns.called([column]))
+
+
+def _text_faults(tables: dict[str, Table], column: str) -> list[str]:
+    """Return the faults of a column of texts, in words."""
+    return [fault for table in tables.values() if (fault := _fault_of(table, lambda table=table: table.names(column)))]
+
+
+def _fault_of(table: Table, work: Callable[[], object]) -> str:
+    """Return the message of the error that ``work`` raises about a table; empty if it raises none."""
+    try:
+        work()
+    except UserError as error:
+        return error.message.rstrip(".").replace(f"{table.file} line", f"{table.file.name} line")
+    return ""
+
+
+def _label_faults(tables: dict[str, Table], names: Sequence[str], task: str | None) -> list[str]:
+    """Return the cells without a label, in words."""
+    missing = [{""} if _are_names(tables["train"], name, task) else MISSING for name in names]
+    return [
+        fault
+        for table in tables.values()
+        for name, values in zip(names, missing, strict=True)
+        if name in table.columns and (fault := _fault_of(table, lambda t=table, n=name, v=values: t.column(n, v)))
+    ]
+
+
+def _are_names(table: Table, name: str, task: str | None) -> bool:
+    """Return True for a column of labels that are names, among which "none" and "NA" are values."""
+    cells = {cell for cell in table.cells(name) if cell.lower() not in MISSING}
+    return task in (None, "classification") and not all(np.isfinite(number_of(cell)) for cell in cells)
 
 
 def _tables(path: Path, test: str | None) -> dict[str, Table]:
@@ -109,16 +180,19 @@ def _tables(path: Path, test: str | None) -> dict[str, Table]:
     return tables
 
 
-def _names(text: str) -> list[str]:
+def _names(text: str | list[str]) -> list[str]:
+    """Return names that are separated by commas, or those of a list."""
+    if isinstance(text, list):
+        return text
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _label_columns(table: Table, label: str | None) -> list[str]:
-    if label is not None and label in table.columns:
+def _label_columns(table: Table, label: str | list[str] | None) -> list[str]:
+    if isinstance(label, str) and label in table.columns:
         return [label]
     if label is not None:
         names = _names(label)
-        for name in names or [label]:
+        for name in names or [""]:
             if name not in table.columns:
                 raise UserError(f"{table.file} has no column '{name}'.", nearest(name, table.columns))
         return names
@@ -136,19 +210,23 @@ def _input_columns(table: Table, label_columns: Sequence[str], ignored: Sequence
     return columns
 
 
-def _labels(tables: dict[str, Table], names: Sequence[str], task: str | None, place: str) -> Labels:
-    if len(names) == 1 and task in (None, "multilabel"):
-        _refuse_joined(tables["train"], names[0])
+def _labels(tables: dict[str, Table], names: Sequence[str], task: str | None, place: str, notes: list[str]) -> Labels:
+    """Return the labels, and append guesses about them to ``notes``."""
     if len(names) == 1 and task in (None, "classification"):
-        cells = {split: table.column(names[0]) for split, table in tables.items()}
+        (name,) = names
+        are_names = _are_names(tables["train"], name, task)
+        cells = {split: table.column(name, {""} if are_names else MISSING) for split, table in tables.items()}
         values = np.array([number_of(cell) for cell in cells["train"]])
         if not np.isfinite(values).any():
-            tables["train"].words(names[0])
+            tables["train"].names(name)
         are_whole = np.isfinite(values).all() and (values == np.floor(values)).all()
         if task or are_whole or not np.isfinite(values).all():
-            if are_whole:  # 1 and 1.0 are one class
-                cells = {split: [_as_whole(cell) for cell in column] for split, column in cells.items()}
-            return read_labels(cells, place, "classification")
+            return read_labels(_spelled(cells, bool(are_whole), name, task, notes), place, "classification")
+        if (few := len(set(cells["train"]))) <= min(FEW, len(values) / 2):
+            notes.append(
+                f"{few} different numbers in '{name}' are taken as targets of a regression, also if written "
+                f"differently; where they are classes: --data.args.task classification"
+            )
     if task == "classification":
         raise UserError(f"{place}: {len(names)} columns of labels, and the task is classification.", "Name one column.")
     numbers = {split: np.stack([table.numbers(name) for name in names], 1) for split, table in tables.items()}
@@ -156,6 +234,29 @@ def _labels(tables: dict[str, Table], names: Sequence[str], task: str | None, pl
         is_multilabel = len(names) > 1 and bool(np.isin(numbers["train"], (0, 1)).all())
         task = "multilabel" if is_multilabel else "regression"
     return read_labels(numbers, place, task, tuple(names))
+
+
+def _spelled(
+    cells: dict[str, list[str]], are_whole: bool, name: str, task: str | None, notes: list[str]
+) -> dict[str, list[str]]:
+    """Return names of classes as they are spelled; only 1 and 1.0 are one class, if all are such numbers."""
+    every = {cell for column in cells.values() for cell in column}
+    if words := sorted(cell for cell in every if cell.lower() in MISSING):
+        notes.append(f"{', '.join(map(repr, words))} in '{name}' is a class of its own")
+    if not are_whole:
+        return cells
+    classes = set(cells["train"])
+    if not all(PLAIN.fullmatch(cell) for cell in every):
+        example = shortened([*map(repr, in_order(classes))], 3)
+        notes.append(f"labels in '{name}' keep their spelling: {example} are {len(classes):,} classes")
+        return cells
+    cells = {split: [cell.partition(".")[0] for cell in column] for split, column in cells.items()}
+    if not task and len(set(cells["train"])) > 2:
+        notes.append(
+            f"{len(set(cells['train'])):,} whole numbers in '{name}' are taken as classes; for numbers: "
+            "--data.args.task regression"
+        )
+    return cells
 
 
 def _refuse_joined(table: Table, name: str) -> None:
@@ -178,11 +279,6 @@ def _refuse_joined(table: Table, name: str) -> None:
             )
 
 
-def _as_whole(cell: str) -> str:
-    value = number_of(cell)
-    return str(int(value)) if np.isfinite(value) and value == np.floor(value) else cell
-
-
 def _text_column(table: Table, columns: Sequence[str], text: str | None) -> str | None:
     if text is not None:
         if text not in columns:
@@ -190,20 +286,15 @@ def _text_column(table: Table, columns: Sequence[str], text: str | None) -> str 
         return text
     usual = [name for name in columns if name.lower() in USUAL_TEXTS]
     for name in usual or (columns if len(columns) == 1 else []):
-        if np.isnan([number_of(cell) for cell in table.column(name)]).mean() > 1 - MOSTLY:
-            table.words(name)
+        if np.isnan([number_of(cell) for cell in table.cells(name)]).mean() > 1 - MOSTLY:
             return name
     return None
 
 
 def _numbers(
-    tables: dict[str, Table],
-    columns: Sequence[str],
-    labels: Labels,
-    test_fraction: float,
-    max_categories: int,
-    place: str,
+    tables: dict[str, Table], guesses: Sequence[ColumnGuess], labels: Labels, test_fraction: float, place: str
 ) -> Splits:
+    columns = [each.name for each in guesses]
     rows = {split: np.arange(len(table.rows)) for split, table in tables.items()}
     sources = dict(tables)
     if "test" not in tables:
@@ -219,21 +310,8 @@ def _numbers(
                 "Add rows until each class has two, or a file with the test rows.",
             )
         sources["test"] = train
-    features: dict[str, list[np.ndarray]] = {split: [] for split in rows}
-    encoded, crowded = [], []
-    for name in columns:
-        column = Column(name, _categories(tables["train"], name, rows["train"]))
-        if len(column.categories) > max_categories:
-            crowded.append(f"'{name}' ({column.width:,} different, for example {column.categories[0][:30]!r})")
-        encoded.append(column)
-        for split in rows if not crowded else ():
-            features[split].append(_column(sources[split], column)[rows[split]])
-    if crowded:
-        raise UserError(
-            f"{place}: not numbers, and too many different values to tell apart: {', '.join(crowded)}.",
-            'Name the column of texts, leave columns out, or allow more: --data.args \'{"text": …, "ignore": "a,b", '
-            '"max_categories": 100}\'.',
-        )
+    encoded = [column_of(tables["train"], each, rows["train"]) for each in guesses]
+    features = {split: [_column(sources[split], column)[rows[split]] for column in encoded] for split in rows}
     parts = {}
     for split, blocks in features.items():
         values = labels.values["train" if sources[split] is tables["train"] else split]
@@ -251,23 +329,15 @@ def _numbers(
         labels.task,
         source=place,
         columns=Columns(tuple(encoded)),
+        notes=tuple(notes_on(encoded)),
     )
-
-
-def _categories(table: Table, name: str, rows: np.ndarray) -> tuple[str, ...]:
-    """Return a column's categories in the training rows; none if it holds numbers."""
-    cells = table.column(name)
-    if np.isfinite([number_of(cell) for cell in cells]).mean() > MOSTLY:
-        return ()
-    cells = table.words(name)
-    return tuple(sorted({cells[row] for row in rows.tolist()}))
 
 
 def _column(table: Table, column: Column) -> np.ndarray:
     """Return a column's numbers (N, 1), or its one-hot categories (N, categories)."""
     if not column.categories:
-        return table.numbers(column.name)[:, None]
-    one_hot = column.one_hot(table.column(column.name))
+        return table.numbers(column.name)[:, None] - column.offset
+    one_hot = column.one_hot(table.cells(column.name))
     if unknown := int((~one_hot.any(1)).sum()):
         logger.info(
             "%s: %d values of '%s' are not among those of the training rows: all 0", table.file, unknown, column.name

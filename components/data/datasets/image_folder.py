@@ -7,9 +7,10 @@ Licence: yours.
 import logging
 import statistics
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from torchmill.components.data.formats import image_files
 from torchmill.components.data.formats.class_folders import Tree, origin, read_tree
@@ -30,11 +31,12 @@ LARGEST_USUAL_SIZE = 224
 def load(
     path: Path,
     downloads: Path,
-    image_size: int | None = None,
-    colors: Colors = "auto",
-    test_fraction: float = 0.2,
-    max_pixels: int = 64_000_000,
-    unreadable_share: float = 0.05,
+    image_size: Annotated[int | None, Field(ge=1, le=4096)] = None,
+    colors: Literal["auto", "grey", "rgb", "rgba"] = "auto",
+    bits: Annotated[int | None, Field(ge=8, le=16)] = None,
+    test_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.2,
+    max_pixels: Annotated[int, Field(ge=1, le=170_000_000)] = 64_000_000,
+    unreadable_share: Annotated[float, Field(ge=0, le=0.99)] = 0.05,
 ) -> Splits:
     """Decode all images once into uint8 NCHW arrays.
 
@@ -46,6 +48,7 @@ def load(
             multiple of 8, at most 224.
         colors: grey, rgb, or rgba for four channels as they are stored; auto is grey if all images are stored as grey,
             and four channels if all are TIFFs whose fourth channel is no opacity.
+        bits: depth of 16-bit images. Without it, the depth that their largest level needs.
         test_fraction: share of each class to test with if there is no test folder; equal files stay together.
         max_pixels: largest image to read, in pixels; 170 million at most.
         unreadable_share: largest share of unreadable files to leave out; more stop the run.
@@ -53,7 +56,6 @@ def load(
     Raises:
         UserError: as ``read_tree``; more files than that share, or all of a class, are unreadable.
     """
-    _check(image_size, colors, test_fraction, unreadable_share)
     tree = read_tree(path, SUFFIXES, "images")
     listed = [(split, file, label) for split, files in tree.splits.items() for file, label in files]
     files = [file for _, file, _ in listed]
@@ -65,8 +67,7 @@ def load(
     _report(unreadable, listed, tree, cache, unreadable_share)
     rows = [(*row, header) for row, header in zip(listed, headers, strict=True) if isinstance(header, Header)]
     parts = _parts(rows, test_fraction)
-    channels, rules, notes = _surveyed([header for *_, header in rows], colors, str(path))
-    shape = _shape([header.traits.size for *_, header in rows], image_size, channels)
+    shape, rules, notes = _surveyed([header for *_, header in rows], image_size, colors, bits, str(path))
     splits = {}
     with image_files.removed_on_failure() as written:
         for split, members in parts.items():
@@ -87,17 +88,6 @@ def load(
         rules=rules,
         notes=notes,
     )
-
-
-def _check(image_size: int | None, colors: str, test_fraction: float, unreadable_share: float) -> None:
-    if image_size is not None and (not isinstance(image_size, int) or not 1 <= image_size <= 4096):
-        raise UserError(f"image_size is {image_size!r}.", "Give a whole number of pixels from 1 to 4096.")
-    if colors not in get_args(Colors):
-        raise UserError(f"colors is {colors!r}.", "Give auto, grey, rgb or rgba.")
-    if not isinstance(test_fraction, int | float) or not 0 < test_fraction < 1:
-        raise UserError(f"test_fraction is {test_fraction!r}.", "Give a share between 0 and 1.")
-    if not isinstance(unreadable_share, int | float) or not 0 <= unreadable_share < 1:
-        raise UserError(f"unreadable_share is {unreadable_share!r}.", "Give a share from 0 to 1.")
 
 
 Row = tuple[str, Path, int, Header]
@@ -123,16 +113,16 @@ def _parts(rows: list[Row], test_fraction: float) -> dict[str, list[Row]]:
     return {**parts, "train": [train[index] for index in remaining], "test": [train[index] for index in test]}
 
 
-def _surveyed(headers: list[Header], colors: Colors, place: str) -> tuple[int, ReadingRules, tuple[str, ...]]:
-    """Return the channels of all images, the rules to read them by, and notes on them."""
+def _surveyed(
+    headers: list[Header], image_size: int | None, colors: Colors, bits: int | None, place: str
+) -> tuple[tuple[int, int, int], ReadingRules, tuple[str, ...]]:
+    """Return the shape of all images, the rules to read them by, and notes on them."""
     survey = Survey()
     for header in headers:
         survey.add(header.traits, header.levels)
-    channels, rules = survey.decide(colors, place)
-    notes = tuple(survey.notes(channels, rules))
-    for note in notes:
-        logger.info("%s: %s", place, note)
-    return channels, rules, notes
+    channels, rules = survey.decide(colors, place, bits)
+    shape = _shape([header.traits.size for header in headers], image_size, channels)
+    return shape, rules, tuple(survey.notes(channels, rules))
 
 
 def _shape(sizes: list[tuple[int, int]], image_size: int | None, channels: int) -> tuple[int, int, int]:

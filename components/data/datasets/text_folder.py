@@ -6,12 +6,14 @@ in each line. Licence: yours.
 
 import logging
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES, SPLIT_OF, origin, read_tree
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits
 from torchmill.components.data.splits import Splits
 from torchmill.components.encoding.class_names import composed, in_order, named
-from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError, shortened
 from torchmill.components.reading.folders import is_ours
 from torchmill.components.reading.texts import lines, read_text
@@ -26,12 +28,12 @@ UNREADABLE_SHARE = 0.05
 def load(
     path: Path,
     downloads: Path,
-    validation_fraction: float = 0.1,
-    level: Level = "words",
-    max_length: int = 256,
+    validation_fraction: Annotated[float, Field(ge=1e-6, le=0.9)] = 0.1,
+    level: Literal["words", "characters"] = "words",
+    max_length: Annotated[int, Field(ge=1, le=1_000_000)] = 256,
     lower_case: bool = True,
-    test_fraction: float = 0.1,
-    max_size: int = 50_000,
+    test_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.1,
+    max_size: Annotated[int, Field(ge=3, le=100_000_000)] = 50_000,
 ) -> Splits:
     """Encode all texts as token ids, with a vocabulary of the training texts.
 
@@ -47,8 +49,6 @@ def load(
     Raises:
         UserError: as ``read_tree``; a file is not UTF-8; more than 5 % of the files are empty.
     """
-    if level not in ("words", "characters"):
-        raise UserError(f"level is {level!r}.", "Give words or characters.")
     by_line = _lines(path)
     read = by_line or _files(path, downloads.parent)
     values, classes = named({split: names for split, (_, names, _) in read.items()}, str(path))

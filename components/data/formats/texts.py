@@ -1,15 +1,17 @@
 """Labelled texts, between their source and a data set of tokens."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from torchmill.components import tasks
 from torchmill.components.data.splits import Split, Splits, cut
-from torchmill.components.encoding.vocabulary import Level, Vocabulary, normalized
+from torchmill.components.encoding.vocabulary import PADDING, UNKNOWN, Level, Vocabulary, normalized
 from torchmill.components.errors import UserError
 from torchmill.components.reading.rules import ReadingRules
+from torchmill.components.wording import percent
 
 
 class Texts(NamedTuple):
@@ -52,6 +54,7 @@ def encode_splits(
     vocabulary = Vocabulary.of(
         parts["train"].texts, level, lower_case=lower_case, max_length=max_length, max_size=max_size
     )
+    notes = _notes(vocabulary, parts)
     encoded = {split: Split(vocabulary.encode(part.texts), part.labels, part.origins) for split, part in parts.items()}
     return Splits(
         train=encoded["train"],
@@ -62,6 +65,21 @@ def encode_splits(
         vocabulary=vocabulary,
         source=source,
         rules=ReadingRules(text_per=text_per),
+        notes=notes,
+    )
+
+
+def _notes(vocabulary: Vocabulary, parts: Mapping[str, Texts]) -> tuple[str, ...]:
+    """Return in words how many texts are cut, and how much of the test texts the vocabulary doesn't have."""
+    whole = replace(vocabulary, max_length=vocabulary.max_length + 1)
+    encoded = {split: whole.encode(part.texts) for split, part in parts.items()}
+    cut = sum(int((tokens[:, vocabulary.max_length :] != PADDING).any(1).sum()) for tokens in encoded.values())
+    total = sum(map(len, encoded.values()))
+    tokens = encoded["test"][:, : vocabulary.max_length]
+    unknown = float((tokens == UNKNOWN).sum() / max(1, (tokens != PADDING).sum()))
+    return (
+        f"texts become {vocabulary.cut}; {percent(cut / total)} of {total:,} are cut after {vocabulary.max_length:,} "
+        f"(max_length), {percent(unknown)} of the test texts' {vocabulary.level} are unknown",
     )
 
 

@@ -5,8 +5,7 @@ It returns a pair (inputs, labels) of arrays, tensors or lists; or a Dataset of 
 """
 
 import hashlib
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -15,18 +14,17 @@ import numpy as np
 from torchmill.components import tasks
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.labels import Labels, read_labels
+from torchmill.components.data.formats.table_columns import notes_on, offset_of
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits, usual_level
 from torchmill.components.data.formats.user_values import Pictures, TextFiles, Values, as_images, as_inputs, read_pair
 from torchmill.components.data.splits import Split, Splits, cut
-from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.reading.survey import Survey, depth_note, full_scale
 from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import import_from
-
-logger = logging.getLogger("torchmill")
 
 TEST_FRACTION = 0.2
 """Share of each class to test with if the function gives no test split."""
@@ -71,9 +69,34 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
     if isinstance(inputs["train"], list):
         return _texts(inputs, labels, options, place)
     names = _names({split: columns for split, (_, _, columns) in read.items()}, place)
+    columns = _centred(inputs, names, place)
     arrays, rules, notes = _inputs(inputs, place)
+    notes = (*notes, *notes_on(columns))
     splits = replace(_arrays(arrays, labels, place), rules=rules, notes=notes)
-    return replace(splits, columns=Columns.called(names)) if names else splits
+    return replace(splits, columns=Columns(tuple(columns))) if columns else splits
+
+
+def _centred(inputs: dict[str, Values], names: Sequence[str], place: str) -> list[Column]:
+    """Centre columns that float32 would merge, in place of ``inputs``; return the columns if they have names.
+
+    Raises:
+        UserError: float32 would merge a column without a name.
+    """
+    train = inputs["train"]
+    if not isinstance(train, np.ndarray) or train.ndim > 2 or train.dtype.itemsize < 8:
+        return [Column(name) for name in names]
+    values = {split: np.atleast_2d(part.T).T for split, part in inputs.items() if isinstance(part, np.ndarray)}
+    offsets = [offset_of(column[np.isfinite(column)].astype(np.float64)) for column in values["train"].T]
+    if any(offsets) and not names:
+        number = next(number for number, offset in enumerate(offsets) if offset)
+        raise UserError(
+            f"{place}: feature {number} has values around {offsets[number]:,.0f} that float32 would merge.",
+            "Subtract a number from it in float64, or return a DataFrame: then that is done, in predict as well.",
+        )
+    for split, part in values.items():
+        if any(offsets) and part.shape[1] == len(offsets):
+            inputs[split] = part - np.array(offsets)
+    return [Column(name, offset=offset) for name, offset in zip(names, offsets, strict=True)] if names else []
 
 
 def _inputs(inputs: dict[str, Values], place: str) -> tuple[dict[str, np.ndarray], ReadingRules, tuple[str, ...]]:
@@ -95,10 +118,8 @@ def _inputs(inputs: dict[str, Values], place: str) -> tuple[dict[str, np.ndarray
         deep = [values for values in inputs.values() if isinstance(values, np.ndarray) and values.dtype == np.uint16]
         if largest := max((int(values.max()) for values in deep if values.ndim > 2), default=0):
             rules = ReadingRules(top=full_scale(largest))
-            notes = [depth_note("images", largest, rules.top)]
+            notes = [depth_note("the images", largest, rules.top)]
         arrays = [as_inputs(values, part, rules.top) for part, values in parts.items()]
-    for note in notes:
-        logger.info("%s: %s", place, note)
     return dict(zip(inputs, arrays, strict=True)), rules, tuple(notes)
 
 
@@ -145,8 +166,11 @@ def _check_options(options: Mapping[str, Any], place: str) -> None:
     for option, choices in (("task", tasks.names()), ("level", get_args(Level))):
         if option in options and options[option] not in choices:
             raise UserError(f"{place}: unknown {option} {options[option]!r}.", nearest(str(options[option]), choices))
+    lower_case = options.get("lower_case", True)
+    if not isinstance(lower_case, bool):
+        raise UserError(f"{place}: lower_case is {lower_case!r}.", "Give True or False.")
     length = options.get("max_length", 1)
-    if not isinstance(length, int) or length < 1:
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise UserError(f"{place}: max_length is {length!r}, not a whole number from 1.")
 
 
@@ -208,7 +232,7 @@ def _texts(inputs: dict[str, Values], labels: Labels, options: Mapping[str, Any]
         parts,
         labels.classes,
         level,
-        lower_case=bool(options.get("lower_case", level == "words")),
+        lower_case=options.get("lower_case", level == "words"),
         max_length=options.get("max_length", MAX_LENGTH),
         task=labels.task,
         source=place,

@@ -43,7 +43,7 @@ class Pictures:
 
 
 class TextFiles(list[str]):
-    """Texts, each of which is a whole file."""
+    """Texts of whole files."""
 
 
 Values = np.ndarray | list[str] | Pictures
@@ -175,7 +175,7 @@ def _file(file: Path) -> Any:
 
 
 def _names_files(values: Sequence[Any]) -> bool:
-    """Return whether texts are names of image files, of which the first exists."""
+    """Return True for names of image files; the first has to exist."""
     return (
         bool(values)
         and all(isinstance(value, str) and value.lower().endswith(tuple(pictures.SUFFIXES)) for value in values)
@@ -225,8 +225,14 @@ def _values(values: Any, place: str, are_labels: bool = False) -> Values:
         values = _stack([_item(value) for value in opened], place)
     if not isinstance(values, np.ndarray):
         raise UserError(f"{place} are {_kind_of(values)}.", "Give an array, a tensor or a list.")
-    if values.dtype.kind in "OU" and values.ndim == 1 and all(isinstance(value, str) for value in values):
-        return [str(value) for value in values]
+    if values.dtype.kind in "OU" and values.ndim == 1:
+        if all(isinstance(value, str) for value in values):
+            return [str(value) for value in values]
+        if missing := [number for number, value in enumerate(values) if value is None or value != value]:
+            raise UserError(
+                f"{place}: {len(missing):,} of {len(values):,} have no value; the first is number {missing[0]}.",
+                "Fill them in or leave these samples out.",
+            )
     if values.dtype.kind not in "biuf" or not values.ndim:
         raise UserError(f"{place} are {_kind_of(values)}.", "Give numbers or texts.")
     return values
@@ -279,19 +285,20 @@ def as_inputs(values: Values, place: str, top: int = TOP) -> np.ndarray:
         top: level of uint16 images that becomes 255.
     """
     if not isinstance(values, np.ndarray):
-        raise UserError(f"{place} has {'texts' if isinstance(values, list) else 'images'}, and train has numbers.")
+        raise UserError(f"{place} has {'texts' if isinstance(values, list) else 'pictures'}, and train has numbers.")
     if values.dtype == np.uint16 and values.ndim in (3, 4):
         values = scaled(values, top)
     if values.dtype == np.uint8 and values.ndim in (3, 4):
         return values[:, None] if values.ndim == 3 else _channels_first(values, place)
     if values.dtype.kind in "iu" and values.ndim > 2:
         raise UserError(f"{place} inputs are {_kind_of(values)}.", "Give uint8 for images, float32 for numbers.")
-    numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
+    with np.errstate(over="ignore"):
+        numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
     if rows := np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)).tolist():
         raise UserError(
-            f"{place} inputs: {len(rows):,} samples hold values that are no finite numbers; the first is number "
-            f"{rows[0]}.",
-            "Fill them in or leave these samples out.",
+            f"{place} inputs: {len(rows):,} samples hold values that are no finite numbers; the first is "
+            f"number {rows[0]}{_odd_value(values[rows[0]], numbers[rows[0]])}.",
+            "Fill them in, scale them, or leave these samples out.",
         )
     if place.endswith("train") and (pixels := _pixels_of(values)):
         logger.warning(
@@ -300,6 +307,12 @@ def as_inputs(values: Values, place: str, top: int = TOP) -> np.ndarray:
             *(place, values.dtype, values.shape[1:], pixels),
         )
     return numbers
+
+
+def _odd_value(values: np.ndarray, numbers: np.ndarray) -> str:
+    """Return the place and the value of the first number that float32 can't hold, in words."""
+    position = int(np.flatnonzero(~np.isfinite(np.ravel(numbers)))[0])
+    return f", with {np.ravel(values)[position]:g} as feature {position}"
 
 
 def _channels_first(images: np.ndarray, place: str) -> np.ndarray:

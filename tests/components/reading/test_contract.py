@@ -15,6 +15,8 @@ from tests.onnx_files import bag_of_letters, linear
 from torchmill.components import fields
 from torchmill.components.data.fetch import fetch
 from torchmill.components.data.formats.image_files import read_pixels
+from torchmill.components.errors import UserError
+from torchmill.components.evaluation.other_data import as_trained
 from torchmill.components.export.pre_and_post import plain
 from torchmill.components.onnx_model.model import open_model
 from torchmill.components.onnx_model.run import answers
@@ -269,6 +271,26 @@ def test_the_range_of_deep_pictures_is_that_of_all_of_them(tmp_path: Path, form:
     means = sorted(float(pixels.mean()) for pixels in inputs)
     assert means[3] / means[2] == pytest.approx(10, rel=0.1)  # darker by its levels, not scaled to each picture's own
     assert same(inputs, predicted(data, tmp_path / "own"))
+
+
+def test_a_model_does_not_answer_pictures_of_another_range(tmp_path: Path):
+    for place, top in (("twelve", 4095), ("sixteen", 65535)):
+        for name in "ab":
+            (tmp_path / place / name).mkdir(parents=True)
+            for number in range(3):
+                Image.fromarray(grey(top, np.uint16)).save(tmp_path / place / name / f"{number}.png")
+    twelve, _ = trained(f"image_folder:{tmp_path / 'twelve'}", tmp_path / "twelve")
+    sixteen, _ = trained(f"image_folder:{tmp_path / 'sixteen'}", tmp_path / "sixteen")
+    alike, _ = trained(f"image_folder:{tmp_path / 'sixteen'}", tmp_path / "sixteen", bits=12)
+    metadata = {"kind": "images", "reading_rules": twelve.rules.as_json()}
+    file = linear(
+        tmp_path / "m.onnx", np.zeros((int(np.prod(twelve.shape)), 2)), sizes=twelve.shape, labels="ab", **metadata
+    )
+    assert "up to the level 4,095, not up to 65,535 (--data.args.bits 12" in open_model(file).unlike(sixteen)
+    assert not open_model(file).unlike(twelve) and not open_model(file).unlike(alike)
+    with pytest.raises(UserError, match=r"does not fit .*--data.args.bits 12"):
+        as_trained(sixteen, twelve)
+    assert as_trained(alike, twelve).shape == twelve.shape
 
 
 def test_a_picture_keeps_what_a_viewer_shows(tmp_path: Path):

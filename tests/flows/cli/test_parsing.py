@@ -22,6 +22,7 @@ COMMANDS = (
     "compare",
     "train",
     "check",
+    "data",
     "find-lr",
     "up",
     "schedule",
