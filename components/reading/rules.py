@@ -28,12 +28,12 @@ class ReadingRules:
         """Return the rules as JSON."""
         return json.dumps(dataclasses.asdict(self))
 
-    def unlike(self, other: "ReadingRules") -> str:
-        """Return in words why pixels that others have read don't fit; empty if they do."""
-        if self.top == other.top:
+    def unlike(self, data: "ReadingRules") -> str:
+        """Return in words why pixels of data that was read by other rules don't fit; empty if they do."""
+        if self.top == data.top:
             return ""
         return (
-            f"reads 16-bit images up to the level {self.top:,}, not up to {other.top:,} "
+            f"reads 16-bit images up to the level {self.top:,}, not up to {data.top:,} "
             f"(--data.args.bits {self.top.bit_length()} sets that)"
         )
 

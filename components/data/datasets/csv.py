@@ -82,21 +82,21 @@ def load(
     tables = _tables(path, test)
     label_columns = _label_columns(tables["train"], label)
     columns = _input_columns(tables["train"], label_columns, _names(ignore))
-    told = None if task == "auto" else task
+    set_task = None if task == "auto" else task
     notes = [f"the label is the column {', '.join(map(repr, label_columns))}"] if label is None else []
     notes += [f"left out: {', '.join(map(repr, _names(ignore)))}"] if ignore else []
-    if len(label_columns) == 1 and told in (None, "multilabel"):
+    if len(label_columns) == 1 and set_task in (None, "multilabel"):
         _refuse_joined(tables["train"], label_columns[0])
     if column := _text_column(tables["train"], columns, text):
-        refuse([], [*_label_faults(tables, label_columns, told), *_text_faults(tables, column)], str(path))
-        labels = _labels(tables, label_columns, told, str(path), notes)
+        refuse([], [*_label_faults(tables, label_columns, set_task), *_text_faults(tables, column)], str(path))
+        labels = _labels(tables, label_columns, set_task, str(path), notes)
         notes += [f"beside the texts of '{column}' {len(columns) - 1} columns are left out"] if columns[1:] else []
         splits = _texts(tables, column, labels, test_fraction, validation_fraction, level, lower_case, max_length, path)
         splits = replace(splits, columns=Columns.called([column]), notes=(*notes, *splits.notes))
     else:
         guesses = [guess(tables, name, max_categories) for name in columns]
-        refuse(guesses, _label_faults(tables, label_columns, told), str(path))
-        labels = _labels(tables, label_columns, told, str(path), notes)
+        refuse(guesses, _label_faults(tables, label_columns, set_task), str(path))
+        labels = _labels(tables, label_columns, set_task, str(path), notes)
         splits = _numbers(tables, guesses, labels, test_fraction, str(path))
         splits = replace(splits, notes=(*notes, *(note for each in guesses for note in each.notes), *splits.notes))
     logger.info("%s: %s of the column %s", path, labels.task, ", ".join(label_columns))

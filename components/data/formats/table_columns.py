@@ -1,4 +1,4 @@
-"""The columns of a table as numbers: what each of them holds is guessed, and all that does not fit is told at once."""
+"""Columns of a table as numbers: their meaning is guessed, and all misfits are reported together."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,7 +76,7 @@ def _misfits(table: Table, name: str, is_number: bool) -> Iterable[str]:
 
 
 def _crowd(name: str, kinds: Sequence[str]) -> str:
-    """Return in words that a column has too many categories, and what it looks like."""
+    """Describe a column with too many categories, by an example."""
     looks = ""
     try:
         datetime.fromisoformat(kinds[0])

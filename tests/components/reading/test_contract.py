@@ -181,7 +181,7 @@ def arrays(root): return [np.asarray(Image.open(file)) for file in files(root)],
 
 OWN = ("images", "image_list", "paths", "names")
 READ_BY_PILLOW_ALONE = {"grey.png", "color.png", "color.jpg", "grey.jpg", "bits_12.png", "bits_16.png", "color.bmp"}
-"""Pictures whose array is what a viewer shows, up to the range of its levels."""
+"""Pictures whose arrays need no more than scaling."""
 
 
 @pytest.fixture(scope="module", params=PICTURES)

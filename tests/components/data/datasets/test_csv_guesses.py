@@ -1,4 +1,4 @@
-"""Guesses about a table are told, labels keep their spelling, and all that doesn't fit is told at once."""
+"""Guesses about a table are reported, labels keep their spelling, and all misfits are reported together."""
 
 from pathlib import Path
 

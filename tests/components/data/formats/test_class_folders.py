@@ -1,4 +1,4 @@
-"""Folders of classes are found whatever their names, links and layouts; what is not clear is refused."""
+"""Folders of classes are found whatever their names, links and layouts; unclear ones are refused."""
 
 import logging
 import unicodedata

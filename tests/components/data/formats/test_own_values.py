@@ -1,4 +1,4 @@
-"""What a user's function returns is read as it is meant, or refused in a line that names place, item and remedy."""
+"""Values of a user's function are read as they are meant, or refused in a line with place, item and remedy."""
 
 from pathlib import Path
 
