@@ -171,6 +171,8 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     run = current_run()
     device, config = autotune(config, network, data)
     processes, precision = processes_for(config, device), resolve_precision(config.precision, device)
+    if precision == "fp16" and device.type == "cpu":
+        logger.warning("fit  a CPU computes in fp16 by detours, up to a hundred times slower: take fp32 or bf16")
     job = Job(
         network=network,
         data=data,

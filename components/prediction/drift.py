@@ -55,13 +55,22 @@ def note(model: OnnxModel, total: Mapping[str, Any]) -> dict[str, Any]:
         findings |= {"brightness_histogram": total["brightness"]} if "brightness" in total else {}
         findings |= _comparison(model, mean, findings["samples"])
     if total.get("unknown_categories"):
-        pairs = zip(model.columns.category_spans if model.columns else (), total["unknown_categories"], strict=True)
+        pairs = zip(_categories(model), total["unknown_categories"], strict=True)
         shares = {name: count / total["values"] for name, count in pairs}
         findings["unknown_categories"] = shares
         for name, share in shares.items():
             if share:
                 findings["words"] += f"; {percent(share)} of '{name}' are none of the training's categories"
     return findings | model.field.drift(total)
+
+
+def _feature(model: OnnxModel, position: int) -> str:
+    return f"'{model.columns.features[position]}'" if model.columns else f"{model.field.feature_word} {position}"
+
+
+def _categories(model: OnnxModel) -> Mapping[str, slice]:
+    """Return the positions of each column's categories, which are 0 or 1."""
+    return model.columns.category_spans if model.columns else {}
 
 
 def _comparison(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, Any]:
@@ -76,8 +85,10 @@ def _comparison(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, A
     worst = int(np.abs(shift).argmax())
     off = abs(float(shift[worst]))
     far, few = off > max(FAR, SURE / math.sqrt(samples)), off > FAR
-    feature = f"'{model.columns.features[worst]}'" if model.columns else f"{model.field.feature_word} {worst}"
-    words = f"the mean of {feature} is {off:.2f} training deviations off"
+    words = f"the mean of {_feature(model, worst)} is {off:.2f} training deviations off"
+    if any(span.start <= worst < span.stop for span in _categories(model).values()):  # a 0 or 1: its mean is a share
+        shares = f"{percent(float(mean[worst]))} of the inputs, and in {percent(float(usual[worst]))} of the training's"
+        words = f"{_feature(model, worst)} is in {shares}"
     return {
         "training": training,
         "shift": [float(value) if math.isfinite(value) else None for value in shift],

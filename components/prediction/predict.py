@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from torchmill.components.data.progress import counted
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.files import locked, make_own_folder, write_atomically, write_text
@@ -186,10 +188,13 @@ def _answers(model: OnnxModel, names: Sequence[str], read: Sequence[Any]) -> tup
     answers = model.answers(inputs)
     confidence = model.task_object.confidence(answers)
     for order, (at, numbers) in enumerate(zip(good, answers.tolist(), strict=True)):
+        if not np.isfinite(answers[order]).all():
+            rows[at] = (names[at], None, None, [], "the model's answer is no number: nan or infinite")
+            continue
         label = model.task_object.answer_words(answers[order], model.labels)
         sure = None if label is None else _short(float(confidence[order]))
         rows[at] = (names[at], label, sure, [_short(number) for number in numbers], "")
-    return rows, drift.sums_of(model, inputs, confidence)
+    return rows, drift.sums_of(model, inputs, confidence[np.isfinite(confidence)])
 
 
 def _rows(parts: Path, names: Sequence[str], sums: list[drift.Sums]) -> Iterator[Row]:

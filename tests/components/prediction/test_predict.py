@@ -136,6 +136,25 @@ def test_names_are_taken_as_training_took_them(tmp_path: Path):
     assert [row["label"] for row in rows(tmp_path / "out.csv")] == ["red", "", "", "x"]
 
 
+def test_an_answer_that_is_no_number_is_an_error(tmp_path: Path):
+    model = linear(tmp_path / "m.onnx", np.diag([1.0, 2]), takes="features", sizes=(2,), labels=["a", "b"])
+    (tmp_path / "in.csv").write_text("x,y\n3e38,3e38\n1,2\n")
+    done = predict(model, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    assert [row["label"] for row in rows(tmp_path / "out.csv")] == ["", "b"] and done.unreadable == 1
+    assert rows(tmp_path / "out.csv")[0]["error"] == "the model's answer is no number: nan or infinite"
+
+
+def test_a_rare_category_is_told_by_its_share(tmp_path: Path):
+    columns = '[{"name": "x"}, {"name": "color", "categories": ["blue", "red"]}]'
+    more = {"takes": "features", "sizes": (3,), "labels": ["x", "blue", "red"], "columns": columns}
+    statistics = '{"mean": [1, 0.99, 0.01], "std": [1, 0.1, 0.1]}'
+    model = linear(tmp_path / "m.onnx", np.diag([1.0, 2, 2]), input_statistics=statistics, **more)
+    (tmp_path / "in.csv").write_text("x,color\n" + "1,red\n1,blue\n" * 40)
+    done = predict(model, [tmp_path / "in.csv"], tmp_path / "out.csv")
+    assert done.is_far
+    assert done.likeness == "'color = blue' is in 50.00 % of the inputs, and in 99.00 % of the training's"
+
+
 def test_parquet_is_read_and_written_and_a_regression_gives_values(tmp_path: Path):
     import pyarrow
 
