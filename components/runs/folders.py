@@ -1,7 +1,6 @@
 """Folders of Torchmill's files: the runs' and the data cache."""
 
 import os
-import re
 import shutil
 import stat
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from torchmill.components.errors import UserError
+from torchmill.components.state_files import is_file_name
 
 LEAST_FREE_BYTES = 50e6
 """Disk space of a small run: two databases of 2 MB, weights, a checkpoint and an ONNX file."""
@@ -110,7 +110,7 @@ def below(folder: Path, *names: str) -> Path:
         'mlruns/work/models/digits-cnn/7'
     """
     for name in names:
-        if name in ("", ".", "..") or len(name.encode(errors="replace")) > 255 or re.search(r"[/\\\x00-\x1f]", name):
+        if not is_file_name(name) or "\\" in name:
             message = f"{name!r} comes from a server as the name of a run, model or version, and is no plain name."
             raise UserError(message, "It was not used. Whose server is it?")
     return folder.joinpath(*names)
