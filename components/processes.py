@@ -10,8 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from torchmill.components.errors import UserError
+
 LARGEST_KEPT_BLOCK, MOST_KEPT_BYTES = 128 << 20, 512 << 20
 """Limits of the memory that a process keeps: the size of a block, and the free bytes at the end of its heap."""
+
+LEAST_ADDRESS_SPACE = 4_500_000_000
+"""Bytes of address space that a training maps, measured with torch 2.15 on the CPU."""
 
 
 class Process(Protocol):
@@ -93,6 +98,32 @@ def keep_freed_memory() -> None:
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)
         mallopt(M_TRIM_THRESHOLD, MOST_KEPT_BYTES)
+
+
+def check_address_space() -> None:
+    """Refuse a limit of the address space (``ulimit -v``) in which torch and numpy can't work.
+
+    Below it, numpy's BLAS asks the system for memory for ever, and torch's libraries abort or can't be loaded.
+
+    Raises:
+        UserError: the limit is too low.
+    """
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise UserError(
+            f"The address space is limited to {limit / 1e9:.1f} GB (ulimit -v), and torch needs "
+            f"{LEAST_ADDRESS_SPACE / 1e9:.1f} GB of it, most of which takes no memory.",
+            "Raise that limit. To limit memory itself: systemd-run --scope -p MemoryMax=4G torchmill …",
+        )
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Return True if an error says that the system gives no memory."""
+    texts = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory", "can't allocate memory")
+    is_told = isinstance(error, ImportError | OSError | RuntimeError) and any(text in str(error) for text in texts)
+    return isinstance(error, MemoryError) or is_told
 
 
 def processors() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from torchmill.components.errors import ConfigError, UserError, nearest
-from torchmill.components.processes import keep_freed_memory
+from torchmill.components.processes import is_short_of_memory, keep_freed_memory
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.cli import looking, parser, predicting, registry, serving, training
 from torchmill.flows.cli.streams import keep_streams
@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None, *, may_hand_over: bool = True) 
     except KeyboardInterrupt:
         print("torchmill: stopped.", file=sys.stderr)
         leave(130)
+    except (MemoryError, ImportError, OSError, RuntimeError) as error:
+        if not is_short_of_memory(error):
+            raise
+        print(f"torchmill: The system gives no more memory: {error or 'MemoryError'}.", file=sys.stderr)
+        leave(1)
     except SystemExit as error:  # of a signal
         if not isinstance(error.code, int):
             raise

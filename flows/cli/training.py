@@ -10,6 +10,7 @@ from typing import Any
 
 from torchmill.components import config as configuration
 from torchmill.components.errors import ConfigError, UserError
+from torchmill.components.processes import check_address_space
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.cli.flow_commands import begin_flows
 from torchmill.flows.cli.parser import Command, Group, Parser
@@ -117,6 +118,7 @@ def check(options: argparse.Namespace) -> int:
 
 def _network(config: configuration.RunConfig) -> tuple[Any, Any, Any]:
     """Return the data set, some of its samples, and the network with its first weights."""
+    check_address_space()
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.data.samples import read_sample
     from torchmill.components.initialization.build import initialize
