@@ -242,7 +242,7 @@ def _json_or_text(text: str) -> Any:
     """Parse a text as JSON; return the text itself if it isn't JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # validation says what is wrong with the text
         return text
 
 

@@ -17,6 +17,8 @@ def _json_object(value: object, info: ValidationInfo) -> object:
         return value
     try:
         return json.loads(value)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     except json.JSONDecodeError as error:
         examples = {"rules": '{"fc.*": "orthogonal"}', "lr_factors": '{"features.*": 0.1}'}
         example = examples.get(info.field_name or "", '{"width": 48}')

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -389,3 +390,9 @@ def test_configuration_and_references_import_nothing_heavy(module):
     code = f"import sys, {module}; print(*{{'torch', 'numpy', 'prefect', 'mlflow'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert (done.stdout.strip(), done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("name", ["model.args", "initialize.rules", "model.args.width"])
+def test_a_value_that_is_nested_too_deep_is_told_or_taken_as_text(name: str):
+    with contextlib.suppress(ConfigError):
+        load(overrides={name: '{"a":' * 5000 + "1" + "}" * 5000})

@@ -119,6 +119,11 @@ class Store:
     def cache(self) -> StepCache:
         return StepCache(self.runs)
 
+    def growing(self) -> list[Path]:
+        """Return the files to which readers add lines."""
+        names = ("journal.jsonl", "receipts.jsonl")
+        return [self.runs.work / "keys" / FINGERPRINT.key[:32], *(self.run / name for name in names)]
+
     def make(self) -> None:
         """Write a store as an interrupted run leaves it, with every state file that there is."""
         work = self.runs.work
@@ -314,11 +319,14 @@ def test_no_damage_stops_a_reader_or_destroys_what_was_there(kind: str, store: S
         (store.run / "result.json").write_text(json.dumps({"run_id": "r", "status": "FINISHED", "name": "calm otter"}))
     (path,) = store.runs.work.glob(kind)
     content, before = path.read_bytes(), listing(store.outside)
+    growing = {other: other.read_bytes() for other in store.growing() if other != path}
     caplog.set_level(logging.CRITICAL)
     for seed in range(max(20, INPUTS // len(KINDS))):
         draw = random.Random(f"{kind} {seed}")
         damage = damaged(content, draw)
         replace(path, damage, draw)
+        for other, good in growing.items():
+            other.write_bytes(good)
         was = path.stat().st_mode if path.exists() else 0
         try:
             with time_limit():

@@ -20,6 +20,7 @@ from torchmill.components.data.downloads.http import Wire, in_short, request_for
 from torchmill.components.data.downloads.published_file import PublishedFile, flaw
 from torchmill.components.data.progress import Report, shown
 from torchmill.components.errors import ConfigError, Unreachable, UserError
+from torchmill.components.state_files import read_json
 from torchmill.components.wording import without_passwords
 
 logger = logging.getLogger("torchmill")
@@ -149,12 +150,8 @@ class _Part:
 
     def origin(self, url: str) -> dict[str, Any]:
         """Return the part's origin if it came from ``url``; else an empty dict."""
-        try:
-            origin = json.loads(self.origin_path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        mine = isinstance(origin, dict) and origin.get("url") == without_passwords(url)
-        return origin if mine and self.size() else {}
+        origin = read_json(self.origin_path, dict)
+        return origin if origin and origin.get("url") == without_passwords(url) and self.size() else {}
 
     def discard(self) -> None:
         with files.writing(self.path.parent):
