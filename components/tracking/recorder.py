@@ -82,9 +82,12 @@ def _watch_writer(orders: BufferedReader, journal: Path, terminal: int, gone: th
     records = read_json_lines(journal, Record)
     opened = [record["name"] for record in records if record["kind"] == "open"]
     if opened and records[-1]["kind"] != "end" and (journal.with_name("sent.json")).exists():
-        words = "it was killed, memory ran out, or native code crashed. The same command resumes it."
+        words = (
+            f"torchmill: the process of run {opened[0]} died: it was killed, memory ran out, or native code crashed. "
+            "The same command resumes it."
+        )
         with contextlib.suppress(OSError):
-            os.write(terminal, f"torchmill: the process of run {opened[0]} died: {words}\n".encode())
+            os.write(terminal, f"{words}\n".encode())
     os.close(terminal)
 
 
