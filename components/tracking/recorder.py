@@ -83,11 +83,11 @@ def _watch_writer(orders: BufferedReader, journal: Path, terminal: int, gone: th
     opened = [record["name"] for record in records if record["kind"] == "open"]
     if opened and records[-1]["kind"] != "end" and (journal.with_name("sent.json")).exists():
         words = (
-            f"torchmill: the process of run {opened[0]} died: it was killed, memory ran out, or native code crashed. "
+            f"the process of run {opened[0]} died: it was killed, memory ran out, or native code crashed. "
             "The same command resumes it."
         )
         with contextlib.suppress(OSError):
-            os.write(terminal, f"{words}\n".encode())
+            os.write(terminal, f"torchmill: {words}\n".encode())
     os.close(terminal)
 
 
