@@ -33,6 +33,8 @@ from torchmill.components.reading.tables import MISSING, USUAL_LABELS, USUAL_TEX
 
 logger = logging.getLogger("torchmill")
 
+TEST_IS_CUT = "test is cut from the only table, the same share of each class; equal rows stay together"
+
 FEW = 20
 """Largest number of different fractions that may be meant as classes."""
 
@@ -329,7 +331,7 @@ def _numbers(
         labels.task,
         source=place,
         columns=Columns(tuple(encoded)),
-        notes=tuple(notes_on(encoded)),
+        notes=(*notes_on(encoded), *(() if "test" in tables else (TEST_IS_CUT,))),
     )
 
 

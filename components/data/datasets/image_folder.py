@@ -86,7 +86,7 @@ def load(
         tree.classes,
         source=str(path),
         rules=rules,
-        notes=notes,
+        notes=(*notes, *tree.notes, *_lost(len(unreadable), cache)),
     )
 
 
@@ -111,6 +111,10 @@ def _parts(rows: list[Row], test_fraction: float) -> dict[str, list[Row]]:
         )
     logger.info("No test folder: %d of %d images are cut off for test", len(test), len(train))
     return {**parts, "train": [train[index] for index in remaining], "test": [train[index] for index in test]}
+
+
+def _lost(count: int, cache: Path) -> tuple[str, ...]:
+    return (f"{count:,} unreadable images are left out: {cache / 'unreadable.txt'}",) if count else ()
 
 
 def _surveyed(

@@ -5,6 +5,7 @@ in each line. Licence: yours.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,11 +51,11 @@ def load(
         UserError: as ``read_tree``; a file is not UTF-8; more than 5 % of the files are empty.
     """
     by_line = _lines(path)
-    read = by_line or _files(path, downloads.parent)
+    read, notes = (by_line, ()) if by_line else _files(path, downloads.parent)
     values, classes = named({split: names for split, (_, names, _) in read.items()}, str(path))
     parts = {split: Texts(texts, values[split], origins) for split, (texts, _, origins) in read.items()}
     parts = complete(parts, str(path), test_fraction=test_fraction, validation_fraction=validation_fraction)
-    return encode_splits(
+    splits = encode_splits(
         parts,
         classes,
         level,
@@ -64,6 +65,7 @@ def load(
         source=str(path),
         text_per="line" if by_line else "file",
     )
+    return replace(splits, notes=(*splits.notes, *notes))
 
 
 Read = dict[str, tuple[list[str], list[str], list[str]]]
@@ -112,8 +114,8 @@ def _has_folders(place: Path) -> bool:
     return any(path.is_dir() and is_ours(path.name) for path in place.iterdir())
 
 
-def _files(path: Path, cache: Path) -> Read:
-    """Read PATH/CLASS/*.txt or PATH/train/CLASS/*.txt."""
+def _files(path: Path, cache: Path) -> tuple[Read, tuple[str, ...]]:
+    """Read PATH/CLASS/*.txt or PATH/train/CLASS/*.txt; return the texts, and notes on files that are left out."""
     tree = read_tree(path, {".txt"}, "texts")
     read: Read = {}
     empty, total = [], 0
@@ -134,7 +136,8 @@ def _files(path: Path, cache: Path) -> Read:
             raise UserError(f"All texts of {split} are empty.", "Mend or remove them.")
         read[split] = texts, names, origins
     _report_empty(empty, total, cache)
-    return read
+    lost = (f"{len(empty):,} empty texts are left out: {cache / 'unreadable.txt'}",) if empty else ()
+    return read, (*tree.notes, *lost)
 
 
 def _report_empty(empty: list[Path], total: int, cache: Path) -> None:

@@ -36,6 +36,8 @@ class Tree:
     """Names of the classes in natural order: 2 before 10."""
     splits: dict[str, list[tuple[Path, int]]]
     """Files with their classes, in the order of their names; train alone if the folder has no splits."""
+    notes: tuple[str, ...] = ()
+    """Files that are left out and the layout, in words."""
 
 
 def read_tree(root: Path, suffixes: Collection[str], noun: str) -> Tree:
@@ -71,10 +73,14 @@ def read_tree(root: Path, suffixes: Collection[str], noun: str) -> Tree:
         if not members:
             raise UserError(f"There are no {noun} in {split} of {root}.", _endings(suffixes))
         splits[split] = members
+    notes = []
     if ignored:
         kinds = ", ".join(f"{count:,} {suffix or 'without ending'}" for suffix, count in ignored.most_common(5))
         logger.info("%s: %d files left out, which are no %s by their names: %s", root, ignored.total(), noun, kinds)
-    return Tree(classes, splits)
+        notes.append(f"left out, no {noun} by their names: {kinds}")
+    if "test" not in splits:
+        notes.append("test is cut from the only folder, the same share of each class; equal ones stay together")
+    return Tree(classes, splits, tuple(notes))
 
 
 def _places(root: Path, suffixes: Collection[str], noun: str) -> dict[str, Folders]:

@@ -144,6 +144,7 @@ def test_few_unreadable_files_are_left_out_and_reported(tmp_path, caplog):
     told = (ref.folder / "unreadable.txt").read_text()
     assert len(told.splitlines()) == 3 and "is empty" in told and "is no image" in told and "truncated" in told
     assert "3 of 80 images can't be read" in caplog.text
+    assert any("3 unreadable images are left out" in note for note in ref.notes)
     assert not [file for file in ref.folder.iterdir() if file.name.startswith(".") and file.name != ".lock"]
 
 
@@ -180,6 +181,7 @@ def test_files_without_an_image_suffix_are_left_out_quietly(tmp_path, caplog):
         ref, _ = load(root, tmp_path)
     assert ref.train_size + ref.test_size == 12
     assert "2 files left out, which are no images by their names: 2 .txt" in caplog.text
+    assert "left out, no images by their names: 2 .txt" in ref.notes
 
 
 @pytest.mark.parametrize(
