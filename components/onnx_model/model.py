@@ -197,7 +197,7 @@ def open_model(file: Path) -> OnnxModel:
     if len(session.get_inputs()) != 1 or session.get_inputs()[0].type not in TAKEN:
         inputs = ", ".join(f"{taken.name} ({taken.type})" for taken in session.get_inputs())
         raise UserError(f"{file} takes {inputs}: not one input of pixels, tokens or numbers.", EXPORTED)
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata = {_text(entry.key): _text(entry.value) for entry in proto.metadata_props}
     kind = _kind(session, metadata, file)
     task = _task(session, metadata)
     labels = _labels(session, metadata, file)
@@ -318,6 +318,11 @@ def _session(file: Path) -> "onnxruntime.InferenceSession":
         return open_session(file, spinning=False)  # the next inputs are decoded meanwhile
     except Exception as error:  # onnxruntime's errors share no base class
         raise UserError(f"onnxruntime cannot run {file}: {' '.join(str(error).split())[:300]}", EXPORTED) from error
+
+
+def _text(value: str | bytes) -> str:
+    """Return a text of the file; protobuf gives bytes where it is not UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def _check_interface(session: "onnxruntime.InferenceSession", file: Path) -> None:

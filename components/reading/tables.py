@@ -175,9 +175,9 @@ def _parquet(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
 
     try:
         table = parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
+        return table.to_pydict(), list(range(1, table.num_rows + 1))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not a Parquet file: {' '.join(str(error).split())[:200]}") from None
-    return table.to_pydict(), list(range(1, table.num_rows + 1))
 
 
 def _delimiter(file: Path, first: str, single: bool) -> str:
@@ -217,7 +217,9 @@ def _data_among(names: list[str]) -> str:
 
 
 def _checked(file: Path, lines: list[int], rows: list[list[str]]) -> Table:
-    names = [name.strip() for name in rows[0]]
+    names = [name.strip() for name in rows[0]] if rows else []
+    if not any(names):
+        raise UserError(f"{file} has no names of columns in its first line.", "Put names in the first line.")
     if all(np.isfinite(number_of(name)) for name in names):
         raise UserError(f"{file} begins with numbers, and not with names of columns.", "Put names in the first line.")
     if numbers := _data_among(names):
