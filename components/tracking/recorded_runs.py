@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ logger = logging.getLogger("torchmill")
 
 SHORTEST_ID_PREFIX = 6
 """Characters of a run's id that are enough to name it."""
+MOST_SUGGESTED = 1000
+"""Number of the latest runs among whose names the nearest ones are looked for."""
 
 
 def find_run(runs: Runs, reference: str) -> RecordedRun:
@@ -32,7 +35,7 @@ def find_run(runs: Runs, reference: str) -> RecordedRun:
         UserError: no run fits, or several do; or MLflow doesn't answer.
     """
     with open_client(runs) as client:
-        run = _match(reference, _all_runs(client))
+        run = _match(client, reference)
         metrics = {
             key: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
             for key in sorted(run.data.metrics)
@@ -98,27 +101,37 @@ def _exists(runs: Runs, query: str, values: tuple[str, ...], ask: Callable[[Any]
             raise
 
 
-def _all_runs(client: Any) -> list[Any]:
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, max_results=50_000) if experiments else []
-
-
-def _match(reference: str, runs: list[Any]) -> Any:
-    is_prefix = len(reference) >= SHORTEST_ID_PREFIX
-    matches = [run for run in runs if run.info.run_id == reference] or [
-        run for run in runs if run.info.run_name == reference or (is_prefix and run.info.run_id.startswith(reference))
-    ]
+def _match(client: Any, reference: str) -> Any:
+    """Return the run that a reference names. MLflow filters: a store may hold many thousands of runs."""
+    matches = []
+    if re.fullmatch(rf"\w{{{SHORTEST_ID_PREFIX},}}", reference):
+        matches = _search(client, f"attributes.run_id LIKE '{reference}%'")
+    if reference not in {run.info.run_id for run in matches} and "'" not in reference:  # MLflow knows no escapes
+        matches += _search(client, f"attributes.run_name = '{reference}'")
     if reference == "last" and not matches:
-        trained = [run for run in runs if "weights.sha256" in run.data.tags]
-        if not trained:
+        matches = _search(client, "tags.`weights.sha256` LIKE '%'", ["attributes.start_time DESC"], most=1)
+        if not matches:
             raise UserError("There is no run yet.", "`torchmill train` makes one.")
-        return max(trained, key=lambda run: run.info.start_time)
+    matches = [run for run in matches if run.info.run_id == reference] or matches
     if not matches:
-        raise UserError(f"There is no run '{reference}'.", nearest(reference, [run.info.run_name for run in runs]))
+        names = {run.info.run_name for run in _search(client, "", most=MOST_SUGGESTED)}
+        raise UserError(f"There is no run '{reference}'.", nearest(reference, names))
     if len(matches) > 1:
         ids = ", ".join(run.info.run_id for run in matches[:5])
         raise UserError(f"There are {len(matches)} runs called '{reference}'.", f"Give the id: {ids}.")
     return matches[0]
+
+
+def _search(client: Any, condition: str, order: Sequence[str] = (), most: int = 100) -> list[Any]:
+    experiments: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_experiments(page_token=token or None)
+        experiments += [experiment.experiment_id for experiment in page]
+        token = page.token or None
+    return (
+        list(client.search_runs(experiments, condition, order_by=list(order), max_results=most)) if experiments else []
+    )
 
 
 @dataclass(frozen=True)
