@@ -41,6 +41,6 @@ def _is_old(path: Path) -> bool:
 
 def leftovers(runs: Runs, cache: Path) -> list[Path]:
     """Return the files to delete: abandoned temporary files, and damaged checkpoints."""
-    files = [path for path in (*half_written(runs.work), *runs.work.rglob("*.pt.damaged")) if path.is_file()]
+    files = [path for path in (*half_written(runs.work), *runs.work.rglob("checkpoints/*.damaged")) if path.is_file()]
     by_age = [*runs.folder.glob(".mlflow.db.partial*"), *cache.glob("*/.*.tmp")]
     return files + [path for path in by_age if _is_old(path)]

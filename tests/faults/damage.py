@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-INPUTS = int(os.environ.get("TORCHMILL_FUZZ_INPUTS", "3000"))
+INPUTS = int(os.environ.get("TORCHMILL_FUZZ_INPUTS", "600"))
 """Number of damaged inputs that all fuzzers together try."""
 
 SECONDS = 20.0

@@ -1,11 +1,13 @@
 """A command goes on without its output: a stream that was closed before, or whose reader has gone."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+PYTHON = shlex.quote(sys.executable)
 CLOSED = ("", "<&-", ">&-", "2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true", ">&- 2> >(true)")
 
 COMMAND = """
@@ -28,7 +30,7 @@ file.write(b"done")
 @pytest.mark.parametrize("closed", CLOSED)
 def test_the_work_is_done_whatever_streams_are_there(closed: str, tmp_path: Path):
     (tmp_path / "command.py").write_text(COMMAND)
-    script = f"exec 3<&0; ({sys.executable} -P command.py file; echo $? > code) {closed}; true"
+    script = f"exec 3<&0; ({PYTHON} -P command.py file; echo $? > code) {closed}; true"
     subprocess.run(["bash", "-c", script], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     deadline_reached = not (tmp_path / "code").exists()
     assert not deadline_reached and (tmp_path / "code").read_text() == "0\n"
@@ -37,7 +39,7 @@ def test_the_work_is_done_whatever_streams_are_there(closed: str, tmp_path: Path
 
 def test_output_that_a_full_disk_refuses_is_an_error(tmp_path: Path):
     (tmp_path / "command.py").write_text(COMMAND)
-    command = f"{sys.executable} -P command.py file > /dev/full"
+    command = f"{PYTHON} -P command.py file > /dev/full"
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
