@@ -16,6 +16,7 @@ from torchmill.flows.recipes import fetch_recipe
 
 logger = logging.getLogger("torchmill")
 
+SAME_MODEL = "it is the same model as the champion"
 ATTEMPTS = 5
 """Attempts before giving up if the champion keeps changing."""
 
@@ -71,7 +72,7 @@ def _judge(
     if standing.was_champion:
         return Verdict("kept", "it was the champion before and lost its place")
     if champion.tags.get("onnx.sha256") == model.onnx.sha256:
-        return Verdict("kept", "it is the same file as the champion")
+        return Verdict("kept", SAME_MODEL)
     assert standing.file
     verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates_of(model.report.path))
     return _with_data_note(verdict, champion, data.sha256)
@@ -128,6 +129,8 @@ def describe(name: str, version: str, promotion: PromotionRef | Verdict, champio
     match promotion.outcome:
         case "promoted":
             return f"{name} version {version} is champion: {promotion.reason}"
+        case "kept" if promotion.reason == SAME_MODEL:
+            return f"{name} version {version} is the same model as the champion, version {champion}: nothing to decide"
         case "kept":
             return (
                 f"{name} version {version} stays challenger, version {champion} champion: {promotion.reason}. "

@@ -1,9 +1,12 @@
 """`torchmill schedule`: deployments of the train and predict flows that start by the clock."""
 
+import asyncio
 import contextlib
+import datetime
 import itertools
 import os
 import re
+import zoneinfo
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from torchmill.components.config import RunConfig
 from torchmill.components.errors import ConfigError, nearest
 from torchmill.components.runs.folders import Runs
 from torchmill.components.user_code.reference import source_file
-from torchmill.components.wording import without_passwords
+from torchmill.components.wording import count, without_passwords
 from torchmill.flows.predict import predict
 from torchmill.flows.services import prefect_server, up_state
 from torchmill.flows.services.prefect_client import connected
@@ -67,13 +70,7 @@ def _add(
     cron: str,
     timezone: str | None,
 ) -> int:
-    try:
-        schedule = CronSchedule(cron=cron, timezone=timezone or tzlocal.get_localzone_name())
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(
-            f"Cannot schedule '{cron}': {message}.", 'Write minute hour day month weekday, as "0 3 * * *".'
-        ) from None
+    schedule, first = _schedule(cron, timezone or tzlocal.get_localzone_name())
     with _client(runs) as client:
         taken = {deployment.name for deployment in all_deployments(client)}
         name = names[0] or _free_name(names[1], taken)
@@ -90,9 +87,34 @@ def _add(
         assert isinstance(deployment, RunnerDeployment)  # a coroutine only inside an event loop
         deployment.apply()
     print(f"{'Replaced' if name in taken else 'Scheduled'}  {flow.name}/{name}  {cron}  {schedule.timezone}")
+    print(f"It starts first on {first:%A, %d %B %Y, %H:%M}.")
     if not up_state.is_running(runs):
         print("It starts only while `torchmill up` runs.")
     return 0
+
+
+def _schedule(cron: str, timezone: str) -> tuple[CronSchedule, datetime.datetime]:
+    """Return a schedule, and the first time at which it starts a run.
+
+    Raises:
+        ConfigError: the zone is unknown, or the five fields are none or name a day that never comes.
+    """
+    from prefect.server.schemas.schedules import CronSchedule as ServerSchedule
+
+    if timezone not in zoneinfo.available_timezones():
+        raise ConfigError(f"Unknown time zone '{timezone}'.", nearest(timezone, zoneinfo.available_timezones()))
+    remedy = 'Write minute hour day month weekday, as "0 3 * * *".'
+    fields = len(cron.split())
+    if fields != 5 and not cron.startswith("@"):  # Prefect would take a sixth for seconds
+        raise ConfigError(f"Cannot schedule '{cron}': it has {count(fields, 'field')}, not five.", remedy)
+    try:
+        (first,) = asyncio.run(ServerSchedule(cron=cron, timezone=timezone).get_dates(1))
+        return CronSchedule(cron=cron, timezone=timezone), first
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"Cannot schedule '{cron}': {message}.", remedy) from None
+    except ValueError:  # 31 February
+        raise ConfigError(f"Cannot schedule '{cron}': there is no such day.", remedy) from None
 
 
 def show(runs: Runs) -> int:

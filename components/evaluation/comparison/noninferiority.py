@@ -14,6 +14,8 @@ from torchmill.components.metrics.paired import mcnemar
 from torchmill.components.tasks import shown, shown_difference
 from torchmill.components.wording import count, percent
 
+MOST_TIMES = 1000
+"""Largest multiple of the samples at hand for which it is said that they would decide."""
 RESAMPLES = 2000
 
 Outcome = Literal["promoted", "kept", "pending"]
@@ -131,13 +133,50 @@ def judge(comparison: Comparison, gates: Mapping[str, bool], margin: float, meas
         against.append(
             f"it may be worse by {shown_difference(measure, margin)} or more, at {sure} confidence: "
             f"by up to {shown_difference(measure, comparison.advantage_high)} on {count(comparison.samples, 'sample')}"
+            f"{_enough(comparison, margin)}"
         )
     if against:
         return Verdict("kept", f"{scores}; {'; '.join(against)}", comparison, margin)
     return Verdict("promoted", scores, comparison, margin)
 
 
-def tango_upper(n10: int, n01: int, samples: int, confidence: float) -> float:
+def _enough(comparison: Comparison, margin: float) -> str:
+    """Return in words how many samples would decide for the challenger, if they came out as these did."""
+    if comparison.advantage > 0:  # then it scores lower, on however many
+        return ""
+    if samples := samples_needed(comparison, margin):
+        return f"; about {samples:,} like these would be enough"
+    return ""
+
+
+def samples_needed(comparison: Comparison, margin: float) -> int | None:
+    """Return the least number of samples at which the same shares would exclude a loss by the margin.
+
+    None if no number up to a thousand times as many does. The bootstrap's interval narrows by the square root.
+
+    Example:
+        >>> samples_needed(compare(np.ones(355, bool), np.ones(355, bool), 0.95), 0.005)
+        539
+    """
+    if comparison.n01 is None or comparison.n10 is None:
+        gap = margin - comparison.advantage
+        factor = ((comparison.advantage_high - comparison.advantage) / gap) ** 2 if gap > 0 else math.inf
+        return math.ceil(comparison.samples * factor) if factor <= MOST_TIMES else None
+    low, high = comparison.samples, MOST_TIMES * comparison.samples
+    shares = comparison.n10 / low, comparison.n01 / low
+
+    def is_enough(samples: int) -> bool:
+        return tango_upper(shares[0] * samples, shares[1] * samples, samples, comparison.confidence) < margin
+
+    if not is_enough(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
+    return low
+
+
+def tango_upper(n10: float, n01: float, samples: int, confidence: float) -> float:
     """Return the upper end of the one-sided score interval of (n10 - n01) / samples.
 
     It is the largest difference that a score test does not reject (Tango, Statistics in Medicine 17, 1998). The

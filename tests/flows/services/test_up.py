@@ -8,10 +8,15 @@ import time
 import urllib.error
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests.flows.conftest import Place, ask
+from torchmill.components.config import RunConfig
+from torchmill.components.errors import ConfigError
+from torchmill.components.runs.folders import Runs
+from torchmill.flows.services import schedule
 
 pytestmark = pytest.mark.services
 
@@ -146,11 +151,29 @@ def test_killed_outright_it_leaves_no_process_behind(place: Place, up: Up):
     place.wait_until_quiet()
 
 
-@pytest.mark.parametrize("cron", ["99 3 * * *", "every day", ""])
-def test_a_time_that_is_none_is_told(place: Place, cron: str):
-    done = place.torchmill("schedule", f"--cron={cron}")
+@pytest.mark.parametrize(
+    ("cron", "complaint"),
+    [
+        ("99 3 * * *", "Invalid cron string"),
+        ("every day", "it has 2 fields, not five"),
+        ("", "it has 0 fields"),
+        ("0 0 3 * * *", "it has 6 fields, not five"),
+        ("0 3 31 2 *", "there is no such day"),
+    ],
+)
+def test_a_time_that_is_none_is_told(cron: str, complaint: str):
+    with pytest.raises(ConfigError, match=f"Cannot schedule '.*': .*{complaint}.* as \"0 3 "):
+        schedule.add(Runs(Path("nowhere")), RunConfig(), cron, "Europe/Berlin")
+
+
+def test_a_zone_that_is_unknown_is_told():
+    with pytest.raises(ConfigError, match=r"Unknown time zone 'Europe/Berlim'\. Did you mean Europe/Berlin"):
+        schedule.add(Runs(Path("nowhere")), RunConfig(), "0 3 * * *", "Europe/Berlim")
+
+
+def test_a_mistyped_time_is_told_in_a_line(place: Place):
+    done = place.torchmill("schedule", "--cron=0 0 3 * * *")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "0 3 * * *" in done.stderr  # how to write one
 
 
 def _states(place: Place) -> list[str]:

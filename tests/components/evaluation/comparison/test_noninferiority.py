@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from torchmill.components.evaluation.comparison.noninferiority import compare, judge, sample_scores, tango_upper
+from torchmill.components.evaluation.comparison.noninferiority import (
+    compare,
+    judge,
+    sample_scores,
+    samples_needed,
+    tango_upper,
+)
 
 MARGIN, CONFIDENCE = 0.01, 0.95
 
@@ -73,6 +79,37 @@ def test_few_samples_prove_nothing_even_where_all_answers_agree():
     assert few.outcome == "kept" and "at 95 % confidence" in few.reason and "100 samples" in few.reason
     many = np.ones(1000, bool)
     assert judge(compare(many, many, CONFIDENCE), {}, 0.005, "accuracy").outcome == "promoted"
+
+
+@pytest.mark.parametrize("alike", [355, 355 - 14])
+def test_how_many_samples_would_do_is_told(alike: int):
+    champion = np.ones(355, bool)
+    challenger = champion.copy()
+    # Each of the two is right seven times where the other is not.
+    champion[alike : alike + 7], challenger[alike + 7 :] = False, False
+    comparison = compare(champion, challenger, CONFIDENCE)
+    needed = samples_needed(comparison, 0.005)
+    assert needed and 355 < needed < 100_000
+    shares = (355 - alike) / 2 / 355
+    upper = [tango_upper(shares * n, shares * n, n, CONFIDENCE) for n in (needed - 1, needed)]
+    assert upper[1] < 0.005 <= upper[0]
+    assert f"about {needed:,} like these would be enough" in judge(comparison, {}, 0.005, "accuracy").reason
+
+
+def test_no_number_of_samples_turns_a_lower_score_around():
+    champion, challenger = np.ones(400, bool), np.ones(400, bool)
+    challenger[:2] = False
+    comparison = compare(champion, challenger, CONFIDENCE)
+    assert samples_needed(comparison, 0.005) is None
+    assert "would be enough" not in judge(comparison, {}, 0.01, "accuracy").reason
+
+
+def test_the_bootstraps_number_is_of_the_right_size():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, 400), rng.normal(0, 1, 400)
+    second += (first - second).mean()  # equally good
+    needed = samples_needed(compare(first, second, CONFIDENCE), 0.05)
+    assert needed == pytest.approx((1.645 * np.sqrt(2) / 0.05) ** 2, rel=0.25)
 
 
 def test_a_gate_that_was_not_passed_keeps_the_best_one_back():
