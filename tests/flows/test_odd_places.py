@@ -1,6 +1,7 @@
 """A store whose path has odd characters, and output that nobody reads: the run succeeds all the same."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ def test_the_address_of_a_database_leads_to_its_file(tmp_path: Path, name: str):
 def test_a_store_with_odd_characters_in_its_path_keeps_everything_inside(odd: Place, tmp_path: Path):
     """After a "?" MLflow and Prefect took the rest for options, and wrote another file."""
     settings = ("--train.epochs", "1", "--check.level", "off")
-    with_nobody = f"{sys.executable} -m torchmill train {' '.join(settings)} >&- 2> >(head -c 1 > /dev/null)"
+    with_nobody = (
+        f"{shlex.quote(sys.executable)} -m torchmill train {' '.join(settings)} >&- 2> >(head -c 1 > /dev/null)"
+    )
     code = subprocess.run(["bash", "-c", with_nobody], cwd=odd.folder, env=odd.environment, timeout=300).returncode
     odd.wait_until_quiet()
     assert code == 0 and odd.states() == ["FINISHED"]

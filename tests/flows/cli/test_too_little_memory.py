@@ -1,5 +1,6 @@
 """Too little memory is told in words, at once."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 
 def limited(kilobytes: int, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = f"ulimit -v {kilobytes}; exec {sys.executable} -P -m torchmill {' '.join(arguments)}"
+    command = f"ulimit -v {kilobytes}; exec {shlex.quote(sys.executable)} -P -m torchmill {' '.join(arguments)}"
     return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)
 
 
