@@ -28,6 +28,7 @@ PARTS = (
     "image_folder",
     "predict",
     "time_to_99",
+    "growth",
 )
 
 

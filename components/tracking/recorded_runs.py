@@ -20,6 +20,8 @@ logger = logging.getLogger("torchmill")
 
 SHORTEST_ID_PREFIX = 6
 """Characters of a run's id that are enough to name it."""
+MOST_NAMESAKES = 100
+"""Number of runs of one name that are counted."""
 MOST_SUGGESTED = 1000
 """Number of the latest runs among whose names the nearest ones are looked for."""
 
@@ -118,11 +120,12 @@ def _match(client: Any, reference: str) -> Any:
         raise UserError(f"There is no run '{reference}'.", nearest(reference, names))
     if len(matches) > 1:
         ids = ", ".join(run.info.run_id for run in matches[:5])
-        raise UserError(f"There are {len(matches)} runs called '{reference}'.", f"Give the id: {ids}.")
+        number = f"{len(matches)}{' or more' if len(matches) >= MOST_NAMESAKES else ''}"
+        raise UserError(f"There are {number} runs called '{reference}'.", f"Give the id: {ids}.")
     return matches[0]
 
 
-def _search(client: Any, condition: str, order: Sequence[str] = (), most: int = 100) -> list[Any]:
+def _search(client: Any, condition: str, order: Sequence[str] = (), most: int = MOST_NAMESAKES) -> list[Any]:
     experiments: list[str] = []
     token: str | None = ""
     while token is not None:
