@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -41,13 +42,18 @@ def measure() -> list[Claim]:
             shutil.copytree(first, store)
             run_command(store, "repair")  # MLflow's addresses follow the folder
             grow(store / "mlruns", count - 1)
-        claims = []
-        for name, command in COMMANDS.items():
-            measures = {str(count): functools.partial(run_command, store, *command) for count, store in stores.items()}
-            seconds = in_turn(measures, ROUNDS)
-            subject = f"`torchmill {name}` with {MANY:,} runs in the store"
-            claims.append(Claim(subject, f"with {FEW}", seconds[str(MANY)], seconds[str(FEW)], "s", "≤ 1.2"))
-        return claims
+        return compare(stores)
+
+
+def compare(stores: Mapping[int, Path]) -> list[Claim]:
+    """Run all commands in both stores, in turn."""
+    claims = []
+    for name, command in COMMANDS.items():
+        measures = {str(count): functools.partial(run_command, store, *command) for count, store in stores.items()}
+        seconds = in_turn(measures, ROUNDS)
+        subject = f"commands with {MANY:,} runs in the store, beside {FEW}"
+        claims.append(Claim(subject, name, seconds[str(MANY)], seconds[str(FEW)], "s", "≤ 1.2"))
+    return claims
 
 
 def run_command(folder: Path, *arguments: str) -> float:
