@@ -120,8 +120,8 @@ def make_own_folder(folder: Path) -> None:
             folder.mkdir(mode=0o700)
         status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        found = "a link" if stat.S_ISLNK(status.st_mode) else "no folder of yours"
-        raise UserError(f"{folder} is {found}, and temporary files belong there.", "Look at it, and remove it.")
+        kind = "a link" if stat.S_ISLNK(status.st_mode) else "no folder of yours"
+        raise UserError(f"{folder} is {kind}, and temporary files belong there.", "Look at it, and remove it.")
 
 
 def _create(temporary: Path) -> int:
@@ -174,6 +174,13 @@ def write_arrays(path: Path, arrays: Mapping[str, "ArrayLike"], *, compress: boo
             save(file, **arrays)  # ty: ignore[invalid-argument-type]
 
     write_atomically(path, write)
+
+
+def current_umask() -> int:
+    """Return this process's umask. Python can't read it without setting it for a moment."""
+    umask = os.umask(0o77)
+    os.umask(umask)
+    return umask
 
 
 def check_is_file(path: Path, error: type[UserError] = UserError) -> None:
@@ -229,7 +236,7 @@ TEMPORARY_PREFIX = "torchmill-"
 IN_USE = "parent.lock"
 """Lock in a temporary folder, which is held as long as the process lives that made it."""
 ABANDONED_SECONDS = 86_400.0
-"""Age at which a temporary folder without a lock counts as abandoned."""
+"""Age at which a temporary file or folder without a lock counts as abandoned, whatever id its name holds."""
 LOCKED_WITHIN_SECONDS = 2.0
 """Time within which a new folder gets its lock."""
 

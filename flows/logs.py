@@ -1,4 +1,4 @@
-"""What a log line may hold, wherever it is shown: no passwords in addresses, and no control characters in names."""
+"""Log lines that may be shown anywhere: no passwords in addresses, and no control characters in names."""
 
 import logging
 from pathlib import Path

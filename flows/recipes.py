@@ -26,7 +26,7 @@ def fetch_recipe(runs: Runs, run: RecordedRun, trust: bool) -> RunConfig:
 
 
 def check_trust(runs: Runs, run: str, code: Path, is_trusted: bool) -> None:
-    """Say that recorded source code is about to run; if it comes from a server, ask the user once.
+    """Log that recorded source code is about to run; if it comes from a server, ask the user once.
 
     A server's administrator, and whoever may write to it, decides what that code does. Code of the folder's own MLflow
     was run here before.

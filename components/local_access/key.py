@@ -23,9 +23,9 @@ def credentials(runs: Runs) -> str:
     Raises:
         UserError: somebody else owns or may read the file.
     """
-    file = runs.work / "key"
+    file, is_groups = runs.work / "key", is_shared(runs.folder)
     with locked(runs.work / "key.lock"):
-        key = _read(file, is_shared(runs.folder)) or _write(file, is_shared(runs.folder))
+        key = _read(file, is_groups) or _write(file, is_groups)
     return f"{USER}:{key}"
 
 

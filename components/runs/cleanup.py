@@ -9,11 +9,8 @@ from pathlib import Path
 import psutil
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import locked
+from torchmill.components.files import ABANDONED_SECONDS, locked
 from torchmill.components.runs.folders import Runs
-
-ABANDONED_SECONDS = 86_400.0
-"""Age at which a temporary file counts as abandoned whatever process id its name holds."""
 
 LARGEST_PROCESS_ID = 2**31 - 1
 

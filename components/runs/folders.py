@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from torchmill.components.errors import UserError
+from torchmill.components.files import current_umask
 from torchmill.components.state_files import is_file_name
 
 LEAST_FREE_BYTES = 50e6
@@ -62,7 +63,7 @@ class Runs:
         try:
             _make(self.folder)
             if is_shared(self.folder):
-                os.umask(os.umask(0o77) & ~stat.S_IRWXG)
+                os.umask(current_umask() & ~stat.S_IRWXG)
             self.work.mkdir(exist_ok=True)
             self.artifacts.mkdir(exist_ok=True)
             probe = self.work / f".writable-{os.getpid()}"
@@ -93,9 +94,8 @@ def _make(folder: Path) -> None:
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    parent, umask = folder.parent.stat().st_mode, os.umask(0o77)
-    os.umask(umask)
-    is_groups = parent & stat.S_ISGID and parent & stat.S_IWGRP and not umask & stat.S_IWGRP
+    parent = folder.parent.stat().st_mode
+    is_groups = parent & stat.S_ISGID and parent & stat.S_IWGRP and not current_umask() & stat.S_IWGRP
     folder.mkdir(mode=0o770 if is_groups else 0o700, exist_ok=True)
 
 

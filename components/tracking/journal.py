@@ -81,7 +81,7 @@ def end_last_line(path: Path) -> None:
         if rest.startswith(b'{"'):  # half of a record
             os.truncate(path, sum(map(len, lines)) + len(lines) - 1 - len(rest))
         elif rest:  # damage, which readers leave out
-            with path.open("ab") as file:
+            with append_to(path) as file:
                 file.write(b"\n")
 
 

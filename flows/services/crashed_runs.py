@@ -37,7 +37,7 @@ Outcome = Literal["COMPLETED", "FAILED", "CRASHED"]
 
 
 class Note(BaseModel):
-    """What a flow run's lock file holds: how it ended, if its server was away then."""
+    """Content of a flow run's lock file: its end, if its server was away then."""
 
     api: Address = ""
     """Address of the server with the flow run; empty for the folder's own."""
@@ -56,8 +56,7 @@ def under_watch(runs: Runs, flow_run: str, api: str) -> Generator[None]:
         flow_run: the flow run's id.
         api: address of the Prefect server with the flow run; empty for the folder's own server.
     """
-    path = runs.work / "flows" / flow_run
-    path.parent.mkdir(exist_ok=True)
+    path = _lock_file(runs, flow_run)
     with contextlib.ExitStack() as lock:
         lock.enter_context(locked(path))
         path.write_text(Note(api=api).model_dump_json())
@@ -78,14 +77,19 @@ _locks: list[contextlib.ExitStack] = []
 
 def leave_note(runs: Runs, flow_run: str, note: Note) -> None:
     """Note how a flow run ended whose server was away. After the end of this process, ``close`` tells the server."""
-    path = runs.work / "flows" / flow_run
-    path.parent.mkdir(exist_ok=True)
+    path = _lock_file(runs, flow_run)
     if not path.exists():  # not under watch
         lock = contextlib.ExitStack()
         lock.enter_context(locked(path))
         _locks.append(lock)
     _noted.add(flow_run)
     path.write_text(note.model_dump_json())  # in place: the lock is on this file
+
+
+def _lock_file(runs: Runs, flow_run: str) -> Path:
+    path = runs.work / "flows" / flow_run
+    path.parent.mkdir(exist_ok=True)
+    return path
 
 
 def dead(runs: Runs, own: bool = False) -> list[Path]:
@@ -99,7 +103,7 @@ def dead(runs: Runs, own: bool = False) -> list[Path]:
         if not _is_id(path.name):
             continue
         with locked(path, wait=False) as is_free:
-            if is_free and not (own and _api(path)):
+            if is_free and not (own and _note(path).api):
                 files.append(path)
     return files
 
@@ -112,14 +116,14 @@ def close(runs: Runs, own_api: str) -> list[str]:
     """
     lines = []
     for path in dead(runs):
-        theirs = _api(path)
-        api = theirs or own_api
+        note = _note(path)
+        api = note.api or own_api
         if not api or not answers(f"{api}/health", anything=True):
             continue
-        with connected(runs, api, is_own=not theirs):
-            name = conclude(path.name, _note(path))
+        with connected(runs, api, is_own=not note.api):
+            name = conclude(path.name, note)
         if name:
-            lines.append(f"flow run {name} in Prefect: {_note(path).outcome.lower()}")
+            lines.append(f"flow run {name} in Prefect: {note.outcome.lower()}")
         path.unlink(missing_ok=True)
     return lines
 
@@ -128,10 +132,6 @@ def close_elsewhere(runs: Runs, own_api: str) -> None:
     """Call ``close`` in another process: Prefect's client takes seconds to import, and a server may not answer."""
     with append_to(runs.work / "prefect.log") as log:
         run_python("-m", "torchmill.flows.services.crashed_runs", str(runs.folder), own_api, stdout=log, stderr=log)
-
-
-def _api(path: Path) -> str:
-    return _note(path).api
 
 
 def _note(path: Path) -> Note:

@@ -83,7 +83,7 @@ def call_flow(run_flow: Callable[[], R], server: prefect_server.ServerAtHand) ->
 
 
 def watched(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a flow's function settle its history when it ends, before Prefect is told of its end."""
+    """Return a flow's function that settles its history when it ends, before Prefect is told of its end."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -161,7 +161,7 @@ def _patience(server: prefect_server.ServerAtHand) -> float:
 
 
 def _take_states_for_granted() -> None:
-    """Let the client of this flow run accept its states itself."""
+    """Make the client of this flow run accept its states itself."""
 
     def accept(_flow_run_id: object, state: State, force: bool = False) -> OrchestrationResult:
         return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())

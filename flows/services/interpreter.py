@@ -13,7 +13,7 @@ _skips_exit_handlers = False
 
 
 def skip_exit_handlers() -> None:
-    """Let ``leave`` end the process at once: what its exit handlers wait for will not come."""
+    """Make ``leave`` end the process at once: its exit handlers would wait in vain."""
     global _skips_exit_handlers
     _skips_exit_handlers = True
 

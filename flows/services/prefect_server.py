@@ -79,8 +79,7 @@ def server_environment(runs: Runs, port: int, ui: bool) -> dict[str, str]:
         for service in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "FOREMAN"):
             settings[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
     if not any(name.startswith("PREFECT_SERVER_DATABASE_") for name in os.environ):
-        runs.prefect.mkdir(exist_ok=True)
-        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite_uri(runs.prefect / "prefect.db", "aiosqlite")
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = sqlite_uri(runs.prefect_database, "aiosqlite")
     ours = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL"}
     # PREFECT_SERVER_DATABASE_… stays: a team may choose PostgreSQL.
     return {key: value for key, value in os.environ.items() if key not in ours} | settings
@@ -173,7 +172,7 @@ class ServerAtHand:
         return api
 
     def _use(self) -> None:
-        """Say that this process uses a server of ours, until it ends.
+        """Hold the lock of those who use a server of ours, until this process ends.
 
         The system frees the lock even after kill -9. The watcher of the shared server waits for that.
         """

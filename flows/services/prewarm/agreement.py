@@ -1,4 +1,4 @@
-"""What a command and the prewarmed process make sure of before anything is handed over."""
+"""Checks of a command and the prewarmed process on each other, before anything is handed over."""
 
 import hashlib
 import json

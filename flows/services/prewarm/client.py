@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from torchmill.components.files import current_umask
 from torchmill.components.runs.folders import Runs
 from torchmill.flows.services.prewarm.agreement import AGREED, ANSWER_SECONDS, GO, READY, digest, is_own_user
 from torchmill.flows.services.prewarm.compatibility import start_conditions
@@ -58,18 +59,12 @@ def _order(arguments: Sequence[str]) -> dict[str, object]:
     return {
         "arguments": list(arguments),
         "environment": dict(os.environ),
-        "umask": _umask(),
+        "umask": current_umask(),
         "folder": str(Path.cwd()),
         "path": sys.path,
         "argv": sys.argv,
         "encodings": [sys.stdout.encoding, sys.stderr.encoding],
     }
-
-
-def _umask() -> int:
-    umask = os.umask(0o77)  # there is no way to read it alone
-    os.umask(umask)
-    return umask
 
 
 def _exit_code(child: int | None, answers: IO[bytes]) -> int:
