@@ -50,8 +50,12 @@ class RunConfig(Section):
         return self.export.register_as or f"{self.data.title}-{self.model.name.rpartition(':')[2]}"
 
     def flat(self) -> dict[str, str]:
-        """All fields by dotted name, as MLflow's params are."""
+        """Return all fields by dotted name."""
         return dict(_flatten(self.model_dump(mode="json")))
+
+    def params(self) -> dict[str, str]:
+        """Return all fields by dotted name as MLflow's params, which name the scheme of the first weights, not auto."""
+        return self.flat() | {"initialize.name": self.initialize.resolved(self.model).name}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

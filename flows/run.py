@@ -74,7 +74,7 @@ def tracked(claimed: Claim) -> Generator[None]:
             folder,
             experiment=config.data.title,
             name=name,
-            params=config.flat(),
+            params=config.params(),
             tags={"prefect.flow_run": flow_run_url(), **tracking.environment_tags()},
             ui=prefect_server.ui_address(runs, "mlflow"),
             fresh=claimed.manifest.fresh,

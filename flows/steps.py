@@ -124,7 +124,9 @@ def initialize(model: ModelConfig, config: InitializeConfig, data: DataRef) -> N
     tracking.log_files(run, [weights.path], "weights")
     tracking.log_tags(run, {"initial.sha256": weights.sha256})
     tracking.log_params(run, {"parameters": parameters})
-    origin = f"from {model.weights}" if model.weights else f"by {config.name}"
+    scheme = config.resolved(model).name
+    first_weights = "as its constructor made them" if scheme == "none" else f"by {scheme}"
+    origin = f"from {model.weights}" if model.weights else first_weights
     logger.info("network  %s: %s parameters, weights %s", model.name, f"{parameters:,}", origin)
     return NetworkRef(
         reference=model.name,

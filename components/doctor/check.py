@@ -31,10 +31,11 @@ class Unsound(UserError):
 
 def subject_of(config: RunConfig) -> dict[str, str]:
     """Return the network, the data and the origin of the weights, since other weights may get other verdicts."""
-    scheme, bias = config.initialize.name, config.initialize.bias
+    initialization = config.initialize.resolved(config.model)
+    scheme, bias = initialization.name, initialization.bias
     biases = "" if bias is None else f", biases {bias:g}"
     weights = "as the constructor made them" if scheme == "none" else f"by {scheme}{biases}"
-    rules = " and rules" if config.initialize.rules else ""
+    rules = " and rules" if initialization.rules else ""
     pretrained = f", then {config.model.weights}" if config.model.weights else ""
     return {"network": config.model.name, "data": config.data.name, "weights": f"{weights}{rules}{pretrained}"}
 

@@ -33,7 +33,7 @@ def initialize(
 
     Args:
         model: reference, constructor arguments, pretrained weights and frozen parameters of the network.
-        config: scheme of the first weights.
+        config: scheme of the first weights; auto keeps those of a network that isn't built-in.
         data: data set that the network must accept.
         seed: seed of the first weights.
         sample: inputs as the network takes them, for LSUV and the statistics; None for blank inputs.
@@ -45,6 +45,7 @@ def initialize(
         UserError: the network can't be built or doesn't accept the data; a rule or pattern matches nothing; or the
             pretrained weights don't fit, or don't cover the parameters to freeze.
     """
+    config = config.resolved(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build(model.name, model.args, data)
@@ -54,6 +55,12 @@ def initialize(
         fill(network, config, seed, inputs)
         untrained = load_pretrained(network, model.name, model.weights) if model.weights else []
         freeze(network, model.freeze, untrained)
+        if unused := config.unused():
+            logger.warning(
+                "initialize  %s: nothing changes, since the network keeps the weights of its constructor. Name a "
+                "scheme, as in --initialize xavier_normal, or layers by --initialize.rules",
+                " and ".join(unused),
+            )
         if model.freeze and not model.weights and config.name != "none":
             logger.warning(
                 "freeze  without --model.weights, the frozen parameters are first weights by %s; --initialize none "

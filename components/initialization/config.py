@@ -17,6 +17,8 @@ Gain = Literal["scheme", "linear", "relu", "leaky_relu", "tanh", "sigmoid", "sel
 TORCHVISION = "torchvision"
 """``torchvision:NAME`` is a network of that library."""
 
+AUTO = "auto"
+
 MODELS = Room(Path(__file__).parents[1] / "models")
 SCHEMES = Room(Path(__file__).parent / "schemes")
 
@@ -29,6 +31,11 @@ def model_names() -> list[str]:
 def network_schemes() -> list[str]:
     """Return the schemes that can fill a whole network."""
     return SCHEMES.names(lambda option: option.constant("FOR_NETWORK", True))
+
+
+def scheme_names() -> list[str]:
+    """Return what `initialize.name` may be: auto, or a scheme that can fill a whole network."""
+    return [AUTO, *network_schemes()]
 
 
 def rule_schemes() -> list[str]:
@@ -65,9 +72,10 @@ class ModelConfig(Named):
 
 
 class InitializeConfig(Named):
-    name: Annotated[str, OneOf(network_schemes)] = "xavier_normal"
-    """Scheme of the first weights of linear and convolution layers, with zero biases. lsuv scales orthogonal weights by
-    a batch of the data; none keeps the weights of the constructor."""
+    name: Annotated[str, OneOf(scheme_names)] = AUTO
+    """Scheme of the first weights of linear and convolution layers, with zero biases. auto: a built-in network names
+    its own, and any other keeps the weights of its constructor, as with none. lsuv scales orthogonal weights by a batch
+    of the data."""
     rules: Annotated[JsonObject, Listed(rule_schemes, "Schemes")] = Field(default_factory=dict)
     """Schemes for the matrices of any layers, by pattern of layer names: {"fc.*": "orthogonal"}; the last match
     counts. Convolutions can also use dirac, which passes inputs on, and whitening, which decorrelates patches."""
@@ -85,7 +93,33 @@ class InitializeConfig(Named):
         return rules
 
     def options(self) -> Iterator[Option]:
-        yield from (SCHEMES[name] for name in dict.fromkeys((self.name, *self.rules.values())))
+        of_auto = [MODELS[name].constant("INITIALIZATION", "none") for name in MODELS.names()]
+        schemes = of_auto if self.name == AUTO else [self.name]
+        yield from (SCHEMES[name] for name in dict.fromkeys((*schemes, *self.rules.values())))
+
+    def resolved(self, model: ModelConfig) -> "InitializeConfig":
+        """Return these settings for a network, with the name of a scheme in the place of auto.
+
+        A built-in network names its scheme by ``INITIALIZATION`` in its file. Somebody's own network may hold weights
+        that its constructor chose with care, so that no scheme is right for it unless it is asked for.
+
+        Example:
+            >>> InitializeConfig().resolved(ModelConfig(name="simple_cnn")).name
+            'xavier_normal'
+            >>> InitializeConfig().resolved(ModelConfig(name="torchvision:resnet18")).name
+            'none'
+        """
+        if self.name != AUTO:
+            return self
+        name = MODELS[model.name].constant("INITIALIZATION", "none") if model.name in MODELS else "none"
+        return self.model_copy(update={"name": name})
+
+    def unused(self) -> list[str]:
+        """Return the settings that change nothing, since no layer is filled: for example ``initialize.gain relu``."""
+        if self.name != "none" or set(self.rules.values()) - {"none"}:
+            return []
+        gain = [f"initialize.gain {self.gain}"] if self.gain != "scheme" else []
+        return [*gain, f"initialize.bias {self.bias:g}"] if self.bias else gain
 
 
 def _classes_in(place: str) -> str:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+INITIALIZATION = "xavier_normal"
+
 
 class CustomBackward(nn.Module):
     """Convolutional classifier with a custom backward for its activation, Swish.

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+INITIALIZATION = "xavier_normal"
+
 
 class InstanceNormCNN(nn.Module):
     """Convolutions with instance norm (Ulyanov et al. 2016), then the mean over the final feature map.

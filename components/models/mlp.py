@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+INITIALIZATION = "xavier_normal"
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU and dropout between them, over all values of a sample.

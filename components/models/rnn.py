@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+INITIALIZATION = "xavier_normal"
+
 
 class RNN(nn.Module):
     """Embedding, recurrent layers, and a linear layer over the mean and the maximum of their outputs.

@@ -5,6 +5,8 @@ It has 421,642 parameters for images of 1×28×28 pixels and 10 classes.
 
 from torch import Tensor, nn
 
+INITIALIZATION = "xavier_normal"
+
 
 class SimpleCNN(nn.Module):
     """Small convolutional classifier of small images.

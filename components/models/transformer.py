@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+INITIALIZATION = "xavier_normal"
+
 
 class Transformer(nn.Module):
     """Token and position embeddings, encoder layers with a padding mask, and a linear layer over the pooled output.

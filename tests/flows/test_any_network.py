@@ -118,7 +118,7 @@ def test_an_unsound_network_is_stopped_before_it_is_trained(shared: Place):
     assert "registered in layers[0]" in refused.stderr and "softmax comes before cross_entropy" in refused.stderr
     checked = shared.torchmill("check", "--model", "net.py:Net", "--check.level", "quick", "--json")
     told = json.loads(checked.stdout)
-    assert checked.returncode == 1 and told["worst"] == "fail" and told["weights"].startswith("by xavier_normal")
+    assert checked.returncode == 1 and told["worst"] == "fail" and told["weights"] == "as the constructor made them"
     shown = shared.torchmill("check", "--model", "net.py:Net", "--check.level", "quick").stdout.splitlines()
     assert shown[0].startswith("network net.py:Net; data") and shown[1].startswith("pass  ")
     assert any(line.startswith("fail  registered in layers[0]") for line in shown[-8:])

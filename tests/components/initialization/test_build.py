@@ -11,9 +11,16 @@ from torch import nn
 
 from tests.components.initialization.networks import LINEAR, same, weights
 from tests.toy import made, toy_data, written
+from torchmill.components.config import parse
 from torchmill.components.errors import UserError
-from torchmill.components.initialization.build import try_on
-from torchmill.components.initialization.config import SCHEMES, InitializeConfig, model_names, network_schemes
+from torchmill.components.initialization.build import initialize, try_on
+from torchmill.components.initialization.config import (
+    SCHEMES,
+    InitializeConfig,
+    ModelConfig,
+    model_names,
+    network_schemes,
+)
 from torchmill.components.initialization.schemes import fill
 
 ALL_SCHEMES = network_schemes()
@@ -89,6 +96,63 @@ def test_weights_neither_change_nor_depend_on_the_global_random_state(toy, schem
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     assert same(first, made("simple_cnn", toy, scheme))
+
+
+def test_the_reference_network_is_filled_by_xavier_unless_another_scheme_is_named(toy):
+    assert same(made("simple_cnn", toy, "auto"), made("simple_cnn", toy, "xavier_normal"))
+    assert not same(made("simple_cnn", toy, "auto"), made("simple_cnn", toy, "none"))
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_scheme_of_a_built_in_network_exists(name):
+    assert InitializeConfig().resolved(ModelConfig(name=name)).name in network_schemes()
+
+
+OWN_WEIGHTS = """
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = nn.Linear(784, 8), nn.Linear(8, 10)
+        nn.init.constant_(self.hidden.weight, 0.25)
+        nn.init.constant_(self.out.bias, -4.6)  # the logit of a rare class
+
+    def forward(self, x):
+        return self.out(self.hidden(x.flatten(1)))
+
+def make(num_classes):
+    return Own()
+"""
+
+
+@pytest.mark.parametrize("name", ["Own", "make"])
+@pytest.mark.parametrize("rules", [{}, {"hidden": "orthogonal"}])
+def test_a_users_network_keeps_the_weights_of_its_constructor_but_where_rules_say_otherwise(toy, own, name, rules):
+    reference = own(OWN_WEIGHTS, name)
+    network, _ = initialize(ModelConfig(name=reference), InitializeConfig(rules=rules), toy, 7)
+    assert (network.out.bias == torch.tensor(-4.6)).all() and network.out.weight.any()
+    assert (network.hidden.weight == 0.25).all() == (not rules)
+
+
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [
+        ({"gain": "relu"}, "initialize.gain relu"),
+        ({"name": "none", "bias": 0.5, "gain": "tanh"}, "initialize.gain tanh and initialize.bias 0.5"),
+        ({"bias": 1, "rules": {"hidden": "none"}}, "initialize.bias 1"),
+        ({"bias": None}, ""),
+        ({"bias": 0.1, "rules": {"hidden": "orthogonal"}}, ""),
+        ({"name": "lsuv", "gain": "relu"}, ""),
+    ],
+)
+def test_a_gain_or_a_bias_that_no_layer_uses_is_told(toy, own, caplog, settings, unused):
+    initialize(ModelConfig(name=own(OWN_WEIGHTS)), InitializeConfig(**settings), toy, 7)
+    assert (f"{unused}: nothing changes" in caplog.text) if unused else "nothing changes" not in caplog.text
+
+
+def test_mlflow_shows_the_scheme_that_auto_stands_for():
+    assert parse({}).params()["initialize.name"] == "xavier_normal"
+    assert parse({"model": "torchvision:resnet18"}).params()["initialize.name"] == "none"
+    assert parse({"model": "torchvision:resnet18", "initialize": "lsuv"}).params()["initialize.name"] == "lsuv"
 
 
 def test_none_keeps_the_weights_of_the_constructor(toy, own):

@@ -16,7 +16,7 @@ from torchmill.components.initialization.schemes.lsuv import finish
 from torchmill.components.initialization.standardized_model import standardized
 from torchmill.components.initialization.statistics import as_table, measure
 
-PLAIN = InitializeConfig()
+PLAIN = InitializeConfig(name="xavier_normal")
 
 
 def sequence() -> nn.Sequential:
@@ -52,7 +52,12 @@ def test_a_rule_fills_layers_that_schemes_do_not():
     before = network[0].weight.clone()
     fill(network, PLAIN, 0, torch.ones(1, 2, dtype=torch.int64))
     assert torch.equal(network[0].weight, before)
-    fill(network, InitializeConfig(rules={"1": "orthogonal", "0": "trunc_normal"}), 0, torch.ones(1, 2).long())
+    fill(
+        network,
+        InitializeConfig(name="xavier_normal", rules={"1": "orthogonal", "0": "trunc_normal"}),
+        0,
+        torch.ones(1, 2).long(),
+    )
     assert is_orthogonal(network[1].weight_hh_l0) and (network[1].bias_hh_l0 == 0).all()
     assert (network[0].weight[0] == 0).all() and 0 < network[0].weight[1:].abs().max() <= 0.04
 
@@ -76,7 +81,7 @@ def correlated(count: int = 200) -> torch.Tensor:
 def test_whitening_gives_principal_directions_with_variance_1_and_both_signs():
     network = nn.Sequential(nn.Conv2d(3, 24, 2), nn.Flatten(), nn.Linear(24 * 225, 2))
     images = correlated()
-    fill(network, InitializeConfig(rules={"0": "whitening"}), 0, images)
+    fill(network, InitializeConfig(name="xavier_normal", rules={"0": "whitening"}), 0, images)
     assert torch.equal(network[0].weight[::2], -network[0].weight[1::2]) and (network[0].bias == 0).all()
     covariance = network[0](images).detach().transpose(0, 1).flatten(1)[::2].cov()
     assert torch.allclose(covariance, torch.eye(12), atol=0.02)
@@ -86,7 +91,7 @@ def test_a_narrow_whitening_takes_the_directions_of_largest_variance():
     images = correlated()
     few, every = (nn.Sequential(nn.Conv2d(3, width, 2)) for width in (6, 24))
     for network in (few, every):
-        fill(network, InitializeConfig(rules={"0": "whitening"}), 0, images)
+        fill(network, InitializeConfig(name="xavier_normal", rules={"0": "whitening"}), 0, images)
     assert torch.equal(few[0].weight, every[0].weight[:6])
     # Directions of small variance need large weights for an output variance of 1.
     sizes = every[0].weight.flatten(1).norm(dim=1)
@@ -103,13 +108,13 @@ def test_a_narrow_whitening_takes_the_directions_of_largest_variance():
 )
 def test_a_scheme_for_convolutions_is_refused_elsewhere(network: nn.Module, rules: dict[str, str], words: str):
     with pytest.raises(UserError, match=words):
-        fill(network, InitializeConfig(rules=rules), 0, correlated(2))
+        fill(network, InitializeConfig(name="xavier_normal", rules=rules), 0, correlated(2))
 
 
 def test_dirac_passes_the_inputs_on():
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1))
     images = correlated(4)
-    fill(network, InitializeConfig(rules={"0": "dirac"}), 0, images)
+    fill(network, InitializeConfig(name="xavier_normal", rules={"0": "dirac"}), 0, images)
     outputs = network(images)
     assert torch.allclose(outputs[:, :3], images, atol=1e-5) and outputs[:, 3:].std() > 0.1
 
@@ -213,7 +218,7 @@ def test_measuring_never_fails_and_returns_the_layers_that_it_reached(make, laye
 
 
 def test_only_a_rule_fills_layers_that_the_constructor_froze():
-    for config, changed in ((PLAIN, False), (InitializeConfig(rules={"0": "orthogonal"}), True)):
+    for config, changed in ((PLAIN, False), (InitializeConfig(name="xavier_normal", rules={"0": "orthogonal"}), True)):
         network = sequence()
         network[0].requires_grad_(False)
         before = [parameter.clone() for parameter in network[0].parameters()]

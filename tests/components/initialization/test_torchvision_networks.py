@@ -66,3 +66,11 @@ def test_it_is_built_and_initialized_by_name_for_the_data(tmp_path):
     data = toy_data(tmp_path, classes=3, channels=3, size=32, train=12, test=6)
     network, _ = initialize(ModelConfig(name="torchvision:squeezenet1_1"), InitializeConfig(), data, 0)
     assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_it_keeps_the_weights_of_its_constructor(tmp_path):
+    data = toy_data(tmp_path, classes=3, channels=3, size=32, train=12, test=6)
+    torch.manual_seed(3)
+    expected = classifier("squeezenet1_1")(num_classes=3, in_channels=3, image_size=32).state_dict()
+    network, _ = initialize(ModelConfig(name="torchvision:squeezenet1_1"), InitializeConfig(), data, 3)
+    assert all(torch.equal(weight, expected[name]) for name, weight in network.state_dict().items())
