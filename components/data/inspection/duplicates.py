@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchmill.components.data.inspection import nearest_neighbours
+from torchmill.components.data.inspection import near_copies, nearest_neighbours
 from torchmill.components.data.inspection.findings import MOST_LISTED, Leak, Suspect
 from torchmill.components.data.origins import read_origins
 from torchmill.components.encoding.vocabulary import PADDING, SPECIAL, UNKNOWN, Vocabulary
@@ -40,23 +40,21 @@ def find_copies(data: DataRef, splits: dict[str, SplitPart], vocabulary: Vocabul
         keys = {split: np.where(alike[split] != 0, key, _unique_keys(key, split)) for split, key in keys.items()}
     across = (("train", "validation"), ("train", "test"), ("validation", "test"))
     leaks = _equal_leaks(splits, keys)
-    near, compared = {}, len(splits["test"])
+    near, compared, power = {}, len(splits["test"]), 1.0
     points = None
     if vocabulary:
         for number, (split, row, _) in _equal_leaks(splits, alike).items():
             if number not in leaks and alike["test"][number]:
                 near[number] = (split, row, 0.99)
     elif data.field.is_picture:
-        near, compared, points = _near_images(splits, leaks)
+        near, compared, power, points = _near_images(splits, leaks)
     elif not data.field.is_sequence and data.task_object.is_exclusive:
         points = _standardised(data, splits["train"].inputs)
     leaked = sorted({**near, **leaks}.items())
     share = len(leaks) / max(1, len(splits["test"])) + len(near) / max(1, compared)
-    suspects = (
-        nearest_neighbours.suspect_labels(points, splits["train"].labels)
-        if points is not None and data.task_object.is_exclusive
-        else []
-    )
+    suspects, labels_compared = [], 1.0
+    if points is not None and data.task_object.is_exclusive:
+        suspects, labels_compared = nearest_neighbours.suspect_labels(points, splits["train"].labels)
     return {
         "copies_within": {split: len(key) - len(np.unique(key)) for split, key in keys.items()},
         "equal_across": {f"{a}-{b}": int(np.isin(keys[b], keys[a]).sum()) for a, b in across},
@@ -66,12 +64,14 @@ def find_copies(data: DataRef, splits: dict[str, SplitPart], vocabulary: Vocabul
         "leakage": min(1.0, share),
         "leaks": tuple(Leak(int(splits["test"].rows[number]), *match) for number, match in leaked[:MOST_LISTED]),
         "compared": compared,
+        "power": power,
         **_contradictions(data, splits, alike),
         "suspects": tuple(
             Suspect(row, data.classes[int(splits["train"].labels[row])], data.classes[label], share)
             for row, label, share in suspects[:MOST_LISTED]
         ),
         "suspect_count": len(suspects),
+        "labels_compared": labels_compared,
     }
 
 
@@ -151,38 +151,39 @@ def _equal_leaks(splits: dict[str, SplitPart], keys: dict[str, np.ndarray]) -> d
     return leaks
 
 
-def _near_images(
-    splits: dict[str, SplitPart], leaks: dict[int, tuple[str, int, float]]
-) -> tuple[dict[int, tuple[str, int, float]], int, np.ndarray]:
-    """Near copies of test images in train and validation; how many were looked for; all training images projected."""
-    train, test = splits["train"], splits["test"]
+class _NearImages(NamedTuple):
+    near: dict[int, tuple[str, int, float]]
+    """Split, row and likeness of the near copy by test image."""
+    compared: int
+    """Number of test images that were searched for."""
+    power: float
+    features: np.ndarray
+    """Features (N, D) of all training images."""
+
+
+def _near_images(splits: dict[str, SplitPart], leaks: dict[int, tuple[str, int, float]]) -> _NearImages:
+    """Search train and validation for near copies of test images; all of them if that is affordable."""
+    train, validation, test = splits["train"], splits["validation"], splits["test"]
     some = np.linspace(0, len(train.inputs) - 1, min(2048, len(train.inputs))).astype(int)
-    projection = nearest_neighbours.Projection.of(nearest_neighbours.describe(train.inputs[some]))
-    points = nearest_neighbours.project(train.inputs, projection)
+    projection = near_copies.Projection.of(near_copies.describe(train.inputs[some]))
+    points, queries = projection.project(train.inputs), projection.project(test.inputs)
     places = [("train", train.inputs, points)]
-    if splits["validation"].file == "validation":
-        places.append(
-            (
-                "validation",
-                splits["validation"].inputs,
-                nearest_neighbours.project(splits["validation"].inputs, projection),
-            )
+    if validation.file == "validation":
+        places.append(("validation", validation.inputs, projection.project(validation.inputs)))
+    searches = {
+        split: near_copies.CopySearch(
+            projection, queries, references, near_copies.compare_images(test.inputs, inputs), int(inputs[0].size)
         )
-    references = sum(len(inputs) for _, inputs, _ in places)
-    queries = np.arange(len(test))
-    if len(queries) * references > nearest_neighbours.MOST_PAIRS:
-        most = max(500, nearest_neighbours.MOST_PAIRS // references)
-        queries = np.sort(np.random.RandomState(0).choice(len(test), min(most, len(test)), replace=False))
-    projected = nearest_neighbours.project(test.inputs[queries], projection)
-    in_validation = set(splits["validation"].rows.tolist()) if len(places) == 1 else set()
+        for split, inputs, references in places
+    }
+    chosen = near_copies.affordable(list(searches.values()), len(test))
+    in_validation = set(validation.rows.tolist()) if len(places) == 1 else set()
     near: dict[int, tuple[str, int, float]] = {}
-    for split, inputs, candidates in places:
-        compare = nearest_neighbours.compare_images(test.inputs[queries], inputs)
-        for number, (row, likeness) in nearest_neighbours.near_copies(projected, candidates, compare).items():
-            query = int(queries[number])
+    for split, search in searches.items():
+        for query, (row, likeness) in search.find(chosen).items():
             if query not in leaks and likeness > near.get(query, ("", 0, 0.0))[2]:
                 near[query] = ("validation" if row in in_validation else split, row, likeness)
-    return near, len(queries), points
+    return _NearImages(near, len(chosen), near_copies.RECALL * len(chosen) / len(test), projection.features(points))
 
 
 def _standardised(data: DataRef, inputs: np.ndarray) -> np.ndarray:

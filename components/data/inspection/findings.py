@@ -1,5 +1,6 @@
 """The findings of a data set's inspection, and their words."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,9 @@ from torchmill.components.wording import count, percent
 
 LOPSIDED = 10
 """Ratio of the largest class to the smallest above which the imbalance is reported."""
+
+WORTH_SAYING = 0.98
+"""Power of the search for near copies below which it is reported."""
 
 MOST_LISTED = 100
 """Number of findings of each kind that are listed; all are counted."""
@@ -81,6 +85,8 @@ class Findings:
     leaks: tuple[Leak, ...]
     compared: int
     """Number of test samples that were searched for near copies: all, or a sample that stands for all."""
+    power: float
+    """Share of all near copies of test samples that the search would find; equal ones are always found."""
     contradictions: int
     """Number of training and validation samples whose input occurs with another label."""
     contradicting: tuple[tuple[int, ...], ...]
@@ -89,6 +95,8 @@ class Findings:
     """Origins of these rows; empty if they are unknown."""
     suspects: tuple[Suspect, ...]
     suspect_count: int
+    labels_compared: float
+    """Share of the training file's labels that were compared with their neighbours'; the others aren't doubted."""
     seconds: float
 
     def lines(self) -> list[str]:
@@ -100,6 +108,13 @@ class Findings:
                 f"{percent(self.leakage)} of the test samples are in train or validation, too; between all splits "
                 f"{copies:,} equal and {near:,} nearly equal"
             )
+        if self.power < WORTH_SAYING:
+            surely = math.ceil(math.log(0.05) / math.log(1 - self.power))
+            lines.append(
+                f"near copies were searched for among {self.compared:,} of {self.sizes['test']:,} test samples: of "
+                f"such copies, {percent(self.power, 0)} would have been found, of {surely:,} or more at least one "
+                "(95 % sure)"
+            )
         if self.contradictions:
             verb = "has" if self.contradictions == 1 else "have"
             lines.append(f"{count(self.contradictions, 'sample')} {verb} an equal one with another label")
@@ -107,8 +122,9 @@ class Findings:
             first = "; ".join(
                 f"{suspect.origin} '{suspect.label}' or '{suspect.neighbours}'?" for suspect in self.suspects[:3]
             )
+            share = "" if self.labels_compared == 1 else f" among {percent(self.labels_compared, 0)} of the labels"
             lines.append(
-                f"{count(self.suspect_count, 'suspect label')}: the neighbours have another one"
+                f"{count(self.suspect_count, 'suspect label')}{share}: the neighbours have another one"
                 + (f" ({first})" if self.suspects[0].origin else "")
             )
         if self.imbalance > LOPSIDED:
