@@ -55,7 +55,10 @@ class ClassEntry(Entry):
 class Confusion(Entry):
     rows: str = "truth"
     columns: str = "answer"
-    counts: list[list[int]]
+    counts: list[list[int]] = []
+    """Number of samples by row and column; empty if ``cells`` lists them."""
+    cells: list[tuple[int, int, int]] = []
+    """Row, column and number of samples of each cell that has some, for more than 100 classes."""
 
 
 class Calibrated(Entry):

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
 
 Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
@@ -68,22 +69,24 @@ def _mean(sums: np.ndarray) -> np.ndarray:
     return sums[..., :1] / sums[..., 1:]
 
 
-def bootstrap_intervals(features: np.ndarray, statistic: Statistic, counts: np.ndarray | None = None) -> np.ndarray:
+def bootstrap_intervals(
+    features: np.ndarray | csr_array, statistic: Statistic, counts: np.ndarray | None = None
+) -> np.ndarray:
     """Return 95 % intervals by the bias-corrected and accelerated bootstrap (BCa; Efron 1987), with a fixed seed.
 
     Plain percentiles are too narrow if a statistic is skewed or biased. Macro F1 is: its mean over resamples is below
     its value. Above ``MANY`` samples, the interval is the normal one with the jackknife's variance.
 
     Args:
-        features: (n, k); the statistic depends on their sums over samples alone.
+        features: (n, k), dense or sparse; the statistic depends on their sums over samples alone.
         statistic: function from sums (…, k) to m statistics (…, m).
         counts: number of samples that each row of features stands for; 1 by default.
 
     Returns:
         Low and high ends, (m, 2).
     """
-    features = np.asarray(features, np.float64)
-    weights = np.ones(len(features)) if counts is None else np.asarray(counts, np.float64)
+    features = features.astype(np.float64)
+    weights = np.ones(features.shape[0]) if counts is None else np.asarray(counts, np.float64)
     samples, total = float(weights.sum()), weights @ features
     value = statistic(total)
     if samples < 2:
@@ -106,12 +109,12 @@ def bootstrap_intervals(features: np.ndarray, statistic: Statistic, counts: np.n
     return np.stack(ends, 1)
 
 
-def _resampled_sums(features: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+def _resampled_sums(features: np.ndarray | csr_array, counts: np.ndarray | None) -> np.ndarray:
     """Return sums of features (n, k) over n samples drawn with replacement, (RESAMPLES, k); seeded."""
     if counts is not None:
         samples = int(counts.sum())
         return np.random.default_rng(0).multinomial(samples, np.asarray(counts) / samples, RESAMPLES) @ features
-    return np.concatenate([times @ features for times in _resamples(len(features))])
+    return np.concatenate([times @ features for times in _resamples(features.shape[0])])
 
 
 def _resamples(samples: int) -> Iterable[np.ndarray]:
@@ -134,7 +137,8 @@ def _draw_resamples(samples: int) -> Iterator[np.ndarray]:
         yield times.astype(np.float64)
 
 
-def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(features: np.ndarray | csr_array) -> Iterator[np.ndarray]:
     rows = max(1, 4_000_000 // max(1, features.shape[1]))
-    for start in range(0, len(features), rows):
-        yield features[start : start + rows]
+    for start in range(0, features.shape[0], rows):
+        block = features[start : start + rows]
+        yield block if isinstance(block, np.ndarray) else block.toarray()

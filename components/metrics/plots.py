@@ -10,21 +10,26 @@ from torchmill.components.files import write_atomically
 from torchmill.components.metrics.scores import ClassScore
 from torchmill.components.wording import percent
 
+MOST_NAMED = 40
+"""Number of classes or labels that are named in a picture. Each name takes matplotlib 10 ms, and room."""
+
 INK, QUIET, ACCENT, SECOND = "#1d2433", "#8a93a6", "#2f6fde", "#e0752d"
 
 
 def draw_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """Draw counts by true class (rows) and answer (columns).
 
-    Shades are shares of the true class, so that a rare class is seen as well as a common one.
+    Shades are shares of the true class, so that a rare class is seen as well as a common one. Of more than 40 classes,
+    evenly spread ones are named.
     """
-    classes = _legible(classes, "class")
+    named = np.linspace(0, len(classes) - 1, min(len(classes), MOST_NAMED)).astype(int).tolist()
+    names = _legible([classes[number] for number in named], "class", named)
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     side = min(12.0, 2.2 + 0.55 * len(classes))
     figure, axes = figure_of(side, side)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=45 if max(map(len, classes)) > 3 else 0, ha="center")
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xticks(named, names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
+    axes.set_yticks(named, names)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
     axes.set_title(f"{int(np.trace(confusion)):,} of {int(confusion.sum()):,} right", loc="left", color=INK)
@@ -38,9 +43,14 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) ->
 
 
 def draw_labels(scores: Sequence[ClassScore], labels: Sequence[str], path: Path) -> None:
-    """Draw precision, recall and F1 of each label."""
-    labels = _legible(labels, "label")
+    """Draw precision, recall and F1 of each label; of more than 40 labels, those with the lowest F1."""
+    worst = sorted(range(len(labels)), key=lambda number: scores[number].f1)[:MOST_NAMED]
+    shown = sorted(worst)
+    title = "" if len(shown) == len(labels) else f"The {len(shown)} of {len(labels):,} labels with the lowest F1"
+    labels = _legible([labels[number] for number in shown], "label", shown)
+    scores = [scores[number] for number in shown]
     figure, axes = figure_of(7, min(14.0, 1.6 + 0.42 * len(labels)))
+    axes.set_xlabel(title)
     rows = np.arange(len(labels))
     for offset, measure, colour in ((-0.25, "precision", QUIET), (0, "recall", ACCENT), (0.25, "f1", SECOND)):
         axes.barh(rows + offset, [getattr(score, measure) for score in scores], 0.22, color=colour, label=measure)
@@ -80,7 +90,7 @@ def draw_calibration(calibration: Mapping[str, Any], path: Path) -> None:
 
 def draw_targets(truth: np.ndarray, answers: np.ndarray, targets: Sequence[str], path: Path) -> None:
     """Draw answers over truth, for up to six targets (N, K)."""
-    shown = _legible(targets, "target")[:6]
+    shown = _legible(targets[:6], "target")
     figure, axes = figure_of(min(4.2 * len(shown), 16), 4.0, columns=len(shown))
     for column, (panel, name) in enumerate(zip(np.atleast_1d(axes), shown, strict=True)):
         true, answer = truth[:, column], answers[:, column]
@@ -94,7 +104,7 @@ def draw_targets(truth: np.ndarray, answers: np.ndarray, targets: Sequence[str],
     save(figure, path)
 
 
-def _legible(names: Sequence[str], kind: str) -> list[str]:
+def _legible(names: Sequence[str], kind: str, numbers: Sequence[int] | None = None) -> list[str]:
     """Replace names that the font cannot draw by their number: rows of boxes all look alike.
 
     A dollar would begin a formula, which matplotlib may not be able to read.
@@ -103,8 +113,8 @@ def _legible(names: Sequence[str], kind: str) -> list[str]:
 
     drawn = get_font(findfont(FontProperties())).get_charmap()
     legible = [all(ord(letter) in drawn or letter.isspace() for letter in name) for name in names]
-    pairs = zip(names, legible, strict=True)
-    return [name.replace("$", r"\$") if can else f"{kind} {number}" for number, (name, can) in enumerate(pairs)]
+    rows = zip(numbers or range(len(names)), names, legible, strict=True)
+    return [name.replace("$", r"\$") if can else f"{kind} {number}" for number, name, can in rows]
 
 
 def figure_of(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from torchmill.components.metrics.intervals import Interval, bootstrap_intervals, wilson_interval
 
@@ -56,11 +57,10 @@ def macro_intervals(confusion: np.ndarray) -> dict[str, tuple[float, Interval]]:
     """
     classes, cells = len(confusion), np.argwhere(confusion > 0)
     rows, columns = cells.T
-    features = np.zeros((len(cells), 3 * classes))  # per class: right answers, samples, answers
-    at = np.arange(len(cells))
-    features[at[rows == columns], rows[rows == columns]] = 1
-    features[at, classes + rows] = 1
-    features[at, 2 * classes + columns] = 1
+    at, right = np.arange(len(cells)), np.flatnonzero(rows == columns)
+    # Per class: right answers, samples, answers. Each cell counts in three columns at most.
+    places = np.r_[right, at, at], np.r_[rows[right], classes + rows, 2 * classes + columns]
+    features = csr_array((np.ones(len(places[0])), places), (len(cells), 3 * classes))
 
     def macro(sums: np.ndarray) -> np.ndarray:
         right, support, answered = (sums[..., start : start + classes] for start in (0, classes, 2 * classes))
@@ -138,23 +138,31 @@ class TargetScore:
 def target_intervals(truth: np.ndarray, answers: np.ndarray) -> list[dict[str, Interval]]:
     """Return 95 % bootstrap intervals of each target's errors; both arguments are (N, K)."""
     rows = []
-    for true, answer in zip(truth.T.astype(np.float64), answers.T.astype(np.float64), strict=True):
-        true_centred, error = true - true.mean(), answer - true  # centred, so that the variance keeps its precision
-        features = np.stack([np.abs(error), error**2, true_centred, true_centred**2, np.ones_like(true)], 1)
-        ends = bootstrap_intervals(features, _errors)
-        rows.append({name: (float(low), float(high)) for name, (low, high) in zip(ERRORS, ends, strict=True)})
+    for start in range(0, truth.shape[1], TARGETS):
+        true = truth[:, start : start + TARGETS].astype(np.float64)
+        error = answers[:, start : start + TARGETS] - true
+        true_centred = true - true.mean(0)  # so that the variance keeps its precision
+        features = [np.abs(error), error**2, true_centred, true_centred**2, np.ones_like(true)]
+        ends = bootstrap_intervals(np.concatenate(features, 1), _errors).reshape(len(ERRORS), -1, 2)
+        for number in range(true.shape[1]):
+            pairs = zip(ERRORS, ends[:, number].tolist(), strict=True)
+            rows.append({name: (low, high) for name, (low, high) in pairs})
     return rows
 
 
 ERRORS = ("mae", "rmse", "r2")
 
+TARGETS = 200
+"""Number of targets that share resamples: drawing them takes longer than their sums."""
+
 
 def _errors(sums: np.ndarray) -> np.ndarray:
-    absolute, square, true, true_square, samples = np.moveaxis(sums, -1, 0)
+    """Return the mean absolute errors, the roots of the mean squared errors and R² of some targets, (…, 3 targets)."""
+    absolute, square, true, true_square, samples = np.split(sums, 5, axis=-1)
     variance = true_square - true**2 / samples
     some = variance > 1e-12 * np.maximum(true_square, 1e-300)
     r2 = np.where(some, 1 - square / np.where(some, variance, 1), 0.0)
-    return np.stack([absolute / samples, np.sqrt(square / samples), r2], -1)
+    return np.concatenate([absolute / samples, np.sqrt(square / samples), r2], -1)
 
 
 def mean_r2_interval(truth: np.ndarray, answers: np.ndarray) -> Interval:

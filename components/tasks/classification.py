@@ -162,7 +162,7 @@ class Classification:
                 **intervals,
                 **(ranking.intervals() if ranking else {}),
                 "classes": {name: with_intervals(score) for name, score in by_class},
-                "confusion": {"rows": "truth", "columns": "answer", "counts": confusion.tolist()},
+                "confusion": _confusion(confusion),
                 "calibration": calibrated,
                 "ranking": ranking.as_plain(names) if ranking else None,
             },
@@ -269,6 +269,18 @@ class Classification:
         return names[int(answer.argmax())]
 
 
+MOST_COUNTS = 100
+"""Number of classes above which a report lists the cells that have samples: there are a million for 1,000 classes."""
+
+
+def _confusion(counts: np.ndarray) -> dict[str, Any]:
+    entry: dict[str, Any] = {"rows": "truth", "columns": "answer"}
+    if len(counts) <= MOST_COUNTS:
+        return {**entry, "counts": counts.tolist()}
+    rows, columns = np.nonzero(counts)
+    return {**entry, "cells": np.stack([rows, columns, counts[rows, columns]], 1).tolist()}
+
+
 def _calibration(logits: np.ndarray, truth: np.ndarray, temperature: float) -> dict[str, Any]:
     from torchmill.components.metrics import calibration
 
@@ -287,6 +299,8 @@ def _calibration(logits: np.ndarray, truth: np.ndarray, temperature: float) -> d
 
 
 def _difference_of_macro_f1(first: "Predictions", second: "Predictions") -> "Difference":
+    from scipy.sparse import csr_array
+
     from torchmill.components.metrics.intervals import bootstrap_intervals
     from torchmill.components.metrics.paired import Difference
 
@@ -295,14 +309,15 @@ def _difference_of_macro_f1(first: "Predictions", second: "Predictions") -> "Dif
     # Samples differ in truth and both answers alone: each such triple, with its count.
     triples = np.stack([first.truth, *answers], 1)
     distinct, counts = np.unique(triples, axis=0, return_counts=True)
-    features = np.zeros((len(distinct), 5 * classes))  # per class: samples, and of each network right ones and answers
-    rows = np.arange(len(distinct))
-    features[rows, distinct[:, 0]] = 1
+    rows, places = np.arange(len(distinct)), []
+    # Per class: samples, and of each network right answers and answers.
+    places.append((rows, distinct[:, 0]))
     for number in (1, 2):
         answered, start = distinct[:, number], (2 * number - 1) * classes
         right = answered == distinct[:, 0]
-        features[rows[right], start + answered[right]] = 1
-        features[rows, start + classes + answered] = 1
+        places += [(rows[right], start + answered[right]), (rows, start + classes + answered)]
+    at, columns = (np.concatenate(part) for part in zip(*places, strict=True))
+    features = csr_array((np.ones(len(at)), (at, columns)), (len(distinct), 5 * classes))
 
     def macro(sums: np.ndarray) -> np.ndarray:
         support, *rest = (sums[..., start : start + classes] for start in range(0, 5 * classes, classes))
