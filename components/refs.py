@@ -49,7 +49,7 @@ class ValidationSplit(Ref):
     fraction: float = 0.1
     """Share of each class, above 0 and below 0.9."""
     seed: int = 0
-    """Seed of the random choice of samples."""
+    """Seed of the samples' hashes."""
 
 
 class DataRef(Ref):
@@ -64,6 +64,8 @@ class DataRef(Ref):
     ``columns.json`` if they came from a table."""
     sha256: str
     """Digest of these files' digests."""
+    digests_sha256: str = ""
+    """Digest of the samples' own digests, by which splits are cut; empty if an earlier version prepared the data."""
     source: str
     """Origin of the data: a URL, a path or a name."""
     kind: Kind = fields.DEFAULT

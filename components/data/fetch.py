@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from torchmill.components import fields, files, tasks
 from torchmill.components.data.config import DataConfig, dataset_place
+from torchmill.components.data.content import digests_file, row_digests
 from torchmill.components.data.origins import origins_file, write_origins
 from torchmill.components.data.splits import Split, Splits
 from torchmill.components.encoding import columns, vocabulary
@@ -40,7 +41,8 @@ VOCABULARY, COLUMNS = vocabulary.FILE, columns.FILE
 SPLITS = ("train", "validation", "test")
 RESERVED = {"downloads", "path"}
 """Arguments of ``load`` that a user doesn't set."""
-ORIGINS = frozenset(origins_file(Path(), split).name for split in SPLITS)
+BESIDE = frozenset(place(Path(), split).name for place in (origins_file, digests_file) for split in SPLITS)
+"""Files about samples that are no part of the data's digest."""
 
 
 def names(datasets: Path = DATASETS) -> list[str]:
@@ -111,7 +113,7 @@ def fetch(
         args = _validated(dataset_place(name)[0], args, datasets)
     must_reload = fresh and _is_users(name, datasets)
     if not must_reload and (ready := prepared(name, cache, datasets, args)):
-        return ready
+        return ready if ready.digests_sha256 else _with_digests(ready)
     folder = _folder(name, cache, args)
     files.make_folder(folder)
     with files.locked(folder / ".lock", subject=name):
@@ -255,6 +257,7 @@ def _prepare(
         args=dict(args),
         folder=folder,
         sha256=_digest(digests),
+        digests_sha256=_digest_of_digests(digests),
         source=splits.source or module.SOURCE,
         kind=kind,
         task=splits.task,
@@ -273,10 +276,32 @@ def _prepare(
     )
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})
-    manifest = {"format": FORMAT, "definition": definition, "data": data, "files": digests, "reads": places}
+    _write_manifest(
+        folder, {"format": FORMAT, "definition": definition, "data": data, "files": digests, "reads": places}
+    )
+    return ref
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     with files.new_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
-    return ref
+
+
+def _with_digests(data: DataRef) -> DataRef:
+    """Add the samples' digests to data that an earlier version prepared, unless its folder is read-only."""
+    try:
+        with files.locked(data.folder / ".lock", subject=data.name):
+            manifest = read_json(data.folder / "manifest.json", dict) or {}
+            for split in (split for split in SPLITS if f"{split}_inputs.npy" in manifest["files"]):
+                file = digests_file(data.folder, split)
+                _save(file, row_digests(np.load(data.folder / f"{split}_inputs.npy", mmap_mode="r")))
+                manifest["files"][file.name] = FileRef.of(file).sha256
+            data = data.model_copy(update={"digests_sha256": _digest_of_digests(manifest["files"])})
+            manifest["data"]["digests_sha256"] = data.digests_sha256
+            _write_manifest(data.folder, manifest)
+    except UserError as error:
+        logger.debug("The digests of %s are computed each time: %s", data.name, error)
+    return data
 
 
 def _write_files(splits: Splits, folder: Path) -> dict[str, str]:
@@ -287,6 +312,9 @@ def _write_files(splits: Splits, folder: Path) -> dict[str, str]:
         for kind, array in (("inputs", part.inputs), ("labels", part.labels)) if part else ():
             written.append(folder / f"{split}_{kind}.npy")
             _save(written[-1], array)
+        if part:
+            written.append(digests_file(folder, split))
+            _save(written[-1], row_digests(part.inputs) if part.digests is None else part.digests)
     for file_name, encoding in ((VOCABULARY, splits.vocabulary), (COLUMNS, splits.columns)):
         if encoding:
             written.append(folder / file_name)
@@ -320,6 +348,8 @@ def _check(name: str, splits: Splits, classes: int) -> str:
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     for split, part in parts.items():
         if part:
+            if part.digests is not None and len(part.digests) != len(part):
+                faults.append(f"{split} has {len(part)} samples and digests of {len(part.digests)}")
             if len(part.origins) not in (0, len(part)):
                 faults.append(f"{split} has {len(part)} samples and origins of {len(part.origins)}")
             faults += [f"{split} {fault}" for fault in _faults(part, splits, kind, classes)]
@@ -356,6 +386,11 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _digest(digests: dict[str, str]) -> str:
-    """Return the digest of the files to learn from; origins are no part of it."""
-    deciding = [digest for name, digest in digests.items() if name not in ORIGINS]
+    """Return the digest of the files to learn from."""
+    deciding = [digest for name, digest in digests.items() if name not in BESIDE]
     return hashlib.sha256("".join(deciding).encode()).hexdigest()
+
+
+def _digest_of_digests(digests: dict[str, str]) -> str:
+    names = (digests_file(Path(), split).name for split in SPLITS)
+    return hashlib.sha256("".join(digests[name] for name in names if name in digests).encode()).hexdigest()

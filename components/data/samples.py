@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from torchmill.components.data.splits import stratified_split
+from torchmill.components.data.splits import cut_validation
 from torchmill.components.encoding.vocabulary import PADDING
 from torchmill.components.refs import DataRef
 
@@ -114,7 +114,7 @@ def read_training(data: DataRef) -> tuple[Samples, Samples]:
     inputs, labels = _read(data, "train")
     if data.validation_size:
         return _samples(data, inputs, labels), _samples(data, *_read(data, "validation"))
-    training, validation = stratified_split(labels, data.split.fraction, data.split.seed)
+    training, validation = cut_validation(data, labels)
     return _samples(data, inputs, labels, training), _samples(data, inputs, labels, validation)
 
 
@@ -123,7 +123,7 @@ def read_validation(data: DataRef) -> Samples:
     if data.validation_size:
         return _samples(data, *_read(data, "validation"))
     inputs, labels = _read(data, "train")
-    return _samples(data, inputs, labels, stratified_split(labels, data.split.fraction, data.split.seed)[1])
+    return _samples(data, inputs, labels, cut_validation(data, labels)[1])
 
 
 def training_sizes(data: DataRef) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def training_sizes(data: DataRef) -> tuple[int, int]:
     if data.validation_size:
         return data.train_size, data.validation_size
     labels = np.load(data.folder / "train_labels.npy")
-    training, validation = stratified_split(labels, data.split.fraction, data.split.seed)
+    training, validation = cut_validation(data, labels)
     return len(training), len(validation)
 
 

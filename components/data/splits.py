@@ -1,14 +1,17 @@
 """A data set in memory, between its source and the cache, and functions that cut one into splits."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from torchmill.components import tasks
+from torchmill.components.data.content import read_digests
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.reading.rules import USUAL, ReadingRules
+from torchmill.components.refs import DataRef
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +24,8 @@ class Split:
     """Classes: int64, (N,), from 0. Labels: uint8 of 0 and 1, (N, K). Targets: float32, (N, K)."""
     origins: Sequence[str] = ()
     """Name of each sample, for example its file; empty if samples have only a row."""
+    digests: np.ndarray | None = None
+    """Digest of each sample's content in the source, uint64 (N,); None if the inputs themselves are to be digested."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,54 +54,67 @@ class Splits:
     """Guesses and omissions, in words, for a user to check."""
 
 
-def cut(
-    labels: np.ndarray, fractions: Sequence[float], seed: int = 0, groups: Sequence[object] | None = None
-) -> list[np.ndarray]:
-    """Cut samples into the remainder and one part per fraction.
+def cut(labels: np.ndarray, groups: np.ndarray, fractions: Mapping[str, float], seed: int = 0) -> dict[str, np.ndarray]:
+    """Cut samples into parts and the remainder, ``train``, by a hash of each sample's group.
 
-    Each class gives its share to each part, and keeps at least one sample for the remainder. The same seed gives the
-    same parts on every machine.
+    Each part has a hash of its own, keyed with the seed. A group below the part's fraction belongs to it, so sizes
+    vary: of 1,000 samples, a tenth is 80 to 120. Neither the order of samples nor other samples matter: samples stay
+    in their part when data grows. A class without a group in a part gets its lowest one there, so that a new group
+    can only replace an old one, which moves towards ``train``. Each class keeps a group for ``train``. Nothing moves
+    from ``train`` into a part but such a last group, when others of its class come.
 
     Args:
         labels: classes as whole numbers (N,); labels of other shapes and types count as one class.
-        groups: group of each sample; a group stays in one part, for example equal texts.
+        groups: digest of each sample's group, uint64 (N,). A group stays in one part; its smallest label is its class.
+        fractions: share of all samples by part, in order: an earlier part doesn't depend on a later one.
 
     Returns:
-        Sorted indices of the remainder and of each part.
+        Sorted indices by part; ``train`` comes first.
+
+    Example:
+        >>> cut(labels, row_digests(inputs), {"test": 0.2, "validation": 0.1})["test"]  # doctest: +SKIP
     """
-    # RandomState rather than default_rng: numpy promises never to change its numbers (NEP 19).
-    rng = np.random.RandomState(seed)
-    numbers = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    _, first, group_of = np.unique(numbers, return_index=True, return_inverse=True)
-    has_classes = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-    class_of_group = labels[first] if has_classes else np.zeros(len(first), np.int64)
-    part_of_group = np.zeros(len(first), np.int64)
-    for label in np.unique(class_of_group):
-        members = rng.permutation(np.flatnonzero(class_of_group == label))
-        available = len(members) - 1
-        start = 0
-        for part, fraction in enumerate(fractions, 1):
-            count = min(max(1, round(fraction * len(members))), available)
-            part_of_group[members[start : start + count]] = part
-            start, available = start + count, available - count
+    keys, group_of = np.unique(groups, return_inverse=True)
+    class_of_group = np.zeros(len(keys), np.int64)
+    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+        class_of_group = np.full(len(keys), np.iinfo(np.int64).max)
+        np.minimum.at(class_of_group, group_of.ravel(), labels.astype(np.int64))
+    part_of_group = np.zeros(len(keys), np.int64)
+    remaining = 1.0
+    for number, (part, fraction) in enumerate(fractions.items(), 1):
+        rest = np.flatnonzero(part_of_group == 0)
+        hashes = _hashes(keys[rest], part, seed)
+        classes, class_of, sizes = np.unique(class_of_group[rest], return_inverse=True, return_counts=True)
+        below = np.bincount(class_of.ravel()[hashes < fraction / remaining], minlength=len(classes))
+        # As many as the parts to come need, but one of two.
+        spare = np.maximum(sizes - 1 - (len(fractions) - number), np.minimum(sizes - 1, 1))
+        order = np.lexsort((hashes, class_of.ravel()))
+        ranks = np.arange(len(rest)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        chosen = ranks < np.repeat(np.clip(below, 1, spare), sizes)
+        part_of_group[rest[order[chosen]]] = number
+        remaining = max(remaining - fraction, 1e-9)
     parts = part_of_group[group_of.ravel()]
-    return [np.flatnonzero(parts == part) for part in range(len(fractions) + 1)]
+    return {part: np.flatnonzero(parts == number) for number, part in enumerate(("train", *fractions))}
 
 
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a fraction of each class off for validation, or of all samples if there are no classes.
+def cut_validation(data: DataRef, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the validation split from the training file, as ``data.split`` says.
 
-    A class with two samples or more has at least one in each split. The same seed gives the same split.
+    Args:
+        labels: labels of the training file.
 
     Returns:
         Sorted indices of the training and of the validation split.
     """
-    rng = np.random.default_rng(seed)
-    classes = labels if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), int)
-    held_out = []
-    for label in np.unique(classes):
-        members = np.flatnonzero(classes == label)
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held_out.append(rng.permutation(members)[:count])
-    validation = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(labels)), validation, assume_unique=True), validation
+    rows = cut(labels, read_digests(data, "train"), {"validation": data.split.fraction}, data.split.seed)
+    return rows["train"], rows["validation"]
+
+
+def _hashes(groups: np.ndarray, part: str, seed: int) -> np.ndarray:
+    """Return the place of each group between 0 and 1."""
+    content, key, person = groups.astype("<u8").tobytes(), str(seed).encode(), part.encode()
+    hashed = b"".join(
+        hashlib.blake2b(content[start : start + 8], digest_size=8, key=key, person=person).digest()
+        for start in range(0, len(content), 8)
+    )
+    return np.frombuffer(hashed, "<u8") / 2.0**64

@@ -37,7 +37,7 @@ def sizes(data: DataRef) -> str:
 def _split_lines(data: DataRef) -> Iterator[str]:
     """Yield how validation is cut, the classes with their training samples, and those that a split lacks."""
     if not data.validation_size:
-        yield "validation is cut from the training samples, the same share of each class"
+        yield "validation is cut from the training samples by content and seed: about data.validation_fraction of them"
     if not data.task_object.is_exclusive:
         return
     for split in SPLITS:

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from torchmill.components import tasks
+from torchmill.components.data.content import digests_of
 from torchmill.components.data.formats.labels import Labels, read_labels
 from torchmill.components.data.formats.table_columns import (
     MOSTLY,
@@ -33,7 +34,7 @@ from torchmill.components.reading.tables import MISSING, USUAL_LABELS, USUAL_TEX
 
 logger = logging.getLogger("torchmill")
 
-TEST_IS_CUT = "test is cut from the only table, the same share of each class; equal rows stay together"
+TEST_IS_CUT = "test is cut from the only table by content: equal rows stay together, and stay there when it grows"
 
 FEW = 20
 """Largest number of different fractions that may be meant as classes."""
@@ -297,17 +298,16 @@ def _numbers(
     tables: dict[str, Table], guesses: Sequence[ColumnGuess], labels: Labels, test_fraction: float, place: str
 ) -> Splits:
     columns = [each.name for each in guesses]
+    digests = {split: _content(table, columns) for split, table in tables.items()}
     rows = {split: np.arange(len(table.rows)) for split, table in tables.items()}
     sources = dict(tables)
     if "test" not in tables:
         train = tables["train"]
-        numbers = [train.columns.index(name) for name in columns]
-        groups = ["\0".join(row[number] for number in numbers) for row in train.rows]
-        rows["train"], rows["test"] = cut(labels.values["train"], (test_fraction,), groups=groups)
+        rows |= cut(labels.values["train"], digests["train"], {"test": test_fraction})
         if not len(rows["test"]):
-            distinct = len(set(groups))
+            distinct = len(np.unique(digests["train"]))
             raise UserError(
-                f"{place} has too few rows to cut any off for test: {distinct:,} distinct ones of {len(groups):,}, "
+                f"{place} has too few rows to cut any off for test: {distinct:,} distinct ones of {len(train.rows):,}, "
                 "and equal rows stay together.",
                 "Add rows until each class has two, or a file with the test rows.",
             )
@@ -316,12 +316,13 @@ def _numbers(
     features = {split: [_column(sources[split], column)[rows[split]] for column in encoded] for split in rows}
     parts = {}
     for split, blocks in features.items():
-        values = labels.values["train" if sources[split] is tables["train"] else split]
+        source = "train" if sources[split] is tables["train"] else split
         origins = sources[split].origins()
         parts[split] = Split(
             np.concatenate(blocks, 1).astype(np.float32),
-            values[rows[split]],
+            labels.values[source][rows[split]],
             [origins[row] for row in rows[split].tolist()],
+            digests[source][rows[split]],
         )
     return Splits(
         parts["train"],
@@ -333,6 +334,17 @@ def _numbers(
         columns=Columns(tuple(encoded)),
         notes=(*notes_on(encoded), *(() if "test" in tables else (TEST_IS_CUT,))),
     )
+
+
+def _content(table: Table, columns: Sequence[str]) -> np.ndarray:
+    """Return the digest of each row's inputs, in which 1 and 1.0 are equal, before they are encoded."""
+    cells = [map(_plain, table.cells(name)) for name in columns]
+    return digests_of("\0".join(row).encode(errors="surrogatepass") for row in zip(*cells, strict=True))
+
+
+def _plain(cell: str) -> str:
+    number = number_of(cell)
+    return str(number + 0.0) if np.isfinite(number) else cell
 
 
 def _column(table: Table, column: Column) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from torchmill.components.data.content import DTYPE
 from torchmill.components.data.formats import image_files
 from torchmill.components.data.formats.class_folders import Tree, origin, read_tree
 from torchmill.components.data.formats.image_files import Header
@@ -76,7 +77,7 @@ def load(
             )
             sound = [row for row in members if row[1] not in faults]
             labels = np.array([row[2] for row in sound], np.int64)
-            splits[split] = Split(images_NCHW, labels, [origin(row[1], path) for row in sound])
+            splits[split] = Split(images_NCHW, labels, [origin(row[1], path) for row in sound], _digests(sound))
             unreadable |= faults
         _report(unreadable, listed, tree, cache, unreadable_share)
     return Splits(
@@ -101,16 +102,19 @@ def _parts(rows: list[Row], test_fraction: float) -> dict[str, list[Row]]:
         return parts
     train = parts["train"]
     # Grouped by content, so that the split depends neither on names nor on the order of folders.
-    remaining, test = cut(
-        np.array([row[2] for row in train]), (test_fraction,), groups=[row[3].digest for row in train]
-    )
-    if not len(test):
+    chosen = cut(np.array([row[2] for row in train]), _digests(train), {"test": test_fraction})
+    if not len(chosen["test"]):
         raise UserError(
             "There are too few images to cut any off for test.",
             "Add images until each class has two, or a test folder.",
         )
-    logger.info("No test folder: %d of %d images are cut off for test", len(test), len(train))
-    return {**parts, "train": [train[index] for index in remaining], "test": [train[index] for index in test]}
+    logger.info("No test folder: %d of %d images are cut off for test", len(chosen["test"]), len(train))
+    return {**parts, **{split: [train[index] for index in indices] for split, indices in chosen.items()}}
+
+
+def _digests(rows: list[Row]) -> np.ndarray:
+    """Return the first 64 bits of the files' digests."""
+    return np.array([int(row[3].digest[:16], 16) for row in rows], DTYPE)
 
 
 def _lost(count: int, cache: Path) -> tuple[str, ...]:

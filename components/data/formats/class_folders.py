@@ -79,7 +79,9 @@ def read_tree(root: Path, suffixes: Collection[str], noun: str) -> Tree:
         logger.info("%s: %d files left out, which are no %s by their names: %s", root, ignored.total(), noun, kinds)
         notes.append(f"left out, no {noun} by their names: {kinds}")
     if "test" not in splits:
-        notes.append("test is cut from the only folder, the same share of each class; equal ones stay together")
+        notes.append(
+            "test is cut from the only folder by content: equal ones stay together, and stay there when it grows"
+        )
     return Tree(classes, splits, tuple(notes))
 
 

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from torchmill.components import tasks
+from torchmill.components.data.content import text_digests
 from torchmill.components.data.splits import Split, Splits, cut
-from torchmill.components.encoding.vocabulary import PADDING, UNKNOWN, Level, Vocabulary, normalized
+from torchmill.components.encoding.vocabulary import PADDING, UNKNOWN, Level, Vocabulary
 from torchmill.components.errors import UserError
 from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.wording import percent
@@ -32,9 +33,7 @@ def cut_texts(
     texts: Sequence[str], labels: np.ndarray, *, test_fraction: float, validation_fraction: float
 ) -> dict[str, Texts]:
     """Cut texts into train, validation and test; texts that differ by case alone stay together."""
-    groups = [normalized(text).casefold() for text in texts]
-    train, validation, test = cut(labels, (validation_fraction, test_fraction), groups=groups)
-    parts = {"train": train, "validation": validation, "test": test}
+    parts = cut(labels, text_digests(texts), {"test": test_fraction, "validation": validation_fraction})
     return {split: Texts(texts, labels).take(indices) for split, indices in parts.items()}
 
 
@@ -55,7 +54,10 @@ def encode_splits(
         parts["train"].texts, level, lower_case=lower_case, max_length=max_length, max_size=max_size
     )
     notes = _notes(vocabulary, parts)
-    encoded = {split: Split(vocabulary.encode(part.texts), part.labels, part.origins) for split, part in parts.items()}
+    encoded = {
+        split: Split(vocabulary.encode(part.texts), part.labels, part.origins, text_digests(part.texts))
+        for split, part in parts.items()
+    }
     return Splits(
         train=encoded["train"],
         validation=encoded["validation"],
@@ -91,16 +93,16 @@ def complete(
     Raises:
         UserError: there are too few texts to cut.
     """
-    fractions = {"validation": validation_fraction, "test": test_fraction}
-    missing = [split for split in fractions if split not in parts]
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    missing = {split: fraction for split, fraction in fractions.items() if split not in parts}
     if not missing:
         return dict(parts)
     train = parts["train"]
-    groups = [normalized(text).casefold() for text in train.texts]
-    remaining, *cut_off = cut(train.labels, [fractions[split] for split in missing], groups=groups)
-    for split, indices in zip(missing, cut_off, strict=True):
-        if not len(indices):
-            distinct = len(set(groups))
+    groups = text_digests(train.texts)
+    rows = cut(train.labels, groups, missing)
+    for split in missing:
+        if not len(rows[split]):
+            distinct = len(np.unique(groups))
             raise UserError(
                 f"{place} has too few texts to cut any off for {split}"
                 + (
@@ -110,8 +112,7 @@ def complete(
                 ),
                 "Add texts until each class has two or three different ones.",
             )
-    indices = dict(zip(("train", *missing), (remaining, *cut_off), strict=True))
-    return {**parts, **{split: train.take(rows) for split, rows in indices.items()}}
+    return {**parts, **{split: train.take(indices) for split, indices in rows.items()}}
 
 
 def usual_level(texts: Sequence[str]) -> Level:

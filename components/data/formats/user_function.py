@@ -4,7 +4,6 @@ It returns a pair (inputs, labels) of arrays, tensors or lists; or a Dataset of 
 "train" and perhaps "validation" and "test", each of them a pair or a Dataset.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
@@ -12,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from torchmill.components import tasks
+from torchmill.components.data.content import digests_of, row_digests
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.labels import Labels, read_labels
 from torchmill.components.data.formats.table_columns import notes_on, offset_of
@@ -69,10 +69,12 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
     if isinstance(inputs["train"], list):
         return _texts(inputs, labels, options, place)
     names = _names({split: columns for split, (_, _, columns) in read.items()}, place)
+    originals = dict(inputs)
     columns = _centred(inputs, names, place)
     arrays, rules, notes = _inputs(inputs, place)
     notes = (*notes, *notes_on(columns))
-    splits = replace(_arrays(arrays, labels, place), rules=rules, notes=notes)
+    digests = {split: _digests(originals[split], inputs[split], arrays[split]) for split in arrays}
+    splits = replace(_arrays(arrays, labels, digests, place), rules=rules, notes=notes)
     return replace(splits, columns=Columns(tuple(columns))) if columns else splits
 
 
@@ -97,6 +99,15 @@ def _centred(inputs: dict[str, Values], names: Sequence[str], place: str) -> lis
         if any(offsets) and part.shape[1] == len(offsets):
             inputs[split] = part - np.array(offsets)
     return [Column(name, offset=offset) for name, offset in zip(names, offsets, strict=True)] if names else []
+
+
+def _digests(original: Values, centred: Values, array: np.ndarray) -> np.ndarray:
+    """Return each sample's digest, of the values before a change that depends on other samples."""
+    if isinstance(original, Pictures):
+        pixels = (np.asarray(picture.pixels) for _, picture in original.pictures)
+        return digests_of(repr(each.shape).encode() + each.tobytes() for each in pixels)
+    assert isinstance(original, np.ndarray)
+    return row_digests(original if centred is not original or original.dtype == np.uint16 else array)
 
 
 def _inputs(inputs: dict[str, Values], place: str) -> tuple[dict[str, np.ndarray], ReadingRules, tuple[str, ...]]:
@@ -198,19 +209,18 @@ def _names(named: Mapping[str, tuple[str, ...]], place: str) -> tuple[str, ...]:
     return train
 
 
-def _arrays(inputs: dict[str, np.ndarray], labels: Labels, place: str) -> Splits:
-    parts = {split: Split(values, labels.values[split]) for split, values in inputs.items()}
+def _arrays(inputs: dict[str, np.ndarray], labels: Labels, digests: dict[str, np.ndarray], place: str) -> Splits:
+    parts = {split: Split(values, labels.values[split], (), digests[split]) for split, values in inputs.items()}
     if "test" not in parts:
         train = parts["train"]
-        groups = [hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in train.inputs]
-        remaining, test = cut(train.labels, (TEST_FRACTION,), groups=groups)
-        if not len(test):
+        rows = cut(train.labels, digests["train"], {"test": TEST_FRACTION})
+        if not len(rows["test"]):
             raise UserError(f"{place} gives too few samples to cut any off for test.", "Give more, or a 'test' too.")
         prefix = "train " if len(inputs) > 1 else ""
-        for split, rows in (("train", remaining), ("test", test)):
+        for split, chosen in rows.items():
             # Items of the user's data: rows of the prepared arrays would mean nothing to them.
-            origins = [f"{prefix}item {row}" for row in rows.tolist()]
-            parts[split] = Split(train.inputs[rows], train.labels[rows], origins)
+            origins = [f"{prefix}item {row}" for row in chosen.tolist()]
+            parts[split] = Split(train.inputs[chosen], train.labels[chosen], origins, digests["train"][chosen])
     shapes = {split: part.inputs.shape[1:] for split, part in parts.items()}
     for split, shape in shapes.items():
         if shape != shapes["train"]:

@@ -1,12 +1,12 @@
 """Duplicates: samples in several splits, or twice with different labels."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from torchmill.components.data.content import row_digests
 from torchmill.components.data.inspection import near_copies, nearest_neighbours
 from torchmill.components.data.inspection.findings import MOST_LISTED, Leak, Suspect
 from torchmill.components.data.origins import read_origins
@@ -31,7 +31,7 @@ class SplitPart:
 def find_copies(data: DataRef, splits: dict[str, SplitPart], vocabulary: Vocabulary | None) -> dict[str, Any]:
     """Return the fields of ``Findings`` about copies, leaks, contradictions and suspect labels."""
     by_file = {part.file: part for part in splits.values()}
-    equal = {file: _digests(part.inputs) for file, part in by_file.items()}
+    equal = {file: row_digests(part.inputs) for file, part in by_file.items()}
     keys = {split: equal[part.file][part.rows] for split, part in splits.items()}
     alike = keys
     if vocabulary:  # texts that differ in case or punctuation alone
@@ -97,15 +97,6 @@ def with_origins(folder: Path, splits: dict[str, SplitPart], copies: dict[str, A
         "suspects": tuple(suspect._replace(origin=train.get(suspect.row, "")) for suspect in suspects),
         "contradicting_origins": tuple(tuple(train[row] for row in group) for group in groups) if train else (),
     }
-
-
-def _digests(inputs: np.ndarray) -> np.ndarray:
-    """Return a digest of 64 bits for each row."""
-    digests = []
-    for start in range(0, len(inputs), 4096):
-        block = np.asarray(inputs[start : start + 4096])
-        digests += [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in block]
-    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def _unique_keys(keys: np.ndarray, split: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from torchmill.components.data.fetch import read_vocabulary
 from torchmill.components.data.inspection import contact_sheet
 from torchmill.components.data.inspection.duplicates import SplitPart, find_copies, with_origins
 from torchmill.components.data.inspection.findings import MOST_LISTED, Findings
-from torchmill.components.data.splits import stratified_split
+from torchmill.components.data.splits import cut_validation
 from torchmill.components.refs import DataRef
 
 
@@ -65,7 +65,7 @@ def _read(data: DataRef) -> dict[str, SplitPart]:
     if data.validation_size:
         return {split: whole(split) for split in ("train", "validation", "test")}
     inputs, labels = opened("train")
-    training, validation = stratified_split(labels, data.split.fraction, data.split.seed)
+    training, validation = cut_validation(data, labels)
     cut = {"train": training, "validation": validation}
     return {**{split: SplitPart("train", inputs, labels, rows) for split, rows in cut.items()}, "test": whole("test")}
 

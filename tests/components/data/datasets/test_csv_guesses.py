@@ -41,7 +41,7 @@ def test_what_is_guessed_is_told(tmp_path):
     rows = [f"{n},{('NA', 'attached')[n % 2]},{n % 5}" for n in range(60)]
     told = "\n".join(summary(table(tmp_path, "size,garage,rooms", rows, ignore=""), None))
     for words in (
-        "50 training, 10 test samples",
+        "48 training, 12 test samples",
         "the label is the column 'rooms'",
         "5 whole numbers in 'rooms' are taken as classes; for numbers: --data.args.task regression",
         "'NA' in the column 'garage' is a category of its own",

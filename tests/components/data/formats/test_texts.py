@@ -33,7 +33,7 @@ def test_only_missing_splits_are_cut():
 
 
 def test_too_few_texts_are_an_error():
-    with pytest.raises(UserError, match="here has too few texts to cut any off for validation"):
+    with pytest.raises(UserError, match="here has too few texts to cut any off for test"):
         complete({"train": Texts(["a", "b"], np.array([0, 1]))}, "here", test_fraction=0.2, validation_fraction=0.1)
     with pytest.raises(UserError, match="of its 60, 2 are distinct, and equal texts stay together"):
         complete({"train": Texts(["a", "b"] * 30, LABELS[:60])}, "here", test_fraction=0.2, validation_fraction=0.1)
