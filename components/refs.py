@@ -293,6 +293,10 @@ PENDING = "pending"
 """Version of a model that MLflow has not registered yet, since it did not answer."""
 
 
+TRAINED_ON = "data/trained_on.npy"
+"""Artifact of a run with the digests of all samples that it learned from."""
+
+
 class PublishedRef(Ref):
     """An exported model in the registry."""
 

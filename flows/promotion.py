@@ -1,6 +1,9 @@
 """The champion of a registered model: after a training, `torchmill promote` and `torchmill rollback`."""
 
 import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torchmill.components import tracking
 from torchmill.components.data.config import DataConfig, data_identity
@@ -13,6 +16,9 @@ from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelV
 from torchmill.components.tracking.model_requests import Standing
 from torchmill.components.wording import count
 from torchmill.flows.recipes import fetch_recipe
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger("torchmill")
 
@@ -74,8 +80,30 @@ def _judge(
     if champion.tags.get("onnx.sha256") == model.onnx.sha256:
         return Verdict("kept", SAME_MODEL)
     assert standing.file
-    verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates_of(model.report.path))
+    trained_on, refusal = _trained_on(champion, standing.trained_on, data.sha256)
+    if refusal:
+        return Verdict("kept", refusal)
+    gates = gates_of(model.report.path)
+    verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates, trained_on)
     return _with_data_note(verdict, champion, data.sha256)
+
+
+def _trained_on(champion: ModelVersion, file: Path | None, data_sha256: str) -> "tuple[np.ndarray | None, str]":
+    """Return the digests of what a champion was trained on, None if it is the challenger's data; or why it is unknown.
+
+    Args:
+        file: the digests that the champion's run has recorded; earlier versions recorded none.
+    """
+    from torchmill.components.data.content import recorded_digests
+
+    digests = recorded_digests(file) if file else None
+    if digests is not None or champion.tags.get("data.sha256") == data_sha256:
+        return digests, ""
+    run = f" (config.yaml of its run {champion.run_id[:12]})" if champion.run_id else ""
+    return None, (
+        "nothing says which samples the champion was trained on, and the data has changed since: it may know these "
+        f"test samples. Train its settings again{run} and promote that by --force: later versions are compared with it"
+    )
 
 
 def _of_other_data(champion: ModelVersion, identity: str, data_sha256: str) -> str:
@@ -108,12 +136,8 @@ def _former_name(name: str, data: DataRef) -> str:
 def _with_data_note(verdict: Verdict, champion: ModelVersion, data_sha256: str) -> Verdict:
     if not verdict.comparison or champion.tags.get("data.sha256") == data_sha256:
         return verdict
-    return Verdict(
-        verdict.outcome,
-        f"{verdict.reason}; the champion was trained on other data and is scored on this run's test samples",
-        verdict.comparison,
-        verdict.margin,
-    )
+    note = "the champion was trained on other data and is scored on this run's test samples"
+    return replace(verdict, reason=f"{verdict.reason}; {note}")
 
 
 def tags_of(verdict: Verdict, run_id: str, champion: ModelVersion | None, data_sha256: str) -> dict[str, str]:
@@ -201,8 +225,12 @@ def _compare(runs: Runs, version: ModelVersion, champion: ModelVersion, trust: b
             f"{data.name} has changed since {version} was trained on it.",
             "Train again, or add --force if you know that it is better.",
         )
+    trained_on, refusal = _trained_on(champion, tracking.trained_on_file(runs, champion.run_id), data.sha256)
+    if refusal:
+        return Verdict("kept", refusal)
     challenger, current = (tracking.onnx_file(runs, each) for each in (version, champion))
-    return _with_data_note(compare_with_champion(challenger, current, data, config.promote), champion, data.sha256)
+    verdict = compare_with_champion(challenger, current, data, config.promote, trained_on=trained_on)
+    return _with_data_note(verdict, champion, data.sha256)
 
 
 def roll_back(runs: Runs, name: str) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torchmill.components import tracking
 from torchmill.components.config import RunConfig
@@ -10,9 +11,12 @@ from torchmill.components.errors import UserError
 from torchmill.components.evaluation.config import EvaluateConfig
 from torchmill.components.refs import DataRef, EvaluationRef, FileRef, NetworkRef, Reproduction, TrainResult
 from torchmill.components.runs.folders import Runs, below, data_cache
-from torchmill.components.runs.reproduction import comparisons
+from torchmill.components.runs.reproduction import RecordedRun, comparisons
 from torchmill.flows.recipes import fetch_recipe
 from torchmill.flows.step import log_to_prefect
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger("torchmill")
 
@@ -33,6 +37,7 @@ def recorded_config(run: str, trust: bool) -> RunConfig:
 
 def score_again(run: str, config: RunConfig, other: DataConfig | None) -> EvaluationRef:
     """Score the weights of a recorded run on the test split of its own data set, or of another one."""
+    from torchmill.components.data.content import recorded_digests
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.data.samples import read_validation
     from torchmill.components.evaluation.evaluate import evaluate
@@ -47,7 +52,14 @@ def score_again(run: str, config: RunConfig, other: DataConfig | None) -> Evalua
     folder = evaluation_folder(runs, recorded.run_id, data)
     weights = FileRef.of(tracking.fetch_file(runs, recorded, "weights/best.safetensors", folder))
     network = NetworkRef(reference=config.model.name, arguments=config.model.args, weights=weights, parameters=0)
-    validation = read_validation(trained.with_split(config.data.validation_fraction, config.seed))
+    trained_on = tracking.trained_on_file(runs, recorded.run_id)
+    digests = recorded_digests(trained_on) if trained_on else None
+    _warn_of_known_samples(recorded, data, digests)
+    validation = None
+    if digests is not None or trained.validation_size:
+        validation = read_validation(trained.with_split(config.data.validation_fraction, config.seed))
+    else:
+        logger.warning("test  not calibrated: run %s is of a version that cut validation otherwise", recorded.name)
     scores = evaluate(
         restore(network, weights, trained),
         read_as_trained(data, trained),
@@ -59,6 +71,19 @@ def score_again(run: str, config: RunConfig, other: DataConfig | None) -> Evalua
     )
     logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
     return scores
+
+
+def _warn_of_known_samples(run: RecordedRun, data: DataRef, trained_on: "np.ndarray | None") -> None:
+    """Warn if a test split has samples that a run was trained on, or may have some."""
+    from torchmill.components.data.content import count_known
+
+    if trained_on is None:
+        if run.tags.get("data.sha256") not in (None, data.sha256):
+            message = "test  the data is another than that of run %s, which may have been trained on these test samples"
+            logger.warning(message, run.name)
+    elif known := count_known(data, trained_on):
+        message = "test  run %s was trained on %s of the %s test samples: the score flatters"
+        logger.warning(message, run.name, f"{known:,}", f"{data.test_size:,}")
 
 
 def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:

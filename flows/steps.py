@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from prefect.client.schemas.objects import TaskRun
@@ -20,6 +21,7 @@ from torchmill.components.initialization.config import InitializeConfig, ModelCo
 from torchmill.components.processes import import_ahead
 from torchmill.components.refs import (
     PENDING,
+    TRAINED_ON,
     CheckRef,
     DataRef,
     EvaluationRef,
@@ -162,6 +164,7 @@ def check(config: CheckConfig, training: TrainConfig, network: NetworkRef, data:
 @step("device", "seed", "data.validation_fraction")
 def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     """Train the network; keep its best weights and its last checkpoint."""
+    from torchmill.components.data.content import trained_digests, write_digests
     from torchmill.components.data.samples import training_sizes
     from torchmill.components.evaluation import evaluate
     from torchmill.components.evaluation.plots import draw_curves
@@ -186,6 +189,9 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     )
     used = {"device": device, "precision": precision, "processes": processes, "compile": config.compile}
     tracking.log_params(run, {f"{name}.used": value for name, value in used.items()})
+    trained_on = run.folder / PurePath(TRAINED_ON).name
+    write_digests(trained_on, trained_digests(data))
+    tracking.log_files(run, [trained_on], str(PurePath(TRAINED_ON).parent))
     sizes = training_sizes(data)
     place = f"{device}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"
     logger.info("fit  %s samples on %s, %s for validation", f"{sizes[0]:,}", place, f"{sizes[1]:,}")

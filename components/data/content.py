@@ -4,12 +4,14 @@ They lie beside the arrays of a prepared data set, a file per split, and are com
 """
 
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from torchmill.components.encoding.vocabulary import normalized
+from torchmill.components.files import new_file
 from torchmill.components.refs import DataRef
 
 DTYPE = np.dtype("<u8")
@@ -63,3 +65,25 @@ def trained_digests(data: DataRef) -> np.ndarray:
     """
     splits = ("train", "validation") if data.validation_size else ("train",)
     return np.unique(np.concatenate([read_digests(data, split) for split in splits]))
+
+
+def write_digests(file: Path, digests: np.ndarray) -> None:
+    """Write digests as ``.npy``, 8 bytes each."""
+    content = io.BytesIO()
+    np.save(content, digests)
+    with new_file(file, len(content.getvalue())) as written:
+        written.write(content.getvalue())
+
+
+def recorded_digests(file: Path) -> np.ndarray | None:
+    """Return the digests that a run has recorded; None if the file is damaged."""
+    try:
+        digests = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return digests if digests.dtype == DTYPE and digests.ndim == 1 else None
+
+
+def count_known(data: DataRef, trained_on: np.ndarray) -> int:
+    """Count the test samples that are among the digests of what a model was trained on."""
+    return int(np.isin(read_digests(data, "test"), trained_on).sum())

@@ -35,7 +35,14 @@ from torchmill.components.tracking.recorder import (
 )
 from torchmill.components.tracking.recorder_process import adopt_recorder, cool_down, warm_up
 from torchmill.components.tracking.records import Progress, Status
-from torchmill.components.tracking.registry import onnx_file, roll_back, set_champion, tag_version, versions
+from torchmill.components.tracking.registry import (
+    onnx_file,
+    roll_back,
+    set_champion,
+    tag_version,
+    trained_on_file,
+    versions,
+)
 from torchmill.components.tracking.run_log import (
     begin_step,
     end_run,
@@ -109,6 +116,7 @@ __all__ = [
     "still_recorded",
     "tag_run",
     "tag_version",
+    "trained_on_file",
     "ui_command",
     "ui_environment",
     "versions",

@@ -12,6 +12,7 @@ from typing import Any
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, write_text
+from torchmill.components.refs import TRAINED_ON
 from torchmill.components.runs.folders import Runs, below
 from torchmill.components.state_files import open_file, parse_line, read_json
 from torchmill.components.tracking.client import call_until, silence_mlflow, with_password
@@ -20,7 +21,13 @@ from torchmill.components.tracking.journal import ERROR_TAG, end_last_line, time
 from torchmill.components.tracking.mlflow_errors import Explanation, explain, is_refusal
 from torchmill.components.tracking.model_upload import upload_model
 from torchmill.components.tracking.records import Progress, Record, Status
-from torchmill.components.tracking.registry import download_onnx, move_champion, read_champions, read_version
+from torchmill.components.tracking.registry import (
+    download_artifact,
+    download_onnx,
+    move_champion,
+    read_champions,
+    read_version,
+)
 from torchmill.components.wording import without_passwords
 
 BATCH_SECONDS = 1.0
@@ -345,8 +352,12 @@ class Delivery:
             holder = read_version(self.client, name, str(champion))
             folder = below(self.folder, f"champion-{champion}")
             file = call_until(until, lambda: download_onnx(self.client, holder, folder))
+            trained_on = download_artifact(
+                self.client, holder.run_id, TRAINED_ON, folder.with_name(f"{folder.name}-data")
+            )
             row = {"name": name, "version": holder.version, "run_id": holder.run_id, "tags": holder.tags}
-            self.receipt("standing", ask=ask, champion=row, file=str(file), was_champion=was_champion)
+            answer = {"champion": row, "file": str(file), "trained_on": trained_on and str(trained_on)}
+            self.receipt("standing", ask=ask, was_champion=was_champion, **answer)
 
     def do_promote(
         self, ask: str, name: str, version: str, champion: str | None, crown: bool, tags: dict[str, str]

@@ -51,6 +51,8 @@ class Standing:
     """ONNX file of the champion on this machine; None without a champion, or if the version is the champion."""
     was_champion: bool
     """True if the version was champion once, and is not any more."""
+    trained_on: Path | None = None
+    """File with the digests of what the champion was trained on; None if its run has none, or there is no champion."""
 
 
 def standing(run: RunRef, name: str, version: str) -> Standing | None:
@@ -66,7 +68,8 @@ def standing(run: RunRef, name: str, version: str) -> Standing | None:
     if answer is None:
         return None
     champion = answer["champion"] and ModelVersion(**answer["champion"])
-    return Standing(champion, answer["file"] and Path(answer["file"]), answer["was_champion"])
+    file, trained_on = (answer.get(name) and Path(answer[name]) for name in ("file", "trained_on"))
+    return Standing(champion, file, answer["was_champion"], trained_on)
 
 
 def promote(run: RunRef, version: str, name: str, *, champion: str | None, move: bool, tags: Mapping[str, str]) -> str:

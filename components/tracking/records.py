@@ -191,6 +191,7 @@ class StandingAnswer:
     champion: Champion | None
     file: str | None
     was_champion: bool
+    trained_on: str | None = None
 
 
 @dataclass

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import locked
+from torchmill.components.refs import TRAINED_ON
 from torchmill.components.runs.folders import Runs, below
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find_version
 from torchmill.components.tracking.client import open_client, server_address
@@ -117,6 +118,34 @@ def download_onnx(client: Any, version: ModelVersion, folder: Path) -> Path:
         with contextlib.suppress(OSError):  # another process was faster
             partial.rename(folder)
     return _onnx_in(folder, version)
+
+
+def trained_on_file(runs: Runs, run_id: str) -> Path | None:
+    """Return the path of the digests of what a run was trained on; None if it recorded none.
+
+    Raises:
+        UserError: MLflow doesn't send it.
+    """
+    if not run_id:  # registered by something else
+        return None
+    with open_client(runs) as client:
+        return download_artifact(client, run_id, TRAINED_ON, below(runs.work / "trained_on", run_id))
+
+
+def download_artifact(client: Any, run_id: str, name: str, folder: Path) -> Path | None:
+    """Return the path of a run's artifact, copied into a folder; None if the run is gone or has no such artifact."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        names = {item.path for item in client.list_artifacts(run_id, name.rpartition("/")[0])} if run_id else ()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        names = ()
+    if name not in names:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(client.download_artifacts(run_id, name, str(folder)))
 
 
 def _local_folder(version: ModelVersion) -> Path | None:

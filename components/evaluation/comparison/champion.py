@@ -1,10 +1,13 @@
 """Comparison of a challenger with the champion: both ONNX models answer one test split."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from torchmill.components.data.content import read_digests, trained_digests
 from torchmill.components.data.encoding import Encoding, read_encoding, translation
 from torchmill.components.data.samples import Samples, read_test
 from torchmill.components.evaluation.comparison.noninferiority import Verdict, compare, judge, sample_scores
@@ -17,14 +20,22 @@ BATCH = 256
 
 
 def compare_with_champion(
-    challenger: Path, champion: Path, data: DataRef, config: PromoteConfig, gates: Mapping[str, bool] = {}
+    challenger: Path,
+    champion: Path,
+    data: DataRef,
+    config: PromoteConfig,
+    gates: Mapping[str, bool] = {},
+    trained_on: np.ndarray | None = None,
 ) -> Verdict:
     """Decide whether a challenger may take the champion's place, by their answers to the test split as it is now.
 
+    Samples that one of the two was trained on are left out for both.
+
     Args:
-        challenger: ONNX file of the challenger.
+        challenger: ONNX file of the challenger, which was trained on ``data``.
         champion: ONNX file of the champion, which may have been trained on other data.
         gates: results of the challenger's own checks, by name.
+        trained_on: digests of what the champion was trained on; None if that is ``data``.
 
     Raises:
         UserError: a file cannot be used.
@@ -32,11 +43,32 @@ def compare_with_champion(
     ours, theirs = open_model(challenger), open_model(champion)
     if unlike := theirs.unlike(data):
         return Verdict("kept", f"the champion {unlike}, so they cannot be compared")
-    test = read_test(data)
+    test, left_out, note = _unseen(data, trained_on)
+    if not len(test):
+        return Verdict("kept", f"{note}: none is left to compare the two on")
     encoding = read_encoding(data)
     both = [answers(model, test, encoding) for model in (theirs, ours)]
     scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in both]
-    return judge(compare(*scores, config.confidence), gates, config.margin, data.measure)
+    comparison = replace(compare(*scores, config.confidence), left_out=left_out)
+    verdict = judge(comparison, gates, config.margin, data.measure)
+    return replace(verdict, reason=f"{verdict.reason}; {note}") if note else verdict
+
+
+def _unseen(data: DataRef, trained_on: np.ndarray | None) -> tuple[Samples, int, str]:
+    """Return the test samples that neither model was trained on, the number of the others, and a note on these."""
+    test, digests, own = read_test(data), read_digests(data, "test"), trained_digests(data)
+    by_challenger = np.isin(digests, own)
+    by_champion = by_challenger if trained_on is None else np.isin(digests, trained_on)
+    seen = by_challenger | by_champion
+    note, left_out = "", int(seen.sum())
+    if left_out:
+        names = [name for name, has in (("champion", by_champion), ("challenger", by_challenger)) if has.any()]
+        models = " or the ".join(names)
+        note = f"{left_out:,} of {len(test):,} test samples were left out: the {models} was trained on them"
+        test = test.part(torch.from_numpy(np.flatnonzero(~seen)))
+    elif trained_on is not None and len(trained_on) and not np.isin(trained_on, own).any():
+        note = f"this data has none of the {len(trained_on):,} samples the champion was trained on, at least as such"
+    return test, left_out, note
 
 
 def answers(model: OnnxModel, test: Samples, encoding: Encoding | None) -> np.ndarray:

@@ -43,6 +43,8 @@ class Comparison:
     """Samples that only the challenger gets right; None if answers are not simply right or wrong."""
     n10: int | None = None
     """Samples that only the champion gets right."""
+    left_out: int = 0
+    """Test samples that are not among ``samples``, since one of the two was trained on them."""
 
 
 @dataclass(frozen=True)

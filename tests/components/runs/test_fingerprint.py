@@ -39,6 +39,14 @@ def test_a_named_data_set_is_part_of_fetching_and_the_users_function_in_its_plac
     assert "mine.py" in own and not [file for file in own if file.startswith("components/data/datasets/")]
 
 
+def test_another_cut_of_the_splits_makes_another_key():
+    """An interrupted run of another version is begun anew, rather than resumed with other training samples."""
+    for step, arguments in (("inspect", {}), ("fit", {"config": TrainConfig()}), ("evaluate", {}), ("promote", {})):
+        code = fingerprint.of_step(step, arguments).code
+        assert {"components/data/splits.py", "components/data/content.py"} <= code.keys(), step
+        assert "def cut" in code["components/data/splits.py"], step
+
+
 def test_a_file_of_ours_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setitem(fingerprint.CODE, "fit", (*fingerprint.CODE["fit"], "components/training/gone.py"))
     with pytest.raises(FileNotFoundError, match=r"gone\.py"):
