@@ -81,9 +81,9 @@ def _warn_of_known_samples(run: RecordedRun, data: DataRef, trained_on: "np.ndar
         if run.tags.get("data.sha256") not in (None, data.sha256):
             message = "test  the data is another than that of run %s, which may have been trained on these test samples"
             logger.warning(message, run.name)
-    elif known := count_known(data, trained_on):
+    elif number := count_known(data, trained_on):
         message = "test  run %s was trained on %s of the %s test samples: the score flatters"
-        logger.warning(message, run.name, f"{known:,}", f"{data.test_size:,}")
+        logger.warning(message, run.name, f"{number:,}", f"{data.test_size:,}")
 
 
 def score_onnx(model: Path, config: DataConfig | None) -> EvaluationRef:

@@ -19,7 +19,7 @@ from torchmill.components.refs import DataRef
 
 
 def toy_data(
-    folder: Path, *, classes: int = 10, channels: int = 1, size: int = 28, train: int = 600, test: int = 203
+    folder: Path, *, classes: int = 10, channels: int = 1, size: int = 28, train: int = 612, test: int = 203
 ) -> DataRef:
     """Write images into a folder: class k shows the k-th of ``classes`` horizontal bars, on noise."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
-"""Digests of samples' content: 64 bits each, by which splits are cut and samples are recognised in later versions.
+"""Digests of samples' content, 64 bits each. They decide on splits, and tell which samples a model was trained on.
 
-They lie beside the arrays of a prepared data set, a file per split, and are computed from what the source holds.
+They lie beside the arrays of a prepared data set, in a file per split. Encodings don't change them.
 """
 
 import hashlib
@@ -85,5 +85,5 @@ def recorded_digests(file: Path) -> np.ndarray | None:
 
 
 def count_known(data: DataRef, trained_on: np.ndarray) -> int:
-    """Count the test samples that are among the digests of what a model was trained on."""
+    """Count the test samples whose digests are among those of training."""
     return int(np.isin(read_digests(data, "test"), trained_on).sum())

@@ -57,7 +57,7 @@ class Splits:
 def cut(labels: np.ndarray, groups: np.ndarray, fractions: Mapping[str, float], seed: int = 0) -> dict[str, np.ndarray]:
     """Cut samples into parts and the remainder, ``train``, by a hash of each sample's group.
 
-    Each part has a hash of its own, keyed with the seed. A group below the part's fraction belongs to it, so sizes
+    The hash is keyed with the part's name and the seed. A group below the part's fraction belongs to it, so sizes
     vary: of 1,000 samples, a tenth is 80 to 120. Neither the order of samples nor other samples matter: samples stay
     in their part when data grows. A class without a group in a part gets its lowest one there, so that a new group
     can only replace an old one, which moves towards ``train``. Each class keeps a group for ``train``. Nothing moves

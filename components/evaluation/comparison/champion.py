@@ -35,7 +35,7 @@ def compare_with_champion(
         challenger: ONNX file of the challenger, which was trained on ``data``.
         champion: ONNX file of the champion, which may have been trained on other data.
         gates: results of the challenger's own checks, by name.
-        trained_on: digests of what the champion was trained on; None if that is ``data``.
+        trained_on: digests of the champion's training samples; None if these are of ``data``.
 
     Raises:
         UserError: a file cannot be used.

@@ -130,7 +130,7 @@ def test_a_run_cuts_groups_and_not_rows_for_validation(tmp_path):
 
 
 def test_digests_are_of_content_in_the_source_and_not_of_its_encoding(tmp_path):
-    """What a champion was trained on is recognised, though other rows have moved categories and offsets."""
+    """Training samples are recognised, though other rows have moved categories and offsets."""
     found = []
     for name, extra in (("a", "1.50,red"), ("b", "7,violet")):
         (tmp_path / name).mkdir()

@@ -19,7 +19,7 @@ from torchmill.components.training.setup import TrainingSetup
 
 CPU = torch.device("cpu")
 STEPS = 15
-"""Steps of an epoch: 480 of the toy data's 600 images, in batches of 32."""
+"""Steps of an epoch: 480 of the toy data's 612 images, in batches of 32."""
 
 
 class Small(nn.Module):
