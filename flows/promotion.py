@@ -13,6 +13,7 @@ from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.refs import DataRef, ExportRef, PromotionRef, RunRef
 from torchmill.components.runs.folders import Runs, data_cache
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, ModelVersion, find_version
+from torchmill.components.tracking.contests import Contest, Contests
 from torchmill.components.tracking.model_requests import Standing
 from torchmill.components.wording import count
 from torchmill.flows.recipes import fetch_recipe
@@ -47,13 +48,15 @@ def decide(
             tracking.log_tags(run, UNANSWERED.tags())
             return UNANSWERED, None
         champion = standing.champion.version if standing.champion else None
-        verdict = _judge(standing, name, version, config, model, data)
+        contest = _contest(standing.champion, model.onnx.sha256, data) if standing.champion else None
+        verdict = _judge(standing, name, version, config, model, data, contest)
         tags = tags_of(verdict, run.run_id, standing.champion, data.sha256)
         if champion == version:  # its tags say already how it became the champion
             tracking.log_tags(run, tags)
             return verdict, champion
         crowned = verdict.outcome == "promoted"
-        match tracking.promote(run, version, name, champion=champion, move=crowned, tags=tags):
+        decided = contest if verdict.comparison else None
+        match tracking.promote(run, version, name, champion=champion, move=crowned, tags=tags, contest=decided):
             case "done":
                 return verdict, version if crowned else champion
             case "pending":
@@ -64,7 +67,13 @@ def decide(
 
 
 def _judge(
-    standing: Standing, name: str, version: str, config: PromoteConfig, model: ExportRef, data: DataRef
+    standing: Standing,
+    name: str,
+    version: str,
+    config: PromoteConfig,
+    model: ExportRef,
+    data: DataRef,
+    contest: Contest | None = None,
 ) -> Verdict:
     from torchmill.components.evaluation.comparison.champion import compare_with_champion, gates_of
 
@@ -84,8 +93,17 @@ def _judge(
     if refusal:
         return Verdict("kept", refusal)
     gates = gates_of(model.report.path)
-    verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates, trained_on)
+    number = standing.contests.number(contest) if contest else 1
+    verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates, trained_on, number)
     return _with_data_note(verdict, champion, data.sha256)
+
+
+def _contest(champion: ModelVersion, onnx_sha256: str, data: DataRef) -> Contest:
+    """Return the contest of a model with the champion, by which it is counted."""
+    from torchmill.components.data.content import read_digests
+
+    theirs = champion.tags.get("onnx.sha256", str(champion))
+    return Contest.of(theirs, onnx_sha256, read_digests(data, "test").tolist(), data.sha256)
 
 
 def _trained_on(champion: ModelVersion, file: Path | None, data_sha256: str) -> "tuple[np.ndarray | None, str]":
@@ -183,7 +201,9 @@ def promote(runs: Runs, name: str, number: str | None, force: bool, trust: bool 
             refusal = _of_other_data(
                 champion, version.tags.get("data.identity", ""), version.tags.get("data.sha256", "")
             )
-            verdict = Verdict("kept", refusal) if refusal else _compare(runs, version, champion, trust)
+            verdict, contest = (Verdict("kept", refusal), None) if refusal else _compare(runs, version, champion, trust)
+            if contest and verdict.comparison:
+                tracking.count_contest(runs, name, contest)
         tags = tags_of(verdict, version.run_id, champion, version.tags.get("data.sha256", ""))
         expected = champion.version if champion else None
         if verdict.outcome != "promoted":
@@ -212,8 +232,8 @@ def _find_version(versions: list[ModelVersion], name: str, number: str | None) -
     return challengers[0] if challengers else find_version(versions, name)
 
 
-def _compare(runs: Runs, version: ModelVersion, champion: ModelVersion, trust: bool) -> Verdict:
-    """Compare two versions on the test split of the challenger's run."""
+def _compare(runs: Runs, version: ModelVersion, champion: ModelVersion, trust: bool) -> tuple[Verdict, Contest]:
+    """Compare two versions on the test split of the challenger's run; return the contest, too."""
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.evaluation.comparison.champion import compare_with_champion
 
@@ -226,11 +246,13 @@ def _compare(runs: Runs, version: ModelVersion, champion: ModelVersion, trust: b
             "Train again, or add --force if you know that it is better.",
         )
     trained_on, refusal = _trained_on(champion, tracking.trained_on_file(runs, champion.run_id), data.sha256)
+    contest = _contest(champion, version.tags.get("onnx.sha256", str(version)), data)
     if refusal:
-        return Verdict("kept", refusal)
+        return Verdict("kept", refusal), contest
+    number = tracking.contests_of(runs, version.name).number(contest)
     challenger, current = (tracking.onnx_file(runs, each) for each in (version, champion))
-    verdict = compare_with_champion(challenger, current, data, config.promote, trained_on=trained_on)
-    return _with_data_note(verdict, champion, data.sha256)
+    verdict = compare_with_champion(challenger, current, data, config.promote, trained_on=trained_on, contest=number)
+    return _with_data_note(verdict, champion, data.sha256), contest
 
 
 def roll_back(runs: Runs, name: str) -> int:
@@ -249,7 +271,7 @@ def roll_back(runs: Runs, name: str) -> int:
 
 def registered(runs: Runs) -> list[str]:
     """Return a line for each registered model: number of versions, champion and challenger."""
-    versions = tracking.versions(runs)
+    versions, contests = tracking.versions(runs), tracking.all_contests(runs)
     lines = []
     for name in dict.fromkeys(version.name for version in versions):
         named = [version for version in versions if version.name == name]
@@ -259,8 +281,15 @@ def registered(runs: Runs) -> list[str]:
             for version in named
             if alias in version.aliases
         ]
-        lines.append(f"{name}: {count(len(named), 'version')}, {', '.join(aliases) or 'no champion'}")
+        decided = _decided(contests.get(name))
+        lines.append(f"{name}: {count(len(named), 'version')}, {', '.join(aliases) or 'no champion'}{decided}")
     return lines
+
+
+def _decided(contests: Contests | None) -> str:
+    if not contests or not contests.splits:
+        return ""
+    return f"; its test split has decided {count(contests.splits[-1].decided, 'contest')}"
 
 
 def _score(version: ModelVersion) -> str:

@@ -19,4 +19,4 @@ class PromoteConfig(Section):
     """So much worse than the champion, by the test's measure, it must surely not be: 0.005 is half a percentage point
     of accuracy."""
     confidence: float = Field(0.95, ge=0.5, lt=1)
-    """How sure that is to be: the level of a one-sided interval."""
+    """How sure that is to be: the level of a one-sided interval, for all contests on one test split together."""

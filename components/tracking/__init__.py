@@ -6,6 +6,7 @@ never waits for MLflow, and the recorder closes a run whose process was killed.
 
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find_version
 from torchmill.components.tracking.client import destination, server_address, silence_mlflow
+from torchmill.components.tracking.contests import Contest, Contests
 from torchmill.components.tracking.database import (
     check_database,
     create_database,
@@ -36,6 +37,9 @@ from torchmill.components.tracking.recorder import (
 from torchmill.components.tracking.recorder_process import adopt_recorder, cool_down, warm_up
 from torchmill.components.tracking.records import Progress, Status
 from torchmill.components.tracking.registry import (
+    all_contests,
+    contests_of,
+    count_contest,
     onnx_file,
     roll_back,
     set_champion,
@@ -66,16 +70,21 @@ __all__ = [
     "CHAMPION",
     "RECORDER_IMPORTS",
     "Champions",
+    "Contest",
+    "Contests",
     "ModelVersion",
     "Progress",
     "Standing",
     "Status",
     "adopt_recorder",
+    "all_contests",
     "attach_file",
     "begin_step",
     "check_database",
     "close_run",
+    "contests_of",
     "cool_down",
+    "count_contest",
     "create_database",
     "deliver_pending",
     "destination",

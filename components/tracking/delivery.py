@@ -6,28 +6,22 @@ import json
 import os
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, write_text
-from torchmill.components.refs import TRAINED_ON
-from torchmill.components.runs.folders import Runs, below
+from torchmill.components.runs.folders import Runs
 from torchmill.components.state_files import open_file, parse_line, read_json
-from torchmill.components.tracking.client import call_until, silence_mlflow, with_password
+from torchmill.components.tracking.client import silence_mlflow, with_password
+from torchmill.components.tracking.contests import Contest
 from torchmill.components.tracking.database import create_database, database_uri
 from torchmill.components.tracking.journal import ERROR_TAG, end_last_line, timestamp
 from torchmill.components.tracking.mlflow_errors import Explanation, explain, is_refusal
 from torchmill.components.tracking.model_upload import upload_model
 from torchmill.components.tracking.records import Progress, Record, Status
-from torchmill.components.tracking.registry import (
-    download_artifact,
-    download_onnx,
-    move_champion,
-    read_champions,
-    read_version,
-)
+from torchmill.components.tracking.registry import move_champion, read_standing, write_contest
 from torchmill.components.wording import without_passwords
 
 BATCH_SECONDS = 1.0
@@ -344,25 +338,22 @@ class Delivery:
         if time.time() > until:
             return self.log("the run no longer waits for the champion")
         with self._declining(ask):
-            champions, champion = read_champions(self.client, name)
-            was_champion = version != champion and version in champions
-            if champion in (None, version):
-                row = None if champion is None else {"name": name, "version": version, "run_id": self.run_id}
-                return self.receipt("standing", ask=ask, champion=row, file=None, was_champion=was_champion)
-            holder = read_version(self.client, name, str(champion))
-            folder = below(self.folder, f"champion-{champion}")
-            file = call_until(until, lambda: download_onnx(self.client, holder, folder))
-            trained_on = download_artifact(
-                self.client, holder.run_id, TRAINED_ON, folder.with_name(f"{folder.name}-data")
-            )
-            row = {"name": name, "version": holder.version, "run_id": holder.run_id, "tags": holder.tags}
-            answer = {"champion": row, "file": str(file), "trained_on": trained_on and str(trained_on)}
-            self.receipt("standing", ask=ask, was_champion=was_champion, **answer)
+            answer = read_standing(self.client, name, version, self.run_id, self.folder, until)
+            self.receipt("standing", ask=ask, **answer)
 
     def do_promote(
-        self, ask: str, name: str, version: str, champion: str | None, crown: bool, tags: dict[str, str]
+        self,
+        ask: str,
+        name: str,
+        version: str,
+        champion: str | None,
+        crown: bool,
+        tags: dict[str, str],
+        contest: Mapping[str, str] | None = None,
     ) -> None:
         with self._declining(ask):
+            if contest:
+                write_contest(self.client, self.runs, name, Contest(**contest))
             is_done = not crown or move_champion(self.client, self.runs, name, version, champion, "promoted")
             if not is_done:
                 tags = {"promotion.outcome": "pending", "promotion.reason": "another version became champion meanwhile"}

@@ -4,12 +4,13 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torchmill.components.errors import UserError
 from torchmill.components.refs import ExportRef, RunRef
 from torchmill.components.tracking.champions import ModelVersion
+from torchmill.components.tracking.contests import Contest, Contests
 from torchmill.components.tracking.recorder_process import Receipt, wait_for_answer
 from torchmill.components.tracking.run_log import STORE_SECONDS, append
 
@@ -42,6 +43,9 @@ def register(run: RunRef, exported: ExportRef, registered_name: str, tags: Mappi
     return None if answer is None else str(answer["version"])
 
 
+NO_CONTESTS = Contests()
+
+
 @dataclass(frozen=True)
 class Standing:
     """How a version stands to the champion of its model."""
@@ -53,6 +57,8 @@ class Standing:
     """True if the version was champion once, and is not any more."""
     trained_on: Path | None = None
     """File with the digests of what the champion was trained on; None if its run has none, or there is no champion."""
+    contests: Contests = NO_CONTESTS
+    """Contests that test splits have decided for the model."""
 
 
 def standing(run: RunRef, name: str, version: str) -> Standing | None:
@@ -69,15 +75,26 @@ def standing(run: RunRef, name: str, version: str) -> Standing | None:
         return None
     champion = answer["champion"] and ModelVersion(**answer["champion"])
     file, trained_on = (answer.get(name) and Path(answer[name]) for name in ("file", "trained_on"))
-    return Standing(champion, file, answer["was_champion"], trained_on)
+    contests = Contests.from_json(answer.get("contests", ""))
+    return Standing(champion, file, answer["was_champion"], trained_on, contests)
 
 
-def promote(run: RunRef, version: str, name: str, *, champion: str | None, move: bool, tags: Mapping[str, str]) -> str:
+def promote(
+    run: RunRef,
+    version: str,
+    name: str,
+    *,
+    champion: str | None,
+    move: bool,
+    tags: Mapping[str, str],
+    contest: Contest | None = None,
+) -> str:
     """Write a verdict's tags onto a version and the run; if the verdict says so, make the version champion.
 
     Args:
         champion: the version that the verdict compares with.
         move: make the version champion, if ``champion`` still is.
+        contest: contest that decided, to be counted.
 
     Returns:
         "done"; "changed" if another version is champion by now; "pending" if MLflow doesn't answer: the recorder
@@ -88,7 +105,7 @@ def promote(run: RunRef, version: str, name: str, *, champion: str | None, move:
     """
     ask = uuid.uuid4().hex
     order = {"name": name, "version": version, "champion": champion, "crown": move, "tags": dict(tags)}
-    append(run, {"kind": "promote", "ask": ask, **order})
+    append(run, {"kind": "promote", "ask": ask, **order, "contest": asdict(contest) if contest else {}})
     answer = _wait_for_promotion(run, ask)
     return "pending" if answer is None else str(answer["state"])
 

@@ -116,6 +116,7 @@ class Promote:
     champion: str | None
     crown: bool
     tags: Texts
+    contest: Texts = field(default_factory=dict)
 
 
 @dataclass
@@ -192,6 +193,7 @@ class StandingAnswer:
     file: str | None
     was_champion: bool
     trained_on: str | None = None
+    contests: str = ""
 
 
 @dataclass

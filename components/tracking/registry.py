@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +14,8 @@ from torchmill.components.files import locked
 from torchmill.components.refs import TRAINED_ON
 from torchmill.components.runs.folders import Runs, below
 from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champions, ModelVersion, find_version
-from torchmill.components.tracking.client import open_client, server_address
+from torchmill.components.tracking.client import call_until, open_client, server_address
+from torchmill.components.tracking.contests import CONTESTS_TAG, Contest, Contests
 from torchmill.components.tracking.database import check_database, relocate
 
 CHAMPIONS_TAG = "torchmill.champions"
@@ -112,11 +114,11 @@ def download_onnx(client: Any, version: ModelVersion, folder: Path) -> Path:
     if not folder.is_dir():
         from mlflow.artifacts import download_artifacts
 
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        download_artifacts(artifact_uri=version.folder_uri, dst_path=str(partial), tracking_uri=client.tracking_uri)
+        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        download_artifacts(artifact_uri=version.folder_uri, dst_path=str(unfinished), tracking_uri=client.tracking_uri)
         with contextlib.suppress(OSError):  # another process was faster
-            partial.rename(folder)
+            unfinished.rename(folder)
     return _onnx_in(folder, version)
 
 
@@ -221,6 +223,81 @@ def read_champions(client: Any, name: str) -> tuple[Champions, str | None]:
     alias = model.aliases.get(CHAMPION)
     champion = None if alias is None else str(alias)
     return Champions.from_json(model.tags.get(CHAMPIONS_TAG)).reconciled(champion), champion
+
+
+def read_standing(client: Any, name: str, version: str, run_id: str, folder: Path, until: float) -> dict[str, Any]:
+    """Return how a version stands to the champion of its model; the champion's files are copied into a run's folder.
+
+    Args:
+        run_id: run of the version.
+        until: deadline for the files, in seconds since 1970.
+    """
+    champions, champion = read_champions(client, name)
+    answer = {"file": None, "was_champion": version != champion and version in champions}
+    if champion in (None, version):
+        return answer | {"champion": champion and {"name": name, "version": version, "run_id": run_id}}
+    holder = read_version(client, name, champion)
+    place = below(folder, f"champion-{champion}")
+    file = call_until(until, lambda: download_onnx(client, holder, place))
+    trained_on = download_artifact(client, holder.run_id, TRAINED_ON, place.with_name(f"{place.name}-data"))
+    row = {"name": name, "version": holder.version, "run_id": holder.run_id, "tags": holder.tags}
+    files = {"file": str(file), "trained_on": trained_on and str(trained_on)}
+    return answer | files | {"champion": row, "contests": read_contests(client, name).as_json()}
+
+
+def read_contests(client: Any, name: str) -> Contests:
+    """Return the contests of a model; without a tag, those in its versions' tags, as earlier versions wrote them."""
+    text = client.get_registered_model(name).tags.get(CONTESTS_TAG)
+    if text is not None:
+        return Contests.from_json(text)
+    rows = _all_pages(partial(client.search_model_versions, f"name = '{name}' AND tags.`promotion.method` LIKE '%'"))
+    return Contests.of_versions(ModelVersion(name, str(row.version), "", dict(row.tags)) for row in rows)
+
+
+def contests_of(runs: Runs, name: str) -> Contests:
+    """Return the contests of a model.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    with open_client(runs) as client:
+        return read_contests(client, name)
+
+
+def count_contest(runs: Runs, name: str, contest: Contest) -> None:
+    """Record that a test split has decided a contest.
+
+    Raises:
+        UserError: MLflow doesn't answer, or says no.
+    """
+    with open_client(runs) as client:
+        write_contest(client, runs, name, contest)
+
+
+def write_contest(client: Any, runs: Runs, name: str, contest: Contest) -> None:
+    """Add a contest to the tag of its model."""
+    with locked(runs.work / "promotion.lock"):
+        contests = read_contests(client, name).with_contest(contest)
+        client.set_registered_model_tag(name, CONTESTS_TAG, contests.as_json())
+
+
+def all_contests(runs: Runs) -> dict[str, Contests]:
+    """Return the contests of all models that have some, by name. The SQLite file is read without MLflow.
+
+    Raises:
+        UserError: MLflow doesn't answer.
+    """
+    if server_address():
+        with open_client(runs) as client:
+            models = _all_pages(client.search_registered_models)
+            texts = {model.name: model.tags[CONTESTS_TAG] for model in models if CONTESTS_TAG in model.tags}
+    elif runs.database.exists():
+        with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
+            query = "SELECT name, value FROM registered_model_tags WHERE key = ?"
+            texts = dict(connection.execute(query, (CONTESTS_TAG,)))
+    else:
+        texts = {}
+    return {name: Contests.from_json(text) for name, text in texts.items()}
 
 
 def roll_back(runs: Runs, name: str) -> tuple[str, str]:

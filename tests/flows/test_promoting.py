@@ -42,11 +42,15 @@ def test_the_life_of_a_champion(shared: Place):
     assert {key: run_tags.get(key) for key in written if key.startswith("promotion.")}.items() <= written.items()
     artifact = next(shared.runs.glob(f"artifacts/digits/{better['run_id']}/artifacts/promotion.json"))
     assert json.loads(artifact.read_text())["comparison"]["samples"] == 355
+    assert written["promotion.contest"] == "1" and written["promotion.left_out"] == "0"
+    assert list(shared.runs.glob(f"artifacts/digits/{better['run_id']}/artifacts/data/trained_on.npy"))
 
     worse = train(shared, "--train.epochs", "1", "--seed", "1")
     assert aliases(shared) == {"champion": 2, "challenger": 3}
     assert worse["promotion"]["outcome"] == "kept" and "its score is lower" in worse["promotion"]["reason"]
     assert "kept" in (shared.folder / worse["report"]).read_text()
+    said = "this test split has decided 1 contest before: judged at 99.2 % confidence rather than 95 %"
+    assert said in worse["promotion"]["reason"] and tags(shared, 3)["promotion.contest"] == "2"
 
     # The very same once more: nothing to do, and the champion stays who it is.
     again = shared.torchmill("train", "--json", "--check.level", "off", "--train.epochs", "1")
@@ -58,6 +62,7 @@ def test_the_life_of_a_champion(shared: Place):
 
     refused = shared.torchmill("promote", NAME)
     assert refused.returncode == 1 and "stays challenger" in refused.stdout and "--force" in refused.stdout
+    assert said in refused.stdout and tags(shared, 3)["promotion.contest"] == "2"  # the same contest again
     forced = shared.torchmill("promote", NAME, "3", "--force")
     assert forced.returncode == 0 and f"{NAME} version 3 is champion" in forced.stdout
     assert aliases(shared) == {"champion": 3}
@@ -67,6 +72,7 @@ def test_the_life_of_a_champion(shared: Place):
     assert shared.torchmill("rollback", NAME).returncode == 0 and aliases(shared)["champion"] == 3
     listed = shared.torchmill("models")
     assert f"{NAME}: 3 versions, champion version 3 (accuracy 0." in listed.stdout
+    assert "its test split has decided 2 contests" in listed.stdout
     missing = shared.torchmill("promote", "digits-simplecnn")
     assert missing.returncode == 1 and f"Did you mean {NAME}?" in missing.stderr
 

@@ -10,7 +10,14 @@ import torch
 from torchmill.components.data.content import read_digests, trained_digests
 from torchmill.components.data.encoding import Encoding, read_encoding, translation
 from torchmill.components.data.samples import Samples, read_test
-from torchmill.components.evaluation.comparison.noninferiority import Verdict, compare, judge, sample_scores
+from torchmill.components.evaluation.comparison.noninferiority import (
+    Verdict,
+    compare,
+    confidence_of,
+    judge,
+    note_on_contests,
+    sample_scores,
+)
 from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.onnx_model.model import OnnxModel, open_model
 from torchmill.components.refs import DataRef
@@ -26,6 +33,7 @@ def compare_with_champion(
     config: PromoteConfig,
     gates: Mapping[str, bool] = {},
     trained_on: np.ndarray | None = None,
+    contest: int = 1,
 ) -> Verdict:
     """Decide whether a challenger may take the champion's place, by their answers to the test split as it is now.
 
@@ -36,6 +44,7 @@ def compare_with_champion(
         champion: ONNX file of the champion, which may have been trained on other data.
         gates: results of the challenger's own checks, by name.
         trained_on: digests of the champion's training samples; None if these are of ``data``.
+        contest: number of this contest among those that the test split has decided, from 1.
 
     Raises:
         UserError: a file cannot be used.
@@ -49,9 +58,11 @@ def compare_with_champion(
     encoding = read_encoding(data)
     both = [answers(model, test, encoding) for model in (theirs, ours)]
     scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in both]
-    comparison = replace(compare(*scores, config.confidence), left_out=left_out)
+    comparison = compare(*scores, confidence_of(config.confidence, contest))
+    comparison = replace(comparison, left_out=left_out, contest=contest)
     verdict = judge(comparison, gates, config.margin, data.measure)
-    return replace(verdict, reason=f"{verdict.reason}; {note}") if note else verdict
+    notes = (verdict.reason, note, note_on_contests(comparison, config.confidence, config.margin))
+    return replace(verdict, reason="; ".join(filter(None, notes)))
 
 
 def _unseen(data: DataRef, trained_on: np.ndarray | None) -> tuple[Samples, int, str]:

@@ -12,11 +12,14 @@ import numpy as np
 from torchmill.components import tasks
 from torchmill.components.metrics.paired import mcnemar
 from torchmill.components.tasks import shown, shown_difference
-from torchmill.components.wording import count, percent
+from torchmill.components.wording import count
 
 MOST_TIMES = 1000
 """Largest multiple of the samples at hand for which it is said that they would decide."""
+MOST_CONTESTS = 1_000_000
 RESAMPLES = 2000
+BEYOND = 10
+"""Resamples that must lie beyond an end of an interval; with fewer, the normal distribution gives the end."""
 
 Outcome = Literal["promoted", "kept", "pending"]
 """``promoted``: the challenger is the champion now; ``kept``: the champion stays; ``pending``: not decided yet."""
@@ -43,6 +46,8 @@ class Comparison:
     """Samples that only the challenger gets right; None if answers are not simply right or wrong."""
     n10: int | None = None
     """Samples that only the champion gets right."""
+    contest: int = 1
+    """Number of this contest among those that the test split has decided, from 1."""
     left_out: int = 0
     """Test samples that are not among ``samples``, since one of the two was trained on them."""
 
@@ -109,6 +114,8 @@ def compare(champion: np.ndarray, challenger: np.ndarray, confidence: float) -> 
         method = f"paired bootstrap, {RESAMPLES} resamples"
         means = _resampled_means(champion - challenger)
         high = float(np.quantile(means, confidence))
+        if (1 - confidence) * RESAMPLES < BEYOND:
+            high = max(high, advantage + NormalDist().inv_cdf(confidence) * float(means.std()))
         p_value = min(1.0, 2 * float(min((means <= 0).mean(), (means >= 0).mean())))
     return Comparison(
         method=method,
@@ -131,7 +138,7 @@ def judge(comparison: Comparison, gates: Mapping[str, bool], margin: float, meas
     if comparison.advantage > 0:
         against.append("its score is lower")
     if comparison.advantage_high >= margin:
-        sure = percent(comparison.confidence, 0)
+        sure = confidence_words(comparison.confidence)
         against.append(
             f"it may be worse by {shown_difference(measure, margin)} or more, at {sure} confidence: "
             f"by up to {shown_difference(measure, comparison.advantage_high)} on {count(comparison.samples, 'sample')}"
@@ -140,6 +147,56 @@ def judge(comparison: Comparison, gates: Mapping[str, bool], margin: float, meas
     if against:
         return Verdict("kept", f"{scores}; {'; '.join(against)}", comparison, margin)
     return Verdict("promoted", scores, comparison, margin)
+
+
+def confidence_of(confidence: float, contest: int) -> float:
+    """Return the level at which a contest is judged, so that all on one test split err as seldom as one alone would.
+
+    Contest number k may err at the rate 6α/(π²k²), and these rates sum to α over all k (Bonferroni's inequality with
+    the Basel series). So the number of contests needs no plan.
+
+    Example:
+        >>> [round(confidence_of(0.95, contest), 4) for contest in (1, 2, 5)]
+        [0.9696, 0.9924, 0.9988]
+    """
+    return 1 - 6 * (1 - confidence) / (math.pi * contest) ** 2
+
+
+def most_contests(samples: int, confidence: float, margin: float) -> int:
+    """Return the number of contests between models with equal answers that a test split can decide.
+
+    Without discordant pairs, Tango's interval ends at z²/(n + z²).
+    """
+    tail = NormalDist().cdf(-math.sqrt(samples * margin / (1 - margin)))
+    return math.ceil(math.sqrt(6 * (1 - confidence) / tail) / math.pi) - 1 if tail else MOST_CONTESTS
+
+
+def confidence_words(confidence: float) -> str:
+    """Return a level in per cent, rounded down, with the digits that tell it from certainty.
+
+    Example:
+        >>> confidence_words(0.95), confidence_words(0.99878)
+        ('95 %', '99.8 %')
+    """
+    digits = max(1, -math.floor(math.log10(max(1 - confidence, 1e-12))) - 2)
+    cut = math.floor(round(confidence * 10 ** (digits + 2), 6)) / 10 ** (digits + 2)
+    return f"{f'{100 * cut:.{digits}f}'.rstrip('0').rstrip('.')} %"
+
+
+def note_on_contests(comparison: Comparison, confidence: float, margin: float) -> str:
+    """Return in words that the test split has decided before; empty if it hasn't.
+
+    Args:
+        confidence: level of all contests together.
+    """
+    before = comparison.contest - 1
+    if not before:
+        return ""
+    levels = f"{confidence_words(comparison.confidence)} confidence rather than {confidence_words(confidence)}"
+    note = f"this test split has decided {count(before, 'contest')} before: judged at {levels}"
+    if comparison.n01 is not None and before >= (most := most_contests(comparison.samples, confidence, margin)) > 0:
+        note += f"; {comparison.samples:,} samples decide {count(most, 'contest')} of equals, so get fresh test samples"
+    return note
 
 
 def _enough(comparison: Comparison, margin: float) -> str:

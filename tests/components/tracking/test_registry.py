@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from torchmill.components.tracking.champions import Champions
+from torchmill.components.tracking.contests import Contests
 
 pytestmark = pytest.mark.services
 
@@ -67,12 +68,22 @@ def roll_back():
     now, was = tracking.roll_back(runs, "toy")
     return int(now)
 
+def contest(challenger, samples):
+    def work():
+        contest = tracking.Contest.of("champion", challenger, range(100, 100 + samples), "former data")
+        tracking.count_contest(runs, "toy", contest)
+        return tracking.contests_of(runs, "toy").number(contest)
+    return work
+
 def make():
     tracking.create_database(runs.ready())
     with open_client(runs) as client:
         client.create_registered_model("toy")
         for number in range(4):
             client.create_model_version("toy", source=(runs.artifacts / str(number)).as_uri())
+        for version in ("2", "3"):  # as an earlier version of Torchmill recorded contests
+            client.set_model_version_tag("toy", version, "promotion.method", "exact McNemar test")
+            client.set_model_version_tag("toy", version, "promotion.data", "former data")
     return 0
 
 for line in sys.stdin:
@@ -85,6 +96,9 @@ for line in sys.stdin:
             codes = [ended(forked(set_champion(*move))) for move in order["moves"]]
         case "at once":
             children = [forked(set_champion(version, order["expected"])) for version in order["versions"]]
+            codes = [ended(child) for child in children]
+        case "contests":
+            children = [forked(contest(name, order["samples"])) for name in order["challengers"]]
             codes = [ended(child) for child in children]
         case "roll back":
             codes = [ended(forked(roll_back)) for _ in range(order["times"])]
@@ -177,3 +191,13 @@ def test_a_rollback_restores_the_former_champion_and_a_second_one_undoes_it(regi
     assert registry.ask(do="roll back", times=3) == [2, 3, 2]
     assert registry.champions == [2]
     assert [reign.version for reign in registry.history.reigns] == ["1", "2", "3", "2", "3", "2"]
+
+
+def test_concurrent_contests_are_all_counted_after_those_of_an_earlier_version(registry: Registry):
+    numbers = registry.ask(do="contests", challengers=["a", "b", "c"], samples=300)
+    assert sorted(numbers) == [3, 4, 5]
+    assert registry.ask(do="contests", challengers=["a"], samples=300) == [numbers[0]]  # the same contest again
+    assert registry.ask(do="contests", challengers=["a"], samples=310) == [6]  # the test split has grown
+    ((text,),) = registry.read("SELECT value FROM registered_model_tags WHERE key = 'torchmill.contests'")
+    (split,) = Contests.from_json(text).splits
+    assert split.decided == 6 and len(text) < 5000

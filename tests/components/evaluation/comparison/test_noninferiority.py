@@ -1,6 +1,8 @@
 """A challenger that is truly worse is promoted no more often than is stated; equal and better ones mostly are."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ from scipy.stats import binom
 
 from torchmill.components.evaluation.comparison.noninferiority import (
     compare,
+    confidence_of,
+    confidence_words,
     judge,
+    most_contests,
+    note_on_contests,
     sample_scores,
     samples_needed,
     tango_upper,
@@ -172,3 +178,59 @@ def test_all_numbers_are_in_the_tags_and_in_the_json():
     assert {f"promotion.{name}" for name in numbers} <= set(tags)
     assert tags["promotion.outcome"] == "promoted" and float(tags["promotion.advantage"]) < 0
     assert json.loads(verdict.as_json(model="m"))["comparison"]["n01"] == int(tags["promotion.n01"])
+
+
+def search(rng: np.random.Generator, challengers: int, level: Callable[[int], float]) -> bool:
+    """Return whether one of several challengers, all worse by just the margin, is found not inferior."""
+    samples = 2000
+    champion = rng.random(samples) > 0.2
+    for number in range(1, challengers + 1):
+        drawn = rng.random(samples)
+        challenger = np.where(champion, drawn > 0.025, drawn < 0.05)  # worse by a point, on average
+        if compare(champion, challenger, level(number)).advantage_high < MARGIN:
+            return True
+    return False
+
+
+def test_a_search_by_the_test_split_errs_no_more_often_than_a_single_contest():
+    runs = 400
+    rng = np.random.default_rng(7)
+    plain = sum(search(rng, 5, lambda _: CONFIDENCE) for _ in range(runs))
+    assert plain > 2 * (1 - CONFIDENCE) * runs  # five chances of 5 % each
+    rng = np.random.default_rng(7)
+    spent = sum(search(rng, 5, lambda number: confidence_of(CONFIDENCE, number)) for _ in range(runs))
+    assert spent <= most(runs) and spent < plain / 2
+
+
+def test_the_rates_of_all_contests_sum_to_that_of_one():
+    rates = [1 - confidence_of(0.95, number) for number in range(1, 10_000)]
+    assert 0.0499 < sum(rates) < 0.05 and rates == sorted(rates, reverse=True)
+
+
+def test_a_test_split_that_has_decided_before_is_told():
+    right = np.ones(4000, bool)
+
+    def note(contest: int, samples: int = 4000) -> str:
+        comparison = compare(right[:samples], right[:samples], confidence_of(CONFIDENCE, contest))
+        return note_on_contests(replace(comparison, contest=contest), CONFIDENCE, 0.005)
+
+    assert note(1) == ""
+    assert note(5) == ("this test split has decided 4 contests before: judged at 99.8 % confidence rather than 95 %")
+    possible = most_contests(2000, CONFIDENCE, 0.005)
+    upper = [tango_upper(0, 0, 2000, confidence_of(CONFIDENCE, number)) for number in (possible, possible + 1)]
+    assert upper[0] < 0.005 <= upper[1] and possible == 6
+    assert "fresh" not in note(possible, 2000) and "get fresh test samples" in note(possible + 1, 2000)
+    assert most_contests(100, CONFIDENCE, 0.005) == 0  # which the message on the number of samples says
+
+
+def test_levels_are_told_from_certainty():
+    assert [confidence_words(level) for level in (0.95, 0.9, 0.9696, 0.99878, 0.99999)] == [
+        *("95 %", "90 %", "96.9 %", "99.8 %", "99.999 %")
+    ]
+
+
+def test_the_end_of_a_bootstraps_interval_goes_on_beyond_its_resamples():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0.9, 0.1, 300), rng.normal(0.9, 0.1, 300)
+    ends = [compare(first, second, confidence_of(CONFIDENCE, number)).advantage_high for number in (1, 5, 50, 500)]
+    assert ends == sorted(set(ends))
