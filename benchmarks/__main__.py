@@ -29,6 +29,7 @@ PARTS = (
     "predict",
     "time_to_99",
     "growth",
+    "growth_of_steps",
 )
 
 

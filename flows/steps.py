@@ -157,6 +157,8 @@ def check(config: CheckConfig, training: TrainConfig, network: NetworkRef, data:
         if verdict.verdict == "warn":
             place = f" in {verdict.layer}" if verdict.layer else ""
             logger.warning("check  %s%s: %s  %s", verdict.check, place, verdict.evidence, verdict.remedy)
+    if report.out_of_time:
+        logger.warning("check  left out for lack of time: %s", ", ".join(report.out_of_time))
     logger.info("check  %d passed, %s  (%.1f s)", summary.passed, count(summary.warned, "warning"), summary.seconds)
     return summary
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from torch import nn
 
 from torchmill.components.config import RunConfig
-from torchmill.components.data.samples import Samples
+from torchmill.components.data.samples import Samples, training_sizes
 from torchmill.components.doctor.check_input import CheckInput
 from torchmill.components.doctor.config import Level
 from torchmill.components.doctor.examine import examine
@@ -64,7 +64,7 @@ def check_network(network: nn.Module, sample: Samples, data: DataRef, config: Tr
         make_optimizer=lambda candidate: SimpleNamespace(param_groups=parameter_groups(candidate, config)),
         export=export,
     )
-    return examine(check_input, "full" if level == "full" else "quick")
+    return examine(check_input, "full" if level == "full" else "quick", training_sizes(data)[0] * config.epochs)
 
 
 def conclude(report: Report, reference: str, folder: Path) -> CheckRef:

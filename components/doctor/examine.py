@@ -1,5 +1,6 @@
 """The doctor's checks in their order, and the examination that runs them."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +31,12 @@ from torchmill.components.doctor.snapshot import preserved_state
 from torchmill.components.doctor.trace import Raised
 from torchmill.components.doctor.verdict import Report, Verdict
 
+LEAST_SECONDS, SHARE_OF_TRAINING = 10.0, 0.2
+"""Time for an examination: a share of the training's expected time, and at least 10 s."""
+
+Clock = Callable[[], float]
+"""Function that returns seconds, as ``time.monotonic``."""
+
 
 class Check(NamedTuple):
     """One check, and the checks it depends on."""
@@ -44,6 +51,7 @@ class Check(NamedTuple):
     """True if the check runs at the full level only."""
 
 
+# In order of worth: if time runs out, the last ones are left out. They take longest, too.
 CHECKS = (
     Check("registered", structure.registered, "0 layers and parameters outside the network's own", ()),
     Check("backward_method", structure.backward_methods, "0 modules with a backward method", ()),
@@ -109,7 +117,12 @@ CHECKS = (
 )
 
 
-def examine(check_input: CheckInput, level: Literal["quick", "full"] = "quick") -> Report:
+def examine(
+    check_input: CheckInput,
+    level: Literal["quick", "full"] = "quick",
+    training_samples: float = math.inf,
+    clock: Clock = time.monotonic,
+) -> Report:
     """Run all checks on a network, each from the same state, and restore that state afterwards.
 
     Restores the network, the data, the global random states and the modes.
@@ -118,20 +131,31 @@ def examine(check_input: CheckInput, level: Literal["quick", "full"] = "quick") 
         check_input: the network with its batch and loss.
         level: ``quick`` runs a few forwards and backwards; ``full`` also trains the network on a few samples,
             exports it and runs it in float64.
+        training_samples: samples that the training passes over, in all epochs. With the seconds of one pass over the
+            batch, they give the training's expected time. No check begins after a fifth of it, or 10 s if that is more.
+        clock: seconds, to measure with.
 
     Example:
         >>> for line in examine(check_input, "full").lines():
         ...     print(line)
     """
-    start = time.monotonic()
+    start = clock()
+    expected: float | None = None  # seconds of the training, measured if the examination takes long
     verdicts: list[Verdict] = []
     skipped: list[str] = []
+    out_of_time: list[str] = []
     with preserved_state(check_input.network) as snapshot, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of the user's code; the checks report the relevant ones
         probe = Probe(check_input, snapshot)
         unavailable: set[str] = set()  # names of the failed and the skipped checks
         for check in CHECKS:
             if check.full and level != "full":
+                continue
+            elapsed = clock() - start
+            if elapsed > LEAST_SECONDS and expected is None:
+                expected = training_samples * _sample_seconds(probe, clock)
+            if elapsed > max(LEAST_SECONDS, SHARE_OF_TRAINING * (expected or 0)):
+                out_of_time.append(check.name)
                 continue
             if unavailable & set(check.needs):
                 skipped.append(check.name)
@@ -141,7 +165,18 @@ def examine(check_input: CheckInput, level: Literal["quick", "full"] = "quick") 
             verdicts += results
             if any(verdict.verdict == "fail" for verdict in results):
                 unavailable.add(check.name)
-    return Report(verdicts, time.monotonic() - start, skipped)
+    return Report(verdicts, clock() - start, tuple(skipped), tuple(out_of_time))
+
+
+def _sample_seconds(probe: Probe, clock: Clock) -> float:
+    """Return the seconds that a training takes for each sample, by one forward and backward; inf if these fail."""
+    start = clock()
+    try:
+        loss = probe.loss(probe.run(training=True, gradient=True).output)
+        probe.gradients(loss, list(probe.trainable.values()))
+    except Raised:
+        return math.inf
+    return (clock() - start) / len(probe.inputs)
 
 
 def _run(check: Check, probe: Probe) -> list[Verdict]:

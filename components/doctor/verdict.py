@@ -31,6 +31,8 @@ class Report:
     seconds: float
     skipped: Sequence[str] = ()
     """Checks that did not run because a check they depend on failed."""
+    out_of_time: Sequence[str] = ()
+    """Checks that did not run because the examination had taken its time."""
 
     @property
     def worst(self) -> Grade:
@@ -44,6 +46,7 @@ class Report:
             "seconds": round(self.seconds, 3),
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "left_out": list(self.skipped),
+            "out_of_time": list(self.out_of_time),
         }
 
     def lines(self) -> list[str]:
@@ -72,6 +75,8 @@ class Report:
             f"{sum(verdict.verdict == grade for verdict in self.verdicts)} {grade}" for grade in SEVERITY
         )
         skipped = [f"skipped because of the failures: {', '.join(self.skipped)}"] if self.skipped else []
+        if self.out_of_time:
+            skipped.append(f"left out for lack of time: {', '.join(self.out_of_time)}")
         return [*skipped, f"{counts}  ({self.seconds:.1f} s)"]
 
 

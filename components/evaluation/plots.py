@@ -22,9 +22,10 @@ def draw_layers(statistics: Sequence[LayerStatistics], path: Path) -> None:
             values = [getattr(getattr(layer, when), statistic) for layer in shown]
             places = [(value, row) for value, row in zip(values, rows, strict=True) if value]
             axes.plot(*zip(*places, strict=True) if places else ((), ()), "o", color=colour, markersize=6, label=when)
+            if places:  # matplotlib can't scale an empty axis
+                axes.set_xscale("log")
         axes.set_yticks(rows, [layer.after.layer or "the network" for layer in shown] if axes is weights_axes else [])
-        axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.set_xscale("log")
+        axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)  # a network may have no layer to fill
         axes.set_title(title, loc="left", color=INK)
         axes.grid(axis="x", color="#e6e9ef")
         axes.spines[["top", "right"]].set_visible(False)

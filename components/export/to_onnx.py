@@ -1,5 +1,6 @@
 """Write a trained network as one ONNX file that takes raw inputs."""
 
+import copy
 import io
 import json
 import logging
@@ -7,10 +8,12 @@ import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import cast
 
 import onnx
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from torchmill.components.data.fetch import VOCABULARY, read_columns
 from torchmill.components.errors import UserError
@@ -50,7 +53,7 @@ def to_onnx(
         UserError: torch cannot export the network, or the checker refuses the result.
     """
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)
-    model = StandardizedModel.of(network, data).eval()
+    model = StandardizedModel.of(_with_plain_weights(network), data).eval()
     proto = _export(model, data)
     proto = add_pre_and_postprocessing(proto, data, temperature)
     strip_traces(proto)
@@ -62,6 +65,26 @@ def to_onnx(
         raise UserError(f"The exported model is not valid ONNX: {' '.join(str(error).split())}") from error
     # Sorted fields make the same network the same bytes.
     write_atomically(path, lambda partial: partial.write_bytes(proto.SerializeToString(deterministic=True)))
+
+
+def _with_plain_weights(network: nn.Module) -> nn.Module:
+    """Return the network, or a copy whose parametrized weights (orthogonal, weight_norm …) are plain constants.
+
+    They change in training alone, and ONNX lacks many of the operations that compute them.
+    """
+    if not any(parametrize.is_parametrized(module) for module in network.modules()):
+        return network
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if parametrize.is_parametrized(module):
+            lists = cast(nn.ModuleDict, module.parametrizations)
+            weights = {name: getattr(module, name).detach() for name in lists}
+            # Torch's remove_parametrizations would change the class, which the original network shares.
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, weight in weights.items():
+                module.register_parameter(name, nn.Parameter(weight))
+    return network
 
 
 def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:

@@ -17,6 +17,7 @@ from torchmill.components.initialization.pretrained import freeze, load_pretrain
 from torchmill.components.initialization.schemes import fill
 from torchmill.components.initialization.standardized_model import blank
 from torchmill.components.initialization.statistics import LayerStatistics, compare, measure
+from torchmill.components.initialization.uncompiled import uncompiled
 from torchmill.components.refs import DataRef
 from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import first_hand, import_from
@@ -48,7 +49,12 @@ def initialize(
     config = config.resolved(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(model.name, model.args, data)
+        network, compiled = uncompiled(_make(model.name, model.args, data))
+        if compiled:
+            logger.info(
+                "network  torch.compile of %s is left out: --train.compile on compiles the training",
+                ", ".join(compiled),
+            )
         _try_on_images(network, model, data)  # before the weights, since it gives lazy layers their shapes
         inputs = blank(data) if sample is None else sample
         before = measure(network, inputs)
@@ -91,7 +97,7 @@ def _try_on_images(network: nn.Module, model: ModelConfig, data: DataRef) -> Non
 
 
 def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.Module:
-    """Make the network that a reference names.
+    """Make the network that a reference names, without the compilations of its constructor.
 
     Arguments of its constructor that the data knows are filled in (``DataRef.arguments``).
 
@@ -102,6 +108,10 @@ def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.
         >>> build("simple_cnn", {}, data)
         >>> build("my_net.py:MyNet", {"width": 48}, data)
     """
+    return uncompiled(_make(reference, arguments, data))[0]
+
+
+def _make(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.Module:
     network = call(find(reference), arguments, reference, "--model.args", offered=data.arguments, offered_by=data.name)
     if not isinstance(network, nn.Module):
         raise UserError(f"{reference} makes a {type(network).__name__}, not a torch.nn.Module.")

@@ -111,4 +111,4 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file} holds no state dict of tensors.", "Save one: torch.save(network.state_dict(), file).")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return {key.removeprefix("module.").replace("_orig_mod.", ""): value for key, value in state.items()}

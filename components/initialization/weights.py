@@ -12,6 +12,9 @@ from torchmill.components.files import write_atomically
 from torchmill.components.initialization.build import build, try_on
 from torchmill.components.refs import DataRef, FileRef, NetworkRef
 
+COMPILED = "_orig_mod."
+"""Part of the names of weights in a compiled module."""
+
 
 def save_weights(network: nn.Module, path: Path) -> FileRef:
     """Write the weights as safetensors, atomically."""
@@ -36,7 +39,7 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
         UserError: the file is missing or changed, or doesn't fit the network.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file, load_model
 
     if not weights.path.is_file() or FileRef.of(weights.path) != weights:
         raise UserError(f"{weights.path} is missing or has changed since it was written.", "Run the training again.")
@@ -46,7 +49,11 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
     for name in network.frozen:
         rebuilt.get_parameter(name).requires_grad_(False)
     try:
-        load_model(rebuilt, str(weights.path))
+        state = load_file(weights.path)
+        if any(COMPILED in name for name in state):  # of a version that kept the constructor's torch.compile
+            rebuilt.load_state_dict({name.replace(COMPILED, ""): value for name, value in state.items()})
+        else:
+            load_model(rebuilt, str(weights.path))
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{weights.path} does not fit {network.reference}: {' '.join(str(error).split())}") from None
     return rebuilt

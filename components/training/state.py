@@ -143,6 +143,12 @@ class TrainingState:
             except ValueError as error:
                 if self.micro_batch and "more than 1 value" in str(error):  # torch's message if batch norm gets one
                     raise too_little_memory() from error
+                if len(labels) == 1 and "more than 1 value" in str(error):
+                    raise UserError(
+                        "Batch normalization can't train on a single sample, and each process gets batches of one.",
+                        f"Set --train.batch_size to {2 * self.process_group.world_size} or more, or take nn.LayerNorm "
+                        "or nn.GroupNorm in its place.",
+                    ) from error
                 raise
             self.micro_batch = (before + 1) // 2
             logger.warning(

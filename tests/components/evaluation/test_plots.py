@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from torchmill.components.errors import UserError
-from torchmill.components.evaluation.plots import draw_curves
+from torchmill.components.evaluation.plots import draw_curves, draw_layers
 from torchmill.components.metrics.plots import draw_confusion, draw_labels, draw_targets
 from torchmill.components.metrics.scores import ClassScore
 from torchmill.components.training.progress import EpochResult
@@ -95,3 +95,10 @@ def test_names_that_the_font_does_not_have_are_numbers_and_nothing_is_warned_of(
         draw_labels([ClassScore(0.5, 0.5, 0.5, 3, 3)] * 3, names, tmp_path / "labels.png")
         draw_targets(np.random.rand(5, 3), np.random.rand(5, 3), names, tmp_path / "targets.png")
     assert np.array_equal(drawn(tmp_path / "0.png"), drawn(tmp_path / "1.png"))
+
+
+def test_a_network_without_layers_to_fill_is_drawn(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_layers([], tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").stat().st_size > 1000

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 from tests.components.export.conftest import METADATA
 from tests.toy import toy_data
@@ -32,6 +34,30 @@ class Branching(nn.Module):
     def forward(self, x):
         x = self.out(x.flatten(1))
         return x if x.sum() > 0 else -x
+
+
+class Parametrized(nn.Module):
+    def __init__(self, parametrization: Callable[[nn.Module], nn.Module]):
+        super().__init__()
+        self.conv = parametrization(nn.Conv2d(1, 4, 3, stride=4))
+        self.out = parametrization(nn.Linear(196, 10))
+
+    def forward(self, x):
+        return self.out(self.conv(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "parametrization", [parametrizations.orthogonal, parametrizations.weight_norm, parametrizations.spectral_norm]
+)
+def test_parametrized_weights_are_exported_as_they_are_and_stay_parametrized(tmp_path, toy, toy_test, parametrization):
+    network = Parametrized(parametrization)
+    names = list(network.state_dict())
+    to_onnx(network, toy, {}, tmp_path / "model.onnx")
+    pixels = toy_test.inputs[:5]
+    expected = StandardizedModel.of(network, toy).eval()(pixels).detach().numpy()
+    logits = open_session(tmp_path / "model.onnx").run(["logits"], {"pixels": pixels.numpy()})[0]
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+    assert list(network.state_dict()) == names and parametrize.is_parametrized(network.conv, "weight")
 
 
 def test_the_model_takes_raw_pixels_in_any_batch_and_gives_logits(exported, toy, toy_test):

@@ -313,3 +313,17 @@ def test_it_learns_on_a_gpu_too(toy, tmp_path):
         TrainingSetup(network, training, validation, toy, config, torch.device("cuda"), 0), checkpoints, best
     )
     assert last.validation_score > 0.95
+
+
+class Normalized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.out = nn.BatchNorm1d(784), nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.out(self.norm(x.flatten(1)))
+
+
+def test_batches_of_one_sample_are_refused_for_batch_normalization_with_the_remedy(toy, tmp_path):
+    with pytest.raises(UserError, match=r"single sample[\s\S]*--train.batch_size to 2 or more"):
+        list(train(Normalized(), toy, tmp_path, epochs=1, batch_size=1))
