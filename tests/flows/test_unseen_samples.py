@@ -13,9 +13,10 @@ from torchmill.components.evaluation.comparison.champion import compare_with_cha
 from torchmill.components.evaluation.comparison.noninferiority import Verdict
 from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.refs import DataRef, ExportRef, FileRef
+from torchmill.components.runs.reproduction import RecordedRun
 from torchmill.components.tracking.champions import ModelVersion
 from torchmill.components.tracking.model_requests import Standing
-from torchmill.flows import promotion
+from torchmill.flows import promotion, recorded
 
 FEATURES = 780
 LABELS = ("0", "1")
@@ -176,3 +177,19 @@ def test_a_champion_of_an_earlier_version_is_not_compared_silently(judged, tmp_p
     # On the same data, it was trained on the same samples as the challenger.
     same = judge(file, contest.data.sha256)
     assert same.comparison and same.comparison.left_out == 0
+
+
+def test_a_score_on_training_samples_is_told(tmp_path, caplog):
+    doubled = '{"train": (inputs[:800], labels[:800]), "test": (inputs[790:], labels[790:])}'
+    data = grown(tmp_path, 1000, 6, doubled)
+    run = RecordedRun("id", "calm-lynx", "FINISHED", {"data.sha256": data.sha256}, {}, {})
+    with caplog.at_level("WARNING", "torchmill"):
+        recorded._warn_of_known_samples(run, data, trained_digests(data))
+        assert "calm-lynx was trained on 10 of the 210 test samples: the score flatters" in caplog.messages[-1]
+        caplog.clear()
+        recorded._warn_of_known_samples(run, data, np.arange(5, dtype=np.uint64))
+        recorded._warn_of_known_samples(run, data, None)  # of an earlier version, on the same data
+        assert not caplog.messages
+        earlier = RecordedRun("id", "calm-lynx", "FINISHED", {"data.sha256": "other"}, {}, {})
+        recorded._warn_of_known_samples(earlier, data, None)
+        assert "may have been trained on these test samples" in caplog.messages[-1]
