@@ -9,7 +9,7 @@ from torch import nn
 
 
 def uncompiled(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """Return the network without the compilations of its constructor, and the names of what was compiled.
+    """Return the network without the compilations of its constructor, and the names of the compiled parts.
 
     A compiled function holds the layers that it was made for. In a copy of the network, it would run these with their
     old weights. Besides, an export, float64 and the doctor's hooks need the plain network.

@@ -65,7 +65,7 @@ class Projection:
     """Principal directions of descriptions, and random directions orthogonal to them.
 
     The squared distance of two projections is exact along the principal directions. The remainder of the difference
-    lies in D' dimensions, and m random ones of these hold a share of its square that follows Beta(m/2, (D' - m)/2),
+    lies in D' dimensions. The share of its square that m random ones of these hold follows Beta(m/2, (D' - m)/2),
     whatever the images are. So the estimate exceeds the true square by more than ``slack``, the quantile at ``RECALL``
     over the mean m/D', for at most 0.1 % of the pairs. The search misses no other near copy.
     """

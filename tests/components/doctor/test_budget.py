@@ -1,4 +1,4 @@
-"""An examination ends in time, and says what it left out."""
+"""An examination ends in time, and names the checks that it left out."""
 
 import itertools
 

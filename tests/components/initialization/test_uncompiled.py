@@ -63,7 +63,7 @@ def test_a_network_that_compiles_itself_is_built_without(own, tmp_path, caplog, 
         for parameter in twin.parameters():
             parameter.zero_()
     images = torch.rand(3, 1, 8, 8)
-    assert not twin(images).any() and network(images).any()  # the copy has weights of its own
+    assert not twin(images).any() and network(images).any()  # the copy runs its own weights
     assert torch.isfinite(twin.double()(images.double())).all()
     assert "torch.compile" not in str([type(module) for module in network.modules()])
 
