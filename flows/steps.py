@@ -173,6 +173,7 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     from torchmill.components.export import to_onnx
     from torchmill.components.training.distributed.job import Job
     from torchmill.components.training.distributed.supervise import processes_for
+    from torchmill.components.training.optimizers import known_lr
     from torchmill.components.training.precision import resolve_precision
 
     run = current_run()
@@ -190,6 +191,7 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
         best=run.folder / "best.safetensors",
     )
     used = {"device": device, "precision": precision, "processes": processes, "compile": config.compile}
+    used |= {"lr": known_lr(config), "batch_size": config.batch_size}
     tracking.log_params(run, {f"{name}.used": value for name, value in used.items()})
     trained_on = run.folder / PurePath(TRAINED_ON).name
     write_digests(trained_on, trained_digests(data))
@@ -264,12 +266,10 @@ def autotune(config: TrainConfig, network: NetworkRef, data: DataRef) -> tuple[A
     device = trials.device(name, config)
     config = config.model_copy(update={"batch_size": trials.batch_size(config, device)})
     config = config.model_copy(update={"compile": "on" if trials.compiles(config, device) else "off"})
-    tracking.log_params(run, {"batch_size.used": config.batch_size})
     if config.lr is None:
         curve = cached_lr(folder, replace(setup, config=config, device=device))
         draw_rates(curve.rates, curve.losses, curve.lr, run.folder / "lr.png")
         tracking.log_files(run, [run.folder / "lr.png"], "pictures")
-        tracking.log_params(run, {"lr.used": curve.lr})
         logger.info("lr  %g, a tenth of where the loss is least", curve.lr)
         config = config.model_copy(update={"lr": curve.lr})
     return device, config

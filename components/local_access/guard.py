@@ -22,6 +22,8 @@ CREDENTIALS = "TORCHMILL_CREDENTIALS"
 """Variable in which a server gets its credentials: no other user can read it there, as they could an argument."""
 LOCAL_NAMES = {"127.0.0.1", "localhost", "[::1]"}
 SIGN_IN = (b"www-authenticate", b'Basic realm="Torchmill", charset="UTF-8"')
+SIGNED_IN = "signed-in"
+"""Query of the first page's address once the browser has the key."""
 NOT_IN_A_FRAME = (b"x-frame-options", b"SAMEORIGIN")
 
 
@@ -52,7 +54,12 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = None if scope["type"] == "lifespan" else self.refusal(scope)
-        if refusal is None:
+        if refusal is None and _opens_the_ui(scope):
+            location = f"http://{_Headers(scope).one('host')}/?{SIGNED_IN}".encode("latin-1")
+            headers = [(b"location", location), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": 302, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+        elif refusal is None:
             await self.application(scope, receive, _unframed(send) if scope["type"] == "http" else send)
         elif scope["type"] == "websocket":
             await receive()
@@ -112,6 +119,18 @@ def _is_from_here(headers: _Headers, scope: Scope) -> bool:
         return True
     followed = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
     return followed and scope["type"] == "http" and scope["method"] == "GET"
+
+
+def _opens_the_ui(scope: Scope) -> bool:
+    """Return True if a browser opens the first page, maybe by an address with the key.
+
+    The page would have the key in its own address, and then browsers refuse its relative requests ("Request cannot be
+    constructed from a URL that includes credentials"). So it is sent on to an address without.
+    """
+    if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] != "/" or scope.get("query_string"):
+        return False
+    headers = _Headers(scope)
+    return headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
 
 
 def _unframed(send: Send) -> Send:

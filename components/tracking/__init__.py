@@ -15,6 +15,7 @@ from torchmill.components.tracking.database import (
     relocate,
 )
 from torchmill.components.tracking.environment import environment_tags
+from torchmill.components.tracking.experiments import VIEW
 from torchmill.components.tracking.model_requests import Standing, promote, register, standing
 from torchmill.components.tracking.recorded_runs import (
     attach_file,
@@ -69,6 +70,7 @@ __all__ = [
     "CHALLENGER",
     "CHAMPION",
     "RECORDER_IMPORTS",
+    "VIEW",
     "Champions",
     "Contest",
     "Contests",

@@ -17,7 +17,9 @@ from torchmill.components.state_files import open_file, parse_line, read_json
 from torchmill.components.tracking.client import silence_mlflow, with_password
 from torchmill.components.tracking.contests import Contest
 from torchmill.components.tracking.database import create_database, database_uri
+from torchmill.components.tracking.experiments import experiment_of, share_view
 from torchmill.components.tracking.journal import ERROR_TAG, end_last_line, timestamp
+from torchmill.components.tracking.metric_groups import grouped
 from torchmill.components.tracking.mlflow_errors import Explanation, explain, is_refusal
 from torchmill.components.tracking.model_upload import upload_model
 from torchmill.components.tracking.records import Progress, Record, Status
@@ -65,6 +67,8 @@ class Delivery:
         self.folder = journal.parent
         self.runs = runs
         self.server = ""
+        self.groups_metrics = True
+        """False for a run that an earlier version began: its metrics keep their names."""
         self.sent: Progress = read_json(self.folder / "sent.json", Progress) or Progress()
         if self.sent.to > (journal.stat().st_size if journal.is_file() else 0):  # of another journal
             self.sent = self.sent.model_copy(update={"to": 0})
@@ -103,6 +107,7 @@ class Delivery:
                 continue
             if record["kind"] == "open":
                 self.server = without_passwords(record["server"])  # an earlier version kept them
+                self.groups_metrics = record.get("groups_metrics", False)
             if record["kind"] == "metrics":
                 self._drop_repeated(record)
             self.ended = record["status"] if record["kind"] == "end" else ""
@@ -244,7 +249,7 @@ class Delivery:
         import mlflow
         from mlflow.entities import Param
 
-        experiment_id = self._experiment_id(experiment, local=not server)
+        experiment_id = experiment_of(self.client, experiment, self.runs, local=not server).experiment_id
         mlflow.set_experiment(experiment_id=experiment_id)  # logged models go there, whatever their run's experiment
         # A recorder may have died between creating the run and writing its id.
         runs = self.client.search_runs([experiment_id], f"tags.`torchmill.id` = '{id}'", max_results=1)
@@ -261,26 +266,6 @@ class Delivery:
         address = self.server if self.server.startswith("http") else ""
         self.receipt("opened", run_id=run.info.run_id, experiment_id=experiment_id, server=address)
 
-    def _experiment_id(self, name: str, local: bool) -> str:
-        from mlflow.exceptions import MlflowException
-
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                # The tag makes the UI show the columns for networks rather than those for language models.
-                return self.client.create_experiment(
-                    name,
-                    (self.runs.artifacts / name).as_uri() if local else None,
-                    tags={"mlflow.experimentKind": "custom_model_development"},
-                )
-            except MlflowException:  # another process was faster
-                experiment = self.client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage == "deleted":
-            self.client.restore_experiment(experiment.experiment_id)
-        return experiment.experiment_id
-
     def do_begin(self, name: str) -> None:
         """Send nothing: the run's process reads where a step begins."""
 
@@ -291,7 +276,7 @@ class Delivery:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(key, value, record["time"], record["step"])
+            Metric(grouped(key) if self.groups_metrics else key, value, record["time"], record["step"])
             for record in records
             for key, value in record["values"].items()
         ]
@@ -320,6 +305,8 @@ class Delivery:
             name, digest, kind, json.dumps({"url" if kind == "http" else "uri": source}), None, json.dumps(profile)
         )
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        if "measure" in profile:  # an earlier version left it out
+            share_view(self.client, self.sent.experiment_id, profile["measure"])
 
     def do_register(self, ask: str, name: str, file: str, example: str, tags: dict[str, str]) -> None:
         version = upload_model(

@@ -15,6 +15,7 @@ from torchmill.components.refs import PENDING, TrainResult
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.reproduction import RecordedRun
 from torchmill.components.tracking.client import call_until, open_client, server_address
+from torchmill.components.tracking.metric_groups import ungrouped
 
 logger = logging.getLogger("torchmill")
 
@@ -39,7 +40,9 @@ def find_run(runs: Runs, reference: str) -> RecordedRun:
     with open_client(runs) as client:
         run = _match(client, reference)
         metrics = {
-            key: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, key))
+            ungrouped(key): sorted(
+                (point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)
+            )
             for key in sorted(run.data.metrics)
         }
     return RecordedRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.params, metrics)

@@ -37,6 +37,7 @@ class Open:
     name: str
     params: Texts
     tags: Texts
+    groups_metrics: bool = False
 
 
 @dataclass

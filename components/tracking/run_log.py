@@ -74,6 +74,7 @@ def open_run(
                 "name": name,
                 "params": dict(params),
                 "tags": dict(tags),
+                "groups_metrics": True,
             }
         )
     start_recorder(folder, runs)
@@ -158,6 +159,7 @@ def log_dataset(run: RunRef, data: DataRef) -> None:
         "classes": len(data.classes),
         "kind": data.kind,
         "task": data.task,
+        "measure": data.measure,
         "shape": data.shape,
         "train_size": data.train_size,
         "test_size": data.test_size,

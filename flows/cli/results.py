@@ -1,6 +1,6 @@
 """Results of commands as text on stdout."""
 
-from torchmill.components import tasks
+from torchmill.components import tasks, tracking
 from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.report.summary import summary
 from torchmill.components.refs import EvaluationRef, Reproduction, TrainResult
@@ -33,9 +33,11 @@ def show_result(result: TrainResult, runs: Runs, as_json: bool) -> None:
 
 
 def where_to_look(result: TrainResult, runs: Runs) -> str:
-    """Return the run's page if an MLflow UI answers; otherwise the command that starts one, and the run to open."""
+    """Return the run's page and the list of runs if an MLflow UI answers; otherwise the command that starts one, and the run to open."""
     if address := up_state.mlflow_ui(runs):
-        return f"{address}/#{result.mlflow_url.partition('/#')[2]}"
+        page = result.mlflow_url.partition("/#")[2]
+        runs_of_experiment = f"{page.rpartition('/')[0]}?viewStateShareKey={tracking.VIEW}"
+        return f"{address}/#{page}\nAll runs       {address}/#{runs_of_experiment}"
     return f"torchmill up, then run {result.name}"
 
 
