@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL
 
 from torchmill.components import tracking
 from torchmill.components.config import RunConfig
+from torchmill.components.data.config import check_source
 from torchmill.components.refs import (
     DataRef,
     EvaluationRef,
@@ -42,6 +43,7 @@ def claim(config: RunConfig, fresh: bool) -> Claim:
     """Claim the run of a configuration: a new one, an interrupted one to resume, or one that has finished already."""
     log_to_prefect()
     check_variables()
+    check_source(config.data.name)
     runs = Runs.here().ready()
     api, own = str(PREFECT_API_URL.value()), prefect_server.keeps_its_own_history(runs)
     with contextlib.ExitStack() as locks:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from torchmill.components.errors import nearest
+from torchmill.components.errors import ConfigError, nearest
 from torchmill.components.settings.options import Room
 from torchmill.components.settings.section import NOT_IN_KEY, JsonObject, Named
 from torchmill.components.user_code.reference import check_reference, source_file
@@ -152,6 +152,20 @@ def data_identity(name: str) -> str:
         return f"{kind}:{_in_repository(path)}"
     file = _located(kind)
     return recorded if (recorded := _recorded_identity(Path(file).absolute())) else f"{_in_repository(file)}:{path}"
+
+
+def check_source(name: str) -> None:
+    """Check that the file or folder of a data set is there: a mistyped one begins no run.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    kind, path = dataset_place(name)
+    place = Path(path).expanduser().absolute()
+    if kind in dataset_names() and path and not place.exists():
+        folder = next(parent for parent in place.parents if parent.exists())
+        entries = sorted(entry.name for entry in folder.iterdir()) if os.access(folder, os.R_OK) else []
+        raise ConfigError(f"There is no {place}.", nearest(place.relative_to(folder).parts[0], entries))
 
 
 def identity_comment(name: str) -> str:

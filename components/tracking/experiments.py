@@ -36,7 +36,8 @@ def experiment_of(client: Any, name: str, runs: Runs, local: bool) -> Any:
 def share_view(client: Any, experiment_id: str, measure: str) -> None:
     """Share a view of the experiment's runs, and link to it from the experiment's description, unless there is one.
 
-    It lists the score, the learning rate and what else is usually varied, and its charts begin with the score. The address of the list takes it by ``viewStateShareKey``, as the UI's own "Share" makes it.
+    The list shows the score, the learning rate and what else is usually varied; the charts begin with the score. The
+    UI takes the view from ``viewStateShareKey`` in an address, as its own "Share" makes one.
 
     Args:
         measure: measure of the data's task, for example accuracy.

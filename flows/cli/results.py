@@ -33,7 +33,7 @@ def show_result(result: TrainResult, runs: Runs, as_json: bool) -> None:
 
 
 def where_to_look(result: TrainResult, runs: Runs) -> str:
-    """Return the run's page and the list of runs if an MLflow UI answers; otherwise the command that starts one, and the run to open."""
+    """Return the run's page and the list of runs if an MLflow UI answers; otherwise how to start one, and the run."""
     if address := up_state.mlflow_ui(runs):
         page = result.mlflow_url.partition("/#")[2]
         runs_of_experiment = f"{page.rpartition('/')[0]}?viewStateShareKey={tracking.VIEW}"

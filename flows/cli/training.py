@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchmill.components import config as configuration
+from torchmill.components.data.config import check_source
 from torchmill.components.errors import ConfigError, UserError
 from torchmill.components.processes import check_address_space
 from torchmill.components.runs.folders import Runs
@@ -34,6 +35,7 @@ def _train_options(parser: Parser) -> None:
 def train(options: argparse.Namespace) -> int:
     """Train, or show the result if nothing has changed since a finished run."""
     config = read_config(options)
+    check_source(config.data.name)
     runs = Runs.here().ready()
     begin_flows()
 

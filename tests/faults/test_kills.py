@@ -119,10 +119,10 @@ def results_of(place: Place, out: str) -> dict[str, Any]:
     for key, step, value in place.mlflow(
         f"SELECT key, step, value FROM metrics WHERE run_uuid = '{run_id}' ORDER BY key, step"
     ):
-        by_nature = key.startswith(("seconds.", "samples_per_second"))
+        by_nature = key.startswith("time/")
         metrics.setdefault(key, []).append((step, None if by_nature else value))
     # A step that was done before the kill took no time in the last process.
-    metrics = {key: values for key, values in metrics.items() if not key.startswith("seconds.")}
+    metrics = {key: values for key, values in metrics.items() if not key.endswith("_seconds")}
     artifacts = place.runs / "artifacts" / "digits" / run_id / "artifacts"
     files = {
         str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -86,8 +86,8 @@ def check_all_is_there(server: Server, run_id: str) -> None:
     assert server.query("SELECT status FROM runs") == [("FINISHED",)]
     points = server.query("SELECT key, count(*), count(DISTINCT step) FROM metrics GROUP BY key")
     by_key = {key: (count, steps) for key, count, steps in points}
-    assert by_key["train_loss"] == by_key["validation_accuracy"] == (EPOCHS, EPOCHS)
-    assert by_key["test_accuracy"] == (1, 1)
+    assert by_key["train/loss"] == by_key["validation/accuracy"] == (EPOCHS, EPOCHS)
+    assert by_key["test/accuracy"] == (1, 1)
     assert server.query("SELECT run_id FROM model_versions") == [(run_id,)]
     assert list(server.folder.rglob(f"artifacts/**/{run_id}/**/best.safetensors"))
 
@@ -139,6 +139,6 @@ def test_a_recorder_that_is_killed_is_replaced(used: Place):
     assert process.returncode == 0, err
     used.wait_until_quiet()
     assert used.states() == ["FINISHED"]
-    points = used.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train_loss'")
+    points = used.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train/loss'")
     assert points == [(EPOCHS, EPOCHS)]
     assert used.mlflow("SELECT count(*) FROM model_versions") == [(1,)]

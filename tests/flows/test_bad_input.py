@@ -28,6 +28,8 @@ def complaint(place: Place, *arguments: str, code: int, env: dict[str, str] | No
         (["train", "--trian.epochs", "3"], ["--trian.epochs", "--train.epochs"]),
         (["train", "--train.epoch", "3"], ["--train.epoch", "--train.epochs"]),
         (["train", "--data", "mnits"], ["'mnits'", "mnist"]),
+        (["train", "--data", "csv:typo.csv"], ["There is no", "typo.csv"]),
+        (["train", "--data", "image_folder:nowhere/cats"], ["There is no", "nowhere/cats"]),
         (["train", "--model", "simplecnn"], ["'simplecnn'", "simple_cnn", "file.py:Class"]),
         (["train", "--train.optimizer", "adma"], ["'adma'", "adam"]),
         (["train", "--initialize", "xavier"], ["'xavier'", "xavier_normal"]),

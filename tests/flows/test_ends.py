@@ -58,7 +58,7 @@ def test_a_second_signal_leaves_at_once_and_the_run_goes_on_later_where_a_first_
     assert "resuming run" in log and " at epoch " in log and "epoch 1/5000" not in log
     used.wait_until_quiet()
     assert used.states() == ["KILLED"]
-    steps = used.mlflow("SELECT step FROM metrics WHERE key = 'train_loss' ORDER BY step")
+    steps = used.mlflow("SELECT step FROM metrics WHERE key = 'train/loss' ORDER BY step")
     assert [step for (step,) in steps] == list(range(1, len(steps) + 1))
 
 
@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_outright_still_ends_killed_in_mlflow(used: Place):
     assert used.states() == ["KILLED"]
     assert used.prefect("SELECT state_name FROM flow_run") == [("Crashed",)]
     assert {state for (state,) in used.prefect("SELECT state_name FROM task_run")} == {"Completed", "Crashed"}
-    epochs = used.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train_loss'")
+    epochs = used.mlflow("SELECT count(*), count(DISTINCT step) FROM metrics WHERE key = 'train/loss'")
     assert epochs[0][0] == epochs[0][1] >= 1
 
 

@@ -103,7 +103,7 @@ def test_a_setting_of_a_late_step_leaves_the_early_ones_alone_and_the_new_run_ha
     assert said["export"] == "ran, export.tolerance 1e-05 → 0.0001"
     ((run_id,),) = place.mlflow("SELECT run_uuid FROM runs ORDER BY start_time DESC LIMIT 1")
     metrics = dict(place.mlflow(f"SELECT key, count(*) FROM metrics WHERE run_uuid = '{run_id}' GROUP BY key"))
-    assert metrics["train_loss"] == 1 and metrics["test_accuracy"] == 1 and "seconds.fit" not in metrics
+    assert metrics["train/loss"] == 1 and metrics["test/accuracy"] == 1 and "time/fit_seconds" not in metrics
     assert place.mlflow(f"SELECT value FROM tags WHERE run_uuid = '{run_id}' AND key = 'weights.sha256'")
     (artifacts,) = place.runs.glob(f"artifacts/*/{run_id}/artifacts")
     assert (artifacts / "weights" / "best.safetensors").exists() and (artifacts / "pictures" / "curves.png").exists()

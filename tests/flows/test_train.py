@@ -41,14 +41,14 @@ def test_mlflow_has_the_run_as_it_was(finished: Finished):
     assert place.mlflow("SELECT run_uuid, name, status FROM runs") == [(run_id, "first one", "FINISHED")]
     params = dict(place.mlflow("SELECT key, value FROM params"))
     assert params["train.epochs"] == "3" and params["data.name"] == "digits" and params["seed"] == "0"
-    assert params["parameters"] == "421642" and params["device.used"]
+    assert params["parameters"] == "421642" and params["device.used"] and float(params["lr.used"]) == 0.001
     steps = place.mlflow(
-        "SELECT key, step FROM metrics WHERE key LIKE '%loss' AND key != 'test_loss' ORDER BY key, step"
+        "SELECT key, step FROM metrics WHERE key LIKE '%loss' AND key != 'test/loss' ORDER BY key, step"
     )
-    assert steps == [(key, step) for key in ("train_loss", "validation_loss") for step in (1, 2, 3)]
+    assert steps == [(key, step) for key in ("train/loss", "validation/loss") for step in (1, 2, 3)]
     latest = dict(place.mlflow("SELECT key, value FROM latest_metrics"))
     for name in ("test_accuracy", "test_accuracy_low", "test_accuracy_high"):
-        assert latest[name] == finished.result["metrics"][name]
+        assert latest[name.replace("_", "/", 1)] == finished.result["metrics"][name]
     tags = dict(place.mlflow("SELECT key, value FROM tags"))
     assert len(tags["data.sha256"]) == 64 and tags["version.torch"] and "first one" in tags["mlflow.note.content"]
     (dataset,) = place.mlflow("SELECT name, digest FROM datasets")

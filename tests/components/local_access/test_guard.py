@@ -23,10 +23,12 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"inside"})
 
 
-def answer(*headers: tuple[str, str], kind: str = "http", method: str = "GET", path: str = "/api/flows") -> Any:
+def answer(
+    *headers: tuple[str, str], kind: str = "http", method: str = "GET", path: str = "/api/flows", query: bytes = b""
+) -> Any:
     """Send a request through a guard; returns the first message that comes back."""
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-    scope = {"type": kind, "method": method, "path": path, "headers": raw}
+    scope = {"type": kind, "method": method, "path": path, "query_string": query, "headers": raw}
     sent = []
 
     async def receive() -> dict[str, str]:
@@ -143,3 +145,16 @@ def test_a_servers_own_start_and_end_pass():
 
     asyncio.run(Guard(lifespan, CREDENTIALS)({"type": "lifespan"}, nothing, nothing))
     assert messages == ["lifespan"]
+
+
+BROWSER = (("Host", HOST), ("Authorization", KEY), ("Sec-Fetch-Site", "none"))
+OPENED = (*BROWSER, ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document"))
+
+
+def test_the_first_page_is_sent_on_to_an_address_without_the_key():
+    sent = answer(*OPENED, path="/")
+    assert sent["status"] == 302 and dict(sent["headers"])[b"location"] == f"http://{HOST}/?signed-in".encode()
+    assert answer(*OPENED, path="/", query=b"signed-in")["status"] == 200
+    assert answer(*OPENED, path="/dashboard")["status"] == 200
+    assert answer(*BROWSER, path="/")["status"] == 200
+    assert answer(*OPENED[:1], *OPENED[2:], path="/")["status"] == 401

@@ -42,6 +42,9 @@ def runs(tmp_path, monkeypatch) -> Runs:
     return Runs(tmp_path / "mlruns").ready()
 
 
+ALL = "All runs       {}/#/experiments/1/runs?viewStateShareKey=torchmill"
+
+
 def test_without_a_running_up_no_address_is_shown_even_if_a_server_answers_there(runs, server):
     assert where_to_look(RESULT, runs) == "torchmill up, then run calm-otter"
     up_state.state_file(runs).write_text(json.dumps({"mlflow": server}))  # from an earlier one
@@ -51,7 +54,7 @@ def test_without_a_running_up_no_address_is_shown_even_if_a_server_answers_there
 def test_a_running_up_gives_the_address_where_it_is_now(runs, server):
     up_state.state_file(runs).write_text(json.dumps({"mlflow": server}))
     with locked(up_state.lock_file(runs)):
-        assert where_to_look(RESULT, runs) == f"{server}/#/experiments/1/runs/7"
+        assert where_to_look(RESULT, runs) == f"{server}/#/experiments/1/runs/7\n{ALL.format(server)}"
     with locked(up_state.lock_file(runs)):
         up_state.state_file(runs).write_text(json.dumps({"mlflow": "http://127.0.0.1:1"}))  # it does not answer yet
         assert where_to_look(RESULT, runs) == "torchmill up, then run calm-otter"
@@ -59,4 +62,5 @@ def test_a_running_up_gives_the_address_where_it_is_now(runs, server):
 
 def test_the_users_own_server_is_named(runs, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example/")
-    assert where_to_look(RESULT, runs) == "https://mlflow.example/#/experiments/1/runs/7"
+    page = "https://mlflow.example/#/experiments/1/runs/7"
+    assert where_to_look(RESULT, runs) == f"{page}\n{ALL.format('https://mlflow.example')}"
