@@ -51,6 +51,12 @@ def test_mlflow_has_the_run_as_it_was(finished: Finished):
         assert latest[name.replace("_", "/", 1)] == finished.result["metrics"][name]
     tags = dict(place.mlflow("SELECT key, value FROM tags"))
     assert len(tags["data.sha256"]) == 64 and tags["version.torch"] and "first one" in tags["mlflow.note.content"]
+    about = dict(place.mlflow("SELECT key, value FROM experiment_tags"))
+    view = json.loads(about["mlflow.sharedViewState.torchmill"])
+    assert {"metrics.`test/accuracy`", "params.`lr.used`"} <= {*view["selectedColumns"]}
+    assert view["compareRunCharts"][0]["metricKey"] == "test/accuracy" and "torchmill" in about["mlflow.note.content"]
+    names = {name for (name,) in place.mlflow("SELECT key FROM latest_metrics UNION SELECT key FROM params")}
+    assert {column.partition("`")[2].rstrip("`") for column in view["selectedColumns"]} <= names
     (dataset,) = place.mlflow("SELECT name, digest FROM datasets")
     assert dataset == ("digits", tags["data.sha256"][:32])
 
