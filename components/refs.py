@@ -47,7 +47,7 @@ class ValidationSplit(Ref):
     """Rule that cuts the validation split from the training file, if the data set has no such split."""
 
     fraction: float = 0.1
-    """Share of each class, above 0 and below 0.9."""
+    """Expected share of the samples, above 0 and below 0.9."""
     seed: int = 0
     """Seed of the samples' hashes."""
 
@@ -65,7 +65,7 @@ class DataRef(Ref):
     sha256: str
     """Digest of these files' digests."""
     digests_sha256: str = ""
-    """Digest of the samples' own digests, by which splits are cut; empty if an earlier version prepared the data."""
+    """Digest of the samples' own digests, which decide on splits; empty if an earlier version prepared the data."""
     source: str
     """Origin of the data: a URL, a path or a name."""
     kind: Kind = fields.DEFAULT

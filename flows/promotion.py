@@ -99,7 +99,7 @@ def _judge(
 
 
 def _contest(champion: ModelVersion, onnx_sha256: str, data: DataRef) -> Contest:
-    """Return the contest of a model with the champion, by which it is counted."""
+    """Return the contest of a model with the champion, as it is counted."""
     from torchmill.components.data.content import read_digests
 
     theirs = champion.tags.get("onnx.sha256", str(champion))
@@ -107,7 +107,9 @@ def _contest(champion: ModelVersion, onnx_sha256: str, data: DataRef) -> Contest
 
 
 def _trained_on(champion: ModelVersion, file: Path | None, data_sha256: str) -> "tuple[np.ndarray | None, str]":
-    """Return the digests of what a champion was trained on, None if it is the challenger's data; or why it is unknown.
+    """Return the digests of a champion's training samples, or the reason why they are unknown.
+
+    None stands for the challenger's own data.
 
     Args:
         file: the digests that the champion's run has recorded; earlier versions recorded none.

@@ -81,7 +81,7 @@ class DataConfig(Named):
     args: JsonObject = Field(default_factory=dict)
     """Arguments for the data set as JSON; `torchmill datasets` shows them."""
     validation_fraction: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the training data to split off for validation, the same in each class; unused for data with a
+    """Share of the training data to split off for validation, by content and seed; unused for data with a
     validation split."""
     leakage_limit: float = Field(0.01, ge=0, le=1, json_schema_extra=NOT_IN_KEY)
     """Largest share of test samples with an equal or nearly equal training sample. A larger one stops the run."""

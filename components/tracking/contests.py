@@ -30,7 +30,7 @@ class Contest:
     pair: str
     """Digest of both models and of all test samples: the same pair on the same samples is the same contest."""
     data_sha256: str
-    """Digest of the data, by which earlier versions recorded contests."""
+    """Digest of the data; earlier versions recorded contests by it."""
 
     @classmethod
     def of(cls, champion: str, challenger: str, digests: Iterable[int], data_sha256: str) -> "Contest":

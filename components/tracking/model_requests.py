@@ -56,7 +56,7 @@ class Standing:
     was_champion: bool
     """True if the version was champion once, and is not any more."""
     trained_on: Path | None = None
-    """File with the digests of what the champion was trained on; None if its run has none, or there is no champion."""
+    """File with the digests of the champion's training samples; None if its run has none, or there is no champion."""
     contests: Contests = NO_CONTESTS
     """Contests that test splits have decided for the model."""
 

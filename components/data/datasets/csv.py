@@ -71,7 +71,7 @@ def load(
         task: classification, multilabel or regression; auto is a regression if labels are fractions, else classes.
         ignore: columns to leave out, separated by commas or as a list, for example row numbers.
         test: another file with the test rows.
-        test_fraction: share of each class to test with if there are no test rows; equal rows stay together.
+        test_fraction: share of the rows to test with if there are no test rows; equal rows stay together.
         max_categories: largest number of categories in a column.
         level: words or characters, for texts.
         max_length: longest text in tokens; more are cut off.

@@ -50,7 +50,7 @@ def load(
         colors: grey, rgb, or rgba for four channels as they are stored; auto is grey if all images are stored as grey,
             and four channels if all are TIFFs whose fourth channel is no opacity.
         bits: depth of 16-bit images. Without it, the depth that their largest level needs.
-        test_fraction: share of each class to test with if there is no test folder; equal files stay together.
+        test_fraction: share of the images to test with if there is no test folder; equal files stay together.
         max_pixels: largest image to read, in pixels; 170 million at most.
         unreadable_share: largest share of unreadable files to leave out; more stop the run.
 

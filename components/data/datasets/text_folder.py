@@ -44,7 +44,7 @@ def load(
         level: words or characters.
         max_length: longest text in tokens; more are cut off.
         lower_case: ignore case, so that Read and read are one word.
-        test_fraction: share of each class to test with if there is no test folder.
+        test_fraction: share of the texts to test with if there is no test folder.
         max_size: largest vocabulary; the most frequent tokens stay.
 
     Raises:
