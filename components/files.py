@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from torchmill.components.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike
 
 logger = logging.getLogger("torchmill")
@@ -174,6 +175,17 @@ def write_arrays(path: Path, arrays: Mapping[str, "ArrayLike"], *, compress: boo
             save(file, **arrays)  # ty: ignore[invalid-argument-type]
 
     write_atomically(path, write)
+
+
+def write_array(path: Path, array: "np.ndarray") -> None:
+    """Write an array as ``.npy``; like ``new_file``, it needs a lock where several processes write."""
+    import numpy as np
+
+    array = np.ascontiguousarray(array)
+    with new_file(path, array.nbytes) as file:
+        # numpy.save bypasses Python's file object, and then a full disk raises an error without a number.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def current_umask() -> int:

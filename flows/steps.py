@@ -16,7 +16,7 @@ from torchmill.components.errors import Unreachable, UserError
 from torchmill.components.evaluation.comparison.noninferiority import Verdict
 from torchmill.components.evaluation.config import EvaluateConfig, PromoteConfig
 from torchmill.components.export.config import ExportConfig
-from torchmill.components.files import write_text
+from torchmill.components.files import write_array, write_text
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.processes import import_ahead
 from torchmill.components.refs import (
@@ -166,7 +166,7 @@ def check(config: CheckConfig, training: TrainConfig, network: NetworkRef, data:
 @step("device", "seed", "data.validation_fraction")
 def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     """Train the network; keep its best weights and its last checkpoint."""
-    from torchmill.components.data.content import trained_digests, write_digests
+    from torchmill.components.data.content import trained_digests
     from torchmill.components.data.samples import training_sizes
     from torchmill.components.evaluation import evaluate
     from torchmill.components.evaluation.plots import draw_curves
@@ -194,7 +194,7 @@ def fit(config: TrainConfig, network: NetworkRef, data: DataRef) -> FitRef:
     used |= {"lr": known_lr(config), "batch_size": config.batch_size}
     tracking.log_params(run, {f"{name}.used": value for name, value in used.items()})
     trained_on = run.folder / PurePath(TRAINED_ON).name
-    write_digests(trained_on, trained_digests(data))
+    write_array(trained_on, trained_digests(data))
     tracking.log_files(run, [trained_on], str(PurePath(TRAINED_ON).parent))
     sizes = training_sizes(data)
     place = f"{device}{f', {precision}' * (precision != 'fp32')}{f', {processes} processes' * (processes > 1)}"

@@ -4,14 +4,12 @@ They lie beside the arrays of a prepared data set, in a file per split. Encoding
 """
 
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from torchmill.components.encoding.vocabulary import normalized
-from torchmill.components.files import new_file
 from torchmill.components.refs import DataRef
 
 DTYPE = np.dtype("<u8")
@@ -65,14 +63,6 @@ def trained_digests(data: DataRef) -> np.ndarray:
     """
     splits = ("train", "validation") if data.validation_size else ("train",)
     return np.unique(np.concatenate([read_digests(data, split) for split in splits]))
-
-
-def write_digests(file: Path, digests: np.ndarray) -> None:
-    """Write digests as ``.npy``, 8 bytes each."""
-    content = io.BytesIO()
-    np.save(content, digests)
-    with new_file(file, len(content.getvalue())) as written:
-        written.write(content.getvalue())
 
 
 def recorded_digests(file: Path) -> np.ndarray | None:

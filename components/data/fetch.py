@@ -378,11 +378,7 @@ def _save(path: Path, array: np.ndarray) -> None:
         with files.writing(path.parent):
             files.publish(Path(array.filename), path)
         return
-    array = np.ascontiguousarray(array)
-    with files.new_file(path, array.nbytes) as file:
-        # numpy.save bypasses Python's file object, and then a full disk raises an error without a number.
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)
+    files.write_array(path, array)
 
 
 def _digest(digests: dict[str, str]) -> str:

@@ -34,7 +34,7 @@ def network_schemes() -> list[str]:
 
 
 def scheme_names() -> list[str]:
-    """Return what `initialize.name` may be: auto, or a scheme that can fill a whole network."""
+    """Return the names that `initialize.name` takes: auto, and the schemes that can fill a whole network."""
     return [AUTO, *network_schemes()]
 
 
@@ -93,8 +93,7 @@ class InitializeConfig(Named):
         return rules
 
     def options(self) -> Iterator[Option]:
-        of_auto = [MODELS[name].constant("INITIALIZATION", "none") for name in MODELS.names()]
-        schemes = of_auto if self.name == AUTO else [self.name]
+        schemes = [_scheme_of(name) for name in MODELS.names()] if self.name == AUTO else [self.name]
         yield from (SCHEMES[name] for name in dict.fromkeys((*schemes, *self.rules.values())))
 
     def resolved(self, model: ModelConfig) -> "InitializeConfig":
@@ -109,10 +108,7 @@ class InitializeConfig(Named):
             >>> InitializeConfig().resolved(ModelConfig(name="torchvision:resnet18")).name
             'none'
         """
-        if self.name != AUTO:
-            return self
-        name = MODELS[model.name].constant("INITIALIZATION", "none") if model.name in MODELS else "none"
-        return self.model_copy(update={"name": name})
+        return self if self.name != AUTO else self.model_copy(update={"name": _scheme_of(model.name)})
 
     def unused(self) -> list[str]:
         """Return the settings that change nothing, since no layer is filled: for example ``initialize.gain relu``."""
@@ -120,6 +116,11 @@ class InitializeConfig(Named):
             return []
         gain = [f"initialize.gain {self.gain}"] if self.gain != "scheme" else []
         return [*gain, f"initialize.bias {self.bias:g}"] if self.bias else gain
+
+
+def _scheme_of(network: str) -> str:
+    """Return the scheme that the file of a built-in network names; none for any other network."""
+    return MODELS[network].constant("INITIALIZATION", "none") if network in MODELS else "none"
 
 
 def _classes_in(place: str) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.initialization.config import TORCHVISION
 from torchmill.components.initialization.name_patterns import matching
+from torchmill.components.initialization.uncompiled import plain_names
 
 logger = logging.getLogger("torchmill")
 
@@ -111,4 +112,4 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file} holds no state dict of tensors.", "Save one: torch.save(network.state_dict(), file).")
-    return {key.removeprefix("module.").replace("_orig_mod.", ""): value for key, value in state.items()}
+    return plain_names({key.removeprefix("module."): value for key, value in state.items()})

@@ -1,11 +1,14 @@
 """Networks whose constructor calls torch.compile, without it: Torchmill compiles for training alone."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import MethodType
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
+
+PREFIX = "_orig_mod."
+"""Part of the names of weights in a compiled module."""
 
 
 def uncompiled(network: nn.Module) -> tuple[nn.Module, list[str]]:
@@ -41,6 +44,11 @@ def uncompiled(network: nn.Module) -> tuple[nn.Module, list[str]]:
                 original = MethodType(original, module)
             vars(module)[name] = original
     return network, names
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a network with compiled parts under the names that they have without compilation."""
+    return {name.replace(PREFIX, ""): weight for name, weight in state.items()}
 
 
 def _modules(network: nn.Module, place: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -10,10 +10,8 @@ from torch import nn
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.build import build, try_on
+from torchmill.components.initialization.uncompiled import PREFIX, plain_names
 from torchmill.components.refs import DataRef, FileRef, NetworkRef
-
-COMPILED = "_orig_mod."
-"""Part of the names of weights in a compiled module."""
 
 
 def save_weights(network: nn.Module, path: Path) -> FileRef:
@@ -38,7 +36,7 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
     Raises:
         UserError: the file is missing or changed, or doesn't fit the network.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, load_model
 
     if not weights.path.is_file() or FileRef.of(weights.path) != weights:
@@ -49,9 +47,10 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
     for name in network.frozen:
         rebuilt.get_parameter(name).requires_grad_(False)
     try:
-        state = load_file(weights.path)
-        if any(COMPILED in name for name in state):  # of a version that kept the constructor's torch.compile
-            rebuilt.load_state_dict({name.replace(COMPILED, ""): value for name, value in state.items()})
+        with safe_open(weights.path, "pt") as file:
+            is_compiled = any(PREFIX in name for name in file.keys())  # noqa: SIM118 (it is no dict)
+        if is_compiled:  # by a version that kept the constructor's torch.compile
+            rebuilt.load_state_dict(plain_names(load_file(weights.path)))
         else:
             load_model(rebuilt, str(weights.path))
     except (SafetensorError, RuntimeError) as error:

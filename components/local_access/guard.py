@@ -54,11 +54,9 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = None if scope["type"] == "lifespan" else self.refusal(scope)
-        if refusal is None and _opens_the_ui(scope):
+        if refusal is None and _opens_first_page(scope):
             location = f"http://{_Headers(scope).one('host')}/?{SIGNED_IN}".encode("latin-1")
-            headers = [(b"location", location), (b"cache-control", b"no-store")]
-            await send({"type": "http.response.start", "status": 302, "headers": headers})
-            await send({"type": "http.response.body", "body": b""})
+            await _answer(send, 302, [(b"location", location), (b"cache-control", b"no-store")])
         elif refusal is None:
             await self.application(scope, receive, _unframed(send) if scope["type"] == "http" else send)
         elif scope["type"] == "websocket":
@@ -66,8 +64,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": refusal.reason})
         else:
             headers = [(b"content-type", b"text/plain; charset=utf-8"), *[SIGN_IN] * (refusal.status == 401)]
-            await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await send({"type": "http.response.body", "body": f"{refusal.reason}\n".encode()})
+            await _answer(send, refusal.status, headers, f"{refusal.reason}\n".encode())
 
     def refusal(self, scope: Scope) -> Refusal | None:
         """Return why a request may not pass, or None."""
@@ -117,20 +114,27 @@ def _is_from_here(headers: _Headers, scope: Scope) -> bool:
     """Return True for a request of our own page, of an address typed by the user, or of a link that is followed."""
     if headers.one("sec-fetch-site") in ("same-origin", "none"):
         return True
-    followed = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
-    return followed and scope["type"] == "http" and scope["method"] == "GET"
+    return _opens_a_page(headers, scope)
 
 
-def _opens_the_ui(scope: Scope) -> bool:
+def _opens_a_page(headers: _Headers, scope: Scope) -> bool:
+    is_document = headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
+    return is_document and scope["type"] == "http" and scope["method"] == "GET"
+
+
+def _opens_first_page(scope: Scope) -> bool:
     """Return True if a browser opens the first page, maybe by an address with the key.
 
     The page would have the key in its own address, and then browsers refuse its relative requests ("Request cannot be
     constructed from a URL that includes credentials"). So it is sent on to an address without.
     """
-    if scope["type"] != "http" or scope["method"] != "GET" or scope["path"] != "/" or scope.get("query_string"):
-        return False
-    headers = _Headers(scope)
-    return headers.one("sec-fetch-mode") == "navigate" and headers.one("sec-fetch-dest") == "document"
+    is_first = scope["type"] == "http" and scope["path"] == "/" and not scope.get("query_string")
+    return is_first and _opens_a_page(_Headers(scope), scope)
+
+
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _unframed(send: Send) -> Send:

@@ -9,6 +9,7 @@ OF_THEIR_OWN = {
     "best_epoch": "train/best_epoch",
     "samples_per_second": "time/samples_per_second",
 }
+OWN_NAMES = {in_mlflow: own for own, in_mlflow in OF_THEIR_OWN.items()}
 
 
 def grouped(name: str) -> str:
@@ -33,9 +34,8 @@ def ungrouped(name: str) -> str:
         >>> ungrouped("test/accuracy"), ungrouped("test_accuracy")  # the second is of an earlier version
         ('test_accuracy', 'test_accuracy')
     """
-    for own, in_mlflow in OF_THEIR_OWN.items():
-        if name == in_mlflow:
-            return own
+    if name in OWN_NAMES:
+        return OWN_NAMES[name]
     group, _, measure = name.partition("/")
     if group == "time" and measure.endswith("_seconds"):
         return f"{TIMES}{measure.removesuffix('_seconds')}"

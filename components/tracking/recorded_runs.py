@@ -200,12 +200,27 @@ def fetch_file(runs: Runs, run: RecordedRun, name: str, folder: Path) -> Path:
     Raises:
         UserError: the run has no such artifact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with open_client(runs) as client:
-        parent = name.rpartition("/")[0]
-        if name not in {item.path for item in client.list_artifacts(run.run_id, parent or None)}:
-            raise UserError(f"Run {run.name} has no {name} among its artifacts.", "Did it come to its end?")
-        return Path(client.download_artifacts(run.run_id, name, str(folder)))
+        path = download_artifact(client, run.run_id, name, folder)
+    if path is None:
+        raise UserError(f"Run {run.name} has no {name} among its artifacts.", "Did it come to its end?")
+    return path
+
+
+def download_artifact(client: Any, run_id: str, name: str, folder: Path) -> Path | None:
+    """Return the path of a run's artifact, copied into a folder; None if the run is gone or has no such artifact."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        names = {item.path for item in client.list_artifacts(run_id, name.rpartition("/")[0] or None)} if run_id else ()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        names = ()
+    if name not in names:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(client.download_artifacts(run_id, name, str(folder)))
 
 
 def fetch_snapshot(runs: Runs, run: RecordedRun, folder: Path) -> None:

@@ -17,6 +17,7 @@ from torchmill.components.tracking.champions import CHALLENGER, CHAMPION, Champi
 from torchmill.components.tracking.client import call_until, open_client, server_address
 from torchmill.components.tracking.contests import CONTESTS_TAG, Contest, Contests
 from torchmill.components.tracking.database import check_database, relocate
+from torchmill.components.tracking.recorded_runs import download_artifact
 
 CHAMPIONS_TAG = "torchmill.champions"
 """Tag of a registered model with the history of its champions."""
@@ -123,7 +124,7 @@ def download_onnx(client: Any, version: ModelVersion, folder: Path) -> Path:
 
 
 def trained_on_file(runs: Runs, run_id: str) -> Path | None:
-    """Return the path of the digests of what a run was trained on; None if it recorded none.
+    """Return the path of the digests of a run's training samples; None if it recorded none.
 
     Raises:
         UserError: MLflow doesn't send it.
@@ -132,22 +133,6 @@ def trained_on_file(runs: Runs, run_id: str) -> Path | None:
         return None
     with open_client(runs) as client:
         return download_artifact(client, run_id, TRAINED_ON, below(runs.work / "trained_on", run_id))
-
-
-def download_artifact(client: Any, run_id: str, name: str, folder: Path) -> Path | None:
-    """Return the path of a run's artifact, copied into a folder; None if the run is gone or has no such artifact."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        names = {item.path for item in client.list_artifacts(run_id, name.rpartition("/")[0])} if run_id else ()
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        names = ()
-    if name not in names:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(client.download_artifacts(run_id, name, str(folder)))
 
 
 def _local_folder(version: ModelVersion) -> Path | None:

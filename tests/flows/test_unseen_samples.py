@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tests.onnx_files import linear
-from torchmill.components.data.content import trained_digests, write_digests
+from torchmill.components.data.content import trained_digests
 from torchmill.components.data.fetch import fetch
 from torchmill.components.evaluation.comparison.champion import compare_with_champion
 from torchmill.components.evaluation.comparison.noninferiority import Verdict
 from torchmill.components.evaluation.config import PromoteConfig
+from torchmill.components.files import write_array
 from torchmill.components.refs import DataRef, ExportRef, FileRef
 from torchmill.components.runs.reproduction import RecordedRun
 from torchmill.components.tracking.champions import ModelVersion
@@ -151,11 +152,11 @@ def judged(tmp_path):
 
 def test_what_a_champion_was_trained_on_is_read_from_its_run(judged, tmp_path):
     contest, judge = judged
-    write_digests(tmp_path / "trained_on.npy", contest.trained_on)
+    write_array(tmp_path / "trained_on.npy", contest.trained_on)
     verdict = judge(tmp_path / "trained_on.npy")
     assert verdict.comparison and "trained on other data" in verdict.reason
     strangers = np.arange(800, dtype=np.uint64)
-    write_digests(tmp_path / "trained_on.npy", strangers)
+    write_array(tmp_path / "trained_on.npy", strangers)
     assert "none of the 800 samples the champion was trained on" in judge(tmp_path / "trained_on.npy").reason
 
 
