@@ -14,6 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torchmill.components.config import RunConfig
 from torchmill.components.files import append_to, locked, write_text
 from torchmill.components.refs import TrainResult
+from torchmill.components.runs.checked_folders import CheckedFolders
 from torchmill.components.runs.fingerprint import StepFingerprint
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache, is_intact
@@ -208,22 +209,24 @@ def _append(index: Path, name: str) -> None:
         log_once(index, "Cannot write %s: %s. An equal command won't find this run.", index, error.strerror)
 
 
-def mend_index(runs: Runs, dry_run: bool) -> list[str]:
-    """Complete the index of keys from the runs' manifests, and return a line on each change.
+def mend_index(folders: CheckedFolders, dry_run: bool) -> list[str]:
+    """Complete the index of keys from the manifests of the runs to check, and return a line on each change.
 
     Args:
         dry_run: change nothing.
     """
     lines = []
-    manifests = sorted(runs.work.glob("*/run.json"), key=lambda path: path.lstat().st_mtime)
-    for folder in (path.parent for path in manifests):
+    manifests = [folder / "run.json" for folder in folders.changed if (folder / "run.json").is_file()]
+    for folder in (path.parent for path in sorted(manifests, key=lambda path: path.lstat().st_mtime)):
         manifest = Manifest.of(folder)
         if manifest is None:
             continue
-        index = _index(runs, manifest.fingerprint.key)
+        index = _index(folders.runs, manifest.fingerprint.key)
+        folders.watch(folder, index)
         if folder.name not in _names(index):
+            folders.doubt(folder)
             if not dry_run:
-                with locked(runs.work / "claims.lock"):
+                with locked(folders.runs.work / "claims.lock"):
                     _append(index, folder.name)
             lines.append(f"run {manifest.name}: {'to be' if dry_run else 'is'} found again by an equal command")
     return lines

@@ -10,22 +10,27 @@ import psutil
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import ABANDONED_SECONDS, locked
-from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.checked_folders import CheckedFolders
 
 LARGEST_PROCESS_ID = 2**31 - 1
 
 
-def half_written(folder: Path) -> Iterator[Path]:
-    """Yield the temporary files in a folder, and below, whose writers have died.
+def half_written(folder: Path, *, below: bool = True) -> Iterator[tuple[Path, bool]]:
+    """Yield the temporary files in a folder, each with whether its writer has died.
 
     A living writer holds a lock on its file. The id in the name is another process's by now, if the file is old.
+
+    Args:
+        below: look into the folders below, too.
     """
-    for path in folder.rglob(".*"):
+    for path in folder.rglob(".*") if below else folder.glob(".*"):
         match = re.fullmatch(r"\..+\.([0-9]+)\.partial(\.npz)?|\.writable-([0-9]+)", path.name)
-        if match and path.is_file() and (not _exists(int(match[1] or match[3])) or _is_old(path)):
-            with contextlib.suppress(UserError), locked(path, wait=False) as is_free:
-                if is_free:
-                    yield path
+        if match and path.is_file():
+            is_free = False
+            if not _exists(int(match[1] or match[3])) or _is_old(path):
+                with contextlib.suppress(UserError), locked(path, wait=False) as is_free:
+                    pass
+            yield path, is_free
 
 
 def _exists(process: int) -> bool:
@@ -36,8 +41,17 @@ def _is_old(path: Path) -> bool:
     return time.time() - path.lstat().st_mtime > ABANDONED_SECONDS
 
 
-def leftovers(runs: Runs, cache: Path) -> list[Path]:
+def leftovers(folders: CheckedFolders, cache: Path) -> list[Path]:
     """Return the files to delete: abandoned temporary files, and damaged checkpoints."""
-    files = [path for path in (*half_written(runs.work), *runs.work.rglob("checkpoints/*.damaged")) if path.is_file()]
-    by_age = [*runs.folder.glob(".mlflow.db.partial*"), *cache.glob("*/.*.tmp")]
-    return files + [path for path in by_age if _is_old(path)]
+    files = [path for parent in folders.parents for path, is_free in half_written(Path(parent), below=False) if is_free]
+    for folder in folders.changed:
+        for path, is_free in half_written(folder):
+            folders.doubt(path)
+            if is_free:
+                files.append(path)
+        for path in folder.rglob("*.damaged"):
+            if path.parent.name == "checkpoints":
+                folders.doubt(path)
+                files.append(path)
+    by_age = [*folders.runs.folder.glob(".mlflow.db.partial*"), *cache.glob("*/.*.tmp")]
+    return [path for path in files if path.is_file()] + [path for path in by_age if _is_old(path)]

@@ -1,7 +1,9 @@
 """The step cache: results of steps by the key of their fingerprint."""
 
 import contextlib
+import heapq
 import logging
+import os
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -123,14 +125,20 @@ class StepCache:
 
     def explain(self, step: str, fingerprint: StepFingerprint) -> str:
         """Return in words why a step has to run: its difference from the most similar cached result."""
-        paths = sorted(self.folder(step, "").glob("*/result.json"), key=lambda path: -path.lstat().st_mtime)
-        entries = [entry for path in paths[:MAX_COMPARED] if (entry := self._read(path))]
+        entries = [entry for path in self._latest(step) if (entry := self._read(path / "result.json"))]
         if not entries:
             return "for the first time"
         nearest = min(entries, key=lambda entry: (entry.fingerprint.distance(fingerprint), -entry.created))
         if nearest.fingerprint.key == fingerprint.key:
             return "a file of its result is gone or changed"
         return nearest.fingerprint.changed_to(fingerprint)
+
+    def _latest(self, step: str) -> list[Path]:
+        """Return the folders of a step that were written to last. There may be many thousands."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder(step, "")) as folders:
+            times = {folder.path: folder.stat(follow_symlinks=False).st_mtime for folder in folders}
+            return [Path(path) for path in heapq.nlargest(MAX_COMPARED, times, key=times.__getitem__)]
+        return []
 
     def _read(self, path: Path) -> CachedResult | None:
         plain = read_json(path, dict)

@@ -3,6 +3,7 @@
 from torchmill.components.state_files.damage import Damaged, is_file_name, log_once, only_looking, set_aside
 from torchmill.components.state_files.reading import (
     MAX_ARRAY_BYTES,
+    MAX_BYTES,
     blank_damaged_lines,
     fitting,
     open_file,
@@ -18,6 +19,7 @@ from torchmill.components.state_files.reading import (
 
 __all__ = [
     "MAX_ARRAY_BYTES",
+    "MAX_BYTES",
     "Damaged",
     "blank_damaged_lines",
     "fitting",

@@ -81,7 +81,11 @@ def is_registered(runs: Runs, model: str, version: str) -> bool:
     Raises:
         UserError: MLflow doesn't answer.
     """
-    query = "SELECT 1 FROM model_versions WHERE name = ? AND version = ? AND current_stage IS NOT 'Deleted_Internal'"
+    # With the workspace, SQLite finds the row by the primary key; without, it reads all versions.
+    query = (
+        "SELECT 1 FROM model_versions WHERE workspace = 'default' AND name = ? AND version = ? "
+        "AND current_stage IS NOT 'Deleted_Internal'"
+    )
     return _exists(runs, query, (model, version), lambda client: bool(client.get_model_version(model, version)))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, locked
+from torchmill.components.runs.checked_folders import CheckedFolders
 from torchmill.components.runs.claim import is_alive
 from torchmill.components.runs.folders import Runs
 from torchmill.components.state_files import blank_damaged_lines, log_once, read_json, read_json_lines, set_aside
@@ -105,39 +106,52 @@ def _follow(delivery: Delivery, writer_gone: threading.Event) -> None:
         delivery.close_as_killed()
 
 
-def pending_runs(runs: Runs) -> list[Path]:
-    """Return the folders of dead or ended runs whose records, or whose end, MLflow lacks."""
-    folders = []
-    journals = {path: path.stat() for path in runs.work.glob(f"*/{JOURNAL}") if path.is_file()}
-    for journal, status in sorted(journals.items(), key=lambda item: item[1].st_mtime):
+def pending_runs(runs: Runs, folders: CheckedFolders | None = None) -> list[Path]:
+    """Return the folders of dead or ended runs whose records, or whose end, MLflow lacks.
+
+    Args:
+        folders: the folders to look at; None for all.
+    """
+    journals = [folder / JOURNAL for folder in folders.changed] if folders else runs.work.glob(f"*/{JOURNAL}")
+    pending = []
+    statuses = {path: path.stat() for path in journals if path.is_file()}
+    for journal, status in sorted(statuses.items(), key=lambda item: item[1].st_mtime):
         progress = read_json(journal.with_name("sent.json"), Progress) or Progress()
-        is_behind = progress.to < status.st_size or not progress.status
+        if progress.to >= status.st_size and progress.status:
+            continue
+        if folders:
+            folders.doubt(journal)
         try:
-            if is_behind and not is_alive(journal.parent):
-                folders.append(journal.parent)
+            if not is_alive(journal.parent):
+                pending.append(journal.parent)
         except UserError as error:  # the trouble of one run must not stop the others
             log_once(journal, "%s", error)
-    return folders
+    return pending
 
 
-def mend_journals(runs: Runs, dry_run: bool) -> dict[Path, int]:
+def mend_journals(folders: CheckedFolders, dry_run: bool) -> dict[Path, int]:
     """Blank the damaged lines in the journals of runs that nobody works on; return their number by folder."""
     counts = {}
-    for journal in sorted(runs.work.glob(f"*/{JOURNAL}")):
-        with locked(journal.with_name("recorder.lock"), wait=False) as is_free:
-            if is_free and not is_alive(journal.parent):
-                counts[journal.parent] = blank_damaged_lines(journal, Record, dry_run)
-    return {folder: count for folder, count in counts.items() if count}
+    for folder in folders.changed:
+        if not (folder / JOURNAL).exists():
+            continue
+        with locked(folder / "recorder.lock", wait=False) as is_free:
+            is_idle = is_free and not is_alive(folder)
+            if is_idle and (count := blank_damaged_lines(folder / JOURNAL, Record, dry_run)):
+                counts[folder] = count
+        if not is_idle or folder in counts:
+            folders.doubt(folder)
+    return counts
 
 
-def deliver_pending(runs: Runs) -> dict[Path, str]:
+def deliver_pending(runs: Runs, folders: CheckedFolders | None = None) -> dict[Path, str]:
     """Deliver the journals of ``pending_runs``; set a run to KILLED if its process died without ending it.
 
     Returns:
         By folder, the run's status, or why it can't be delivered.
     """
     outcomes: dict[Path, str] = {}
-    for folder in pending_runs(runs):
+    for folder in pending_runs(runs, folders):
         with locked(folder / "recorder.lock", wait=False) as is_free:
             if is_alive(folder):
                 continue  # it was resumed meanwhile

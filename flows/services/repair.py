@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torchmill.components import tracking
 from torchmill.components.errors import UserError
+from torchmill.components.runs.checked_folders import CheckedFolders
 from torchmill.components.runs.claim import Manifest, is_alive
 from torchmill.components.runs.cleanup import leftovers
 from torchmill.components.runs.folders import Runs, data_cache
@@ -25,43 +26,49 @@ def repair(runs: Runs, dry_run: bool) -> int:
         dry_run: only print what would be done.
     """
     print(f"{runs.folder}{':  only looked at, nothing is changed' if dry_run else ''}", flush=True)
+    with only_looking() if dry_run else contextlib.nullcontext():
+        folders = CheckedFolders(runs)
     lines = 0
     failed = False
     for part in (mend_files, _addresses, _undelivered, _running, _flow_runs, _files):
         try:
             with only_looking() if dry_run else contextlib.nullcontext():
-                for line in part(runs, dry_run):
+                for line in part(folders, dry_run):
                     lines += 1
                     print(f"  {line}", flush=True)
         except UserError as error:  # a server is away; the other parts don't need it
             failed = True
             print(f"  {error}", flush=True)
+    if not failed:
+        folders.save()
     if not (lines or failed):
         print("  nothing to repair", flush=True)
     return 1 if failed else 0
 
 
-def _addresses(runs: Runs, dry_run: bool) -> Iterator[str]:
+def _addresses(folders: CheckedFolders, dry_run: bool) -> Iterator[str]:
     """Correct the addresses of artifacts in a folder that was moved."""
-    for former in tracking.former_addresses(runs) if dry_run else tracking.relocate(runs):
-        yield f"addresses of artifacts: from {former.removeprefix('file://')} to {runs.folder}"
+    look = tracking.former_addresses if dry_run else tracking.relocate
+    for former in look(folders.runs):
+        yield f"addresses of artifacts: from {former.removeprefix('file://')} to {folders.runs.folder}"
 
 
-def _undelivered(runs: Runs, dry_run: bool) -> Iterator[str]:
+def _undelivered(folders: CheckedFolders, dry_run: bool) -> Iterator[str]:
     """Send MLflow the records that it lacks."""
     if dry_run:
-        for folder in tracking.pending_runs(runs):
+        for folder in tracking.pending_runs(folders.runs, folders):
             yield f"run {_name(folder)}: records and outcome are to be sent to MLflow"
         return
-    for folder, outcome in tracking.deliver_pending(runs).items():
+    for folder, outcome in tracking.deliver_pending(folders.runs, folders).items():
         is_sent = outcome.isupper()  # a status; otherwise the reason
         rest = f"{outcome}, all records are in MLflow" if is_sent else f"records stay in the folder: {outcome}"
         yield f"run {_name(folder)}: {rest}"
 
 
-def _running(runs: Runs, dry_run: bool) -> Iterator[str]:
+def _running(folders: CheckedFolders, dry_run: bool) -> Iterator[str]:
     """Close runs that MLflow shows as running, and that have neither a journal nor a process here."""
-    with_journal = {folder.name for folder in tracking.pending_runs(runs)}
+    runs = folders.runs
+    with_journal = {folder.name for folder in tracking.pending_runs(runs, folders)}
     for run in tracking.running_runs(runs):
         title = f"run {run.name} ({run.run_id})"
         if run.folder is None:
@@ -79,8 +86,9 @@ def _running(runs: Runs, dry_run: bool) -> Iterator[str]:
             yield f"{title} said RUNNING, but its process has died: KILLED"
 
 
-def _flow_runs(runs: Runs, dry_run: bool) -> Iterator[str]:
+def _flow_runs(folders: CheckedFolders, dry_run: bool) -> Iterator[str]:
     """Mark flow runs as crashed whose process has died."""
+    runs = folders.runs
     dead = crashed_runs.dead(runs)
     if not (dead or crashed_runs.says_that_some_run(runs)):
         return
@@ -96,9 +104,9 @@ def _flow_runs(runs: Runs, dry_run: bool) -> Iterator[str]:
                 yield from crashed_runs.close_unwatched(runs, dry_run)
 
 
-def _files(runs: Runs, dry_run: bool) -> Iterator[str]:
+def _files(folders: CheckedFolders, dry_run: bool) -> Iterator[str]:
     """Remove half-written files."""
-    for path in leftovers(runs, data_cache()):
+    for path in leftovers(folders, data_cache()):
         if dry_run:
             yield f"{path} is half-written: to be removed"
             continue

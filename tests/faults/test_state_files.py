@@ -30,12 +30,14 @@ from torchmill.components.files import locked, write_atomically
 from torchmill.components.local_access.key import credentials
 from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.refs import FileRef, NetworkRef, RunRef, StepRef
+from torchmill.components.runs import checked_folders
 from torchmill.components.runs import claim as claims
+from torchmill.components.runs.checked_folders import CheckedFolders, digest_of_checks
 from torchmill.components.runs.cleanup import leftovers
 from torchmill.components.runs.fingerprint import StepFingerprint
 from torchmill.components.runs.folders import Runs
 from torchmill.components.runs.step_cache import StepCache
-from torchmill.components.state_files import Damaged, read_json
+from torchmill.components.state_files import Damaged, only_looking, read_json
 from torchmill.components.tracking import recorded_metrics, recorded_steps, replay
 from torchmill.components.tracking.champions import Champions, Reign
 from torchmill.components.tracking.delivery import Delivery
@@ -157,6 +159,9 @@ class Store:
         (work / "vocabulary.json").write_text(
             Vocabulary.of(["a b c", "b"], "words", lower_case=True, max_length=8).as_json()
         )
+        (work / "checked.json").write_text(
+            json.dumps({"checks": digest_of_checks(), "marks": {"": {NAME: 7}}, "watched": {NAME: ["keys/k"]}})
+        )
         credentials(self.runs)
         (work / "prewarm.modules").write_text("json csv torchmill.components.errors\nwave\n")
         (work / "columns.json").write_text(Columns((Column("age"), Column("color", ("red", "blue")))).as_json())
@@ -196,11 +201,11 @@ def read_journal(store: Store) -> None:
     replay(copy, store.run, "fit")
     (copy.folder / "journal.jsonl").unlink(missing_ok=True)
     deliver(store)
-    mend_journals(store.runs, dry_run=True)
+    mend_journals(CheckedFolders(store.runs), dry_run=True)
     Journal(store.run).append({"kind": "settle", "ask": "last"})
     is_file = (store.run / "journal.jsonl").is_file()
     assert not is_file or Journal(store.run).records()[-1]["ask"] == "last", "a damaged line takes the next with it"
-    mend_journals(store.runs, dry_run=False)
+    mend_journals(CheckedFolders(store.runs), dry_run=False)
 
 
 def deliver(store: Store) -> None:
@@ -242,7 +247,7 @@ def claim(store: Store) -> None:
         for path in claimed.folder.iterdir():
             path.unlink()
         claimed.folder.rmdir()
-    claims.mend_index(store.runs, dry_run=True)
+    claims.mend_index(CheckedFolders(store.runs), dry_run=True)
 
 
 def read_steps(store: Store) -> None:
@@ -305,6 +310,7 @@ KINDS: dict[str, Callable[[Store], Any]] = {
     "columns.json": parse(Columns.from_json, "columns.json"),
     "champions.json": parse(champions, "champions.json"),
     "key": lambda store: credentials(store.runs).encode("ascii"),
+    "checked.json": lambda store: CheckedFolders(store.runs).changed,
     "prewarm.modules": lambda store: import_learned(store.runs.work / "prewarm.modules"),
 }
 """Patterns of state files below the working folder, each with the commands' readers of it."""
@@ -332,7 +338,7 @@ def test_no_damage_stops_a_reader_or_destroys_what_was_there(kind: str, store: S
             with time_limit():
                 KINDS[kind](store)
                 if seed % 50 == 0:
-                    list(mend_files(store.runs, dry_run=False))
+                    list(mend_files(CheckedFolders(store.runs), dry_run=False))
         except UserError:
             assert kind in MAY_COMPLAIN or not stat.S_ISREG(was), f"seed {seed}"
         except BaseException as error:
@@ -375,7 +381,7 @@ def test_an_index_names_no_folder_outside_the_store(store: Store):
 def test_a_partial_file_with_an_odd_number_stops_no_cleanup(store: Store, digits: str):
     partial = store.runs.work / f".x.{digits}.partial"
     partial.write_text("half")
-    assert (partial in leftovers(store.runs, store.runs.folder)) == (digits.isascii() and digits != "1")
+    assert (partial in leftovers(CheckedFolders(store.runs), store.runs.folder)) == (digits.isascii() and digits != "1")
 
 
 def test_the_lock_of_a_partial_file_tells_whether_its_writer_lives(store: Store):
@@ -384,15 +390,15 @@ def test_the_lock_of_a_partial_file_tells_whether_its_writer_lives(store: Store)
     for path in (reused, held):
         path.write_text("half")
     with locked(held):
-        assert not leftovers(store.runs, store.runs.folder)
+        assert not leftovers(CheckedFolders(store.runs), store.runs.folder)
         os.utime(reused, (0, 0))
         os.utime(held, (0, 0))
-        assert leftovers(store.runs, store.runs.folder) == [reused]
-    assert set(leftovers(store.runs, store.runs.folder)) == {reused, held}
+        assert leftovers(CheckedFolders(store.runs), store.runs.folder) == [reused]
+    assert set(leftovers(CheckedFolders(store.runs), store.runs.folder)) == {reused, held}
 
     def write(partial: Path) -> None:
         os.utime(partial, (0, 0))
-        assert partial not in leftovers(store.runs, store.runs.folder), "it is being written"
+        assert partial not in leftovers(CheckedFolders(store.runs), store.runs.folder), "it is being written"
         partial.write_text("whole")
 
     write_atomically(store.runs.work / "file", write)
@@ -405,14 +411,53 @@ def test_repair_completes_an_index_and_blanks_damaged_lines_where_they_are(store
     harmed = good.replace(b'{"kind": "begin"', b'{"kind": 17')
     journal.write_bytes(harmed)
     (store.run / "sent.json").write_bytes(b"")
-    said = "\n".join(mend_files(store.runs, dry_run=True))
+    said = "\n".join(mend_files(CheckedFolders(store.runs), dry_run=True))
     assert index.exists() is False and journal.read_bytes() == harmed
     assert "sent.json is damaged" in said and "1 damaged line" in said and "calm otter: to be found again" in said
-    assert len(list(mend_files(store.runs, dry_run=False))) == 3
+    assert len(list(mend_files(CheckedFolders(store.runs), dry_run=False))) == 3
     assert index.read_text() == f"{NAME}\n" and (store.run / "sent.json.damaged").read_bytes() == b""
     assert (store.run / "journal.jsonl.damaged").read_bytes() == harmed
     assert len(journal.read_bytes()) == len(harmed) and len(Journal(store.run).records()) == len(RECORDS) - 1
-    assert not list(mend_files(store.runs, dry_run=False))
+    assert not list(mend_files(CheckedFolders(store.runs), dry_run=False))
+
+
+def test_repair_reads_only_what_changed_since_it_was_whole(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checked_folders, "SETTLED_NANOSECONDS", 0)
+    progress = {"to": len(lines(RECORDS)), "run_id": "r" * 32, "status": "FINISHED", "experiment_id": "1"}
+    (store.run / "sent.json").write_text(json.dumps(progress))
+    (result,) = store.runs.work.glob("steps/initialize/*/result.json")
+
+    def look() -> tuple[list[Path], list[str]]:
+        folders = CheckedFolders(store.runs)
+        with only_looking():
+            lines = list(mend_files(folders, dry_run=True))
+            pending_runs(store.runs, folders)
+            lines += map(str, leftovers(folders, store.runs.folder))
+        folders.save()
+        return folders.changed, lines
+
+    assert len(look()[0]) > 2
+    look()  # the check has made a lock in the run's folder
+    assert look() == ([], [])
+    for path in (store.run / "sent.json", store.run / "journal.jsonl", result):
+        content, status = path.read_bytes(), path.stat()
+        path.write_bytes(content.replace(b'"', b"#", 1))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        for _ in range(2):  # damage is not forgotten
+            folders, said = look()
+            assert folders == [path.parent] and len(said) == 1 and path.name in said[0]
+        path.write_bytes(content)
+        look()
+        assert look() == ([], [])
+    (store.run / "sent.json").write_text(json.dumps(progress | {"status": ""}))
+    with locked(store.run / "alive.lock"):
+        look()
+    assert look()[0] == [store.run], "it died meanwhile, and no file says so"
+    (result.parent / f".result.json.{2**31 - 1}.partial").touch()
+    assert len(look()[1]) == 1
+    for index in (store.runs.work / "keys").glob("*"):
+        index.unlink()
+    assert any("calm otter: to be found again" in line for line in look()[1])
 
 
 def test_a_receipt_of_another_recorder_with_the_same_process_id_refuses_nothing(store: Store):
