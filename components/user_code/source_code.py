@@ -129,6 +129,8 @@ class _Search:
         # A file in a package may run by its path, with its own folder first, or as a module: both count.
         self._places = [(str(folder), *elsewhere)] if around == folder else [(str(folder),), elsewhere]
         self._tops: dict[str, list[Trail]] = {}
+        self._modules: dict[tuple[Trail, str], ModuleSpec | None] = {}
+        self._resolved: dict[str, Path] = {}
         PathFinder.invalidate_caches()  # its cache misses files written right after its last look at a folder
 
     def add(self, file: Path) -> None:
@@ -164,16 +166,24 @@ class _Search:
                 for module in pkgutil.iter_modules(trail[-1]):
                     self._descend(trail, (module.name,))
                 return
-            spec = PathFinder.find_spec(name, trail[-1])
+            spec = self._module(trail, name)
             if spec is None:  # a class or the like
                 return
             trail = self._enter(spec, trail)
+
+    def _module(self, trail: Trail, name: str) -> ModuleSpec | None:
+        """Find a module in a package; most are imported by many others, and each look asks the file system."""
+        if (trail, name) not in self._modules:
+            self._modules[trail, name] = PathFinder.find_spec(name, trail[-1])
+        return self._modules[trail, name]
 
     def _enter(self, spec: ModuleSpec, trail: Trail) -> Trail:
         inside = (*trail, tuple(spec.submodule_search_locations or ()))
         if spec.origin and spec.origin.endswith(".py"):
             # A checkout finds Torchmill's own modules by a link; resolved paths make them the same files.
-            self.waiting.append((Path(spec.origin).resolve(), inside if inside[-1] else trail))
+            if spec.origin not in self._resolved:
+                self._resolved[spec.origin] = Path(spec.origin).resolve()
+            self.waiting.append((self._resolved[spec.origin], inside if inside[-1] else trail))
         return inside
 
     def _top(self, name: str) -> list[Trail]:
@@ -248,8 +258,9 @@ def _read(source: bytes) -> _Module:
         warnings.simplefilter("ignore")  # Python shows them again when it runs the code
         tree = ast.parse(source)
     imports: list[tuple[int, tuple[str, ...]]] = []
-    never_run = {id(inner) for node in ast.walk(tree) if _is_for_type_checkers(node) for inner in ast.walk(node)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    never_run = {id(inner) for node in nodes if _is_for_type_checkers(node) for inner in ast.walk(node)}
+    for node in nodes:
         if id(node) in never_run:
             continue
         if isinstance(node, ast.Import):
@@ -268,7 +279,10 @@ def _read(source: bytes) -> _Module:
 
 def _is_for_type_checkers(node: ast.AST) -> bool:
     """Return True for ``if TYPE_CHECKING:`` without an else: its imports don't happen at run time."""
-    return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test).endswith("TYPE_CHECKING")
+    if not isinstance(node, ast.If) or node.orelse:
+        return False
+    name = node.test.attr if isinstance(node.test, ast.Attribute) else getattr(node.test, "id", "")
+    return name == "TYPE_CHECKING"
 
 
 def _definitions(tree: ast.Module) -> dict[str, str]:

@@ -475,3 +475,8 @@ def test_it_imports_no_torch():
 def test_what_is_imported_for_type_checkers_alone_is_left_out(tree):
     text = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import layers\n"
     assert names(closure(write(tree, net=text, layers="a = 1\n"))) == ["net.py"]
+
+
+def test_what_is_imported_unless_for_type_checkers_counts(tree):
+    text = "from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import layers\n"
+    assert names(closure(write(tree, net=text, layers="a = 1\n"))) == ["layers.py", "net.py"]
