@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.flows.conftest import Place, make_used_place
+from tests.flows.conftest import Place, make_used_place, use_prewarm
 
 pytestmark = pytest.mark.services
 
@@ -62,7 +62,16 @@ MARKS = [
 ]
 
 
-def make(folder: Path, data: Path, databases: Path) -> Place:
+MakePlace = Callable[[str], Place]
+
+
+@pytest.fixture
+def make(tmp_path: Path, data: Path, databases: Path) -> MakePlace:
+    return lambda name: _make(tmp_path / name, data, databases)
+
+
+def _make(folder: Path, data: Path, databases: Path) -> Place:
+    folder.mkdir()
     place = make_used_place(folder, data, databases)
     (folder / "net.py").write_text(NET)
     (folder / "layers.py").write_text(LAYERS)
@@ -183,12 +192,10 @@ def kill_until_done(place: Place, seed: int, chance: random.Random, kills: int) 
     return out, moments
 
 
-def rounds(tmp_path: Path, data: Path, databases: Path, kills: int, per_round: int) -> Iterator[tuple[int, list[str]]]:
+def rounds(make: MakePlace, kills: int, per_round: int) -> Iterator[tuple[int, list[str]]]:
     """Train with one seed after the other until there were enough kills; compare each with an undisturbed training."""
     chance = random.Random(SEED)
-    (tmp_path / "calm").mkdir()
-    (tmp_path / "killed").mkdir()
-    calm, killed = make(tmp_path / "calm", data, databases), make(tmp_path / "killed", data, databases)
+    calm, killed = make("calm"), make("killed")
     done, seed = 0, 0
     while done < kills:
         undisturbed = calm.torchmill(*COMMAND, "--seed", str(seed))
@@ -205,17 +212,22 @@ def rounds(tmp_path: Path, data: Path, databases: Path, kills: int, per_round: i
     assert not any(remaining.values()), remaining
 
 
-def test_a_training_that_is_killed_a_few_times_equals_an_undisturbed_one(tmp_path: Path, data: Path, databases: Path):
-    for _, moments in rounds(tmp_path, data, databases, kills=2, per_round=2):
+def test_a_training_that_is_killed_a_few_times_equals_an_undisturbed_one(make: MakePlace, prewarm_without_server: str):
+    def make_prewarmed(name: str) -> Place:
+        place = make(name)
+        use_prewarm(place, prewarm_without_server)
+        return place
+
+    for _, moments in rounds(make_prewarmed, kills=2, per_round=2):
         assert len(moments) <= 2
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("TORCHMILL_KILLS" not in os.environ, reason="takes a quarter of an hour: make faults")
-def test_fifty_kills_across_all_steps_leave_no_difference(tmp_path: Path, data: Path, databases: Path):
+def test_fifty_kills_across_all_steps_leave_no_difference(make: MakePlace):
     total = 0
     started = time.monotonic()
-    for seed, moments in rounds(tmp_path, data, databases, KILLS, per_round=9):
+    for seed, moments in rounds(make, KILLS, per_round=9):
         total += len(moments)
         print(f"\nround {seed}: {len(moments)} kills, 0 differences: {'; '.join(moments)}", flush=True)
     print(f"\n{total} kills in {seed} runs, 0 differences, {time.monotonic() - started:.0f} s", flush=True)

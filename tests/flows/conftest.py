@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,42 @@ def make_place(folder: Path, data: Path) -> Place:
 
 
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
+StartedOnce = Callable[[str, Callable[[], AbstractContextManager[str]]], AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
-    """Make a folder for all workers of a test session: the first one makes it, and the others wait for it."""
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder that all workers of a test session share."""
     root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
+@pytest.fixture(scope="session")
+def started_once(session_folder: Path) -> StartedOnce:
+    """Start a server for all workers of a test session: the first one starts it, and ends it after the last user."""
+
+    @contextmanager
+    def start(name: str, run: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
+        address, users = session_folder / f"{name}.address", session_folder / f"{name}.users"
+        with ExitStack() as server:
+            with ExitStack() as use:
+                with locked(session_folder / f"{name}.start"):
+                    use.enter_context(locked(users, shared=True))
+                    if is_owner := not address.exists():
+                        address.write_text(server.enter_context(run()))
+                yield address.read_text()
+            if is_owner:
+                with locked(users):  # whoever comes now waits, and then starts another one
+                    address.unlink()
+                    server.close()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def made_once(session_folder: Path) -> MadeOnce:
+    """Make a folder for all workers of a test session: the first one makes it, and the others wait for it."""
+    root = session_folder
 
     def make(name: str, fill: Callable[[Path], None]) -> Path:
         folder, complete = root / name, root / f"{name}.complete"
@@ -194,43 +222,71 @@ def used(tmp_path: Path, data: Path, databases: Path) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path) -> Iterator[str]:
+def prefect_api(
+    tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path, started_once: StartedOnce
+) -> Iterator[str]:
     """A Prefect server that runs share: each has one started for it otherwise, which takes 7 s of a processor.
 
     Its address has the key, as in ``http://torchmill:KEY@127.0.0.1:4200/api``.
     """
-    place = make_used_place(tmp_path_factory.mktemp("prefect"), data, databases)
-    code = (
-        "import sys\nfrom torchmill.components.local_access.key import credentials, signed_in\n"
-        "from torchmill.components.runs.folders import Runs\nfrom torchmill.flows.services import prefect_server\n"
-        "with prefect_server.at_hand(Runs.here().ready()) as server:\n"
-        "    server.wait()\n    print(signed_in(server.api, credentials(server.runs)), flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", code]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=place.folder, env=place.environment, stdin=pipe, stdout=pipe, text=True
-    ) as holder:
-        assert holder.stdout and holder.stdin
-        yield holder.stdout.readline().strip()
-        holder.stdin.close()
-    place.wait_until_quiet()
+
+    @contextmanager
+    def run() -> Iterator[str]:
+        place = make_used_place(tmp_path_factory.mktemp("prefect"), data, databases)
+        code = (
+            "import sys\nfrom torchmill.components.local_access.key import credentials, signed_in\n"
+            "from torchmill.components.runs.folders import Runs\nfrom torchmill.flows.services import prefect_server\n"
+            "with prefect_server.at_hand(Runs.here().ready()) as server:\n"
+            "    server.wait()\n    print(signed_in(server.api, credentials(server.runs)), flush=True)\n"
+            "    sys.stdin.read()\n"
+        )
+        command = [sys.executable, "-c", code]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=place.folder, env=place.environment, stdin=pipe, stdout=pipe, text=True
+        ) as holder:
+            assert holder.stdout and holder.stdin
+            yield holder.stdout.readline().strip()
+            holder.stdin.close()
+        place.wait_until_quiet()
+
+    with started_once("prefect", run) as api:
+        yield api
 
 
-@pytest.fixture(scope="session")
-def prewarm(tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: str) -> Iterator[str]:
-    """Address of a process that becomes the commands of tests, whose imports take 13 s of a processor."""
-    place = make_place(tmp_path_factory.mktemp("prewarm"), data)
-    environment = place.environment | client_of(prefect_api)
-    prewarmed = PrewarmedProcess.start(Runs(place.runs).ready(), environment)
+@contextmanager
+def running_prewarm(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Run a process that becomes the commands of an environment, and yield its address once it does."""
+    prewarmed = PrewarmedProcess.start(Runs(folder).ready(), environment)
     deadline = time.monotonic() + 120
     while not prewarmed.address.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     yield str(prewarmed.address)
-    log = place.runs / "work" / "prewarm.log"
+    log = folder / "work" / "prewarm.log"
     assert prewarmed.process.poll() is None and not prewarmed.failures, log.read_text()
     prewarmed.end()
+
+
+@pytest.fixture(scope="session")
+def prewarm(
+    tmp_path_factory: pytest.TempPathFactory, data: Path, prefect_api: str, started_once: StartedOnce
+) -> Iterator[str]:
+    """Address of a process that becomes the commands of tests, whose imports take 13 s of a processor."""
+    place = make_place(tmp_path_factory.mktemp("prewarm"), data)
+    with started_once(
+        "prewarm", lambda: running_prewarm(place.runs, place.environment | client_of(prefect_api))
+    ) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def prewarm_without_server(
+    tmp_path_factory: pytest.TempPathFactory, data: Path, started_once: StartedOnce
+) -> Iterator[str]:
+    """As ``prewarm``, for commands that start Prefect servers of their own."""
+    place = make_place(tmp_path_factory.mktemp("prewarm"), data)
+    with started_once("prewarm-without-server", lambda: running_prewarm(place.runs, place.environment)) as address:
+        yield address
 
 
 def client_of(api: str) -> dict[str, str]:
@@ -259,9 +315,16 @@ def ask(url: str, body: object = None, headers: Mapping[str, str] | None = None)
 Quick = Callable[[Place], Place]
 
 
+def use_prewarm(place: Place, address: str) -> None:
+    """Let commands in a place run in forks of a prewarmed process."""
+    state = Runs(place.runs).ready().work / "up.json"
+    words = json.loads(state.read_text()) if state.exists() else {}
+    write_text(state, json.dumps(words | {"prewarm": address}))
+
+
 def made_quick(place: Place, prefect_api: str, prewarm: str) -> Place:
     """Let commands in a place begin at once, for whoever does not look at Prefect's history: it is elsewhere."""
-    write_text(Runs(place.runs).ready().work / "up.json", json.dumps({"prewarm": prewarm}))
+    use_prewarm(place, prewarm)
     return Place(place.folder, place.environment | client_of(prefect_api), place.started)
 
 
@@ -274,6 +337,13 @@ def quick(prefect_api: str, prewarm: str) -> Quick:
 def shared(used: Place, quick: Quick) -> Place:
     """As ``used``, and quick."""
     return quick(used)
+
+
+@pytest.fixture
+def prewarmed(used: Place, prewarm_without_server: str) -> Place:
+    """As ``used``, with commands in forks of a prewarmed process and Prefect's history in the place itself."""
+    use_prewarm(used, prewarm_without_server)
+    return used
 
 
 @dataclass(frozen=True)

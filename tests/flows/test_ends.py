@@ -21,7 +21,13 @@ def start_and_wait_for_training(place: Place) -> subprocess.Popen[str]:
     raise AssertionError("it never trained")
 
 
-@pytest.mark.parametrize(("sent", "code", "words"), [(signal.SIGINT, 130, "stopped"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("sent", "code", "words"),
+    [
+        (signal.SIGINT, 130, "stopped"),
+        pytest.param(signal.SIGTERM, 143, "SIGTERM", marks=pytest.mark.slow),  # in a fork: test_prewarm
+    ],
+)
 def test_a_run_that_is_stopped_ends_killed_within_seconds(used: Place, sent: signal.Signals, code: int, words: str):
     process = start_and_wait_for_training(used)
     if sent == signal.SIGINT:

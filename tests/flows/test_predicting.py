@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.flows.conftest import Finished, Place
+from tests.flows.conftest import Finished, Place, use_prewarm
 
 pytestmark = pytest.mark.services
 
@@ -27,7 +27,10 @@ def answers(file: Path) -> list[str]:
         return [row["label"] for row in csv.DictReader(table)]
 
 
-def test_the_champion_answers_as_its_evaluation_says(copied: Place, finished: Finished, data: Path):
+def test_the_champion_answers_as_its_evaluation_says(
+    copied: Place, finished: Finished, data: Path, prewarm_without_server: str
+):
+    use_prewarm(copied, prewarm_without_server)
     truth = pictures(copied, data)
     done = copied.torchmill("predict", "champion", "photos", "--output", "told.csv")
     assert done.returncode == 0, done.stderr

@@ -100,12 +100,13 @@ def launched(
         log: write the process's output into a file of the folder.
     """
     variables = os.environ | (environment or {})
-    if is_busy := os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1):
-        variables.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    is_busy = os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1)
+    if must_yield := is_busy and "OMP_WAIT_POLICY" not in variables:
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
     with temporary_folder(parent) as folder, contextlib.ExitStack() as stack:
         write_text(folder / PATHS, json.dumps([path or str(Path.cwd()) for path in sys.path]))
         output: Any = stack.enter_context((folder / LOG).open("wb")) if log else None
-        plain = arguments == list(WORKER) and environment is None and not log and not is_busy
+        plain = arguments == list(WORKER) and environment is None and not log and not must_yield
         process = (_take_started(folder) if plain else None) or start_python(
             *(*arguments, str(folder)),
             environment=variables,

@@ -17,9 +17,10 @@ from torchmill.components.tracking.contests import Contests
 
 pytestmark = pytest.mark.services
 
-# A process that imports MLflow once and forks for each attempt. It never opens a database itself.
+# A process that imports MLflow once and forks for each attempt. It never opens a database itself, except in memory, as
+# MLflow imports and maps half of itself for its first one.
 SCRIPT = """
-import json, os, sys
+import json, logging, os, sys
 import mlflow
 from torchmill.components import tracking
 from torchmill.components.tracking.client import open_client
@@ -27,6 +28,9 @@ from torchmill.components.tracking.registry import move_champion
 from pathlib import Path
 from torchmill.components.runs.folders import Runs
 
+tracking.map_tables()
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+mlflow.MlflowClient("sqlite://").search_registered_models()
 runs = None
 MOVES = ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.flows.conftest import Place, client_of, make_used_place
+from tests.flows.conftest import Place, client_of, make_used_place, use_prewarm
 from tests.flows.services.test_up import Up
 
 pytestmark = pytest.mark.services
@@ -53,8 +53,9 @@ def kill_own_server(place: Place) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_up_ends_beside_it(used: Place, end: signal.Signals):
+def test_up_ends_beside_it(used: Place, prewarm_without_server: str, end: signal.Signals):
     up = Up(used, "--no-prewarm")
+    use_prewarm(used, prewarm_without_server)
     process = start_training(used)
     os.kill(up.process.pid, end)
     out, _ = up.process.communicate(timeout=60)
@@ -63,10 +64,10 @@ def test_up_ends_beside_it(used: Place, end: signal.Signals):
     check_history(used, process, "Another one goes on with the same history")
 
 
-def test_its_own_server_is_killed(used: Place):
-    process = start_training(used)
-    kill_own_server(used)
-    check_history(used, process, "Another one goes on with the same history")
+def test_its_own_server_is_killed(prewarmed: Place):
+    process = start_training(prewarmed)
+    kill_own_server(prewarmed)
+    check_history(prewarmed, process, "Another one goes on with the same history")
 
 
 @pytest.mark.slow

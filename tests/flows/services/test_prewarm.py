@@ -28,6 +28,17 @@ def _is_at(process: psutil.Process, prewarm: str) -> bool:
     return False
 
 
+def forks_for(place: Place, serves: psutil.Process) -> list[psutil.Process]:
+    """The prewarmed process's forks that serve commands in a place, and all that these have started."""
+    forks = []
+    for fork in serves.children():
+        with suppress(psutil.NoSuchProcess):
+            family = [fork, *fork.children(recursive=True)]
+            if any(process.cwd() == str(place.folder) for process in family):
+                forks += family
+    return forks
+
+
 def start_and_wait_for_training(place: Place, *more: str) -> subprocess.Popen[str]:
     process = place.start("train", "--train.epochs", "5000", *more, start_new_session=True)
     assert process.stderr and any("epoch 1/" in line for line in process.stderr)
@@ -68,14 +79,13 @@ def test_signals_come_through_and_the_run_goes_on_later(shared: Place, sent: sig
 def test_a_command_that_is_killed_takes_all_that_it_started_with_it(shared: Place, prewarm: str):
     process = start_and_wait_for_training(shared)
     serves = serving(prewarm)
-    assert len(serves.children(recursive=True)) >= 3 and len(psutil.Process(process.pid).children()) == 0
+    forks = forks_for(shared, serves)
+    assert len(forks) >= 4 and len(psutil.Process(process.pid).children()) == 0
     process.kill()
     process.communicate()
     shared.wait_until_quiet()
-    deadline = time.monotonic() + 10
-    while serves.children(recursive=True) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert serves.is_running() and not serves.children(recursive=True)
+    _, left = psutil.wait_procs(forks, timeout=10)
+    assert serves.is_running() and not left
     assert shared.states() == ["KILLED"]
 
 
@@ -84,8 +94,7 @@ def test_where_something_differs_a_command_runs_by_itself(shared: Place, prewarm
     process = shared.start("check", "--check.level", "quick", env={"OMP_NUM_THREADS": "1"})
     seen = False
     while process.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            seen |= any(child.children() for child in serves.children())
+        seen |= bool(forks_for(shared, serves))
         time.sleep(0.01)
     assert process.communicate()[0] and process.returncode == 0 and not seen
 

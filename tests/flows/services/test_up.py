@@ -107,6 +107,8 @@ def _see_a_schedule_start(place: Place, up: Up) -> None:
 
     scheduled = place.torchmill("schedule", "--cron", "* * * * *", "--name", "every minute", "--train.epochs", "1")
     assert scheduled.returncode == 0, scheduled.stderr
+    wait_for(lambda: _states(place), 180)
+    pause_deployment(up, "every minute")  # one run shows it; further ones would begin beside it
     wait_for(lambda: "FINISHED" in _states(place), 180)
     runs = json.loads(get(f"{up.address('MLflow')}/api/2.0/mlflow/runs/search", {"experiment_ids": ["1"]}))["runs"]
     flow_runs = json.loads(get(f"{up.address('Prefect')}/api/flow_runs/filter", {}))
@@ -119,17 +121,26 @@ def _see_a_schedule_start(place: Place, up: Up) -> None:
     assert {"onnx", "pictures", "weights"} <= {file["path"] for file in artifacts["files"]}
 
 
+def address_of_deployment(up: Up, name: str) -> str:
+    api = f"{up.address('Prefect')}/api"
+    deployments = json.loads(get(f"{api}/deployments/filter", {}))
+    (deployment,) = (deployment for deployment in deployments if deployment["name"] == name)
+    return f"{api}/deployments/{deployment['id']}"
+
+
+def pause_deployment(up: Up, name: str) -> None:
+    get(f"{address_of_deployment(up, name)}/pause_deployment", {})
+
+
 def _start_a_long_training(place: Place, up: Up) -> None:
     scheduled = place.torchmill("schedule", "--cron", "0 3 1 1 *", "--name", "long", "--train.epochs", "5000")
     assert scheduled.returncode == 0, scheduled.stderr
-    api = f"{up.address('Prefect')}/api"
-    deployments = json.loads(get(f"{api}/deployments/filter", {}))
-    (deployment,) = (one for one in deployments if one["name"] == "long")
-    get(f"{api}/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+    get(f"{address_of_deployment(up, 'long')}/create_flow_run", {"state": {"type": "SCHEDULED"}})
     wait_for(lambda: "RUNNING" in _states(place), 90)
 
 
-def test_a_schedule_of_an_earlier_version_is_brought_up_to_date(used: Place):
+def test_a_schedule_of_an_earlier_version_is_brought_up_to_date(prewarmed: Place):
+    used = prewarmed
     scheduled = used.torchmill("schedule", "--cron", "0 3 1 1 *", "--name", "nightly")
     assert scheduled.returncode == 0, scheduled.stderr
     used.wait_until_quiet()

@@ -329,8 +329,11 @@ def ended(toy: DataRef, folder: Path, how: str) -> Job:
     ("how", "words"),
     [
         ("os.kill(os.getpid(), 9)", "ended by SIGKILL, which the system sends when memory runs out"),
-        ("os.abort()", "ended by SIGABRT, by which native code gives up, for example if it gets no memory"),
-        ("os.kill(os.getpid(), 11)", "ended by SIGSEGV, a crash in native code"),
+        pytest.param(
+            *("os.abort()", "ended by SIGABRT, by which native code gives up, for example if it gets no memory"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("os.kill(os.getpid(), 11)", "ended by SIGSEGV, a crash in native code", marks=pytest.mark.slow),
         ("os._exit(7)", "ended by itself, with exit code 7"),
     ],
 )
