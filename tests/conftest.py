@@ -1,6 +1,7 @@
 import gc
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,19 @@ use_default_signals()
 
 def pytest_configure() -> None:
     watch_this_process()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the bytecode of tests and product, even where Python is told not to: each worker would compile it anew.
+
+    Modules that tests write are imported later: theirs isn't kept.
+    """
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def pytest_unconfigure() -> None:

@@ -119,7 +119,10 @@ def test_the_seed(place: Place):
 @pytest.mark.parametrize(
     ("file", "source", "changed", "what"),
     [
-        ("net.py", NET, NET.replace("return self.layers(images)", "return 2 * self.layers(images)"), "class Net"),
+        pytest.param(
+            *("net.py", NET, NET.replace("return self.layers(images)", "return 2 * self.layers(images)"), "class Net"),
+            marks=pytest.mark.slow,
+        ),
         ("layers.py", LAYERS, LAYERS.replace("(49, classes)", "(49, classes, bias=False)"), "def head"),
     ],
     ids=["its_own", "a_module_that_it_imports"],

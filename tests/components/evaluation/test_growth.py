@@ -38,7 +38,7 @@ def test_pictures_of_ten_times_the_classes_take_little_longer(tmp_path):
         draw_confusion(confused(classes), names, tmp_path / "confusion.png")
         draw_labels([ClassScore(0.5, 0.5, 0.5, 3, 3)] * classes, names, tmp_path / "labels.png")
 
-    assert seconds(lambda: draw(800)) < 3 * seconds(lambda: draw(80))
+    assert seconds(lambda: draw(400)) < 3 * seconds(lambda: draw(40))
 
 
 def test_intervals_of_many_classes_take_no_longer_than_their_cells():

@@ -83,6 +83,17 @@ def test_columns_of_another_table_are_those_of_training(tmp_path, caplog):
             evaluated()
 
 
+class Bag(nn.Module):
+    """A network of tokens that is exported in a fifth of the time of a built-in one."""
+
+    def __init__(self, vocabulary: int, classes: int):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(vocabulary, 8), nn.Linear(8, classes)
+
+    def forward(self, tokens):
+        return self.out((self.embed(tokens) * (tokens != 0)[..., None]).sum(1))
+
+
 def test_texts_of_another_vocabulary_are_told_in_their_words(tmp_path):
     for name in ("trained", "other"):
         (tmp_path / name).mkdir()
@@ -91,7 +102,8 @@ def test_texts_of_another_vocabulary_are_told_in_their_words(tmp_path):
     held = json.loads(file.read_text())
     held["tokens"] = [*held["tokens"][:2], *held["tokens"][2:][::-1]]
     file.write_text(json.dumps(held))
-    network = made("rnn", trained)
+    torch.manual_seed(0)
+    network = Bag(trained.vocabulary_size, len(trained.classes))
     ref = evaluate(network, read_as_trained(other, trained), as_trained(other, trained), CPU, 64, tmp_path)
     for mistake in json.loads(ref.report.path.read_text())["mistakes"]:
         row = read_test(other).inputs[mistake["sample"]].tolist()

@@ -275,10 +275,7 @@ def data_of(kind: str, folder: Path) -> DataRef:
 
 @pytest.mark.parametrize(
     ("kind", "name", "arguments"),
-    [
-        pytest.param(*one, marks=pytest.mark.slow if one[0] == "colours" else (), id=f"{one[0]}-{one[1]}-{number}")
-        for number, one in enumerate(SOUND)
-    ],
+    [pytest.param(*one, marks=pytest.mark.slow, id=f"{one[0]}-{one[1]}-{number}") for number, one in enumerate(SOUND)],
 )
 def test_what_is_sound_passes(tmp_path, kind: str, name: str, arguments: dict[str, object]):
     (tmp_path / "data").mkdir()
