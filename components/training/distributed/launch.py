@@ -29,7 +29,7 @@ LOG = "log"
 PATHS = "paths.json"
 """File of the parent's ``sys.path``, so that a worker finds the same modules."""
 
-WORKER = ("-m", "torchmill.components.training.distributed.worker")
+WORKER = ("-m", "torchmill.components.training.distributed")
 RESTARTS = 3
 """Restarts of a group after one of its processes died; each resumes from the newest checkpoint."""
 EXIT_SECONDS = 30.0

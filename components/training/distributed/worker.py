@@ -1,4 +1,4 @@
-"""A worker process that trains, alone or under torch's launcher: `python -m` this module, with its folder.
+"""A worker process that trains, alone or under torch's launcher.
 
 The main worker writes its messages into a file of the folder; a worker that fails writes its error into another.
 """
@@ -174,7 +174,3 @@ def _exit_with_parent(lock: Path) -> None:
         if "TORCHELASTIC_RUN_ID" in os.environ and launcher == os.getppid() != 1:
             os.kill(launcher, signal.SIGKILL)  # otherwise it would restart this process
         os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:])))

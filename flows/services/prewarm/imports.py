@@ -23,7 +23,8 @@ def import_all() -> None:
     for package in ("torchmill.components", "torchmill.flows"):
         folder = importlib.import_module(package).__path__
         for module in pkgutil.walk_packages(folder, f"{package}."):
-            importlib.import_module(module.name)
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
     from torchmill.components.evaluation import evaluate
     from torchmill.components.export import to_onnx
 

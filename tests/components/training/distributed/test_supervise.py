@@ -200,7 +200,7 @@ def workers() -> list[psutil.Process]:
             words = process.cmdline()
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-        if "torchmill.components.training.distributed.worker" in words and "torch.distributed.run" not in words:
+        if "torchmill.components.training.distributed" in words and "torch.distributed.run" not in words:
             processes.append(process)
     return processes
 
