@@ -23,14 +23,18 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the bytecode of tests and product, even where Python is told not to: each worker would compile it anew.
+    """Import the tests and all that they import in less time: each worker does it.
 
-    Modules that tests write are imported later: theirs isn't kept.
+    Their bytecode is kept, even where Python is told not to keep any; that of modules which tests write is not. Garbage
+    is collected afterwards alone, which takes a fifth of the imports' time.
     """
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
+        gc.enable()
         sys.dont_write_bytecode = before
 
 

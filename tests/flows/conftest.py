@@ -221,6 +221,26 @@ def used(tmp_path: Path, data: Path, databases: Path) -> Iterator[Place]:
     place.end()
 
 
+@contextmanager
+def running_server(place: Place) -> Iterator[str]:
+    """Run the Prefect server that the runs of a place share, and yield its address with the key."""
+    code = (
+        "import sys\nfrom torchmill.components.local_access.key import credentials, signed_in\n"
+        "from torchmill.components.runs.folders import Runs\nfrom torchmill.flows.services import prefect_server\n"
+        "with prefect_server.at_hand(Runs.here().ready()) as server:\n"
+        "    server.wait()\n    print(signed_in(server.api, credentials(server.runs)), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=place.folder, env=place.environment, stdin=pipe, stdout=pipe, text=True
+    ) as holder:
+        assert holder.stdout and holder.stdin
+        yield holder.stdout.readline().strip()
+        holder.stdin.close()
+    place.wait_until_quiet()
+
+
 @pytest.fixture(scope="session")
 def prefect_api(
     tmp_path_factory: pytest.TempPathFactory, data: Path, databases: Path, started_once: StartedOnce
@@ -230,25 +250,8 @@ def prefect_api(
     Its address has the key, as in ``http://torchmill:KEY@127.0.0.1:4200/api``.
     """
 
-    @contextmanager
-    def run() -> Iterator[str]:
-        place = make_used_place(tmp_path_factory.mktemp("prefect"), data, databases)
-        code = (
-            "import sys\nfrom torchmill.components.local_access.key import credentials, signed_in\n"
-            "from torchmill.components.runs.folders import Runs\nfrom torchmill.flows.services import prefect_server\n"
-            "with prefect_server.at_hand(Runs.here().ready()) as server:\n"
-            "    server.wait()\n    print(signed_in(server.api, credentials(server.runs)), flush=True)\n"
-            "    sys.stdin.read()\n"
-        )
-        command = [sys.executable, "-c", code]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(
-            command, cwd=place.folder, env=place.environment, stdin=pipe, stdout=pipe, text=True
-        ) as holder:
-            assert holder.stdout and holder.stdin
-            yield holder.stdout.readline().strip()
-            holder.stdin.close()
-        place.wait_until_quiet()
+    def run() -> AbstractContextManager[str]:
+        return running_server(make_used_place(tmp_path_factory.mktemp("prefect"), data, databases))
 
     with started_once("prefect", run) as api:
         yield api

@@ -4,10 +4,13 @@ import gc
 import sys
 from pathlib import Path
 
+from torchmill.components.training.distributed.parent_watch import watch_parents
+
 if __name__ == "__main__":
+    folders = [Path(folder) for folder in sys.argv[1:]]
+    watch_parents(*folders)
     gc.disable()  # collecting garbage takes a tenth of the imports' time
     from torchmill.components.training.distributed.worker import main
 
-    gc.freeze()  # imported modules stay
-    gc.enable()
-    sys.exit(main(*map(Path, sys.argv[1:])))
+    gc.enable()  # nothing is frozen: libraries look at the end whether their objects have gone
+    sys.exit(main(*folders))

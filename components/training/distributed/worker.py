@@ -9,9 +9,7 @@ import faulthandler
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
@@ -24,11 +22,12 @@ import torch._dynamo  # optimizers import it at their first use; importing it he
 from torch import distributed
 
 from torchmill.components.errors import UserError
-from torchmill.components.files import IN_USE, locked, write_text
+from torchmill.components.files import write_text
 from torchmill.components.processes import keep_freed_memory
 from torchmill.components.training.device import resolve
 from torchmill.components.training.distributed.job import Job, train
 from torchmill.components.training.distributed.launch import ERROR, JOB, MESSAGES, PATHS, STOP
+from torchmill.components.training.distributed.parent_watch import watch_parents
 from torchmill.components.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from torchmill.components.training.fit import Stopped
 from torchmill.components.training.precision import resolve_precision
@@ -50,8 +49,6 @@ def main(folder: Path, *parents: Path) -> int:
     Args:
         parents: further folders with a parent's lock: on a machine that joined, the folder of its `torchmill join`.
     """
-    for parent in (folder, *parents):
-        threading.Thread(target=_exit_with_parent, args=(parent / IN_USE,), daemon=True).start()
     faulthandler.enable()
     keep_freed_memory()
     os.environ.pop("PYTHONSAFEPATH", None)  # meant for this process, not for those that the user's code starts
@@ -86,6 +83,7 @@ def wait_for_folder(stdin: BufferedReader) -> int:
     folder = stdin.readline().decode().rstrip("\n")
     if not folder:
         return 0
+    watch_parents(Path(folder))
     return main(Path(folder))
 
 
@@ -165,12 +163,3 @@ def message_sender(folder: Path, process_group: ProcessGroup) -> Generator[Send]
             yield send
         finally:
             logger.removeHandler(handler)
-
-
-def _exit_with_parent(lock: Path) -> None:
-    """Wait for the parent's lock, which is free once the parent has died, and end this process and its launcher."""
-    launcher = os.getppid()
-    with locked(lock):
-        if "TORCHELASTIC_RUN_ID" in os.environ and launcher == os.getppid() != 1:
-            os.kill(launcher, signal.SIGKILL)  # otherwise it would restart this process
-        os._exit(1)

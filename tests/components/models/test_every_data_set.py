@@ -73,8 +73,8 @@ DOWNLOADED = {
     "cifar100": {"channels": 3, "size": 32, "classes": 100},
 }
 """Shapes of data that needs a download: noise of the same shape replaces it. Other tests read the files."""
-SAME_SHAPE = {"mnist", "fashion_mnist", "kmnist", "cifar100"}
-"""Data of the same shape as digits or CIFAR-10."""
+SAME_SHAPE = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"}
+"""Data of the same shape as digits, or color images as those of ``image_folder``."""
 SAME_CODE = {"names"}
 """Data that becomes tokens by the same code as that of ``text_folder``, which needs no files from elsewhere."""
 FIRST = ("simple_cnn", "rnn", "mlp")

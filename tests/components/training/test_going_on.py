@@ -121,7 +121,11 @@ MANY = {"epochs": 4, "patience": 2, "augment": "shift", "ema": 0.9}
     ("kind", "config"),
     [
         (Small, {**MANY, "schedule": "one_cycle"}),
-        (Small, {**MANY, "schedule": "cosine", "optimizer": "sgd", "momentum": 0.9, "lr": 0.01}),
+        pytest.param(
+            Small,
+            {**MANY, "schedule": "cosine", "optimizer": "sgd", "momentum": 0.9, "lr": 0.01},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(Small, {**MANY, "schedule": "step", "optimizer": "rmsprop", "ema": None}, marks=pytest.mark.slow),
         pytest.param(
             Small,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.conftest import Place, ask
+from tests.flows.conftest import Place, ask, running_server, use_prewarm
 from torchmill.components.config import RunConfig
 from torchmill.components.errors import ConfigError
 from torchmill.components.runs.folders import Runs
@@ -72,7 +72,9 @@ def wait_for(condition, seconds: float) -> None:
         time.sleep(0.5)
 
 
-def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(used: Place):
+def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(
+    used: Place, prewarm_without_server: str
+):
     up = Up(used)
     try:
         _see_a_schedule_start(used, up)
@@ -88,12 +90,14 @@ def test_a_schedule_starts_by_itself_is_seen_in_both_uis_and_survives_a_restart(
     assert used.prefect(f"SELECT name, state_name FROM flow_run WHERE {begun}") == []
     assert used.prefect(f"SELECT name, state_name FROM task_run WHERE {begun}") == []
 
-    listed = used.torchmill("schedule", "--list")
-    assert "every minute" in listed.stdout and "* * * * *" in listed.stdout
-    removed = used.torchmill("schedule", "--remove", "every minut")
-    assert removed.returncode == 2 and "every minute" in removed.stderr
-    assert used.torchmill("schedule", "--remove", "every minute").returncode == 0
-    assert "every minute" not in used.torchmill("schedule", "--list").stdout
+    use_prewarm(used, prewarm_without_server)
+    with running_server(used):  # otherwise each command starts its own
+        listed = used.torchmill("schedule", "--list")
+        assert "every minute" in listed.stdout and "* * * * *" in listed.stdout
+        removed = used.torchmill("schedule", "--remove", "every minut")
+        assert removed.returncode == 2 and "every minute" in removed.stderr
+        assert used.torchmill("schedule", "--remove", "every minute").returncode == 0
+        assert "every minute" not in used.torchmill("schedule", "--list").stdout
 
 
 def _see_a_schedule_start(place: Place, up: Up) -> None:

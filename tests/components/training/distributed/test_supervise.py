@@ -23,7 +23,7 @@ from torchmill.components.refs import DataRef, NetworkRef
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.distributed.fsdp import blocks
 from torchmill.components.training.distributed.job import Job, train
-from torchmill.components.training.distributed.launch import RESTARTS, started_ahead
+from torchmill.components.training.distributed.launch import RESTARTS, WORKER, started_ahead
 from torchmill.components.training.distributed.supervise import join, processes_for, train_in_subprocess
 from torchmill.components.training.fit import Stopped
 from torchmill.components.training.progress import EpochResult
@@ -301,6 +301,14 @@ def test_workers_exit_when_their_parent_is_killed(toy, tmp_path):
     parent.stdout.close()
     _, left = psutil.wait_procs(family, timeout=20)
     assert not left
+
+
+def test_a_worker_whose_parent_has_died_ends_before_it_has_imported_torch(tmp_path):
+    """Nobody holds the lock of its folder. On a busy machine the imports take half a minute."""
+    command = [sys.executable, "-P", "-X", "importtime", *WORKER, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "distributed.parent_watch" in done.stderr and "torch._dynamo" not in done.stderr
 
 
 ALONE = """
