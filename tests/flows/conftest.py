@@ -286,7 +286,7 @@ def prewarm(
 def prewarm_without_server(
     tmp_path_factory: pytest.TempPathFactory, data: Path, started_once: StartedOnce
 ) -> Iterator[str]:
-    """As ``prewarm``, for commands that start Prefect servers of their own."""
+    """Address of a prewarmed process for commands that start Prefect servers of their own."""
     place = make_place(tmp_path_factory.mktemp("prewarm"), data)
     with started_once("prewarm-without-server", lambda: running_prewarm(place.runs, place.environment)) as address:
         yield address
@@ -319,7 +319,7 @@ Quick = Callable[[Place], Place]
 
 
 def use_prewarm(place: Place, address: str) -> None:
-    """Let commands in a place run in forks of a prewarmed process."""
+    """Run a place's commands in forks of a prewarmed process."""
     state = Runs(place.runs).ready().work / "up.json"
     words = json.loads(state.read_text()) if state.exists() else {}
     write_text(state, json.dumps(words | {"prewarm": address}))
@@ -344,7 +344,7 @@ def shared(used: Place, quick: Quick) -> Place:
 
 @pytest.fixture
 def prewarmed(used: Place, prewarm_without_server: str) -> Place:
-    """As ``used``, with commands in forks of a prewarmed process and Prefect's history in the place itself."""
+    """Place with databases, commands in forks of a prewarmed process, and Prefect's history in the place itself."""
     use_prewarm(used, prewarm_without_server)
     return used
 
