@@ -258,8 +258,15 @@ class ExportRef(Ref):
     """Share of test samples with the same answer."""
     example: FileRef
     """A few inputs and their outputs (``.npz``)."""
+    bare: FileRef | None = None
+    """The network alone, beside the complete model."""
     smaller: tuple[FileRef, ...] = ()
     """Quantized versions that the configuration asked for and that passed their gates."""
+
+    @property
+    def files(self) -> list[FileRef]:
+        """All that a deployer may want."""
+        return [file for file in (self.onnx, self.bare, self.example, *self.smaller) if file]
 
     def identity(self) -> dict[str, str]:
         return {"the ONNX model": self.onnx.sha256, "what it answers to some test samples": self.example.sha256}

@@ -12,6 +12,13 @@ class ExportConfig(Section):
     """Largest difference of ONNX logits from float64 torch, relative to the largest logit (at least 1)."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field((1, 2, 7, 256), min_length=1)
     """Batch sizes at which the whole test split is compared."""
+    form: Literal["both", "complete", "bare"] = "both"
+    """Files to write: complete (model.onnx) takes images, texts and numbers as they are; bare (model.bare.onnx) is the
+    network alone, for runtimes that don't take text, uint8 or branches."""
+    batch: Annotated[int | None, Field(ge=1, le=65536), BeforeValidator(none_from_text)] = None
+    """Fixed batch size of the bare model, with a fixed length of sequences; none leaves both free."""
+    opset: int = Field(20, ge=17, le=23)
+    """Version of ONNX's operators in the bare model."""
     int8: Annotated[Literal["off", "auto", "on"], BeforeValidator(switch_from_bool)] = "off"
     """Also write model.int8.onnx, calibrated on training data: auto keeps it if it is measurably faster and within the
     budget; on fails otherwise."""

@@ -1,13 +1,14 @@
 """The export of a network: a model is published only if it is proven equal to the network."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -15,12 +16,15 @@ from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.first_divergence import first_divergence
-from torchmill.components.export.gates import Candidate, gates
-from torchmill.components.export.parity import Parity, compare
-from torchmill.components.export.quantize import Bits, quantize
-from torchmill.components.export.to_onnx import to_onnx
-from torchmill.components.files import write_arrays, write_text
+from torchmill.components.export.gates import Candidate, Gate, gates
+from torchmill.components.export.parity import Parity, as_json, compare, refer
+from torchmill.components.export.pre_and_post import OPSET
+from torchmill.components.export.quantize import Bits, Smaller, quantize
+from torchmill.components.export.tidy import tidied
+from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
+from torchmill.components.files import temporary_folder, write_arrays, write_text
 from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.run import answers, as_taken, run
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, ExportRef, FileRef
@@ -28,6 +32,10 @@ from torchmill.components.refs import DataRef, ExportRef, FileRef
 logger = logging.getLogger("torchmill")
 
 EXAMPLES = 8  # samples in the example file
+FORMS = {names.COMPLETE: "model.onnx", names.BARE: "model.bare.onnx"}
+WRITERS = {names.COMPLETE: write_complete, names.BARE: write_bare}
+Build = Callable[[ir.Model, Path], None]
+"""Writes a form of a model, given its bare form and the new file; it uses that up."""
 SMALLER: dict[Bits, str] = {"int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
 
 
@@ -45,113 +53,190 @@ def export(
     temperature: float = 1.0,
     calibration: Samples | None = None,
 ) -> ExportRef:
-    """Write ``model.onnx``, ``parity.json`` and ``example.npz`` into ``folder``.
+    """Write the ONNX models that ``config`` asks for, ``parity.json`` and ``example.npz`` into ``folder``.
 
-    A model that fails the comparison or a gate stays as ``model.rejected.onnx``; then there is no ``model.onnx``.
+    There are two forms: ``model.onnx``, complete with pre- and postprocessing, and ``model.bare.onnx``, the network
+    alone. If a form fails the comparison or a gate, both stay as ``….rejected.onnx``, and nothing is published.
 
     Args:
         calibration: training samples for the int8 and fp16 models; None skips both.
 
     Raises:
-        ParityError: the model fails the comparison or a gate, or a required smaller model is refused.
+        ParityError: a model fails the comparison or a gate, or a required smaller model is refused.
         UserError: the network cannot be exported.
     """
-    candidate, final = folder / "model.rejected.onnx", folder / "model.onnx"
-    for earlier in (final, *(folder / name for name in ("parity.json", "example.npz", *SMALLER.values()))):
-        earlier.unlink(missing_ok=True)
-    to_onnx(network, data, metadata, candidate, temperature)
-    parity = compare(candidate, network, data, test, config.batch_sizes, config.tolerance)
-    model = StandardizedModel.of(network.cpu(), data).eval()
-    findings = _check(Candidate(onnx.load(candidate), model, data, test, parity.judge, temperature), parity, folder)
-    if calibration is not None:
-        _write_smaller(candidate, data, test, calibration, config, parity, findings, folder)
-    candidate.replace(final)
-    _write_example(final, data, test, folder / "example.npz")
+    for earlier in (*FORMS.values(), *SMALLER.values(), "parity.json", "example.npz"):
+        (folder / earlier).unlink(missing_ok=True)
+    files = {form: folder / name for form, name in FORMS.items() if config.form in (form, "both")}
+    rejected = {form: _rejected(file) for form, file in files.items()}
+    builds = {form: _build(WRITERS[form], data, metadata, temperature) for form in files}
+    with temporary_folder() as scratch:
+        plain = scratch / "core.onnx"
+        write_bare(export_core(network, data), data, metadata, plain, temperature)
+        for form, build in builds.items():
+            own = form == names.BARE and (config.batch or config.opset != OPSET)
+            bare = export_core(network, data, config.batch, config.opset) if own else ir.load(plain)
+            build(bare, rejected[form])
+        proofs = _proven(rejected, network, data, test, config, temperature, folder / "parity.json")
+        if calibration is not None:
+            smaller = _write_smaller(plain, builds, data, test, calibration, config, folder)
+            verdicts = {bits: small.as_plain() for bits, small in smaller.items()}
+            write_text(folder / "parity.json", parity_json(proofs, **({"smaller": verdicts} if verdicts else {})))
+            _check_required(config, smaller)
+    for form, file in files.items():
+        rejected[form].replace(file)
+    main, *others = files.values()
+    _write_example(main, data, test, folder / "example.npz")
     return ExportRef(
-        onnx=FileRef.of(final),
+        onnx=FileRef.of(main),
+        bare=FileRef.of(others[0]) if others else None,
         report=FileRef.of(folder / "parity.json"),
-        max_abs_diff=parity.max_abs_diff,
-        agreement=parity.agreement,
+        max_abs_diff=max(proof.parity.max_abs_diff for proof in proofs.values()),
+        agreement=min(proof.parity.agreement for proof in proofs.values()),
         example=FileRef.of(folder / "example.npz"),
         smaller=tuple(FileRef.of(path) for name in SMALLER.values() if (path := folder / name).exists()),
     )
 
 
-def _check(candidate: Candidate, parity: Parity, folder: Path) -> list[dict[str, Any]]:
-    """Write ``parity.json`` and return the findings of the gates.
+@dataclass(frozen=True)
+class Proof:
+    """What was found about one form of a model."""
+
+    parity: Parity
+    gates: tuple[Gate, ...] = ()
+    first_difference: str = ""
+    """Layer at which model and network part, if the comparison failed."""
+
+    @property
+    def failed(self) -> list[str]:
+        return [f"{gate.name}: {gate.evidence}" for gate in self.gates if not gate.passed]
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the entries for ``parity.json``."""
+        more: dict[str, Any] = {"gates": [asdict(gate) for gate in self.gates]} if self.gates else {}
+        if self.first_difference:
+            more["first_difference"] = self.first_difference
+        return self.parity.as_plain(**more, passed=self.parity.passed and not self.failed)
+
+
+def _proven(
+    files: Mapping[str, Path],
+    network: nn.Module,
+    data: DataRef,
+    test: Samples,
+    config: ExportConfig,
+    temperature: float,
+    report: Path,
+) -> dict[str, Proof]:
+    """Compare each form with the network, run its gates, and write ``parity.json``.
 
     Raises:
-        ParityError: the model differs from the network, or fails a gate.
+        ParityError: a form differs from the network, or fails a gate.
     """
-    if not parity.passed:
-        layer = _divergence(candidate.proto, candidate.model, candidate.test)
-        write_text(folder / "parity.json", parity.as_json(first_difference=layer))
-        raise ParityError(
-            f"The ONNX model differs from the network: {'; '.join(parity.complaints)}."
-            + f" They part {layer}." * bool(layer),
-            _remedy(folder),
-        )
-    results = gates(candidate)
-    findings = [asdict(gate) for gate in results]
-    failed = [f"{gate.name}: {gate.evidence}" for gate in results if not gate.passed]
-    write_text(folder / "parity.json", parity.as_json(passed=not failed, gates=findings))
-    if failed:
-        raise ParityError(f"The ONNX model fails a check and is not published: {'; '.join(failed)}.", _remedy(folder))
-    return findings
+    model = StandardizedModel.of(network.cpu(), data).eval()
+    reference = refer(model, data, test, config.tolerance)
+    proofs: dict[str, Proof] = {}
+    for form, file in files.items():
+        is_fixed = form == names.BARE and config.batch is not None
+        sizes = (config.batch or 1,) if is_fixed else config.batch_sizes
+        parity = compare(file, network, data, test, sizes, config.tolerance, reference)
+        candidate = Candidate(onnx.load(file), model, data, test, parity.judge, temperature)
+        if parity.passed:
+            proof = Proof(parity, tuple(gates(candidate)))
+        else:
+            proof = Proof(parity, first_difference=_divergence(candidate))
+        proofs[form] = proof
+        write_text(report, parity_json(proofs))
+        _check(form, proof, report)
+    return proofs
+
+
+def _check(form: str, proof: Proof, report: Path) -> None:
+    """Raise ParityError if a form of a model differs from its network, or fails a gate."""
+    name = "bare ONNX model" if form == names.BARE else "ONNX model"
+    remedy = f"Nothing is published; see {report} and model.rejected.onnx beside it."
+    if not proof.parity.passed:
+        part = f" They part {proof.first_difference}." * bool(proof.first_difference)
+        raise ParityError(f"The {name} differs from the network: {'; '.join(proof.parity.complaints)}.{part}", remedy)
+    if proof.failed:
+        raise ParityError(f"The {name} fails a check and is not published: {'; '.join(proof.failed)}.", remedy)
+
+
+def parity_json(proofs: Mapping[str, Proof], **more: Any) -> str:
+    """Return ``parity.json``: the proof of the complete form, or of the only one, and the bare one's within it."""
+    main, *others = proofs.values()
+    entries = main.as_plain()
+    if others:
+        entries["bare"] = others[0].as_plain()
+    return as_json(entries | more)
+
+
+def _build(
+    write: Callable[[ir.Model, DataRef, Mapping[str, str], Path, float], None],
+    data: DataRef,
+    metadata: Mapping[str, str],
+    temperature: float,
+) -> Build:
+    def build(bare: ir.Model, path: Path) -> None:
+        write(bare, data, metadata, path, temperature)
+
+    return build
+
+
+def _rejected(file: Path) -> Path:
+    return file.with_suffix(".rejected.onnx")
 
 
 def _write_smaller(
-    candidate: Path,
+    core: Path,
+    builds: Mapping[str, Build],
     data: DataRef,
     test: Samples,
     calibration: Samples,
     config: ExportConfig,
-    parity: Parity,
-    findings: list[dict[str, Any]],
     folder: Path,
-) -> None:
-    """Write the int8 and fp16 models that the config asks for, and add their results to ``parity.json``.
-
-    Raises:
-        ParityError: a model that is "on" is not accepted.
-    """
+) -> dict[Bits, Smaller]:
+    """Write the int8 and fp16 models that the config asks for, in the main form, and return the verdicts."""
+    main = next(iter(builds.values()))
     switches: dict[Bits, str] = {"int8": config.int8, "fp16": config.fp16}
-    results, refused = {}, []
-    for bits, switch in switches.items():
-        if switch == "off":
-            continue
-        small = quantize(bits, candidate, data, calibration, test, config.budget, folder / SMALLER[bits])
-        results[bits] = small.as_plain()
+    verdicts: dict[Bits, Smaller] = {}
+    for bits in (bits for bits, switch in switches.items() if switch != "off"):
+
+        def build(bare: Path, path: Path) -> None:
+            main(tidied(ir.load(bare)), path)
+
+        path = folder / SMALLER[bits]
+        small = quantize(bits, core, build, path, data, calibration, test, config.budget)
         logger.info("%s  %s: %s", bits, "accepted" if small.accepted else "fp32 stays", small.reason)
-        if switch == "on" and not small.accepted:
-            refused.append((bits, small.reason))
-    if results:
-        write_text(folder / "parity.json", parity.as_json(gates=findings, smaller=results))
-    for bits, reason in refused:
-        raise ParityError(f"There is no {bits} model: {reason}.", f"Set --export.{bits} auto to publish fp32 alone.")
+        verdicts[bits] = small
+    return verdicts
+
+
+def _check_required(config: ExportConfig, verdicts: Mapping[Bits, Smaller]) -> None:
+    """Raise ParityError if a smaller model that is "on" was not accepted."""
+    for bits, small in verdicts.items():
+        if getattr(config, bits) == "on" and not small.accepted:
+            remedy = f"Set --export.{bits} auto to publish fp32 alone."
+            raise ParityError(f"There is no {bits} model: {small.reason}.", remedy)
 
 
 def _write_example(model: Path, data: DataRef, test: Samples, path: Path) -> None:
     """Write a few test inputs and the model's outputs for them."""
     session = open_session(model)
     batches, _ = run(session, test.first(EXAMPLES), EXAMPLES)
-    inputs = {data.field.onnx_input: batches[0]}
-    names = [output.name for output in session.get_outputs()]
-    outputs = zip(names, answers(session, names, **inputs), strict=True)
+    inputs = {session.get_inputs()[0].name: batches[0]}
+    outputs_named = [output.name for output in session.get_outputs()]
+    outputs = zip(outputs_named, answers(session, outputs_named, **inputs), strict=True)
     write_arrays(path, {**inputs, **{name: _plain(values) for name, values in outputs}})
 
 
-def _divergence(proto: onnx.ModelProto, model: StandardizedModel, test: Samples) -> str:
+def _divergence(candidate: Candidate) -> str:
     """Return the first layer at which a model and its network differ; empty if the model doesn't run."""
-    inputs, _ = test.first(2).take(torch.arange(min(2, len(test))))
+    inputs, _ = candidate.test.first(2).take(torch.arange(min(2, len(candidate.test))))
     try:
-        return first_divergence(proto, model, as_taken(inputs))
+        return first_divergence(candidate.proto, candidate.model, as_taken(inputs), candidate.inputs(2))
     except Exception:  # onnxruntime's errors share no base class; the comparison has reported them already
         return ""
-
-
-def _remedy(folder: Path) -> str:
-    return f"Nothing is published; see {folder / 'parity.json'} and model.rejected.onnx beside it."
 
 
 def _plain(values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,9 @@ NEAR = 1e-3
 """Largest relative difference of two equal values; real faults are mostly far greater."""
 
 
-def first_divergence(proto: onnx.ModelProto, model: StandardizedModel, inputs: np.ndarray) -> str:
+def first_divergence(
+    proto: onnx.ModelProto, model: StandardizedModel, inputs: np.ndarray, taken: np.ndarray | None = None
+) -> str:
     """Run both on the same inputs and return the layers between which they part, in words.
 
     A layer counts as equal if any tensor of the graph has the same values, in any shape: the exporter keeps no names,
@@ -21,10 +23,11 @@ def first_divergence(proto: onnx.ModelProto, model: StandardizedModel, inputs: n
 
     Args:
         model: the network in eval mode, on the CPU.
-        inputs: inputs in the ONNX model's dtype.
+        inputs: inputs for ``model``.
+        taken: the same as the ONNX model takes them; None if it takes them as they are.
     """
     layers = _outputs_of_layers(model, inputs)
-    values = _inner_values(proto, next(iter(proto.graph.input)).name, inputs)
+    values = _inner_values(proto, next(iter(proto.graph.input)).name, inputs if taken is None else taken)
     equal = [_is_among(output, values) for _, output in layers]
     if not any(equal):
         return f"in what comes before or in the first layer, {layers[0][0]}" if layers else "in the network itself"

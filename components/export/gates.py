@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 from onnx import numpy_helper
 
 from torchmill.components.data.samples import Samples
+from torchmill.components.export.other_runtime import BATCHES, Unable, by_openvino, by_reference, has_openvino
 from torchmill.components.export.parity import Judgement, predict_double
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.bare import filled, is_bare, standardized
 from torchmill.components.onnx_model.run import answers, as_taken
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
@@ -32,7 +34,8 @@ NOISE = (1e-4, 1e-3, 1e-2)
 """Relative changes of all weights. The comparison must notice the last, or a larger one if it allows more."""
 REFERENCE_SAMPLES, REFERENCE_FLOPS = 2, 4e8
 """Number of samples for ONNX's reference implementation, and its limit of work per sample: it is slow."""
-DECIMALS = 1e-5
+OTHER_ROUNDING = 1e-4
+"""Largest difference of another runtime, relative to the largest output: it may sum in another order."""
 LEARN = "train it for longer, or look at its learning rate and its data"
 
 
@@ -58,6 +61,30 @@ class Candidate:
     """Reference outputs on the whole test split."""
     temperature: float
 
+    @property
+    def is_bare(self) -> bool:
+        return is_bare(self.metadata)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {entry.key: entry.value for entry in self.proto.metadata_props}
+
+    @property
+    def batch(self) -> int | None:
+        """The only batch size; None if it is free."""
+        (first, *_) = self.proto.graph.input[0].type.tensor_type.shape.dim
+        return first.dim_value or None
+
+    def inputs(self, samples: int = SAMPLE) -> np.ndarray:
+        """Return the first test inputs as the model takes them."""
+        samples = min(self.batch or samples, len(self.test))
+        inputs, _ = self.test.first(samples).take(torch.arange(samples))
+        taken = as_taken(inputs)
+        if self.is_bare and self.data.field.is_picture:
+            taken = standardized(taken, self.metadata)
+        sides = [side.dim_value or None for side in self.proto.graph.input[0].type.tensor_type.shape.dim]
+        return filled(taken, sides)
+
     def session(self, proto: onnx.ModelProto | None = None) -> "onnxruntime.InferenceSession":
         return open_session((proto or self.proto).SerializeToString())
 
@@ -79,12 +106,14 @@ def meaning(candidate: Candidate) -> Gate | None:
     data = candidate.data
     if not data.task_object.has_probabilities:
         return None
-    metadata = {entry.key: entry.value for entry in candidate.proto.metadata_props}
-    if json.loads(metadata.get(names.CLASSES, "[]")) != list(data.classes):
+    if json.loads(candidate.metadata.get(names.CLASSES, "[]")) != list(data.classes):
         return Gate("labels", "the labels in the metadata are not those of the data, in their order", False)
-    inputs = {data.field.onnx_input: _first_inputs(candidate.test)}
-    logits, probabilities, labels = answers(
-        candidate.session(), [data.task_object.onnx_output, names.PROBABILITIES, names.LABELS], **inputs
+    if candidate.is_bare:
+        return Gate("labels", "their names in the metadata are those of the data")
+    inputs = {data.field.onnx_input: candidate.inputs()}
+    outputs = [data.task_object.onnx_output, names.PROBABILITIES, names.LABELS]
+    logits, probabilities, labels, *index = answers(
+        candidate.session(), [*outputs, *[names.INDEX] * data.task_object.is_exclusive], **inputs
     )
     # The expected probabilities come from the network itself, not from the model's logits.
     exact = predict_double(candidate.model, candidate.test.first(SAMPLE))
@@ -96,13 +125,15 @@ def meaning(candidate: Candidate) -> Gate | None:
         return Gate("labels", f"probabilities differ by {worst:.3g} from those of the network's logits", False)
     if wrong := int(np.not_equal(labels, expected_labels).reshape(len(labels), -1).any(1).sum()):
         return Gate("labels", f"labels of {wrong} of {len(labels)} samples don't follow from their logits", False)
+    if index and (wrong := int((index[0] != logits.argmax(1)).sum())):
+        return Gate("labels", f"numbers of {wrong} of {len(labels)} labels don't follow from their logits", False)
     return Gate("labels", f"labels and probabilities follow from the logits of {len(labels)} samples ({worst:.1e})")
 
 
 def pictures(candidate: Candidate) -> Gate | None:
     """Check that pictures of other sizes, in either layout, are prepared like training's."""
     data = candidate.data
-    if not data.field.is_picture:
+    if not data.field.is_picture or candidate.is_bare:
         return None
     from PIL import Image, ImageOps
 
@@ -129,7 +160,8 @@ def pictures(candidate: Candidate) -> Gate | None:
                 return Gate(
                     "pictures", f"{size[0]}x{size[1]}: a prepared pixel differs by {worst} of 255 from Pillow's", False
                 )
-        exact = predict_double(candidate.model, _as_samples(prepared, candidate.test)) / candidate.judge.units
+        exact = predict_double(candidate.model, _as_samples(prepared.astype(np.uint8), candidate.test))
+        exact /= candidate.judge.units
         apart = float(np.abs(outputs / candidate.judge.units - exact).max())
         if not apart <= candidate.judge.allowed:
             return Gate("pictures", f"{size[0]}x{size[1]}: outputs differ by {apart:.3g}", False)
@@ -140,9 +172,9 @@ def pictures(candidate: Candidate) -> Gate | None:
 def texts(candidate: Candidate) -> Gate | None:
     """Check texts of other lengths, unknown token ids and empty texts."""
     data = candidate.data
-    if not data.field.is_sequence:
+    if not data.field.is_sequence or candidate.is_bare:
         return None
-    inputs = _first_inputs(candidate.test)
+    inputs = candidate.inputs()
     (longest,) = data.shape
     padded = np.zeros((len(inputs), longest + 5), np.int64)
     padded[:, : inputs.shape[1]] = inputs
@@ -178,24 +210,44 @@ def constant(candidate: Candidate) -> Gate | None:
 
 def power(candidate: Candidate) -> Gate | None:
     """Check that the comparison would notice slightly wrong weights."""
-    inputs = _first_inputs(candidate.test)
+    inputs = candidate.inputs()
     expected = candidate.judge.outputs[: len(inputs)]
-    name = candidate.data.field.onnx_input
+    name = candidate.proto.graph.input[0].name
     largest = max(NOISE[-1], 10 * candidate.judge.allowed / max(1.0, float(np.abs(candidate.judge.outputs).max())))
     for noise in (*NOISE[:-1], largest):
         changed = _noisy(candidate.proto, noise)
         if changed is None:
             return None
         (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **{name: inputs})
-        apart = float(np.abs(outputs / candidate.judge.units - expected).max())
+        apart = float(np.abs(outputs[: len(expected)] / candidate.judge.units - expected).max())
         if not apart <= candidate.judge.allowed:
             return Gate("power", f"a relative error of {noise:g} in the weights would be noticed ({apart:.1e})")
     return Gate("power", f"a relative error of {largest:g} in the weights would not be noticed", False)
 
 
-def reference(candidate: Candidate) -> Gate | None:
-    """Check that ONNX's reference implementation, which is independent of onnxruntime, gives the same outputs."""
-    from onnx.reference import ReferenceEvaluator
+def other_runtime(candidate: Candidate) -> Gate | None:
+    """Check that a runtime that is independent of onnxruntime gives the same outputs."""
+    return _openvino(candidate) if has_openvino() else _reference(candidate)
+
+
+def _openvino(candidate: Candidate) -> Gate:
+    output, judge = candidate.data.task_object.onnx_output, candidate.judge
+    batches = (candidate.batch,) if candidate.batch else BATCHES
+    try:
+        results = by_openvino(candidate.proto, output, candidate.inputs(max(batches)), batches)
+    except Unable as unable:
+        other = _reference(candidate)
+        return replace(other, evidence=f"{other.evidence}; OpenVINO does not run the model, {unable}")
+    apart = 0.0
+    for outputs in results:
+        expected = judge.outputs[: len(outputs)]
+        apart = max(apart, float(np.abs(outputs[: len(expected)] / judge.units - expected).max()))
+    sizes = ", ".join(map(str, batches))
+    allowed = max(judge.allowed, OTHER_ROUNDING * max(1.0, float(np.abs(judge.outputs).max())))
+    return Gate("runtime", f"OpenVINO differs by {apart:.1e} at batch sizes {sizes} in turn", apart <= allowed)
+
+
+def _reference(candidate: Candidate) -> Gate:
     from torch.utils.flop_counter import FlopCounterMode
 
     few = candidate.test.first(REFERENCE_SAMPLES)
@@ -203,22 +255,15 @@ def reference(candidate: Candidate) -> Gate | None:
         candidate.model(few.take(torch.arange(1))[0])
     if counter.get_total_flops() > REFERENCE_FLOPS:
         return Gate("reference", f"not tried: {counter.get_total_flops():.1e} operations a sample would take minutes")
-    inputs = _first_inputs(few)
-    output = candidate.data.task_object.onnx_output
+    inputs, judge = candidate.inputs(REFERENCE_SAMPLES), candidate.judge
     try:
-        (outputs, *_) = ReferenceEvaluator(candidate.proto).run([output], {candidate.data.field.onnx_input: inputs})
-    except Exception as error:  # it lacks an operator, or has a fault of its own: that says nothing about the model
-        reason = " ".join(str(error).split())[:200]
-        return Gate("reference", f"not available, {type(error).__name__}: {reason}")
-    apart = float(np.abs(np.asarray(outputs) / candidate.judge.units - candidate.judge.outputs[: len(inputs)]).max())
-    evidence = f"ONNX's reference implementation differs by {apart:.1e} on {len(inputs)} samples"
-    return Gate("reference", evidence, apart <= candidate.judge.allowed)
-
-
-def _first_inputs(test: Samples) -> np.ndarray:
-    """Return the first test inputs in the ONNX model's dtype."""
-    inputs, _ = test.first(SAMPLE).take(torch.arange(min(SAMPLE, len(test))))
-    return as_taken(inputs)
+        outputs = by_reference(candidate.proto, candidate.data.task_object.onnx_output, inputs)
+    except Unable as unable:
+        return Gate("reference", f"not available, {unable}")
+    expected = judge.outputs[: min(len(inputs), REFERENCE_SAMPLES)]
+    apart = float(np.abs(outputs[: len(expected)] / judge.units - expected).max())
+    evidence = f"ONNX's reference implementation differs by {apart:.1e} on {len(expected)} samples"
+    return Gate("reference", evidence, apart <= judge.allowed)
 
 
 def _as_samples(inputs: np.ndarray, test: Samples) -> Samples:
@@ -271,5 +316,5 @@ CHECKS: dict[str, Check] = {
     "texts": texts,
     "constant": constant,
     "power": power,
-    "reference": reference,
+    "runtime": other_runtime,
 }

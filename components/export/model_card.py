@@ -132,7 +132,7 @@ def _proof_lines(parity: Mapping[str, Any]) -> list[str]:
 
 
 def _origin_lines(data: DataRef, model: ExportRef, made_by: Mapping[str, str]) -> list[str]:
-    files = {file.path.name: file.sha256 for file in (model.onnx, model.example, *model.smaller) if file}
+    files = {file.path.name: file.sha256 for file in model.files}
     rows = {label: value for label, value in made_by.items() if value}
     rows["Data"] = f"{data.name}, {data.source}, sha256 {data.sha256}"
     rows |= {file: f"sha256 {digest}" for file, digest in files.items()}

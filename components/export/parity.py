@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,11 +77,16 @@ class Parity:
     def passed(self) -> bool:
         return not self.complaints
 
-    def as_json(self, **more: Any) -> str:
-        """Return the comparison as JSON, in which an infinite difference is null."""
+    def as_plain(self, **more: Any) -> dict[str, Any]:
+        """Return the comparison for JSON."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "judge"}
         values["by_batch_size"] = [asdict(comparison) for comparison in self.by_batch_size]
-        return json.dumps(_finite({"passed": self.passed, **values, **more}), indent=1, allow_nan=False)
+        return {"passed": self.passed, **values, **more}
+
+
+def as_json(entries: Mapping[str, Any]) -> str:
+    """Return entries as JSON, in which an infinite difference is null."""
+    return json.dumps(_finite(dict(entries)), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
@@ -144,6 +149,7 @@ def compare(
     test: Samples,
     batch_sizes: Sequence[int],
     tolerance: float,
+    reference: "Reference | None" = None,
 ) -> Parity:
     """Run an ONNX file in onnxruntime over the test split, at each batch size, and compare it with torch.
 
@@ -151,8 +157,11 @@ def compare(
     ``tolerance`` times the largest output (at least 1), or eight times torch's own rounding if that is more.
     An answer may differ only if the allowed difference could change the judge's own: its best two logits are close.
     A network is refused if its own rounding is too coarse for a comparison.
+
+    Args:
+        reference: the network's outputs, if they are there from another comparison.
     """
-    single, judge = _judge(StandardizedModel.of(network.cpu(), data).eval(), data, test, tolerance)
+    single, judge = reference or refer(StandardizedModel.of(network.cpu(), data).eval(), data, test, tolerance)
     rounding = float(np.abs(single - judge.outputs).max())
     complaints = _own_faults(single, judge, rounding)
     session = open_session(onnx_file)
@@ -182,7 +191,11 @@ def compare(
     )
 
 
-def _judge(model: StandardizedModel, data: DataRef, test: Samples, tolerance: float) -> tuple[np.ndarray, Judgement]:
+Reference = tuple[np.ndarray, Judgement]
+"""Outputs of a network in float32, and the judgement from those in float64."""
+
+
+def refer(model: StandardizedModel, data: DataRef, test: Samples, tolerance: float) -> Reference:
     """Return torch's float32 outputs, (samples, outputs), and the judgement from its float64 outputs."""
     # Targets are compared in their deviations: their own units may differ by orders of magnitude.
     units = np.array([value or 1.0 for value in data.target_std] or [1.0])

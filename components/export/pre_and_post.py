@@ -3,74 +3,110 @@
 from collections.abc import Sequence
 
 import onnx
-import onnx.compose
 import onnx.inliner
+import onnx_ir as ir
+from torch import nn
 
+from torchmill.components.export.tidy import tidied
+from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef
 
 OPSET = 20  # 23 and later break masked attention in onnxruntime
 
 
-def add_pre_and_postprocessing(core: onnx.ModelProto, data: DataRef, temperature: float) -> onnx.ModelProto:
+def add_pre_and_postprocessing(core: ir.Model, data: DataRef, temperature: float) -> ir.Model:
     """Add the preparation of inputs before a network, and probabilities and labels behind it.
 
     Args:
-        core: model of training's inputs: uint8 pixels (batch, C, H, W), token ids (batch, length) or numbers.
+        core: model of prepared inputs: standardised pixels (batch, C, H, W), token ids (batch, length) or numbers. It
+            becomes the result.
         temperature: divisor of the logits before they become probabilities (Guo et al. 2017).
 
     Returns:
-        A model that also takes images of any size, in either layout, and texts of any length. Its first output is the
-        network's own; ``probabilities`` and ``labels`` follow if the task has them.
+        A model that takes images of any size, in either layout, and texts of any length. Its first output is the
+        network's own; those of the task follow, if it has some.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(core)
+    if data.field.is_picture:
+        _standardize(core.graph, data)
     if before := data.field.preprocessing(data.shape, data.vocabulary_size, data.rules):
-        _rename(model.graph, data.field.onnx_input, names.PREPARED)
-        first = plain(before, names.BEFORE, [names.PREPARED])
-        del model.graph.input[:]
-        model.graph.input.extend(first.graph.input)
-        _insert(model, first, at=0)
-        model.graph.value_info.extend(first.graph.output)
+        _insert_before(core.graph, plain(before, names.BEFORE, [names.PREPARED]))
     if behind := data.task_object.postprocessing(data.classes, temperature):
-        last = plain(behind, names.BEHIND, [names.PROBABILITIES, names.LABELS])
-        for output in last.graph.output:
-            for side in output.type.tensor_type.shape.dim[1:]:
-                side.dim_value = len(data.classes)
-        _insert(model, last, at=len(model.graph.node))
-        model.graph.output.extend(last.graph.output)
-    return model
+        _append(core.graph, plain(behind, names.BEHIND, names.ANSWERS), len(data.classes))
+    return core
 
 
-def plain(model: onnx.ModelProto, prefix: str, outputs: Sequence[str]) -> onnx.ModelProto:
+def plain(piece: onnx.ModelProto, prefix: str, outputs: Sequence[str]) -> ir.Model:
     """Inline a model's functions, and prefix its inner names so that they can't clash with the network's.
 
     Args:
-        outputs: new names of the model's outputs.
+        outputs: new names of the model's outputs; more than it has are of no account.
     """
-    inlined = onnx.inliner.inline_local_functions(model)
-    plain = onnx.compose.add_prefix(inlined, prefix, rename_inputs=False)
-    for output, name in zip(plain.graph.output, outputs, strict=True):
-        plain.graph.node.append(onnx.helper.make_node("Identity", [output.name], [name], name=f"{prefix}{name}"))
+    model = tidied(ir.from_proto(onnx.inliner.inline_local_functions(piece)))
+    nodes = list(model.graph.all_nodes())
+    inner = [output for node in nodes for output in node.outputs]
+    for value in (*inner, *list(model.graph.initializers.values())):
+        value.name = f"{prefix}{value.name}"
+    for node in nodes:
+        node.name = f"{prefix}{node.name or node.op_type}"
+    for output, name in zip(model.graph.outputs, outputs, strict=False):
         output.name = name
-    return plain
+    return model
 
 
-def _insert(model: onnx.ModelProto, piece: onnx.ModelProto, at: int) -> None:
-    """Insert the nodes of ``piece`` into ``model``, before node number ``at``."""
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend([*nodes[:at], *piece.graph.node, *nodes[at:]])
-    model.graph.initializer.extend(piece.graph.initializer)
-    model.graph.value_info.extend(piece.graph.value_info)
+def _insert_before(graph: ir.Graph, piece: ir.Model) -> None:
+    """Let ``piece`` prepare the input of a graph, whose name it takes over."""
+    (entry,), (result,) = graph.inputs, piece.graph.outputs
+    taken = piece.graph.inputs[0]
+    if taken.shape is None:
+        taken.shape = entry.shape
+    result.type, result.shape = entry.type, entry.shape
+    entry.replace_all_uses_with(result)
+    first = graph[0]
+    nodes = _released(piece.graph, graph)
+    graph.insert_before(first, nodes)
+    graph.inputs[0] = taken
 
 
-def _rename(graph: onnx.GraphProto, name: str, new: str) -> None:
-    """Rename an input wherever nodes use it, in branches of the graph as well."""
-    for node in graph.node:
-        for number, used in enumerate(node.input):
-            if used == name:
-                node.input[number] = new
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                _rename(inner, name, new)
+def _append(graph: ir.Graph, piece: ir.Model, columns: int) -> None:
+    """Add the outputs of ``piece``, which takes the output of a graph."""
+    (entry,), (source,) = piece.graph.inputs, graph.outputs
+    entry.replace_all_uses_with(source)
+    results = list(piece.graph.outputs)
+    for result in results:
+        if result.shape is not None and len(result.shape) == 2:
+            result.shape = ir.Shape([source.shape[0] if source.shape else "batch", columns])
+    graph.extend(_released(piece.graph, graph))
+    graph.outputs.extend(results)
+
+
+def _released(piece: ir.Graph, graph: ir.Graph) -> list[ir.Node]:
+    """Move the initializers of one graph to another, and return its nodes, which belong to none then."""
+    piece.outputs.clear()
+    piece.inputs.clear()
+    nodes = list(piece)
+    piece.remove(nodes)
+    for name, value in list(piece.initializers.items()):
+        del piece.initializers[name]
+        graph.register_initializer(value)
+    return nodes
+
+
+def _standardize(graph: ir.Graph, data: DataRef) -> None:
+    """Let a graph take levels from 0 to 255; its own input becomes an inner value."""
+    (entry,), first = graph.inputs, graph[0]
+    levels = ir.Value(name=names.PREPARED, type=entry.type, shape=entry.shape)
+    module = StandardizedModel.of(nn.Identity(), data)
+    offset, scale = (
+        ir.Value(name=f"{names.BEFORE}{name}", const_value=ir.tensor(constant.numpy(), name=f"{names.BEFORE}{name}"))
+        for name, constant in (("offset", module.offset), ("scale", module.scale))
+    )
+    for constant in (offset, scale):
+        graph.register_initializer(constant)
+    centred = ir.node("Sub", [levels, offset], name=f"{names.BEFORE}Sub")
+    standardised = ir.node("Mul", [centred.outputs[0], scale], name=f"{names.BEFORE}Mul")
+    centred.outputs[0].name, standardised.outputs[0].name = f"{names.BEFORE}centred", entry.name
+    standardised.outputs[0].type, standardised.outputs[0].shape = entry.type, entry.shape
+    entry.replace_all_uses_with(standardised.outputs[0])
+    graph.insert_before(first, [centred, standardised])
+    graph.inputs[0] = levels

@@ -13,8 +13,8 @@ import onnx
 import torch
 
 from torchmill.components.data.samples import Samples
-from torchmill.components.evaluation.comparison.noninferiority import Comparison, compare, sample_scores
-from torchmill.components.onnx_model import names
+from torchmill.components.evaluation.comparison.noninferiority import Comparison, compare, sample_scores, samples_needed
+from torchmill.components.files import temporary_folder
 from torchmill.components.onnx_model.run import as_taken, run
 from torchmill.components.onnx_model.session import CPU, open_session
 from torchmill.components.refs import DataRef
@@ -56,21 +56,34 @@ class Smaller:
 
 
 def quantize(
-    bits: Bits, model: Path, data: DataRef, calibration: Samples, test: Samples, budget: float, path: Path
+    bits: Bits,
+    core: Path,
+    build: Callable[[Path, Path], None],
+    path: Path,
+    data: DataRef,
+    calibration: Samples,
+    test: Samples,
+    budget: float,
 ) -> Smaller:
     """Write a smaller model to ``path``, and keep it only if it loses at most ``budget`` and is faster.
 
-    If onnxruntime has no GPU here, fp16 is accepted without a measurement of its speed.
+    Only the network becomes smaller, neither its preparation nor what follows it. If onnxruntime has no GPU here, fp16
+    is accepted without a measurement of its speed.
 
     Args:
+        core: bare model, with a free batch.
+        build: function that writes the published form of a bare model, given its path and the new one.
         calibration: training samples; the test split judges the model.
         budget: largest loss of accuracy, share of right labels or R²: upper end of the paired loss's 95 % interval.
     """
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer recommends a preparation that changes nothing here
     try:
-        WRITERS[bits](model, data, calibration, path)
-        verdict = _judge(bits, model, path, data, test, budget)
+        with temporary_folder() as scratch:
+            build(core, scratch / "plain.onnx")
+            WRITERS[bits](core, calibration, scratch / "core.onnx")
+            build(scratch / "core.onnx", path)
+            verdict = _judge(bits, scratch / "plain.onnx", path, data, test, budget)
     except Exception as error:  # onnxruntime's tools can fail in any way on a graph
         verdict = Smaller(False, f"it cannot be made: {' '.join(str(error).split())[:300]}")
     finally:
@@ -80,7 +93,7 @@ def quantize(
     return verdict
 
 
-def _int8(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
+def _int8(core: Path, calibration: Samples, path: Path) -> None:
     """Quantize statically, with activation ranges from calibration samples.
 
     Weights have a scale per output channel. They have 7 bits on CPUs without VNNI, where the sum of two 8-bit products
@@ -88,15 +101,19 @@ def _int8(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+    session = open_session(core)
+    (takes,) = session.get_inputs()
+    batches, _ = run(session, calibration, 32)
+
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = ({data.field.onnx_input: as_taken(inputs)} for inputs, _ in calibration.batches(32))
+            self.batches = ({takes.name: batch} for batch in batches)
 
         def get_next(self) -> Any:  # None ends the data, which onnxruntime's annotation leaves out
             return next(self.batches, None)
 
     quantize_static(
-        model,
+        core,
         path,
         Reader(),
         quant_format=QuantFormat.QDQ,
@@ -108,17 +125,15 @@ def _int8(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
     )
 
 
-def _fp16(model: Path, data: DataRef, calibration: Samples, path: Path) -> None:
-    """Convert the network's weights and activations; pre- and postprocessing, inputs and outputs keep their types."""
+def _fp16(core: Path, calibration: Samples, path: Path) -> None:
+    """Convert a network's weights and activations; its input and output keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    proto = onnx.load(model)
-    around = [node.name for node in proto.graph.node if node.name.startswith(names.AROUND)]
-    halved = convert_float_to_float16(proto, keep_io_types=True, node_block_list=around)
+    halved = convert_float_to_float16(onnx.load(core), keep_io_types=True)
     path.write_bytes(halved.SerializeToString(deterministic=True))
 
 
-WRITERS: dict[Bits, Callable[[Path, DataRef, Samples, Path], None]] = {"int8": _int8, "fp16": _fp16}
+WRITERS: dict[Bits, Callable[[Path, Samples, Path], None]] = {"int8": _int8, "fp16": _fp16}
 
 
 def _judge(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, budget: float) -> Smaller:
@@ -132,7 +147,9 @@ def _judge(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, bu
     )
     loss_text = f"it loses {lost} (up to {most})"
     if not comparison.advantage_high <= budget:
-        return Smaller(False, f"{loss_text}; allowed is up to {allowed}", **measured)
+        needed = samples_needed(comparison, budget)
+        enough = f"; about {needed:,} test samples like these could show that it does" if needed else ""
+        return Smaller(False, f"{loss_text}; allowed is up to {allowed}{enough}", **measured)
     if bits == "fp16":
         import onnxruntime
 

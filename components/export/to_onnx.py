@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -18,6 +19,7 @@ from torch.nn.utils import parametrize
 from torchmill.components.data.fetch import VOCABULARY, read_columns
 from torchmill.components.errors import UserError
 from torchmill.components.export.pre_and_post import OPSET, add_pre_and_postprocessing
+from torchmill.components.export.tidy import named_by_modules, tidied
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.onnx_model import names
@@ -30,7 +32,7 @@ NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", 
 def to_onnx(
     network: nn.Module, data: DataRef, metadata: Mapping[str, str], path: Path, temperature: float = 1.0
 ) -> None:
-    """Export ``network`` with its pre- and postprocessing, for any batch size.
+    """Export ``network`` with its pre- and postprocessing, for any batch size: the complete form.
 
     The model takes one input:
 
@@ -43,6 +45,7 @@ def to_onnx(
     - ``logits``: float32, (batch, classes)
     - ``probabilities``: the same shape
     - ``labels``: names, (batch,); for several labels bool, (batch, labels)
+    - ``index``: numbers of classes, int64 (batch,)
 
     Its ``metadata_props`` describe its use and contain ``metadata``. The file has no traces of source files.
 
@@ -52,19 +55,39 @@ def to_onnx(
     Raises:
         UserError: torch cannot export the network, or the checker refuses the result.
     """
-    network = network.cpu().eval().to(memory_format=torch.contiguous_format)
-    model = StandardizedModel.of(_with_plain_weights(network), data).eval()
-    proto = _export(model, data)
-    proto = add_pre_and_postprocessing(proto, data, temperature)
-    strip_traces(proto)
-    for key, value in {**describe(data, temperature), **metadata}.items():
-        proto.metadata_props.add(key=key, value=value)
+    write_complete(export_core(network, data), data, metadata, path, temperature)
+
+
+def write_complete(
+    core: ir.Model, data: DataRef, metadata: Mapping[str, str], path: Path, temperature: float = 1.0
+) -> None:
+    """Write a network's model with its pre- and postprocessing; ``core`` is used up."""
+    model = add_pre_and_postprocessing(core, data, temperature)
+    _write(model, {**describe(data, temperature), **metadata}, path)
+
+
+def write_bare(
+    core: ir.Model, data: DataRef, metadata: Mapping[str, str], path: Path, temperature: float = 1.0
+) -> None:
+    """Write a network's model alone, with a description of what has to be done before and behind it."""
+    _write(core, {**describe_bare(data, temperature), **metadata}, path)
+
+
+def _write(model: ir.Model, metadata: Mapping[str, str], path: Path) -> None:
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+    model.ir_version = min(model.ir_version, onnx.helper.find_min_ir_version_for(_opsets(model)))
+    proto = ir.to_proto(model)
     try:
         onnx.checker.check_model(proto, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(f"The exported model is not valid ONNX: {' '.join(str(error).split())}") from error
     # Sorted fields make the same network the same bytes.
     write_atomically(path, lambda partial: partial.write_bytes(proto.SerializeToString(deterministic=True)))
+
+
+def _opsets(model: ir.Model) -> list[onnx.OperatorSetIdProto]:
+    return [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
 
 
 def _with_plain_weights(network: nn.Module) -> nn.Module:
@@ -92,6 +115,7 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     columns = read_columns(data)
     takes, prepares = data.field.describe_input(data.shape, columns is not None, data.rules)
     described = {
+        names.FORM: names.COMPLETE,
         names.CLASSES: json.dumps(list(data.classes)),
         names.KIND: data.kind,
         names.TASK: data.task,
@@ -111,13 +135,52 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     return described
 
 
+def describe_bare(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
+    """Return the metadata that describes the bare form, and how its inputs are prepared."""
+    columns, task = read_columns(data), data.task_object
+    takes, prepares = data.field.describe_bare_input(data.shape, columns is not None, data.rules)
+    answer = f"{task.onnx_output}, float32 (batch, {len(data.classes)})"
+    if task.has_probabilities:
+        answer += f"; probabilities are the {task.activation} of logits / temperature"
+    described = {**describe(data, temperature), names.FORM: names.BARE}
+    described |= {names.INPUT: takes, names.PREPROCESSING: prepares, names.OUTPUT: answer}
+    if data.field.is_picture:
+        described[names.MEAN] = json.dumps(list(data.mean))
+        described[names.STD] = json.dumps([value or 1.0 for value in data.std])
+    return described
+
+
 def example(data: DataRef) -> tuple[torch.Tensor, tuple[dict[int, str], ...]]:
     """Return an input to trace the model with, and its dynamic dimensions."""
-    return data.field.exported(blank(data)), (dict(enumerate(data.field.dynamic_axes)),)
+    return blank(data), (dict(enumerate(data.field.dynamic_axes)),)
 
 
-def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
+class _Prepared(nn.Module):
+    """A network for inputs that are standardized already."""
+
+    def __init__(self, model: StandardizedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.model.behind(inputs)
+
+
+def export_core(network: nn.Module, data: DataRef, batch: int | None = None, opset: int = OPSET) -> ir.Model:
+    """Export a network alone: standardized pixels, token ids or plain numbers in, its own answer out.
+
+    Args:
+        batch: the only batch size; the length of sequences is then fixed as well. None leaves them free.
+        opset: version of ONNX's operators.
+
+    Raises:
+        UserError: torch cannot export the network.
+    """
+    network = network.cpu().eval().to(memory_format=torch.contiguous_format)
+    model = StandardizedModel.of(_with_plain_weights(network), data).eval()
     inputs, dynamic = example(data)
+    if batch:
+        inputs, dynamic = blank(data, batch), None
     quiet = logging.getLogger("torch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -126,11 +189,11 @@ def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                model,
+                _Prepared(model) if data.field.is_picture else model,
                 (inputs,),
                 dynamo=True,
-                opset_version=OPSET,
-                input_names=[data.field.onnx_input],
+                opset_version=opset,
+                input_names=[data.field.bare_input],
                 output_names=[data.task_object.onnx_output],
                 dynamic_shapes=dynamic,
                 verbose=False,
@@ -138,27 +201,16 @@ def _export(model: StandardizedModel, data: DataRef) -> onnx.ModelProto:
     except torch.onnx.errors.OnnxExporterError as error:
         cause = _root_cause(error)
         raise UserError(
-            f"{type(model.network).__name__} cannot be exported to ONNX: {' '.join(str(cause).split())[:500]}",
+            f"{type(network).__name__} cannot be exported to ONNX: {' '.join(str(cause).split())[:500]}",
             "Branches on a tensor's values and sizes taken from the batch are the usual reasons.",
         ) from error
     finally:
         quiet.setLevel(level)
     assert program is not None  # torch.onnx.export returns None only without dynamo
-    return program.model_proto
+    return named_by_modules(tidied(program.model))
 
 
 def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def strip_traces(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's notes: stack traces with file paths, and its bookkeeping."""
-    for graph in [proto.graph, *proto.functions]:
-        for part in [graph, *graph.node, *graph.value_info]:
-            del part.metadata_props[:]
-            part.ClearField("doc_string")
-    for part in [*proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
-        del part.metadata_props[:]
-        part.ClearField("doc_string")

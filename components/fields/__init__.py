@@ -55,6 +55,8 @@ class Field(Protocol):
     """Name of the ONNX model's input."""
     onnx_type: str
     """Its type, as onnxruntime writes it."""
+    bare_input: str
+    """Name of the bare model's input, which the network itself takes."""
     dynamic_axes: tuple[str, ...]
     """Names of the first dimensions of the input, which are free."""
 
@@ -86,12 +88,14 @@ class Field(Protocol):
         """Yield measures of each input: name, unit and values (N,)."""
         ...
 
-    def exported(self, inputs: "Tensor") -> "Tensor":
-        """Return blank inputs as the exported network takes them."""
-        ...
-
     def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         """Return the input of the ONNX model and its preprocessing, in words for its metadata."""
+        ...
+
+    def describe_bare_input(
+        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
+        """Return the input of the bare ONNX model, and what has to be done before, in words for its metadata."""
         ...
 
     def preprocessing(

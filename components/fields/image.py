@@ -36,6 +36,7 @@ class Image:
     unit = 255.0  # mean and deviation are those of pixels scaled to 0…1
 
     onnx_input, onnx_type = "pixels", "tensor(uint8)"
+    bare_input = "images"
     dynamic_axes = ("batch",)
 
     def arguments(self, shape: tuple[int, ...], vocabulary_size: int) -> dict[str, int]:
@@ -95,11 +96,6 @@ class Image:
 
     # ONNX model
 
-    def exported(self, inputs: "Tensor") -> "Tensor":
-        import torch
-
-        return inputs.to(torch.uint8)
-
     def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         takes = (
             "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any height "
@@ -110,11 +106,28 @@ class Image:
         ground = {None: "without the fourth channel, ", WHITE: ""}.get(rules.ground, f"on a ground of {rules.ground}, ")
         return takes, f"{ground}scaled as Pillow's ImageOps.fit does with BILINEAR to {shape[2]}x{shape[1]}"
 
+    def describe_bare_input(
+        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
+        channels, height, width = shape
+        colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+        _, prepares = self.describe_input(shape, has_columns, rules)
+        return (
+            f"float32 (batch, {channels}, {height}, {width}), {colours}: (pixels / 255 - mean) / std",
+            f"none: outside, uint8 pixels have to be {prepares}, and then standardised",
+        )
+
     def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
-        from torchmill.components.onnx_graph.pictures import pictures
+        from torchmill.components.onnx_graph.pictures import MOST_VALUES, pictures
+        from torchmill.components.onnx_graph.refusals import saying
 
         channels, height, width = shape
-        return pictures(channels, height, width, rules.ground).to_model_proto()
+        counts = "1, 3 or 4 channels" if channels in (1, 3) else f"{channels} channels"
+        words = (
+            f"pixels must be (N, height, width, channels) or (N, channels, height, width) of {counts}, not both at "
+            f"once, and between 1 and {MOST_VALUES:,} values"
+        )
+        return saying(pictures(channels, height, width, rules.ground).to_model_proto(), words)
 
     def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
         scaled = f"pixels = (pixels.clip(0, {rules.top}) / {rules.top} * 255 + 0.5).astype(np.uint8)  # if of 16 bits\n"

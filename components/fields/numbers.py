@@ -12,6 +12,7 @@ from torchmill.components.fields import Sums
 from torchmill.components.reading.rules import USUAL, ReadingRules
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import Tensor
 
     from torchmill.components.data.samples import Samples
@@ -33,6 +34,7 @@ class Numbers:
     unit = 1.0
 
     onnx_input, onnx_type = "features", "tensor(float)"
+    bare_input = "features"
     dynamic_axes = ("batch",)
 
     def arguments(self, shape: tuple[int, ...], vocabulary_size: int) -> dict[str, int]:
@@ -71,17 +73,22 @@ class Numbers:
 
     # ONNX model
 
-    def exported(self, inputs: "Tensor") -> "Tensor":
-        return inputs
-
     def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         takes = f"float32 (batch, {', '.join(map(str, shape))})"
         order = ", the columns in their order; one of categories is a 0 or 1 for each of these, "
         order += "of one with an offset that is subtracted first"
         return takes + order * has_columns, "standardised"
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> None:
-        return None
+    def describe_bare_input(
+        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
+        return self.describe_input(shape, has_columns, rules)
+
+    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
+        from torchmill.components.onnx_graph.numbers import finite
+        from torchmill.components.onnx_graph.refusals import saying
+
+        return saying(finite.to_model_proto(), "features must be finite numbers, and some are nan or infinite")
 
     def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
         return f"features = np.zeros((1, {', '.join(map(str, shape))}), np.float32)"

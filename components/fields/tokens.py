@@ -36,6 +36,7 @@ class Tokens:
     unit = 1.0
 
     onnx_input, onnx_type = "tokens", "tensor(int64)"
+    bare_input = "tokens"
     dynamic_axes = ("batch", "length")
 
     def arguments(self, shape: tuple[int, ...], vocabulary_size: int) -> dict[str, int]:
@@ -72,14 +73,18 @@ class Tokens:
 
     # ONNX model
 
-    def exported(self, inputs: "Tensor") -> "Tensor":
-        return inputs
-
     def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
         return (
             "int64 token ids (batch, length), padded with 0 at the end, 1 for what is not in the vocabulary",
             f"cut after {shape[0]} tokens",
         )
+
+    def describe_bare_input(
+        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
+        takes, _ = self.describe_input(shape, has_columns, rules)
+        prepares = f"none: outside, texts have to be cut after {shape[0]} tokens, and an empty one is one unknown token"
+        return takes, prepares
 
     def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
         from torchmill.components.onnx_graph.texts import texts

@@ -83,7 +83,11 @@ class StandardizedModel(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs = self.network(self.standardized(inputs))
+        return self.behind(self.standardized(inputs))
+
+    def behind(self, standardized: Tensor) -> Tensor:
+        """Return the outputs for inputs that are standardized already."""
+        outputs = self.network(standardized)
         return outputs * self.target_scale + self.target_offset if self.gives_units else outputs
 
     def standardized(self, inputs: Tensor) -> Tensor:

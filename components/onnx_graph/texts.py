@@ -19,7 +19,7 @@ def texts(vocabulary: int, longest: int) -> OnnxFunction:
     end = [longest]
 
     @script(default_opset=op)
-    def prepare(tokens: INT64["batch", "length"]) -> INT64["batch", "cut"]:  # noqa: F821
+    def prepare(tokens: INT64["batch", "any_length"]) -> INT64["batch", "length"]:  # noqa: F821
         unknown, padding = op.Constant(value_int=1), op.Constant(value_int=PADDING)
         short = op.Slice(tokens, [0], op.Constant(value_ints=end), [1])
         outside = op.Or(op.Less(short, padding), op.GreaterOrEqual(short, op.Constant(value_int=vocabulary)))

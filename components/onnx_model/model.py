@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import psutil
 from google.protobuf.message import DecodeError
 
 from torchmill.components import fields, tasks
@@ -19,7 +17,9 @@ from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.bare import filled, fixed_sizes, is_bare, standardized
 from torchmill.components.onnx_model.session import open_session
+from torchmill.components.onnx_model.sizes import EXPORTED, check_memory, check_tensors
 from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.refs import DataRef
 from torchmill.components.state_files import Damaged, parse_json
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TAKEN = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
-COPIES = 3  # copies of the weights in memory, at least: the file's, the parsed ones and the session's
-PLAIN_MEMORY = 64e6  # bytes; smaller sizes need no check
-LARGEST_INFERRED = 1.5e9  # bytes; shape inference fails beyond 2 GB
-EXPORTED = "Give one that `torchmill train` has exported."
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +82,11 @@ class OnnxModel:
             return ReadingRules()
 
     @property
+    def is_bare(self) -> bool:
+        """True for a network alone, whose inputs are prepared here."""
+        return is_bare(self.metadata)
+
+    @property
     def encoding(self) -> Encoding | None:
         """Encoding of its inputs; None for images, and if the file has none."""
         return self.vocabulary if self.field.is_sequence else self.columns
@@ -136,11 +137,19 @@ class OnnxModel:
     def _run(self, output: str, inputs: np.ndarray) -> np.ndarray:
         name, kind = self.takes
         requested = output if output in self._outputs else self._outputs[0]
+        if self.is_bare and self.field.is_picture:
+            inputs = standardized(inputs, self.metadata)
+        fixed = fixed_sizes(self.session.get_inputs()[0].shape)
+        most = fixed[0] or max(1, len(inputs))
+        batches = [inputs[start : start + most] for start in range(0, max(1, len(inputs)), most)]
+        values = []
         try:
-            (values,) = self.session.run([requested], {name: np.ascontiguousarray(inputs, kind)})
+            for batch in batches:
+                taken = np.ascontiguousarray(filled(batch, fixed), kind)
+                values.append(np.asarray(self.session.run([requested], {name: taken})[0])[: len(batch)])
         except Exception as error:  # onnxruntime's errors share no base class
             raise UserError(f"{self.file} does not take these inputs: {' '.join(str(error).split())[:300]}") from error
-        return np.asarray(values)
+        return np.concatenate(values)
 
     def unlike(self, data: DataRef) -> str:
         """Return the reason why the model can't answer a data set; empty if it can."""
@@ -191,7 +200,7 @@ def open_model(file: Path) -> OnnxModel:
             or was not exported by Torchmill.
     """
     proto = _parsed(file)
-    _check_tensors(proto, file)
+    check_tensors(proto, file)
     session = _session(file)
     _check_interface(session, file)
     if len(session.get_inputs()) != 1 or session.get_inputs()[0].type not in TAKEN:
@@ -201,6 +210,7 @@ def open_model(file: Path) -> OnnxModel:
     kind = _kind(session, metadata, file)
     task = _task(session, metadata)
     labels = _labels(session, metadata, file)
+    _check_standardization(session, metadata, kind, file)
     return OnnxModel(file, session, kind, task, labels, _shape(session, kind, metadata, file), metadata)
 
 
@@ -212,7 +222,7 @@ def _parsed(file: Path) -> onnx.ModelProto:
     except OSError as error:
         beside = [path.name for path in file.parent.glob("*.onnx")] if file.parent.is_dir() else []
         raise UserError(f"Cannot read {file}: {error.strerror}.", nearest(file.name, beside)) from None
-    _check_memory(file, size)
+    check_memory(file, size)
     try:
         proto = onnx.load(str(file), load_external_data=False)
     except DecodeError:
@@ -222,95 +232,6 @@ def _parsed(file: Path) -> onnx.ModelProto:
     if not (proto.ir_version and proto.graph.node and proto.graph.input):  # an empty file, and some others, do parse
         raise UserError(f"{file} is not an ONNX file.", EXPORTED)
     return proto
-
-
-def _check_memory(file: Path, size: float) -> None:
-    free = psutil.virtual_memory().available
-    if size > PLAIN_MEMORY and COPIES * size > free:
-        raise UserError(
-            f"{file} has weights of {size / 1e9:,.1f} GB, and needs about {COPIES * size / 1e9:,.1f} GB of memory: "
-            f"{free / 1e9:,.1f} GB are free.",
-            "Close other programs, or use a machine with more memory.",
-        )
-
-
-def _check_tensors(proto: onnx.ModelProto, file: Path) -> None:
-    """Refuse tensors outside of the file's folder, and those whose data is not of the declared size."""
-    total = 0
-    for tensor in _tensors(proto):
-        size = math.prod(tensor.dims) * _width(tensor.data_type)
-        total += size
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(tensor, file)
-        elif tensor.HasField("raw_data") and len(tensor.raw_data) != size:
-            raise UserError(
-                f"{file} is damaged: its tensor '{tensor.name}' says to have {size:,} bytes, and has "
-                f"{len(tensor.raw_data):,}.",
-                "Export or copy it again.",
-            )
-    _check_memory(file, total)
-    _check_computed(proto, file)
-
-
-def _check_computed(proto: onnx.ModelProto, file: Path) -> None:
-    """Refuse graphs that compute huge tensors, for example one number repeated ten billion times."""
-    if proto.ByteSize() > LARGEST_INFERRED:
-        return
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError) as error:
-        raise UserError(f"{file} is damaged: {' '.join(str(error).split())[:200]}", EXPORTED) from error
-    for value in inferred.graph.value_info:
-        tensor = value.type.tensor_type
-        sides = [side.dim_value if side.HasField("dim_value") else 1 for side in tensor.shape.dim]
-        size = math.prod(sides) * _width(tensor.elem_type)
-        if size > PLAIN_MEMORY and size > (free := psutil.virtual_memory().available) / COPIES:
-            raise UserError(
-                f"{file} makes a tensor '{value.name}' of {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free.",
-                "Use a machine with more memory, if you trust the model's author.",
-            )
-
-
-def _check_external(tensor: onnx.TensorProto, file: Path) -> None:
-    location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
-    folder = file.parent.resolve()
-    place = (folder / location.replace("\0", "")).resolve()
-    if not location or not place.is_relative_to(folder):
-        raise UserError(
-            f"{file} wants to read '{location}', which is outside of its folder: it is not loaded.",
-            "Export it again as one file. Don't trust a model that reads other files.",
-        )
-    if not place.is_file():
-        raise UserError(f"{file} has weights in '{location}', which is not beside it.", "Copy that file, too.")
-
-
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    graphs = [proto.graph]
-    nodes = [node for function in proto.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-            nodes += graph.node
-        for node in nodes:
-            for attribute in node.attribute:
-                yield from attribute.tensors
-                if attribute.HasField("t"):
-                    yield attribute.t
-                graphs += [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
-        nodes = []
-
-
-def _width(data_type: int) -> float:
-    """Return the bytes of an element; 0 for text and for a type that onnxruntime refuses."""
-    if data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
-        return 0
-    try:
-        return onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize
-    except KeyError:
-        return 0
 
 
 def _session(file: Path) -> "onnxruntime.InferenceSession":
@@ -340,11 +261,28 @@ def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], fil
     (taken,) = session.get_inputs()
     by_input = {fields.field(name).onnx_input: name for name in fields.names()}
     kind = name if (name := metadata.get(names.KIND)) in fields.names() else by_input.get(taken.name)
+    if kind is not None and is_bare(metadata) and taken.name == fields.field(kind).bare_input:
+        return kind
     if kind is None or fields.field(kind).onnx_type != taken.type:
         raise UserError(
             f"{file} takes '{taken.name}' ({taken.type}), and does not say how raw inputs become that.", EXPORTED
         )
     return kind
+
+
+def _check_standardization(
+    session: "onnxruntime.InferenceSession", metadata: dict[str, str], kind: str, file: Path
+) -> None:
+    """Refuse a bare model of images that does not say how pixels become its inputs."""
+    if not (is_bare(metadata) and fields.field(kind).is_picture):
+        return
+    channels, height, width = (size or 1 for size in fixed_sizes(session.get_inputs()[0].shape[1:]))
+    try:
+        standardized(np.zeros((1, channels, height, width), np.uint8), metadata)
+    except (KeyError, Damaged, ValueError) as error:
+        raise UserError(
+            f"{file} takes standardised pixels, and does not say by which mean and deviation.", EXPORTED
+        ) from error
 
 
 def _task(session: "onnxruntime.InferenceSession", metadata: dict[str, str]) -> str:

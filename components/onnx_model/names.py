@@ -3,11 +3,14 @@
 # Further outputs. The task names the network's own output, and the kind of inputs names the input.
 PROBABILITIES = "probabilities"
 LABELS = "labels"
+INDEX = "index"
+"""Number of the likeliest class."""
+ANSWERS = (PROBABILITIES, LABELS, INDEX)
 
 # Names within the graph.
 PREPARED = "prepared"
-"""The network's own input."""
-BEFORE, BEHIND = AROUND = ("prepare.", "answer.")
+"""The network's own input; of images, before it is standardised."""
+BEFORE, BEHIND = ("prepare.", "answer.")
 """Name prefixes of the nodes of pre- and postprocessing."""
 
 # Keys of ``metadata_props``.
@@ -26,3 +29,8 @@ VOCABULARY = "vocabulary"
 COLUMNS = "columns"
 RULES = "reading_rules"
 """JSON object: how files become inputs."""
+FORM = "form"
+"""``complete``, or ``bare``: the network alone, whose inputs have to be prepared. Older files are complete."""
+BARE, COMPLETE = "bare", "complete"
+MEAN, STD = "mean", "std"
+"""JSON lists, of a bare model of images: mean and deviation of each channel of pixels scaled to 0…1."""

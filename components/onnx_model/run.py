@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchmill.components.data.samples import Samples
+from torchmill.components.onnx_model.bare import filled, fixed_sizes, is_bare, standardized
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
 def run(
     session: "onnxruntime.InferenceSession", samples: Samples, batch_size: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the batches of inputs in the model's dtype, and the first output for all samples."""
+    """Return the batches of inputs as the model takes them, and the first output for all samples.
+
+    A bare model's inputs are prepared by its metadata. If its sizes are fixed, they are filled up with zeros.
+    """
     (takes,) = session.get_inputs()
+    metadata = session.get_modelmeta().custom_metadata_map
     batches = [as_taken(inputs) for inputs, _ in samples.batches(batch_size)]
-    return batches, np.concatenate([session.run(None, {takes.name: batch})[0] for batch in batches])
+    if is_bare(metadata) and batches[0].dtype == np.uint8:
+        batches = [standardized(batch, metadata) for batch in batches]
+    fixed = fixed_sizes(takes.shape)
+    outputs = [np.asarray(session.run(None, {takes.name: filled(batch, fixed)})[0]) for batch in batches]
+    return batches, np.concatenate([output[: len(batch)] for output, batch in zip(outputs, batches, strict=True)])
 
 
 def answers(

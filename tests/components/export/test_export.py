@@ -40,7 +40,12 @@ class HalfAsTorch(nn.Module):
 
 def test_a_sound_model_is_written_with_its_comparison_and_an_example(trained, toy, toy_test, folder):
     ref = export(trained, toy, toy_test, CONFIG, {"network": "simple_cnn"}, folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["example.npz", "model.onnx", "parity.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "example.npz",
+        "model.bare.onnx",
+        "model.onnx",
+        "parity.json",
+    ]
     for file, name in ((ref.onnx, "model.onnx"), (ref.report, "parity.json"), (ref.example, "example.npz")):
         assert file == FileRef.of(folder / name)
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
@@ -66,7 +71,11 @@ def test_a_model_that_differs_is_not_published_and_what_differs_is_kept(toy, toy
     ) as raised:
         export(HalfAsTorch(), toy, toy_test, CONFIG, {}, folder)
     assert raised.value.exit_code == 1 and "Nothing is published" in str(raised.value)
-    assert sorted(path.name for path in folder.iterdir()) == ["model.rejected.onnx", "parity.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "model.bare.rejected.onnx",
+        "model.rejected.onnx",
+        "parity.json",
+    ]
     told = json.loads((folder / "parity.json").read_text())
     assert told["passed"] is False
     assert [complaint.partition(":")[0] for complaint in told["complaints"]] == [

@@ -17,7 +17,7 @@ from torchmill.components.data.samples import read_test
 from torchmill.components.export import export as exporting
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import ParityError, export
-from torchmill.components.export.to_onnx import to_onnx
+from torchmill.components.export.to_onnx import export_core, to_onnx, write_bare
 from torchmill.components.refs import DataRef
 
 CONFIG = ExportConfig(batch_sizes=(1, 7, 256))
@@ -101,10 +101,9 @@ def swapped_classes(proto: onnx.ModelProto, rng: np.random.Generator) -> None:
 
 
 def other_label_names(proto: onnx.ModelProto, rng: np.random.Generator) -> None:
-    for node in proto.graph.node:
-        for attribute in node.attribute:
-            if attribute.t.data_type == onnx.TensorProto.STRING:
-                attribute.t.string_data.append(attribute.t.string_data.pop(0))
+    for constant in proto.graph.initializer:
+        if constant.data_type == onnx.TensorProto.STRING:
+            constant.string_data.insert(0, constant.string_data.pop(1))
 
 
 def other_labels_told(proto: onnx.ModelProto, rng: np.random.Generator) -> None:
@@ -179,6 +178,18 @@ def coloured(colours) -> tuple[nn.Module, bytes, Path]:
     return network, path.read_bytes(), path
 
 
+def corrupt(monkeypatch: pytest.MonkeyPatch, form: str, sound: bytes, change: Change) -> None:
+    """Let the export write a changed model in one form."""
+
+    def write(_core: object, _data: DataRef, _metadata: object, path: Path, _temperature: float) -> None:
+        proto = onnx.load_from_string(sound)
+        change(proto, np.random.default_rng(0))
+        assert proto.SerializeToString() != sound
+        onnx.save(proto, path)
+
+    monkeypatch.setitem(exporting.WRITERS, form, write)
+
+
 def test_twenty_corruptions():
     assert len(CORRUPTIONS) == 20
 
@@ -187,25 +198,91 @@ def test_twenty_corruptions():
 def test_what_is_corrupt_is_stopped(colours, coloured, tmp_path, monkeypatch, corruption: str):
     network, sound, _ = coloured
 
-    def corrupted(_network: nn.Module, _data: DataRef, _metadata: object, path: Path, _temperature: float) -> None:
-        proto = onnx.load_from_string(sound)
-        CORRUPTIONS[corruption](proto, np.random.default_rng(0))
-        assert proto.SerializeToString() != sound
-        onnx.save(proto, path)
-
-    monkeypatch.setattr(exporting, "to_onnx", corrupted)
+    corrupt(monkeypatch, "complete", sound, CORRUPTIONS[corruption])
     with pytest.raises(ParityError, match="Nothing is published"):
         export(network, colours, read_test(colours), CONFIG, {}, tmp_path)
-    assert not (tmp_path / "model.onnx").exists()
+    assert not list(tmp_path.glob("model*.onnx")) or {path.name for path in tmp_path.glob("*.onnx")} == {
+        "model.rejected.onnx",
+        "model.bare.rejected.onnx",
+    }
     told = json.loads((tmp_path / "parity.json").read_text())
     assert not told["passed"]
+
+
+def other_metadata(key: str, value: str) -> Change:
+    def change(proto: onnx.ModelProto, rng: np.random.Generator) -> None:
+        (entry,) = (entry for entry in proto.metadata_props if entry.key == key)
+        entry.value = value
+
+    return change
+
+
+def inserted(node: onnx.NodeProto, at: int, **constants: np.ndarray) -> Change:
+    """Put a node between an input (at 0) or output (at -1) and the network."""
+
+    def change(proto: onnx.ModelProto, rng: np.random.Generator) -> None:
+        graph = proto.graph
+        if at == 0:
+            for user in graph.node:
+                user.input[:] = ["other" if name == "images" else name for name in user.input]
+            graph.node.insert(0, node)
+        else:
+            graph.node[-1].output[0] = "raw"
+            graph.node.append(node)
+        graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+
+    return change
+
+
+BARE_CORRUPTIONS: dict[str, Change] = {
+    **{
+        name: change
+        for name, change in CORRUPTIONS.items()
+        if name.startswith(
+            ("all weights", "a weight", "weights", "the ", "two classes", "labels in the metadata", "a fixed batch")
+        )
+    },
+    "another mean in the metadata": other_metadata("mean", "[0.3, 0.3, 0.3]"),
+    "another deviation in the metadata": other_metadata("std", "[0.2, 0.2, 0.2]"),
+    "channels in another order": inserted(
+        helper.make_node("Gather", ["images", "order"], ["other"], axis=1), 0, order=np.array([2, 1, 0])
+    ),
+    "sides exchanged": inserted(helper.make_node("Transpose", ["images"], ["other"], perm=[0, 1, 3, 2]), 0),
+    "mirrored": inserted(
+        helper.make_node("Gather", ["images", "backwards"], ["other"], axis=3), 0, backwards=np.arange(11, -1, -1)
+    ),
+    "standardised twice": inserted(helper.make_node("Mul", ["images", "half"], ["other"]), 0, half=np.float32(0.5)),
+    "probabilities for logits": inserted(helper.make_node("Softmax", ["raw"], ["logits"]), -1),
+    "negative logits": inserted(helper.make_node("Neg", ["raw"], ["logits"]), -1),
+}
+
+
+def test_twenty_bare_corruptions():
+    assert len(BARE_CORRUPTIONS) == 20
+
+
+@pytest.fixture(scope="module")
+def bare(colours, coloured) -> bytes:
+    path = colours.folder / "bare.onnx"
+    write_bare(export_core(coloured[0], colours), colours, {}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("corruption", BARE_CORRUPTIONS)
+def test_a_corrupt_bare_model_is_stopped(colours, coloured, bare, tmp_path, monkeypatch, corruption: str):
+    corrupt(monkeypatch, "bare", bare, BARE_CORRUPTIONS[corruption])
+    config = CONFIG.model_copy(update={"form": "bare"})
+    with pytest.raises(ParityError, match=r"The bare ONNX model .*Nothing is published"):
+        export(coloured[0], colours, read_test(colours), config, {}, tmp_path)
+    assert not (tmp_path / "model.bare.onnx").exists()
 
 
 def test_the_file_that_is_corrupted_is_sound_itself(colours, coloured, tmp_path):
     export(coloured[0], colours, read_test(colours), CONFIG, {}, tmp_path)
     told = json.loads((tmp_path / "parity.json").read_text())
-    assert [gate["name"] for gate in told["gates"]] == ["labels", "pictures", "constant", "power", "reference"]
-    assert all(gate["passed"] for gate in told["gates"])
+    assert [gate["name"] for gate in told["gates"]] == ["labels", "pictures", "constant", "power", "runtime"]
+    assert [gate["name"] for gate in told["bare"]["gates"]] == ["labels", "constant", "power", "runtime"]
+    assert all(gate["passed"] for gate in (*told["gates"], *told["bare"]["gates"]))
 
 
 class Gathering(nn.Module):
@@ -231,12 +308,7 @@ def test_a_judge_that_fails_by_itself_refuses_nothing(colours, tmp_path):
 def test_where_they_part_is_told(colours, coloured, tmp_path, monkeypatch):
     network, sound, _ = coloured
 
-    def corrupted(_network: nn.Module, _data: DataRef, _metadata: object, path: Path, _temperature: float) -> None:
-        proto = onnx.load_from_string(sound)
-        named("out.weight", 1.5)(proto, np.random.default_rng(0))
-        onnx.save(proto, path)
-
-    monkeypatch.setattr(exporting, "to_onnx", corrupted)
+    corrupt(monkeypatch, "complete", sound, named("out.weight", 1.5))
     with pytest.raises(ParityError, match=r"They part behind layer conv \(Conv2d\), at out \(Linear\)\."):
         export(network, colours, read_test(colours), CONFIG, {}, tmp_path)
 
@@ -284,4 +356,5 @@ def test_what_is_sound_passes(tmp_path, kind: str, name: str, arguments: dict[st
     network = with_different_answers(made(name, data, **arguments), test, data)
     export(network, data, test, CONFIG, {}, tmp_path, temperature=1.7)
     told = json.loads((tmp_path / "parity.json").read_text())
-    assert told["passed"] and all(gate["passed"] for gate in told["gates"])
+    for form in (told, told["bare"]):
+        assert form["passed"] and all(gate["passed"] for gate in form["gates"])

@@ -1,8 +1,11 @@
 """A smaller model is accepted only if it loses almost nothing."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -11,10 +14,28 @@ from torchmill.components.export import quantize as smaller
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import ParityError, export
 from torchmill.components.export.quantize import quantize
+from torchmill.components.export.tidy import tidied
+from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
 from torchmill.components.onnx_model.run import run
 from torchmill.components.onnx_model.session import open_session
 
 CONFIG = ExportConfig(batch_sizes=(64,), int8="on")
+
+
+@pytest.fixture(scope="module")
+def core(exported, toy, tmp_path_factory) -> Path:
+    """The bare model of the exported network."""
+    path = tmp_path_factory.mktemp("core") / "core.onnx"
+    write_bare(export_core(exported.network, toy), toy, {}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def build(toy) -> Callable[[Path, Path], None]:
+    def complete(bare: Path, path: Path) -> None:
+        write_complete(tidied(ir.load(bare)), toy, {}, path)
+
+    return complete
 
 
 @pytest.fixture
@@ -23,8 +44,8 @@ def faster(monkeypatch):
     monkeypatch.setattr(smaller, "_speed_up", lambda *_: 1.5)
 
 
-def test_it_is_smaller_and_answers_alike(exported, toy, toy_test, tmp_path, faster):
-    found = quantize("int8", exported.path, toy, read_sample(toy, 64, 0), toy_test, 0.05, tmp_path / "small.onnx")
+def test_it_is_smaller_and_answers_alike(exported, core, build, toy, toy_test, tmp_path, faster):
+    found = quantize("int8", core, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05)
     assert found.accepted and found.speed == (1.5, 1.5), found.reason
     assert found.bytes == (tmp_path / "small.onnx").stat().st_size < 0.5 * exported.path.stat().st_size
     plain, small = (
@@ -33,20 +54,20 @@ def test_it_is_smaller_and_answers_alike(exported, toy, toy_test, tmp_path, fast
     assert (plain == small).mean() > 0.95
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 57, 3), dtype=np.uint8)
     outputs = open_session(tmp_path / "small.onnx").run(None, {"pixels": pixels})
-    assert [one.shape for one in outputs] == [(2, 10), (2, 10), (2,)]  # still takes whatever a deployer has
+    assert [one.shape for one in outputs] == [(2, 10), (2, 10), (2,), (2,)]  # still takes whatever a deployer has
 
 
-def test_a_calibration_on_what_is_no_data_is_refused(exported, toy, toy_test, tmp_path, faster):
+def test_a_calibration_on_what_is_no_data_is_refused(core, build, toy, toy_test, tmp_path, faster):
     black = Samples(torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32, dtype=torch.int64))
-    found = quantize("int8", exported.path, toy, black, toy_test, 0.005, tmp_path / "small.onnx")
+    found = quantize("int8", core, build, tmp_path / "small.onnx", toy, black, toy_test, 0.005)
     assert not found.accepted and "allowed is up to 0.50 points" in found.reason
     assert found.loss_high is not None and found.loss_high > 0.005
     assert not (tmp_path / "small.onnx").exists()
 
 
-def test_one_that_is_not_faster_is_refused(exported, toy, toy_test, tmp_path, monkeypatch):
+def test_one_that_is_not_faster_is_refused(core, build, toy, toy_test, tmp_path, monkeypatch):
     monkeypatch.setattr(smaller, "_speed_up", lambda *_: 0.9)
-    found = quantize("int8", exported.path, toy, read_sample(toy, 64, 0), toy_test, 0.05, tmp_path / "small.onnx")
+    found = quantize("int8", core, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05)
     assert not found.accepted and "0.90 times as fast at batch size 1" in found.reason
 
 
@@ -67,8 +88,8 @@ def test_asked_for_it_is_there_or_the_export_fails(trained, toy, toy_test, tmp_p
     assert json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]["accepted"] is False
 
 
-def test_half_of_the_bits_answer_alike(exported, toy, toy_test, tmp_path):
-    found = quantize("fp16", exported.path, toy, toy_test, toy_test, 0.05, tmp_path / "small.onnx")
+def test_half_of_the_bits_answer_alike(exported, core, build, toy, toy_test, tmp_path):
+    found = quantize("fp16", core, build, tmp_path / "small.onnx", toy, toy_test, toy_test, 0.05)
     assert found.accepted and "can only be measured on a GPU" in found.reason, found.reason
     assert found.bytes and found.bytes < 0.6 * exported.path.stat().st_size
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 57, 3), dtype=np.uint8)

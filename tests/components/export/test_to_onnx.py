@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -68,25 +69,26 @@ def test_the_model_takes_raw_pixels_in_any_batch_and_gives_logits(exported, toy,
         ("logits", "tensor(float)", ["batch", 10]),
         ("probabilities", "tensor(float)", ["batch", 10]),
         ("labels", "tensor(string)", ["batch"]),
+        ("index", "tensor(int64)", ["batch"]),
     ]
     model = StandardizedModel.of(exported.network, toy).eval()
     for size in (1, 2, 5, 203):
         pixels = toy_test.inputs[:size]
         with torch.no_grad():
             expected = model(pixels).numpy()
-        logits, probabilities, labels = session.run(None, {"pixels": pixels.numpy()})
+        logits, probabilities, labels, index = session.run(None, {"pixels": pixels.numpy()})
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(probabilities, torch.softmax(torch.tensor(logits), 1), rtol=1e-4, atol=1e-6)
         assert list(labels) == [toy.classes[answer] for answer in logits.argmax(1)]
+        assert np.array_equal(index, logits.argmax(1))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_of_any_size_and_colours_are_prepared_as_pillow_does_it(tmp_path, channels, mode):
     data = toy_data(tmp_path, channels=channels, size=24, train=4, test=2)
-    session = open_session(
-        plain(data.field.preprocessing(data.shape, data.vocabulary_size), "prepare.", ["prepared"]).SerializeToString()
-    )
+    piece = data.field.preprocessing(data.shape, data.vocabulary_size)
+    session = open_session(ir.to_proto(plain(piece, "prepare.", ["prepared"])).SerializeToString())
     rng, bands = np.random.default_rng(0), {"L": 1, "RGB": 3, "RGBA": 4}[mode]
     for height, width in ((24, 24), (57, 40), (40, 57), (90, 31), (17, 20), (24, 1)):
         pixels = rng.integers(0, 256, (height, width, bands), dtype=np.uint8)
@@ -111,7 +113,7 @@ def test_pictures_of_any_size_and_colours_are_prepared_as_pillow_does_it(tmp_pat
 def test_a_temperature_softens_probabilities_and_changes_no_answer(exported, toy, toy_test, tmp_path):
     to_onnx(exported.network, toy, {}, tmp_path / "soft.onnx", temperature=2.5)
     pixels = toy_test.inputs[:9].numpy()
-    logits, probabilities, labels = open_session(tmp_path / "soft.onnx").run(None, {"pixels": pixels})
+    logits, probabilities, labels, _ = open_session(tmp_path / "soft.onnx").run(None, {"pixels": pixels})
     np.testing.assert_allclose(probabilities, torch.softmax(torch.tensor(logits) / 2.5, 1), rtol=1e-4)
     assert list(labels) == list(open_session(exported.path).run(["labels"], {"pixels": pixels})[0])
     told = {entry.key: entry.value for entry in onnx.load(tmp_path / "soft.onnx").metadata_props}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from PIL import Image
 
@@ -438,6 +439,6 @@ def test_the_exported_model_paints_as_predict_does(tmp_path: Path, ground: int |
     expected = read_pixels(tmp_path / "icon.png", shape, rules, 10**6)
     graph = fields.field("images").preprocessing(shape, 0, rules)
     assert graph is not None
-    session = open_session(plain(graph, "prepare.", ["prepared"]).SerializeToString())
+    session = open_session(ir.to_proto(plain(graph, "prepare.", ["prepared"])).SerializeToString())
     (prepared,) = answers(session, None, pixels=colors[None])
     assert isinstance(expected, np.ndarray) and np.abs(prepared[0].astype(int) - expected).max() <= 1

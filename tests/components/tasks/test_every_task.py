@@ -166,7 +166,8 @@ def test_the_onnx_outputs_are_those_that_numpy_gives(task, outputs):
     assert (graph is not None) == task.has_probabilities
     if graph is not None:
         onnx.checker.check_model(graph)
-        probabilities, labels = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: outputs})
+        probabilities, labels, *index = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: outputs})
+        assert not index or np.array_equal(index[0], outputs.argmax(1))
         np.testing.assert_allclose(probabilities, task.probabilities(outputs, 1.5), rtol=1e-5)
         assert np.asarray(labels).tolist() == task.labels(outputs, NAMES).tolist()
     answers = task.probabilities(outputs, 1.0)

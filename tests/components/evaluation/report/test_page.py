@@ -15,7 +15,7 @@ from torchmill.components.data.samples import read_test
 from torchmill.components.evaluation.evaluate import evaluate
 from torchmill.components.evaluation.report.charts import Bar, Point, Series, bars, lines
 from torchmill.components.evaluation.report.page import Record, write_page
-from torchmill.components.export.parity import BatchComparison, Judgement, Parity
+from torchmill.components.export.parity import BatchComparison, Judgement, Parity, as_json
 from torchmill.components.export.quantize import Smaller
 from torchmill.components.refs import (
     DataRef,
@@ -60,7 +60,7 @@ def record(network: torch.nn.Module, data: DataRef, folder: Path, **changes: obj
     gates = [{"name": "constant", "evidence": "3 different answers", "passed": True}]
     int8 = Smaller(False, "it loses 2.00% (up to 3.00%); allowed is up to 0.50%", bytes=100_000, bytes_before=400_000)
     more = {"gates": gates, "smaller": {"int8": int8.as_plain()}}
-    (folder / "parity.json").write_text(compared(scores).as_json(**more))
+    (folder / "parity.json").write_text(as_json(compared(scores).as_plain(**more)))
     verdict = {"check": "softmax", "verdict": "warn", "layer": "head", "evidence": NASTY, "remedy": "Remove it."}
     (folder / "check.json").write_text(json.dumps({"worst": "warn", "verdicts": [verdict]}))
     file = FileRef.of(folder / "parity.json")
@@ -163,7 +163,7 @@ def test_what_failed_is_told_at_the_top(trained, toy, tmp_path):
     failed = {"model": None, "version": None, "promotion": None, "failure": f"The ONNX model differs: {NASTY}."}
     kept = record(trained, toy, tmp_path, **failed)
     parity = compared(kept.scores, "batch size 1: 3 of 203 answers differ")
-    (tmp_path / "parity.json").write_text(parity.as_json(first_difference="at layer `features.0`"))
+    (tmp_path / "parity.json").write_text(as_json(parity.as_plain(first_difference="at layer `features.0`")))
     text, _ = read(write_page(kept))
     assert "no ONNX model is published" in text and "doctor: warn" in text and "Remove it." in text
     assert "<b>The run failed.</b> The ONNX model differs: &lt;script&gt;" in text
