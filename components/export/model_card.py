@@ -19,10 +19,14 @@ BY_COLUMNS = """\
 row = {row}
 columns = json.loads(session.get_modelmeta().custom_metadata_map['columns'])
 numbers = []
-for column in columns:  # a number, or a 0 or 1 for each category
+for column in columns:
     cell = row[column['name']]
-    centred = [] if 'categories' in column else [float(cell) - column.get('offset', 0)]
-    numbers += centred or [cell == kind for kind in column['categories']]
+    if 'categories' in column:  # a 0 or 1 for each
+        numbers += [cell == category for category in column['categories']]
+        if cell not in column['categories']:
+            print(f"{{column['name']}}: {{cell}} was not met in training")
+    else:
+        numbers.append(float(cell) - column.get('offset', 0))
 features = np.array([numbers], np.float32)  # (batch, {width})"""
 COLUMNS_SHOWN = 30
 
@@ -51,7 +55,7 @@ def write_card(
     lines = [
         *_summary_lines(network, data, scores),
         *_interface_lines(input_name, data, metadata),
-        *_code_lines(input_name, data, columns),
+        *_code_lines(model.onnx.path.name, input_name, data, columns),
         *(_column_lines(columns) if columns else ()),
         *_use_lines(data),
         *_proof_lines(parity),
@@ -85,18 +89,20 @@ def _interface_lines(input_name: str, data: DataRef, metadata: Mapping[str, str]
     return [*markdown_table(["", ""], "ll", rows.items()), ""]
 
 
-def _code_lines(input_name: str, data: DataRef, columns: Columns | None) -> list[str]:
-    """Return a Python example that runs the model on one input."""
+def _code_lines(file: str, input_name: str, data: DataRef, columns: Columns | None) -> list[str]:
+    """Return a Python example that runs the model."""
     snippet = data.field.snippet(data.shape, data.rules)
     if columns:
         row = {column.name: column.categories[0] if column.categories else 0 for column in columns.columns}
         snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))
-    imports = "import json\n\n" * ("json." in snippet) + "import numpy as np\nimport onnxruntime\n"
-    imports += "from PIL import Image\n" * ("Image." in snippet)
+    standard = [name for name in ("json", "re", "unicodedata") if f"{name}." in snippet]
+    imports = "".join(f"import {name}\n" for name in standard) + "\n" * bool(standard)
+    imports += "import numpy as np\nimport onnxruntime\n"
+    imports += "from PIL import Image, ImageOps\n" * ("Image." in snippet)
     return [
         "```python",
         imports,
-        "session = onnxruntime.InferenceSession('model.onnx')",
+        f"session = onnxruntime.InferenceSession('{file}')",
         snippet,
         f"print(session.run(None, {{'{input_name}': {input_name}}}))",
         "```",

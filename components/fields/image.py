@@ -24,6 +24,29 @@ INKED = 64
 """Difference from the background, of 255, from which a pixel is part of the picture."""
 
 
+READ = """\
+def read(file):  # upright, on a plain ground, scaled and cut: as for training
+    image = Image.open(file)
+    if image.format == 'JPEG' and image.mode in ('L', 'RGB'):
+        image.draft(image.mode, ({side}, {side}))  # faster
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I'):  # 16 bits
+        levels = np.asarray(image).astype(np.int64).clip(0, {top})
+        image = Image.fromarray(((levels * 255 + {half}) // {top}).astype(np.uint8))
+    if 'transparency' in image.info or image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa'):
+        image = image.convert('RGBA')
+        image = {painted}
+    if image.mode not in ('1', 'L'):
+        image = image.convert('RGB')
+    image = ImageOps.fit(image.convert('{mode}'), {size}, Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape{sides}
+
+
+# For colours of 16 bits, and TIFFs of four channels or that count from white, use `torchmill predict`.
+pixels = np.stack([read('picture.png')])  # (batch, height, width, channels), uint8"""
+"""Python that reads files as ``components.reading.pictures`` does, for those who have Pillow alone."""
+
+
 class Image:
     name = NAME
     samples = "images"
@@ -130,11 +153,21 @@ class Image:
         return saying(pictures(channels, height, width, rules.ground).to_model_proto(), words)
 
     def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
-        scaled = f"pixels = (pixels.clip(0, {rules.top}) / {rules.top} * 255 + 0.5).astype(np.uint8)  # if of 16 bits\n"
-        return (
-            "pixels = np.asarray(Image.open('picture.png'))\n"
-            + scaled * (rules.top != TOP)
-            + "pixels = pixels.reshape(1, *pixels.shape[:2], -1)  # (batch, height, width, channels), uint8"
+        channels, height, width = shape
+        if channels not in (1, 3):
+            return (
+                f"pixels = np.zeros((1, {height}, {width}, {channels}), np.uint8)  # (batch, height, width, channels)"
+            )
+        ground = f"Image.alpha_composite(Image.new('RGBA', image.size, ({rules.ground},) * 3), image)"
+        painted = ground if rules.ground is not None else "Image.fromarray(np.asarray(image)[..., :3])"
+        return READ.format(
+            side=2 * max(height, width),
+            top=rules.top,
+            half=rules.top // 2,
+            painted=painted,
+            mode="L" if channels == 1 else "RGB",
+            size=(width, height),
+            sides=(height, width, channels),
         )
 
     # Predictions

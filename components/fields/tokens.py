@@ -24,6 +24,24 @@ LONG = 1000
 """Tokens of a long text."""
 
 
+ENCODE = """\
+vocabulary = json.loads(session.get_modelmeta().custom_metadata_map['vocabulary'])
+ids = {token: number for number, token in enumerate(vocabulary['tokens'])}
+
+
+def encode(text):  # 1 is unknown; an empty text is one unknown token
+    text = ' '.join(unicodedata.normalize('NFC', text).split())
+    text = text.lower() if vocabulary['lower_case'] else text
+    parts = list(text) if vocabulary['level'] == 'characters' else re.findall(r'\\w+|[^\\w\\s]', text)
+    return [ids.get(part, 1) for part in parts[: vocabulary['max_length']]] or [1]
+
+
+rows = [encode(text) for text in ('a text', 'another one')]
+longest = max(map(len, rows))
+tokens = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)  # 0 pads"""
+"""Python that encodes texts as ``Vocabulary.encode`` does."""
+
+
 class Tokens:
     name = NAME
     samples = "texts"
@@ -92,10 +110,7 @@ class Tokens:
         return texts(vocabulary_size, shape[0]).to_model_proto()
 
     def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
-        return (
-            "vocabulary = json.loads(session.get_modelmeta().custom_metadata_map['vocabulary'])\n"
-            "tokens = np.array([[2, 3, 4]])  # ids of vocabulary['tokens'], (batch, length), int64"
-        )
+        return ENCODE
 
     # Predictions
 

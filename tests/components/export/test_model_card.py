@@ -2,6 +2,8 @@
 
 import json
 import re
+import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from torch import nn
 
 from tests.components.training.small_training import CPU
 from tests.toy import toy_numbers
+from torchmill.components import fields
 from torchmill.components.data.fetch import COLUMNS
 from torchmill.components.data.samples import read_test
 from torchmill.components.encoding.columns import Column, Columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.evaluation.evaluate import evaluate
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import export
@@ -54,3 +58,16 @@ def test_the_code_for_a_table_on_a_card_runs(tmp_path, monkeypatch, capsys):
     answers = np.array(json.loads(re.findall(r"array\((\[\[.*?\]\])", capsys.readouterr().out, re.DOTALL)[0]))
     expected = StandardizedModel.of(network, data)(torch.tensor([[0.0, 1, 0, 0]]))
     assert answers == pytest.approx(expected.detach().numpy(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("level", "lower_case"), [("characters", False), ("characters", True), ("words", True)])
+def test_the_code_for_texts_on_a_card_encodes_as_training_does(level, lower_case):
+    trained_on = ["Sato Ångström", "don't stop, e\u0301t\u00e9", "ÀÉ  x"]
+    vocabulary = Vocabulary.of(trained_on, level, lower_case=lower_case, max_length=9)
+    metadata = SimpleNamespace(custom_metadata_map={"vocabulary": vocabulary.as_json()})
+    session = SimpleNamespace(get_modelmeta=lambda: metadata)
+    names = {"json": json, "re": re, "unicodedata": unicodedata, "np": np, "session": session}
+    exec(fields.field("tokens").snippet((9,)), names)
+    texts = [*trained_on, "  Sato  ", "", " ", "été, ÉTÉ!", "a\u0301 b\tc\nd", "far too long a text for these", "日本"]
+    for text in texts:
+        assert names["encode"](text) == vocabulary.encode([text])[0].tolist(), text  # ty: ignore[call-non-callable]

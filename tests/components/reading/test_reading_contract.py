@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import onnx_ir as ir
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.onnx_files import bag_of_letters, linear
 from torchmill.components import fields
@@ -163,7 +163,7 @@ PICTURES: dict[str, Callable[[], bytes]] = {
 DATASETS = """
 from pathlib import Path
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 def files(root): return sorted(path for path in Path(root).rglob("*.*"))
 def labels(root): return [file.parent.name for file in files(root)]
@@ -246,6 +246,31 @@ def test_training_and_prediction_read_a_picture_alike(root: Path, form: str):
         other, theirs = trained(f"{own}:{function}", root, root=str(root))
         assert (other.shape, other.rules) == (data.shape, data.rules), function
         assert same(inputs, theirs), function
+
+
+NOT_ON_THE_CARD = {
+    *("color_12.png", "opacity_12.png", "grey_opacity_16.png", "turned.tiff", "turned_16.tiff"),
+    *("turned_color_16.tiff", "white_is_zero.tiff", "white_is_zero_16.tiff", "white_is_zero_12.tiff", "fax.tiff"),
+    *("bands.tiff", "bands_undeclared.tiff", "bands_as_opacity.tiff", "bands_12.tiff", "bands_lzw.tiff"),
+    "opacity.tiff",
+}
+"""Pictures for which the model card refers to ``predict``."""
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.parametrize("size", [SIDES, (9, 14), (30, 17)])
+def test_the_code_on_a_model_card_reads_as_prediction_does(root: Path, form: str, size: tuple[int, int]):
+    if form in NOT_ON_THE_CARD:
+        pytest.skip("the card says that it does not read these")
+    data, _ = trained(f"image_folder:{root}", root)
+    shape = (data.shape[0], *size)
+    code = fields.field("images").snippet(shape, data.rules).rpartition("pixels = ")[0]
+    names = {"np": np, "Image": Image, "ImageOps": ImageOps}
+    exec(code, names)
+    file = next(path for path in sorted(root.rglob("*.*")))
+    expected = read_pixels(file, shape, data.rules, 10**6)
+    assert isinstance(expected, np.ndarray)
+    assert np.array_equal(names["read"](file), expected.transpose(1, 2, 0))  # ty: ignore[call-non-callable]
 
 
 def upright(form: str, content: bytes) -> np.ndarray:
