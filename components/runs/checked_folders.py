@@ -5,7 +5,7 @@ import hashlib
 import os
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from pydantic import VERSION, BaseModel
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_text
 from torchmill.components.runs.folders import Runs
-from torchmill.components.state_files import MAX_BYTES, read_json
+from torchmill.components.state_files import MAX_BYTES, fitting, read_json
 
 NOTE = "checked.json"
-RUN_FILES = ("run.json", "sent.json", "result.json", "journal.jsonl")
+RUN_FILES = ("/run.json", "/sent.json", "/result.json", "/journal.jsonl")
 """State files in a run's folder."""
-STEP_FILES = ("result.json",)
+STEP_FILES = ("/result.json",)
 """State files in a step's folder."""
 SETTLED_NANOSECONDS = 2_000_000_000
 """Age of the latest change from which a mark is sure: one within the same tick of the clock has the same times."""
@@ -33,29 +33,35 @@ class Note(BaseModel):
     """Digest of the code that checked."""
     marks: dict[str, dict[str, int]] = {}
     """Marks of whole folders, by parent and name."""
-    watched: dict[str, list[str]] = {}
-    """Paths that a folder's mark includes, beside itself and its state files; below the working folder, as all here."""
+    watched: dict[str, dict[str, list[str]]] = {}
+    """More paths that a folder's mark includes, by parent and name. They are below the parent."""
 
 
-@dataclass
-class Mark:
-    """Digest of the inodes, sizes and times of files."""
+Mark = tuple[int, int]
+"""Digest of the inodes, sizes and times of files, and the time of their latest change in nanoseconds."""
 
-    value: int = 0
-    newest: int = 0
-    """Time of the latest change in nanoseconds."""
 
-    def add(self, path: str) -> None:
-        """Include a file, a folder or the absence of either."""
+def extended(mark: Mark, paths: Iterable[str], descriptor: int) -> Mark:
+    """Return a mark that includes more files, or their absence.
+
+    Args:
+        paths: paths below a parent folder: the system resolves them faster than absolute ones.
+        descriptor: descriptor of that folder.
+    """
+    value, newest = mark
+    stat = os.stat  # a Path each would double the time of many thousands
+    for path in paths:
         try:
-            status = os.stat(path)  # noqa: PTH116 - a Path for each of many files would double the time
+            status = stat(path, dir_fd=descriptor)
         except OSError:
-            self.value = hash((self.value, 0))
-            return
+            value = hash((value, 0))
+            continue
         changed = status.st_ctime_ns
         # Python's hash of integers is the same in every process, and the fastest.
-        self.value = hash((self.value, status.st_ino, status.st_size, status.st_mtime_ns, changed))
-        self.newest = max(self.newest, changed)
+        value = hash((value, status.st_ino, status.st_size, status.st_mtime_ns, changed))
+        if changed > newest:
+            newest = changed
+    return value, newest
 
 
 class CheckedFolders:
@@ -76,8 +82,9 @@ class CheckedFolders:
         self._work = str(runs.work)
         self._file = runs.work / NOTE
         self._checks = digest_of_checks()
-        note = read_json(self._file, Note)
-        self._note = note if note and note.checks == self._checks else Note(checks=self._checks)
+        plain = read_json(self._file, dict)
+        is_ours = plain is not None and plain.get("checks") == self._checks
+        self._note = (is_ours and fitting(plain, Note, self._file)) or Note(checks=self._checks)
         self._whole: dict[str, dict[str, int]] = {}
         """Marks of folders that are as they were."""
         self._marks: dict[str, Mark] = {}
@@ -89,33 +96,41 @@ class CheckedFolders:
         """The folders to check."""
         steps = f"{self._work}/steps"
         for parent in (parent for parent in self.parents if parent != steps):
-            names = STEP_FILES if parent != self._work else RUN_FILES
+            files = STEP_FILES if parent != self._work else RUN_FILES
             marks = self._note.marks.get(self._name(parent), {})
+            watched = self._note.watched.get(self._name(parent), {})
             whole = self._whole[self._name(parent)] = {}
-            for folder in _subfolders(parent):
-                if folder == steps:
-                    continue
-                mark = self._mark(folder, names)
-                name = os.path.basename(folder)  # noqa: PTH119 - as above
-                for path in self._note.watched.get(self._name(folder), ()):
-                    mark.add(f"{self._work}/{path}")
-                if marks.get(name) == mark.value:
-                    whole[name] = mark.value
-                else:
-                    self._watch_all(folder, names)
+            with _opened(parent) as descriptor:
+                for name in _subfolders(descriptor):
+                    if name == "steps":
+                        continue
+                    mark = extended((0, 0), [name, *[name + file for file in files]], descriptor)
+                    value = extended(mark, watched[name], descriptor)[0] if name in watched else mark[0]
+                    if marks.get(name) == value:
+                        whole[name] = value
+                    else:
+                        folder = f"{parent}/{name}"
+                        self._marks[self._name(folder)] = mark
+                        self._watch_subfolders(folder)
         return [self.runs.work / name for name in self._marks]
 
     @cached_property
     def parents(self) -> list[str]:
         """The working folder and those of the steps' caches: they hold the folders to check."""
         steps = f"{self._work}/steps"
-        return [self._work, steps, *_subfolders(steps)]
+        with _opened(steps) as descriptor:
+            return [self._work, steps, *[f"{steps}/{name}" for name in _subfolders(descriptor)]]
 
     def watch(self, folder: Path, path: Path) -> None:
-        """Include a file, which a check of a folder is about to read, in the folder's mark."""
-        name, watched = self._name(str(folder)), str(path)
-        self._marks[name].add(watched)
-        self._watched.setdefault(name, []).append(self._name(watched))
+        """Include a file, which a check of a folder is about to read, in the folder's mark.
+
+        Args:
+            path: the file, below the folder's parent.
+        """
+        name, below = self._name(str(folder)), str(path.relative_to(folder.parent))
+        with _opened(str(folder.parent)) as descriptor:
+            self._marks[name] = extended(self._marks[name], [below], descriptor)
+        self._watched.setdefault(name, []).append(below)
 
     def doubt(self, path: Path) -> None:
         """Check the folder with a path the next time, too."""
@@ -125,48 +140,56 @@ class CheckedFolders:
     def save(self) -> None:
         """Note the folders that no check has doubted. If that is impossible, the next check takes longer."""
         settled = time.time_ns() - SETTLED_NANOSECONDS
-        watched = {}
-        for name, mark in self._marks.items():
-            if name not in self._doubtful and mark.newest < settled:
-                parent, _, own = name.rpartition("/")
-                self._whole[parent][own] = mark.value
-                if name in self._watched:
-                    watched[name] = self._watched[name]
-        for name, paths in self._note.watched.items():
-            parent, _, own = name.rpartition("/")
-            if name not in self._marks and own in self._whole.get(parent, {}):
-                watched[name] = paths
+        watched: dict[str, dict[str, list[str]]] = {}
+        for parent, whole in self._whole.items():  # those that are as they were
+            watches = self._note.watched.get(parent, {})
+            watched[parent] = {name: watches[name] for name in whole if name in watches}
+        for path, (value, newest) in self._marks.items():
+            if path not in self._doubtful and newest < settled:
+                parent, _, name = path.rpartition("/")
+                self._whole[parent][name] = value
+                if path in self._watched:
+                    watched[parent][name] = self._watched[path]
         note = Note(checks=self._checks, marks=self._whole, watched=watched)
         if note != self._note and len(text := note.model_dump_json()) <= MAX_BYTES:
             with contextlib.suppress(UserError):
                 write_text(self._file, text)
 
-    def _mark(self, folder: str, names: tuple[str, ...]) -> Mark:
-        mark = Mark()
-        mark.add(folder)
-        for name in names:
-            mark.add(f"{folder}/{name}")
-        return mark
-
-    def _watch_all(self, folder: str, names: tuple[str, ...]) -> None:
-        """Mark a folder anew, with the folders below it: temporary files may be anywhere."""
-        name = self._name(folder)
-        self._marks[name] = self._mark(folder, names)
-        stack = list(_subfolders(folder, follow_links=False))
+    def _watch_subfolders(self, folder: str) -> None:
+        """Include the folders below a folder: temporary files may be anywhere."""
+        stack = [folder]
         while stack:
-            below = stack.pop()
-            self.watch(Path(folder), Path(below))  # before it is listed
-            stack += _subfolders(below, follow_links=False)
+            parent = stack.pop()
+            with _opened(parent) as descriptor:
+                below = [f"{parent}/{name}" for name in _subfolders(descriptor, follow_links=False)]
+            for path in below:
+                self.watch(Path(folder), Path(path))  # before it is listed
+            stack += below
 
     def _name(self, path: str) -> str:
         return path[len(self._work) + 1 :]
 
 
-def _subfolders(folder: str, *, follow_links: bool = True) -> list[str]:
-    """Return the folders in a folder; none if it is missing, unreadable, or no folder."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=follow_links)]
-    return []
+@contextlib.contextmanager
+def _opened(folder: str) -> Generator[int]:
+    """Open a folder; yield its descriptor, and -1 if it is missing, unreadable, or no folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield -1
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _subfolders(descriptor: int, *, follow_links: bool = True) -> list[str]:
+    """Return the names of the folders in a folder that ``_opened`` has opened."""
+    if descriptor < 0:
+        return []
+    with os.scandir(descriptor) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=follow_links)]
 
 
 def digest_of_checks() -> str:

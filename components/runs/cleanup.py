@@ -1,9 +1,10 @@
 """Files that killed processes left half-written."""
 
 import contextlib
+import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,15 +16,12 @@ from torchmill.components.runs.checked_folders import CheckedFolders
 LARGEST_PROCESS_ID = 2**31 - 1
 
 
-def half_written(folder: Path, *, below: bool = True) -> Iterator[tuple[Path, bool]]:
-    """Yield the temporary files in a folder, each with whether its writer has died.
+def half_written(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
+    """Yield those of the paths that are temporary files, each with whether its writer has died.
 
     A living writer holds a lock on its file. The id in the name is another process's by now, if the file is old.
-
-    Args:
-        below: look into the folders below, too.
     """
-    for path in folder.rglob(".*") if below else folder.glob(".*"):
+    for path in paths:
         match = re.fullmatch(r"\..+\.([0-9]+)\.partial(\.npz)?|\.writable-([0-9]+)", path.name)
         if match and path.is_file():
             is_free = False
@@ -43,9 +41,9 @@ def _is_old(path: Path) -> bool:
 
 def leftovers(folders: CheckedFolders, cache: Path) -> list[Path]:
     """Return the files to delete: abandoned temporary files, and damaged checkpoints."""
-    files = [path for parent in folders.parents for path, is_free in half_written(Path(parent), below=False) if is_free]
+    files = [path for parent in folders.parents for path, is_free in half_written(_hidden(parent)) if is_free]
     for folder in folders.changed:
-        for path, is_free in half_written(folder):
+        for path, is_free in half_written(folder.rglob(".*")):
             folders.doubt(path)
             if is_free:
                 files.append(path)
@@ -55,3 +53,10 @@ def leftovers(folders: CheckedFolders, cache: Path) -> list[Path]:
                 files.append(path)
     by_age = [*folders.runs.folder.glob(".mlflow.db.partial*"), *cache.glob("*/.*.tmp")]
     return [path for path in files if path.is_file()] + [path for path in by_age if _is_old(path)]
+
+
+def _hidden(folder: str) -> list[Path]:
+    """Return the hidden files in a folder of many others."""
+    with contextlib.suppress(OSError):
+        return [Path(folder, name) for name in os.listdir(folder) if name.startswith(".")]  # noqa: PTH208 - far faster
+    return []

@@ -160,7 +160,7 @@ class Store:
             Vocabulary.of(["a b c", "b"], "words", lower_case=True, max_length=8).as_json()
         )
         (work / "checked.json").write_text(
-            json.dumps({"checks": digest_of_checks(), "marks": {"": {NAME: 7}}, "watched": {NAME: ["keys/k"]}})
+            json.dumps({"checks": digest_of_checks(), "marks": {"": {NAME: 7}}, "watched": {"": {NAME: ["keys/k"]}}})
         )
         credentials(self.runs)
         (work / "prewarm.modules").write_text("json csv torchmill.components.errors\nwave\n")
