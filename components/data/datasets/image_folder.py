@@ -21,7 +21,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.reading.pictures import SUFFIXES
 from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.reading.survey import Colors, Survey
-from torchmill.components.wording import percent
+from torchmill.components.wording import count, percent
 
 logger = logging.getLogger("torchmill")
 
@@ -66,6 +66,7 @@ def load(
     # Report before a million images are decoded.
     unreadable = {file: header for file, header in zip(files, headers, strict=True) if isinstance(header, str)}
     _report(unreadable, listed, tree, cache, unreadable_share)
+    reported = len(unreadable)
     rows = [(*row, header) for row, header in zip(listed, headers, strict=True) if isinstance(header, Header)]
     parts = _parts(rows, test_fraction)
     shape, rules, notes = _surveyed([header for *_, header in rows], image_size, colors, bits, str(path))
@@ -79,7 +80,8 @@ def load(
             labels = np.array([row[2] for row in sound], np.int64)
             splits[split] = Split(images_NCHW, labels, [origin(row[1], path) for row in sound], _digests(sound))
             unreadable |= faults
-        _report(unreadable, listed, tree, cache, unreadable_share)
+        if len(unreadable) > reported:
+            _report(unreadable, listed, tree, cache, unreadable_share)
     return Splits(
         splits["train"],
         splits["test"],
@@ -117,8 +119,9 @@ def _digests(rows: list[Row]) -> np.ndarray:
     return np.array([int(row[3].digest[:16], 16) for row in rows], DTYPE)
 
 
-def _lost(count: int, cache: Path) -> tuple[str, ...]:
-    return (f"{count:,} unreadable images are left out: {cache / 'unreadable.txt'}",) if count else ()
+def _lost(number: int, cache: Path) -> tuple[str, ...]:
+    subject = count(number, "unreadable image is", "unreadable images are")
+    return (f"{subject} left out: {cache / 'unreadable.txt'}",) if number else ()
 
 
 def _surveyed(
@@ -163,8 +166,9 @@ def _report(
         note.unlink(missing_ok=True)
         return
     note.write_text("".join(f"{file}\t{reason}\n" for file, reason in unreadable.items()), encoding="utf-8")
-    first = "".join(f"\n  {file}: {reason}" for file, reason in list(unreadable.items())[:5])
-    message = f"{len(unreadable):,} of {len(listed):,} images can't be read (all of them: {note}):{first}"
+    faults = [f"{file}: {reason}" for file, reason in list(unreadable.items())[:5]]
+    summary = f"{len(unreadable):,} of {len(listed):,} images can't be read (all of them: {note}):"
+    message = "\n  ".join([summary, *faults])
     readable = {(split, label) for split, file, label in listed if file not in unreadable}
     if lost := sorted({(split, label) for split, _, label in listed} - readable):
         classes = ", ".join(f"{split} {tree.classes[label]}" for split, label in lost)
@@ -174,4 +178,4 @@ def _report(
             f"{message}\nMore than {percent(max_share, 0)}.",
             "Mend or remove these files, or allow more by unreadable_share in --data.args.",
         )
-    logger.warning("%s\nThey are left out.", message)
+    logger.warning("%s" + "\n  %s" * len(faults) + "\nThey are left out.", summary, *faults)

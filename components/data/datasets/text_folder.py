@@ -18,7 +18,7 @@ from torchmill.components.encoding.class_names import composed, in_order, named
 from torchmill.components.errors import UserError, shortened
 from torchmill.components.reading.folders import is_ours
 from torchmill.components.reading.texts import lines, read_text
-from torchmill.components.wording import percent
+from torchmill.components.wording import count, percent
 
 logger = logging.getLogger("torchmill")
 
@@ -136,7 +136,8 @@ def _files(path: Path, cache: Path) -> tuple[Read, tuple[str, ...]]:
             raise UserError(f"All texts of {split} are empty.", "Mend or remove them.")
         read[split] = texts, names, origins
     _report_empty(empty, total, cache)
-    lost = (f"{len(empty):,} empty texts are left out: {cache / 'unreadable.txt'}",) if empty else ()
+    note = cache / "unreadable.txt"
+    lost = (f"{count(len(empty), 'empty text is', 'empty texts are')} left out: {note}",) if empty else ()
     return read, (*tree.notes, *lost)
 
 
@@ -147,8 +148,8 @@ def _report_empty(empty: list[Path], total: int, cache: Path) -> None:
     if not empty:
         return
     note.write_text("".join(f"{file}\tis empty\n" for file in empty), encoding="utf-8")
-    first = "".join(f"\n  {file}" for file in empty[:5])
-    message = f"{len(empty):,} of {total:,} texts are empty (all of them: {note}):{first}"
+    summary = f"{len(empty):,} of {total:,} texts are empty (all of them: {note}):"
+    message = "\n  ".join([summary, *map(str, empty[:5])])
     if len(empty) > UNREADABLE_SHARE * total:
         raise UserError(f"{message}\nMore than {percent(UNREADABLE_SHARE, 0)}.", "Mend or remove these files.")
-    logger.warning("%s\nThey are left out.", message)
+    logger.warning("%s" + "\n  %s" * len(empty[:5]) + "\nThey are left out.", summary, *empty[:5])

@@ -15,6 +15,7 @@ from torchmill.components.reading.pictures import Channels, Picture, Traits, fit
 from torchmill.components.reading.rules import TOP, ReadingRules
 from torchmill.components.reading.texts import read_text
 from torchmill.components.user_code.importing import first_hand
+from torchmill.components.wording import count
 
 logger = logging.getLogger("torchmill")
 
@@ -296,7 +297,7 @@ def as_inputs(values: Values, place: str, top: int = TOP) -> np.ndarray:
         numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
     if rows := np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)).tolist():
         raise UserError(
-            f"{place} inputs: {len(rows):,} samples hold values that are no finite numbers; the first is "
+            f"{place} inputs: {count(len(rows), 'sample holds', 'samples hold')} values that are no finite numbers; the first is "
             f"number {rows[0]}{_odd_value(values[rows[0]], numbers[rows[0]])}.",
             "Fill them in, scale them, or leave these samples out.",
         )
@@ -343,14 +344,24 @@ def _check_frame(frame: Any, place: str) -> None:
             faults.append(f"'{name}' holds {column.dtype}, for example {example!r}")
             texts += isinstance(example, str)
         elif missing.any():
-            faults.append(f"'{name}' has no value in {int(missing.sum()):,} rows, the first is row {missing.argmax()}")
+            rows = count(int(missing.sum()), "row")
+            faults.append(f"'{name}' has no value in {rows}, the first is row {missing.argmax()}")
+        elif (rows := _too_large(column.to_numpy())).any():
+            value = column.to_numpy()[rows.argmax()]
+            faults.append(f"'{name}' holds {value:g} in row {rows.argmax()}, which float32 can't hold")
     if not faults or (frame.shape[1] == 1 and texts):  # a single column of texts is one text per sample
         return
     raise UserError(
         f"{place}: {'; '.join(faults)}.",
         "Make them numbers (pandas.get_dummies for categories, .astype('int64') // 10**9 for dates, fillna for gaps), "
-        "or leave them out.",
+        "scale them, or leave them out.",
     )
+
+
+def _too_large(values: np.ndarray) -> np.ndarray:
+    """Return where float32 has no finite number for a value."""
+    with np.errstate(over="ignore"):
+        return ~np.isfinite(values.astype(np.float32))
 
 
 def _pixels_of(values: np.ndarray) -> str:
