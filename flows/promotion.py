@@ -147,7 +147,7 @@ def _former_name(name: str, data: DataRef) -> str:
     if not name.startswith(config.title) or former == name:
         return ""
     try:
-        names = {version.name for version in tracking.versions(Runs.here())}
+        names = {version.name for version in tracking.versions(Runs.here(), only_aliases_need_tags=True)}
     except UserError:  # MLflow does not answer
         return ""
     return f"; {former}, the name before this version of Torchmill, keeps its own" if former in names else ""
@@ -273,7 +273,7 @@ def roll_back(runs: Runs, name: str) -> int:
 
 def registered(runs: Runs) -> list[str]:
     """Return a line for each registered model: number of versions, champion and challenger."""
-    versions, contests = tracking.versions(runs), tracking.all_contests(runs)
+    versions, contests = tracking.versions(runs, only_aliases_need_tags=True), tracking.all_contests(runs)
     lines = []
     for name in dict.fromkeys(version.name for version in versions):
         named = [version for version in versions if version.name == name]

@@ -25,16 +25,19 @@ CHAMPIONS_TAG = "torchmill.champions"
 ROLLBACK_ATTEMPTS = 10
 
 
-def versions(runs: Runs) -> list[ModelVersion]:
+def versions(runs: Runs, *, only_aliases_need_tags: bool = False) -> list[ModelVersion]:
     """Return all versions of all registered models, by name and number.
 
     The SQLite file is read without MLflow, which takes seconds to import.
+
+    Args:
+        only_aliases_need_tags: leave out the tags of the other versions: there may be a hundred thousand.
 
     Raises:
         UserError: MLflow doesn't answer.
     """
     if not server_address():
-        rows = _read_database(runs)
+        rows = _read_database(runs, only_aliases_need_tags)
     else:
         with open_client(runs) as client:
             rows = [
@@ -45,7 +48,7 @@ def versions(runs: Runs) -> list[ModelVersion]:
     return sorted(rows, key=lambda version: (version.name, int(version.version)))
 
 
-def _read_database(runs: Runs) -> list[ModelVersion]:
+def _read_database(runs: Runs, only_aliases_need_tags: bool) -> list[ModelVersion]:
     if not runs.database.exists():
         return []
     check_database(runs)
@@ -53,7 +56,10 @@ def _read_database(runs: Runs) -> list[ModelVersion]:
     tags: dict[tuple[str, int], dict[str, str]] = {}
     aliases: dict[tuple[str, int], list[str]] = {}
     with contextlib.closing(sqlite3.connect(runs.database, timeout=60)) as connection:
-        for key, value, name, number in connection.execute("SELECT key, value, name, version FROM model_version_tags"):
+        query = "SELECT key, value, name, version FROM model_version_tags"
+        if only_aliases_need_tags:
+            query += " WHERE (name, version) IN (SELECT name, version FROM registered_model_aliases)"
+        for key, value, name, number in connection.execute(query):
             tags.setdefault((name, number), {})[key] = value
         for alias, name, number in connection.execute("SELECT alias, name, version FROM registered_model_aliases"):
             aliases.setdefault((name, number), []).append(alias)

@@ -296,8 +296,9 @@ def as_inputs(values: Values, place: str, top: int = TOP) -> np.ndarray:
     with np.errstate(over="ignore"):
         numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
     if rows := np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)).tolist():
+        samples = count(len(rows), "sample holds", "samples hold")
         raise UserError(
-            f"{place} inputs: {count(len(rows), 'sample holds', 'samples hold')} values that are no finite numbers; the first is "
+            f"{place} inputs: {samples} values that are no finite numbers; the first is "
             f"number {rows[0]}{_odd_value(values[rows[0]], numbers[rows[0]])}.",
             "Fill them in, scale them, or leave these samples out.",
         )
