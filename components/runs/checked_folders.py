@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Generator, Iterable
 from functools import cached_property
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pydantic import VERSION, BaseModel
@@ -64,6 +66,15 @@ def extended(mark: Mark, paths: Iterable[str], descriptor: int) -> Mark:
     return value, newest
 
 
+def _own_files(parent: str, name: str) -> list[str]:
+    """Return a folder and its state files, below its parent."""
+    return [name, *[name + file for file in (STEP_FILES if parent else RUN_FILES)]]
+
+
+Looks = tuple[dict[str, dict[str, int]], list[tuple[str, str]]]
+"""Marks of the folders that are as they were, by parent and name; and parents and names of the others."""
+
+
 class CheckedFolders:
     """The folders of runs and steps that are to be checked: new ones, and those that have changed or were damaged.
 
@@ -90,29 +101,51 @@ class CheckedFolders:
         self._marks: dict[str, Mark] = {}
         self._watched: dict[str, list[str]] = {}
         self._doubtful: set[str] = set()
+        self._receiver: Connection | None = None
+
+    def look_ahead(self) -> None:
+        """Look for changes in a forked process, while this one does something else, such as imports."""
+        if self._note.marks:
+            context = multiprocessing.get_context("fork")
+            self._receiver, sender = context.Pipe(duplex=False)
+            context.Process(target=lambda: sender.send(self._look()), daemon=True).start()
+            sender.close()
 
     @cached_property
     def changed(self) -> list[Path]:
         """The folders to check."""
-        steps = f"{self._work}/steps"
-        for parent in (parent for parent in self.parents if parent != steps):
-            files = STEP_FILES if parent != self._work else RUN_FILES
-            marks = self._note.marks.get(self._name(parent), {})
-            watched = self._note.watched.get(self._name(parent), {})
-            whole = self._whole[self._name(parent)] = {}
-            with _opened(parent) as descriptor:
+        self._whole, changed = self._look_or_receive()
+        for parent, name in changed:
+            path = f"{parent}/{name}".strip("/")
+            with _opened(f"{self._work}/{parent}") as descriptor:
+                self._marks[path] = extended((0, 0), _own_files(parent, name), descriptor)
+            self._watch_subfolders(f"{self._work}/{path}")
+        return [self.runs.work / path for path in self._marks]
+
+    def _look_or_receive(self) -> Looks:
+        if self._receiver:
+            with contextlib.suppress(EOFError, OSError):  # that process was killed
+                return self._receiver.recv()
+        return self._look()
+
+    def _look(self) -> Looks:
+        """Return the marks of the folders that are as they were, by parent and name, and the others."""
+        whole: dict[str, dict[str, int]] = {}
+        changed = []
+        for parent in map(self._name, self.parents):
+            if parent == "steps":
+                continue
+            marks, watched = self._note.marks.get(parent, {}), self._note.watched.get(parent, {})
+            unchanged = whole[parent] = {}
+            with _opened(f"{self._work}/{parent}") as descriptor:
                 for name in _subfolders(descriptor):
-                    if name == "steps":
-                        continue
-                    mark = extended((0, 0), [name, *[name + file for file in files]], descriptor)
+                    mark = extended((0, 0), _own_files(parent, name), descriptor)
                     value = extended(mark, watched[name], descriptor)[0] if name in watched else mark[0]
                     if marks.get(name) == value:
-                        whole[name] = value
-                    else:
-                        folder = f"{parent}/{name}"
-                        self._marks[self._name(folder)] = mark
-                        self._watch_subfolders(folder)
-        return [self.runs.work / name for name in self._marks]
+                        unchanged[name] = value
+                    elif parent or name != "steps":
+                        changed.append((parent, name))
+        return whole, changed
 
     @cached_property
     def parents(self) -> list[str]:

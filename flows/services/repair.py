@@ -28,6 +28,8 @@ def repair(runs: Runs, dry_run: bool) -> int:
     print(f"{runs.folder}{':  only looked at, nothing is changed' if dry_run else ''}", flush=True)
     with only_looking() if dry_run else contextlib.nullcontext():
         folders = CheckedFolders(runs)
+    folders.look_ahead()
+    tracking.map_tables()  # meanwhile
     lines = 0
     failed = False
     for part in (mend_files, _addresses, _undelivered, _running, _flow_runs, _files):

@@ -59,14 +59,13 @@ def load(
     """
     tree = read_tree(path, SUFFIXES, "images")
     listed = [(split, file, label) for split, files in tree.splits.items() for file, label in files]
-    files = [file for _, file, _ in listed]
-    headers = image_files.read_headers(files, max_pixels)
+    headers = image_files.read_headers([file for _, file, _ in listed], max_pixels)
     cache = downloads.parent
     cache.mkdir(parents=True, exist_ok=True)
     # Report before a million images are decoded.
-    unreadable = {file: header for file, header in zip(files, headers, strict=True) if isinstance(header, str)}
-    _report(unreadable, listed, tree, cache, unreadable_share)
-    reported = len(unreadable)
+    reported = {row[1]: header for row, header in zip(listed, headers, strict=True) if isinstance(header, str)}
+    _report(reported, listed, tree, cache, unreadable_share)
+    unreadable = dict(reported)
     rows = [(*row, header) for row, header in zip(listed, headers, strict=True) if isinstance(header, Header)]
     parts = _parts(rows, test_fraction)
     shape, rules, notes = _surveyed([header for *_, header in rows], image_size, colors, bits, str(path))
@@ -80,12 +79,10 @@ def load(
             labels = np.array([row[2] for row in sound], np.int64)
             splits[split] = Split(images_NCHW, labels, [origin(row[1], path) for row in sound], _digests(sound))
             unreadable |= faults
-        if len(unreadable) > reported:
+        if unreadable != reported:
             _report(unreadable, listed, tree, cache, unreadable_share)
     return Splits(
-        splits["train"],
-        splits["test"],
-        splits.get("validation"),
+        *(splits["train"], splits["test"], splits.get("validation")),
         tree.classes,
         source=str(path),
         rules=rules,
