@@ -46,6 +46,7 @@ faults: setup
 bench: setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(COMPILED) --require-hashes --no-deps --target .venv-bench -r benchmarks/requirements.lock
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.runtimes
 
 # Versions and hashes for every system and Python; never where they come from.
 lock:
