@@ -217,6 +217,8 @@ NONSENSE = {
     "evaluate.batch_size": ["0"],
     "export.tolerance": ["0", "-1", "1.1", "nan", "inf"],
     "export.batch_sizes": ["", "0", "1,0", "65537", "1,,2", "a"],
+    "export.batch": ["0", "-1", "65537", "1.5", "a"],
+    "export.opset": ["16", "24", "20.5", "new"],
     "export.register_as": ["", "a/b", "../a", "a b", "a" * 101],
     "promote.margin": ["0", "1", "-0.1", "nan", "some"],
     "promote.confidence": ["0.4", "1", "95", "nan", "high"],
