@@ -1,8 +1,9 @@
 """A second, independent runtime runs an ONNX model: OpenVINO if it is installed, else ONNX's own implementation."""
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -32,6 +33,8 @@ def by_openvino(
     Raises:
         Unable: OpenVINO does not take the model.
     """
+    # Without it OpenVINO reports nothing to its vendor, and starts no processes for that.
+    sys.modules.setdefault("openvino_telemetry", cast(Any, None))
     import openvino
 
     # By default it computes in bfloat16 on CPUs that have it.

@@ -59,7 +59,9 @@ def learn(file: Path, before: set[str]) -> None:
     new = [
         name
         for name, module in tuple(sys.modules.items())
-        if name not in before and str(getattr(module, "__dict__", {}).get("__file__")).startswith(folders)
+        if name not in before
+        and not name.startswith("openvino")  # some of its modules report to their vendor when they are imported
+        and str(getattr(module, "__dict__", {}).get("__file__")).startswith(folders)
     ]
     if new:
         with append_to(file) as output:
