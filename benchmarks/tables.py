@@ -41,17 +41,17 @@ def readme_table(results: Results, parts: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str, table: str) -> str:
-    """Return the README with a new table between the marks.
+def with_table(page: str, table: str, marks: tuple[str, str] = MARKS) -> str:
+    """Return a page with a new table between the marks.
 
     Raises:
         ValueError: the marks are not there.
     """
-    begin, end = MARKS
-    before, begin_found, rest = readme.partition(begin)
+    begin, end = marks
+    before, begin_found, rest = page.partition(begin)
     _, end_found, after = rest.partition(end)
     if not (begin_found and end_found):
-        raise ValueError(f"README.md has no lines '{begin}' and '{end}'")
+        raise ValueError(f"the page has no lines '{begin}' and '{end}'")
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 

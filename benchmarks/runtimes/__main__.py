@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runtimes.table import DOCS, RESULTS, table, with_table
+from benchmarks.runtimes.table import DOCS, MARKS, RESULTS, measured, table
+from benchmarks.tables import with_table
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
 from torchmill.components.data.samples import read_test
 from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
@@ -44,7 +45,7 @@ def main() -> None:
     chosen = parser.parse_args().runtimes or names
     if unknown := set(chosen) - set(names):
         sys.exit(f"No runtime {', '.join(unknown)}; there are {', '.join(names)}.")
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = measured() if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as place:
         models = write_models(Path(place))
         for name in chosen:
@@ -56,11 +57,11 @@ def main() -> None:
                 program = Path(__file__).with_name("in_runtime.py")
                 with tempfile.TemporaryDirectory() as scratch:
                     copied = shutil.copy(model, scratch)  # onnx2tf changes the file that it converts
-                    found = run([python, program, kind, copied, example], environment)
-                results[name]["models"][key] = found
-                print(f"{name} {version}  {key}  {found}", flush=True)
+                    finding = run([python, program, kind, copied, example], environment)
+                results[name]["models"][key] = finding
+                print(f"{name} {version}  {key}  {finding}", flush=True)
             RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    DOCS.write_text(with_table(DOCS.read_text(encoding="utf-8"), table(results)), encoding="utf-8")
+    DOCS.write_text(with_table(DOCS.read_text(encoding="utf-8"), table(results), MARKS), encoding="utf-8")
 
 
 def run(command: list, environment: dict[str, str]) -> dict:

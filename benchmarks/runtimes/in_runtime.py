@@ -1,4 +1,4 @@
-"""Run one model in one runtime and print the outputs' largest difference; a program of its own, without Torchmill.
+"""Run one model in one runtime and print the outputs' largest difference; it runs without Torchmill.
 
     python in_runtime.py RUNTIME MODEL EXAMPLE
 
@@ -17,7 +17,8 @@ import numpy as np
 
 BATCHES = (1, 2, 3, 5, 8, 1)
 """Batch sizes in turn."""
-Outputs = Iterator[np.ndarray]
+Outputs = Iterator[tuple[slice, np.ndarray]]
+"""Rows of the input, and the outputs for them."""
 
 
 def by_onnxruntime(model: Path, x: np.ndarray) -> Outputs:
@@ -27,7 +28,7 @@ def by_onnxruntime(model: Path, x: np.ndarray) -> Outputs:
     onnxruntime.set_default_logger_severity(4)
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return (session.run(None, {name: x[:size]})[0] for size in BATCHES)
+    return ((slice(size), session.run(None, {name: x[:size]})[0]) for size in BATCHES)
 
 
 def by_openvino(model: Path, x: np.ndarray) -> Outputs:
@@ -36,7 +37,7 @@ def by_openvino(model: Path, x: np.ndarray) -> Outputs:
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(str(model)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     port = next(port for port in compiled.outputs if {"logits", "values"} & set(port.get_names()))
-    return (compiled(x[:size])[port] for size in BATCHES)
+    return ((slice(size), compiled(x[:size])[port]) for size in BATCHES)
 
 
 def by_opencv(model: Path, x: np.ndarray) -> Outputs:
@@ -46,14 +47,14 @@ def by_opencv(model: Path, x: np.ndarray) -> Outputs:
     output = "values" if "values" in network.getUnconnectedOutLayersNames() else "logits"
     for size in BATCHES:
         network.setInput(x[:size])
-        yield network.forward(output)
+        yield slice(size), network.forward(output)
 
 
 def by_tract(model: Path, x: np.ndarray) -> Outputs:
     import tract
 
     runnable = tract.onnx().load(str(model)).into_model().into_runnable()
-    return (np.array(runnable.run([np.ascontiguousarray(x[:size])])[0].to_numpy()) for size in BATCHES)
+    return ((slice(size), np.array(runnable.run([np.ascontiguousarray(x[:size])])[0].to_numpy())) for size in BATCHES)
 
 
 def by_onnx2tf(model: Path, x: np.ndarray) -> Outputs:
@@ -70,11 +71,11 @@ def by_onnx2tf(model: Path, x: np.ndarray) -> Outputs:
         (takes,), gives = interpreter.get_input_details(), interpreter.get_output_details()
         port = next(port for port in gives if {"logits", "values"} & set(port["name"].split(":")))
         channels_last = x.ndim == 4 and tuple(takes["shape"]) == (1, *x.shape[2:], x.shape[1])
-        for sample in x[: max(BATCHES)]:
+        for row, sample in enumerate(x[: max(BATCHES)]):
             value = sample.transpose(1, 2, 0) if channels_last else sample
             interpreter.set_tensor(takes["index"], value[None].astype(takes["dtype"]))
             interpreter.invoke()
-            yield interpreter.get_tensor(port["index"])
+            yield slice(row, row + 1), interpreter.get_tensor(port["index"])
 
 
 def by_ncnn(model: Path, x: np.ndarray) -> Outputs:
@@ -92,14 +93,14 @@ def by_ncnn(model: Path, x: np.ndarray) -> Outputs:
             str(file.with_suffix(".ncnn.bin"))
         ):
             raise RuntimeError("ncnn lacks an operator of the model")
-        for sample in x[: max(BATCHES)]:
+        for row, sample in enumerate(x[: max(BATCHES)]):
             extractor = network.create_extractor()
             value = sample.astype(np.int32) if x.dtype.kind == "i" else sample
             extractor.input("in0", ncnn.Mat(np.ascontiguousarray(value)).clone())
             status, output = extractor.extract("out0")
             if status:
                 raise RuntimeError("ncnn cannot run the model")
-            yield np.array(output)[None]
+            yield slice(row, row + 1), np.array(output)[None]
 
 
 def by_simplified(simplify: Callable[[object], object]) -> Callable[[Path, np.ndarray], Outputs]:
@@ -110,7 +111,8 @@ def by_simplified(simplify: Callable[[object], object]) -> Callable[[Path, np.nd
         onnxruntime.set_default_logger_severity(4)
         changed = simplify(onnx.load(str(model)))
         session = onnxruntime.InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"])  # ty: ignore
-        return (session.run(None, {session.get_inputs()[0].name: x[:size]})[0] for size in BATCHES)
+        name = session.get_inputs()[0].name
+        return ((slice(size), session.run(None, {name: x[:size]})[0]) for size in BATCHES)
 
     return run
 
@@ -135,7 +137,8 @@ def by_node(package: str) -> Callable[[Path, np.ndarray], Outputs]:
             kind = {"f": "float32", "u": "uint8", "i": "int64"}[x.dtype.kind]
             options = json.dumps({"package": package, "kind": kind, "shape": x.shape, "batches": BATCHES})
             call("node", str(Path(__file__).with_name("in_node.cjs")), str(model), str(data), str(out), options)
-            return iter([np.array(values).reshape(shape) for shape, values in json.loads(out.read_text())])
+            answers = json.loads(out.read_text())
+        return ((slice(shape[0]), np.array(values).reshape(shape)) for shape, values in answers)
 
     return run
 
@@ -166,11 +169,8 @@ def main() -> None:
     with np.load(example) as arrays:
         x, y = arrays["x"], arrays["y"]
     try:
-        outputs = list(RUNTIMES[runtime](Path(model), x))
-        sizes = BATCHES if len(outputs) == len(BATCHES) and len(outputs[1]) == 2 else None
-        pairs = [(o, y[:size]) for o, size in zip(outputs, sizes, strict=True)] if sizes else None
-        pairs = pairs or [(output, y[number : number + 1]) for number, output in enumerate(outputs)]
-        worst = max(float(np.abs(np.asarray(o).reshape(e.shape) - e).max()) for o, e in pairs)
+        pairs = [(output, y[rows]) for rows, output in RUNTIMES[runtime](Path(model), x)]
+        worst = max(float(np.abs(output.reshape(expected.shape) - expected).max()) for output, expected in pairs)
         print(json.dumps({"difference": worst}))
     except BaseException as error:  # whatever a runtime raises is its finding
         print(json.dumps({"failure": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}))

@@ -7,7 +7,8 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("results.json")
 DOCS = Path(__file__).parents[2] / "docs" / "deploy-onnx.md"
-BEGIN, END = "<!-- runtimes: written by python -m benchmarks.runtimes -->", "<!-- end of runtimes -->"
+MARKS = ("<!-- runtimes: written by python -m benchmarks.runtimes -->", "<!-- end of runtimes -->")
+"""Lines in the page that the table stands between."""
 EQUAL = 2e-3
 """Largest difference of logits that counts as equal: an order of sums, or values around a hundred in float32."""
 
@@ -19,29 +20,22 @@ def table(results: Mapping[str, Any]) -> str:
         version = result["version"]
         title = name if version.startswith(name.split()[-1]) else f"{name} {version}"
         lines.append(f"| {title} | {_cell(result['models'], 'complete')} | {_cell(result['models'], 'bare')} |")
-    return "\n".join(lines)
+    return "\n".join(["", *lines, ""])
 
 
 def _cell(models: Mapping[str, Mapping[str, Any]], form: str) -> str:
-    chosen = {key.removesuffix(f" {form}"): found for key, found in models.items() if key.endswith(f" {form}")}
-    refused = [name for name, found in chosen.items() if "failure" in found]
-    wrong = [name for name, found in chosen.items() if found.get("difference", 0) > EQUAL]
+    findings = {key.removesuffix(f" {form}"): finding for key, finding in models.items() if key.endswith(f" {form}")}
+    refused = [name for name, finding in findings.items() if "failure" in finding]
+    wrong = [name for name, finding in findings.items() if finding.get("difference", 0) > EQUAL]
     if wrong:
         return f"**wrong**: {', '.join(wrong)}"
     if not refused:
         return "equal"
-    if len(refused) == len(chosen):
+    if len(refused) == len(findings):
         return "refused"
     return f"equal; refused for {', '.join(refused)}"
 
 
-def with_table(text: str, rows: str) -> str:
-    """Return the page with its table replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{rows}\n\n{END}{after}"
-
-
 def measured() -> dict[str, Any]:
-    """Return what was measured last."""
+    """Return the last findings, by runtime."""
     return json.loads(RESULTS.read_text(encoding="utf-8"))
