@@ -321,9 +321,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         model = export(network, data, test, config, about, run.folder, scores.temperature, calibration)
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
-    tracking.log_files(
-        run, [file.path for file in (model.onnx, model.bare, model.example, *model.smaller) if file], "onnx"
-    )
+    tracking.log_files(run, [file.path for file in model.files], "onnx")
     tracking.log_tags(run, {"onnx.sha256": model.onnx.sha256})
     tracking.log_metrics(run, {"onnx_max_abs_diff": model.max_abs_diff, "onnx_agreement": model.agreement})
     logger.info(

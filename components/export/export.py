@@ -20,7 +20,6 @@ from torchmill.components.export.gates import Candidate, Gate, gates
 from torchmill.components.export.parity import Parity, as_json, compare, refer
 from torchmill.components.export.pre_and_post import OPSET
 from torchmill.components.export.quantize import Bits, Smaller, quantize
-from torchmill.components.export.tidy import tidied
 from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
 from torchmill.components.files import temporary_folder, write_arrays, write_text
 from torchmill.components.initialization.standardized_model import StandardizedModel
@@ -35,7 +34,7 @@ EXAMPLES = 8  # samples in the example file
 FORMS = {names.COMPLETE: "model.onnx", names.BARE: "model.bare.onnx"}
 WRITERS = {names.COMPLETE: write_complete, names.BARE: write_bare}
 Build = Callable[[ir.Model, Path], None]
-"""Writes a form of a model, given its bare form and the new file; it uses that up."""
+"""Function that writes a form of a model, given its bare form, which it uses up, and the new file."""
 SMALLER: dict[Bits, str] = {"int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
 
 
@@ -79,7 +78,9 @@ def export(
             build(bare, rejected[form])
         proofs = _proven(rejected, network, data, test, config, temperature, folder / "parity.json")
         if calibration is not None:
-            smaller = _write_smaller(plain, builds, data, test, calibration, config, folder)
+            # The bare form may have a fixed batch; the plain core is the same network with a free one.
+            model = rejected.get(names.COMPLETE, plain)
+            smaller = _write_smaller(plain, model, next(iter(builds.values())), data, test, calibration, config, folder)
             verdicts = {bits: small.as_plain() for bits, small in smaller.items()}
             write_text(folder / "parity.json", parity_json(proofs, **({"smaller": verdicts} if verdicts else {})))
             _check_required(config, smaller)
@@ -100,7 +101,7 @@ def export(
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found about one form of a model."""
+    """Findings about one form of a model."""
 
     parity: Parity
     gates: tuple[Gate, ...] = ()
@@ -154,7 +155,7 @@ def _proven(
 def _check(form: str, proof: Proof, report: Path) -> None:
     """Raise ParityError if a form of a model differs from its network, or fails a gate."""
     name = "bare ONNX model" if form == names.BARE else "ONNX model"
-    remedy = f"Nothing is published; see {report} and model.rejected.onnx beside it."
+    remedy = f"Nothing is published; see {report} and {_rejected(Path(FORMS[form])).name} beside it."
     if not proof.parity.passed:
         part = f" They part {proof.first_difference}." * bool(proof.first_difference)
         raise ParityError(f"The {name} differs from the network: {'; '.join(proof.parity.complaints)}.{part}", remedy)
@@ -189,7 +190,8 @@ def _rejected(file: Path) -> Path:
 
 def _write_smaller(
     core: Path,
-    builds: Mapping[str, Build],
+    model: Path,
+    build: Build,
     data: DataRef,
     test: Samples,
     calibration: Samples,
@@ -197,16 +199,11 @@ def _write_smaller(
     folder: Path,
 ) -> dict[Bits, Smaller]:
     """Write the int8 and fp16 models that the config asks for, in the main form, and return the verdicts."""
-    main = next(iter(builds.values()))
     switches: dict[Bits, str] = {"int8": config.int8, "fp16": config.fp16}
     verdicts: dict[Bits, Smaller] = {}
     for bits in (bits for bits, switch in switches.items() if switch != "off"):
-
-        def build(bare: Path, path: Path) -> None:
-            main(tidied(ir.load(bare)), path)
-
         path = folder / SMALLER[bits]
-        small = quantize(bits, core, build, path, data, calibration, test, config.budget)
+        small = quantize(bits, core, model, build, path, data, calibration, test, config.budget)
         logger.info("%s  %s: %s", bits, "accepted" if small.accepted else "fp32 stays", small.reason)
         verdicts[bits] = small
     return verdicts

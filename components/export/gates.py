@@ -12,10 +12,10 @@ from onnx import numpy_helper
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.export.other_runtime import BATCHES, Unable, by_openvino, by_reference, has_openvino
-from torchmill.components.export.parity import Judgement, predict_double
+from torchmill.components.export.parity import Judgement, predict_double, scale
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.bare import filled, is_bare, standardized
+from torchmill.components.onnx_model.bare import filled, is_bare, prepared_inputs
 from torchmill.components.onnx_model.run import answers, as_taken
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
@@ -70,20 +70,20 @@ class Candidate:
         return {entry.key: entry.value for entry in self.proto.metadata_props}
 
     @property
-    def batch(self) -> int | None:
-        """The only batch size; None if it is free."""
-        (first, *_) = self.proto.graph.input[0].type.tensor_type.shape.dim
-        return first.dim_value or None
+    def sizes(self) -> list[int | None]:
+        """Sizes of the input; None for free ones."""
+        return [side.dim_value or None for side in self.proto.graph.input[0].type.tensor_type.shape.dim]
 
     def inputs(self, samples: int = SAMPLE) -> np.ndarray:
         """Return the first test inputs as the model takes them."""
-        samples = min(self.batch or samples, len(self.test))
+        samples = min(self.sizes[0] or samples, len(self.test))
         inputs, _ = self.test.first(samples).take(torch.arange(samples))
-        taken = as_taken(inputs)
-        if self.is_bare and self.data.field.is_picture:
-            taken = standardized(taken, self.metadata)
-        sides = [side.dim_value or None for side in self.proto.graph.input[0].type.tensor_type.shape.dim]
-        return filled(taken, sides)
+        return filled(prepared_inputs(as_taken(inputs), self.metadata), self.sizes)
+
+    def difference(self, outputs: np.ndarray) -> float:
+        """Return the largest difference of outputs for the first test inputs from the reference, in its units."""
+        expected = self.judge.outputs[: len(outputs)]
+        return float(np.abs(outputs[: len(expected)] / self.judge.units - expected).max())
 
     def session(self, proto: onnx.ModelProto | None = None) -> "onnxruntime.InferenceSession":
         return open_session((proto or self.proto).SerializeToString())
@@ -210,16 +210,14 @@ def constant(candidate: Candidate) -> Gate | None:
 
 def power(candidate: Candidate) -> Gate | None:
     """Check that the comparison would notice slightly wrong weights."""
-    inputs = candidate.inputs()
-    expected = candidate.judge.outputs[: len(inputs)]
-    name = candidate.proto.graph.input[0].name
-    largest = max(NOISE[-1], 10 * candidate.judge.allowed / max(1.0, float(np.abs(candidate.judge.outputs).max())))
+    inputs, name = candidate.inputs(), candidate.proto.graph.input[0].name
+    largest = max(NOISE[-1], 10 * candidate.judge.allowed / scale(candidate.judge.outputs))
     for noise in (*NOISE[:-1], largest):
         changed = _noisy(candidate.proto, noise)
         if changed is None:
             return None
         (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **{name: inputs})
-        apart = float(np.abs(outputs[: len(expected)] / candidate.judge.units - expected).max())
+        apart = candidate.difference(outputs)
         if not apart <= candidate.judge.allowed:
             return Gate("power", f"a relative error of {noise:g} in the weights would be noticed ({apart:.1e})")
     return Gate("power", f"a relative error of {largest:g} in the weights would not be noticed", False)
@@ -232,18 +230,16 @@ def other_runtime(candidate: Candidate) -> Gate | None:
 
 def _openvino(candidate: Candidate) -> Gate:
     output, judge = candidate.data.task_object.onnx_output, candidate.judge
-    batches = (candidate.batch,) if candidate.batch else BATCHES
+    fixed, *_ = candidate.sizes
+    batches = (fixed,) if fixed else BATCHES
     try:
         results = by_openvino(candidate.proto, output, candidate.inputs(max(batches)), batches)
     except Unable as unable:
-        other = _reference(candidate)
-        return replace(other, evidence=f"{other.evidence}; OpenVINO does not run the model, {unable}")
-    apart = 0.0
-    for outputs in results:
-        expected = judge.outputs[: len(outputs)]
-        apart = max(apart, float(np.abs(outputs[: len(expected)] / judge.units - expected).max()))
+        gate = _reference(candidate)
+        return replace(gate, evidence=f"{gate.evidence}; OpenVINO does not run the model, {unable}")
+    apart = max(candidate.difference(outputs) for outputs in results)
     sizes = ", ".join(map(str, batches))
-    allowed = max(judge.allowed, OTHER_ROUNDING * max(1.0, float(np.abs(judge.outputs).max())))
+    allowed = max(judge.allowed, OTHER_ROUNDING * scale(judge.outputs))
     return Gate("runtime", f"OpenVINO differs by {apart:.1e} at batch sizes {sizes} in turn", apart <= allowed)
 
 
@@ -255,15 +251,14 @@ def _reference(candidate: Candidate) -> Gate:
         candidate.model(few.take(torch.arange(1))[0])
     if counter.get_total_flops() > REFERENCE_FLOPS:
         return Gate("reference", f"not tried: {counter.get_total_flops():.1e} operations a sample would take minutes")
-    inputs, judge = candidate.inputs(REFERENCE_SAMPLES), candidate.judge
+    inputs, output = candidate.inputs(REFERENCE_SAMPLES), candidate.data.task_object.onnx_output
     try:
-        outputs = by_reference(candidate.proto, candidate.data.task_object.onnx_output, inputs)
+        outputs = by_reference(candidate.proto, output, inputs)[:REFERENCE_SAMPLES]
     except Unable as unable:
         return Gate("reference", f"not available, {unable}")
-    expected = judge.outputs[: min(len(inputs), REFERENCE_SAMPLES)]
-    apart = float(np.abs(outputs[: len(expected)] / judge.units - expected).max())
-    evidence = f"ONNX's reference implementation differs by {apart:.1e} on {len(expected)} samples"
-    return Gate("reference", evidence, apart <= judge.allowed)
+    apart = candidate.difference(outputs)
+    evidence = f"ONNX's reference implementation differs by {apart:.1e} on {min(len(outputs), len(few))} samples"
+    return Gate("reference", evidence, apart <= candidate.judge.allowed)
 
 
 def _as_samples(inputs: np.ndarray, test: Samples) -> Samples:

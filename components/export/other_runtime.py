@@ -52,7 +52,7 @@ def by_reference(proto: "onnx.ModelProto", output: str, inputs: np.ndarray) -> n
     """Return the output of a model in ONNX's reference implementation.
 
     Raises:
-        Unable: it lacks an operator, or has a fault of its own.
+        Unable: it lacks an operator, or fails by itself.
     """
     from onnx.reference import ReferenceEvaluator
 

@@ -203,10 +203,11 @@ def refer(model: StandardizedModel, data: DataRef, test: Samples, tolerance: flo
     outputs = predict_double(model, test) / units
     rounding = float(np.abs(single - outputs).max())
     truth = test.labels.numpy() / units if data.target_std else test.labels.numpy()
-    return single, Judgement(outputs, truth, data.task, units, max(tolerance * _scale(outputs), 8 * rounding))
+    return single, Judgement(outputs, truth, data.task, units, max(tolerance * scale(outputs), 8 * rounding))
 
 
-def _scale(outputs: np.ndarray) -> float:
+def scale(outputs: np.ndarray) -> float:
+    """Return the unit of relative differences: the largest output, or 1."""
     return max(1.0, float(np.abs(outputs).max()))
 
 
@@ -214,7 +215,7 @@ def _own_faults(single: np.ndarray, judge: Judgement, rounding: float) -> list[s
     """Return the faults of the network itself that leave nothing to compare."""
     if not np.isfinite(single).all():
         return ["the network itself gives outputs that are not finite"]
-    if 8 * rounding > COARSEST * _scale(judge.outputs):
+    if 8 * rounding > COARSEST * scale(judge.outputs):
         return [f"the network itself differs by {rounding:.3g} between float32 and float64: nothing to compare"]
     return []
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from torchmill.components.export.tidy import tidied
 from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_graph.pictures import standardized
 from torchmill.components.onnx_model import names
 from torchmill.components.refs import DataRef
 
@@ -28,7 +29,9 @@ def add_pre_and_postprocessing(core: ir.Model, data: DataRef, temperature: float
         network's own; those of the task follow, if it has some.
     """
     if data.field.is_picture:
-        _standardize(core.graph, data)
+        module = StandardizedModel.of(nn.Identity(), data)
+        piece = standardized(module.offset.numpy(), module.scale.numpy()).to_model_proto()
+        _insert_before(core.graph, plain(piece, names.STANDARDIZE, [str(core.graph.inputs[0].name)]))
     if before := data.field.preprocessing(data.shape, data.vocabulary_size, data.rules):
         _insert_before(core.graph, plain(before, names.BEFORE, [names.PREPARED]))
     if behind := data.task_object.postprocessing(data.classes, temperature):
@@ -55,7 +58,7 @@ def plain(piece: onnx.ModelProto, prefix: str, outputs: Sequence[str]) -> ir.Mod
 
 
 def _insert_before(graph: ir.Graph, piece: ir.Model) -> None:
-    """Let ``piece`` prepare the input of a graph, whose name it takes over."""
+    """Prepare the input of a graph by another graph."""
     (entry,), (result,) = graph.inputs, piece.graph.outputs
     taken = piece.graph.inputs[0]
     if taken.shape is None:
@@ -90,23 +93,3 @@ def _released(piece: ir.Graph, graph: ir.Graph) -> list[ir.Node]:
         del piece.initializers[name]
         graph.register_initializer(value)
     return nodes
-
-
-def _standardize(graph: ir.Graph, data: DataRef) -> None:
-    """Let a graph take levels from 0 to 255; its own input becomes an inner value."""
-    (entry,), first = graph.inputs, graph[0]
-    levels = ir.Value(name=names.PREPARED, type=entry.type, shape=entry.shape)
-    module = StandardizedModel.of(nn.Identity(), data)
-    offset, scale = (
-        ir.Value(name=f"{names.BEFORE}{name}", const_value=ir.tensor(constant.numpy(), name=f"{names.BEFORE}{name}"))
-        for name, constant in (("offset", module.offset), ("scale", module.scale))
-    )
-    for constant in (offset, scale):
-        graph.register_initializer(constant)
-    centred = ir.node("Sub", [levels, offset], name=f"{names.BEFORE}Sub")
-    standardised = ir.node("Mul", [centred.outputs[0], scale], name=f"{names.BEFORE}Mul")
-    centred.outputs[0].name, standardised.outputs[0].name = f"{names.BEFORE}centred", entry.name
-    standardised.outputs[0].type, standardised.outputs[0].shape = entry.type, entry.shape
-    entry.replace_all_uses_with(standardised.outputs[0])
-    graph.insert_before(first, [centred, standardised])
-    graph.inputs[0] = levels

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.comparison.noninferiority import Comparison, compare, sample_scores, samples_needed
+from torchmill.components.export.tidy import tidied
 from torchmill.components.files import temporary_folder
+from torchmill.components.onnx_model.bare import prepared_inputs
 from torchmill.components.onnx_model.run import as_taken, run
 from torchmill.components.onnx_model.session import CPU, open_session
 from torchmill.components.refs import DataRef
@@ -58,7 +61,8 @@ class Smaller:
 def quantize(
     bits: Bits,
     core: Path,
-    build: Callable[[Path, Path], None],
+    model: Path,
+    build: Callable[[ir.Model, Path], None],
     path: Path,
     data: DataRef,
     calibration: Samples,
@@ -72,7 +76,8 @@ def quantize(
 
     Args:
         core: bare model, with a free batch.
-        build: function that writes the published form of a bare model, given its path and the new one.
+        model: the same in the published form, to compare with.
+        build: function that writes the published form of a bare model, and uses that up.
         calibration: training samples; the test split judges the model.
         budget: largest loss of accuracy, share of right labels or R²: upper end of the paired loss's 95 % interval.
     """
@@ -80,10 +85,9 @@ def quantize(
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer recommends a preparation that changes nothing here
     try:
         with temporary_folder() as scratch:
-            build(core, scratch / "plain.onnx")
             WRITERS[bits](core, calibration, scratch / "core.onnx")
-            build(scratch / "core.onnx", path)
-            verdict = _judge(bits, scratch / "plain.onnx", path, data, test, budget)
+            build(tidied(ir.load(scratch / "core.onnx")), path)
+            verdict = _judge(bits, model, path, data, test, budget)
     except Exception as error:  # onnxruntime's tools can fail in any way on a graph
         verdict = Smaller(False, f"it cannot be made: {' '.join(str(error).split())[:300]}")
     finally:
@@ -157,10 +161,12 @@ def _judge(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, bu
             return Smaller(True, f"{loss_text}; its speed can only be measured on a GPU", **measured)
         providers = (GPU, *CPU)
         sessions = open_session(model, providers), open_session(path, providers)
+    (takes,) = sessions[0].get_inputs()
     speeds = []
     for size in BATCHES:
         inputs, _ = test.take(torch.arange(size) % len(test))
-        speeds.append(_speed_up(*sessions, {data.field.onnx_input: as_taken(inputs)}))
+        taken = prepared_inputs(as_taken(inputs), sessions[0].get_modelmeta().custom_metadata_map)
+        speeds.append(_speed_up(*sessions, {takes.name: taken}))
     return Smaller(min(speeds) > 1, f"{loss_text}; {_speed_text(speeds)}", speed=tuple(speeds), **measured)
 
 

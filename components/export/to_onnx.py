@@ -69,7 +69,7 @@ def write_complete(
 def write_bare(
     core: ir.Model, data: DataRef, metadata: Mapping[str, str], path: Path, temperature: float = 1.0
 ) -> None:
-    """Write a network's model alone, with a description of what has to be done before and behind it."""
+    """Write a network's model alone; its metadata describes the preparation of inputs, and the probabilities."""
     _write(core, {**describe_bare(data, temperature), **metadata}, path)
 
 
@@ -137,13 +137,12 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
 
 def describe_bare(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Return the metadata that describes the bare form, and how its inputs are prepared."""
-    columns, task = read_columns(data), data.task_object
-    takes, prepares = data.field.describe_bare_input(data.shape, columns is not None, data.rules)
+    task, described = data.task_object, describe(data, temperature)
+    takes, prepares = data.field.describe_bare_input(data.shape, names.COLUMNS in described, data.rules)
     answer = f"{task.onnx_output}, float32 (batch, {len(data.classes)})"
     if task.has_probabilities:
         answer += f"; probabilities are the {task.activation} of logits / temperature"
-    described = {**describe(data, temperature), names.FORM: names.BARE}
-    described |= {names.INPUT: takes, names.PREPROCESSING: prepares, names.OUTPUT: answer}
+    described |= {names.FORM: names.BARE, names.INPUT: takes, names.PREPROCESSING: prepares, names.OUTPUT: answer}
     if data.field.is_picture:
         described[names.MEAN] = json.dumps(list(data.mean))
         described[names.STD] = json.dumps([value or 1.0 for value in data.std])
@@ -178,9 +177,7 @@ def export_core(network: nn.Module, data: DataRef, batch: int | None = None, ops
     """
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)
     model = StandardizedModel.of(_with_plain_weights(network), data).eval()
-    inputs, dynamic = example(data)
-    if batch:
-        inputs, dynamic = blank(data, batch), None
+    inputs, dynamic = (blank(data, batch), None) if batch else example(data)
     quiet = logging.getLogger("torch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)

@@ -28,16 +28,17 @@ GREY_SHARES = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 
 @script(default_opset=op)
-def triangles(start, count, rim, used, wanted):
-    """Return the weights (count, wanted) of a triangle filter along one side.
+def triangles(side, starts, counts, rims, used_sides, result_sides):
+    """Return the weights (count, result) of a triangle filter along one side: 0 is the height, 1 the width.
 
-    Scaled are the ``used`` pixels behind the first ``rim``, to ``wanted``. Pixels beyond them count at the rim
-    (Pillow, Resample.c). The weights are those of the ``count`` pixels from ``start`` on.
+    Of the side, the used pixels behind the rim are scaled. Pixels beyond them count at the rim (Pillow, Resample.c).
+    The weights are those of so many pixels from the start on as the count says.
     """
     zero, one, half = op.Constant(value_float=0.0), op.Constant(value_float=1.0), op.Constant(value_float=0.5)
-    step = op.Div(used, wanted)
-    centres = op.Add(op.Mul(op.Add(op.Range(zero, wanted, one), half), step), rim)
-    sources = op.Add(op.Range(zero, count, one), op.Add(start, half))
+    result = op.Gather(result_sides, side)
+    step = op.Div(op.Gather(used_sides, side), result)
+    centres = op.Add(op.Mul(op.Add(op.Range(zero, result, one), half), step), op.Gather(rims, side))
+    sources = op.Add(op.Range(zero, op.Gather(counts, side), one), op.Add(op.Gather(starts, side), half))
     distance = op.Abs(op.Sub(op.Unsqueeze(sources, [1]), op.Unsqueeze(centres, [0])))
     triangle = op.Max(op.Sub(one, op.Div(distance, op.Max(step, one))), zero)
     return op.Div(triangle, op.ReduceSum(triangle, [0]))
@@ -75,20 +76,8 @@ def scaled(planes, start, rim, used, wanted):
     second = op.Sub(one, first)
     turns = op.Unsqueeze(second, [0])
     count = op.Cast(op.Slice(op.Shape(planes), [1], [3], [0]), to=FLOAT_TYPE)
-    across = triangles(
-        op.Gather(start, first),
-        op.Gather(count, first),
-        op.Gather(rim, first),
-        op.Gather(used, first),
-        op.Gather(wanted, first),
-    )
-    down = triangles(
-        op.Gather(start, second),
-        op.Gather(count, second),
-        op.Gather(rim, second),
-        op.Gather(used, second),
-        op.Gather(wanted, second),
-    )
+    across = triangles(first, start, count, rim, used, wanted)
+    down = triangles(second, start, count, rim, used, wanted)
     rows = op.Floor(op.Add(op.MatMul(turned_if(planes, turns), across), half))
     both = op.Floor(op.Add(op.MatMul(op.Transpose(down, perm=[1, 0]), rows), half))
     return turned_if(both, turns)
@@ -106,8 +95,12 @@ def fitted(levels, start, rim, used, wanted):
 
 @script(default_opset=op)
 def window(size, wanted):
-    """Return what of a picture is scaled, each as float (2,): height and width of the middle that has the right shape,
-    what is cut off in front of it, and the first pixel that its filter reaches, and the one behind the last."""
+    """Return the part of a picture that is scaled, for height and width, each as float (2,).
+
+    Returns:
+        Its size, the pixels that are cut off in front of it, the first pixel that its filter reaches, and the pixel
+        behind the last.
+    """
     used = op.Min(size, op.Div(op.Mul(op.Gather(size, [1, 0]), wanted), op.Gather(wanted, [1, 0])))
     rim = op.Mul(op.Sub(size, used), op.Constant(value_float=0.5))
     reach = op.Max(op.Div(used, wanted), op.Constant(value_float=1.0))
@@ -214,6 +207,18 @@ def as_they_are(planes):
 def three(planes):
     """Repeat a grey channel three times."""
     return op.Expand(planes, [1, 3, 1, 1])
+
+
+def standardized(offset: np.ndarray, scale: np.ndarray) -> OnnxFunction:
+    """Return a graph that subtracts ``offset`` from levels and multiplies them by ``scale``: (1, channels, 1, 1)."""
+    offsets, scales = numpy_helper.from_array(offset, "offset"), numpy_helper.from_array(scale, "scale")
+
+    @script(default_opset=op)
+    def standardize(levels: FLOAT[...]) -> FLOAT[...]:
+        pixel_offset, pixel_scale = op.Constant(value=offsets), op.Constant(value=scales)
+        return op.Mul(op.Sub(levels, pixel_offset), pixel_scale)
+
+    return standardize
 
 
 def pictures(channels: int, height: int, width: int, ground: int | None = WHITE) -> OnnxFunction:

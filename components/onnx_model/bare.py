@@ -27,6 +27,11 @@ def standardized(pixels: np.ndarray, metadata: Mapping[str, str]) -> np.ndarray:
     return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
 
+def prepared_inputs(inputs: np.ndarray, metadata: Mapping[str, str]) -> np.ndarray:
+    """Return inputs as a model takes them: a bare one whose metadata has a mean takes standardised pixels."""
+    return standardized(inputs, metadata) if is_bare(metadata) and names.MEAN in metadata else inputs
+
+
 def filled(batch: np.ndarray, sizes: Sequence[int | None]) -> np.ndarray:
     """Return a batch filled up with zeros to the sizes that are fixed."""
     missing = [(0, max(0, (size or 0) - side)) for size, side in zip(sizes, batch.shape, strict=False)]

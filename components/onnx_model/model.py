@@ -17,7 +17,7 @@ from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.bare import filled, fixed_sizes, is_bare, standardized
+from torchmill.components.onnx_model.bare import filled, fixed_sizes, is_bare, prepared_inputs, standardized
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.onnx_model.sizes import EXPORTED, check_memory, check_tensors
 from torchmill.components.reading.rules import ReadingRules
@@ -137,8 +137,7 @@ class OnnxModel:
     def _run(self, output: str, inputs: np.ndarray) -> np.ndarray:
         name, kind = self.takes
         requested = output if output in self._outputs else self._outputs[0]
-        if self.is_bare and self.field.is_picture:
-            inputs = standardized(inputs, self.metadata)
+        inputs = prepared_inputs(inputs, self.metadata)
         fixed = fixed_sizes(self.session.get_inputs()[0].shape)
         most = fixed[0] or max(1, len(inputs))
         batches = [inputs[start : start + most] for start in range(0, max(1, len(inputs)), most)]

@@ -10,7 +10,7 @@ ANSWERS = (PROBABILITIES, LABELS, INDEX)
 # Names within the graph.
 PREPARED = "prepared"
 """The network's own input; of images, before it is standardised."""
-BEFORE, BEHIND = ("prepare.", "answer.")
+BEFORE, STANDARDIZE, BEHIND = ("prepare.", "standardize.", "answer.")
 """Name prefixes of the nodes of pre- and postprocessing."""
 
 # Keys of ``metadata_props``.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchmill.components.data.samples import Samples
-from torchmill.components.onnx_model.bare import filled, fixed_sizes, is_bare, standardized
+from torchmill.components.onnx_model.bare import filled, fixed_sizes, prepared_inputs
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,9 +23,7 @@ def run(
     """
     (takes,) = session.get_inputs()
     metadata = session.get_modelmeta().custom_metadata_map
-    batches = [as_taken(inputs) for inputs, _ in samples.batches(batch_size)]
-    if is_bare(metadata) and batches[0].dtype == np.uint8:
-        batches = [standardized(batch, metadata) for batch in batches]
+    batches = [prepared_inputs(as_taken(inputs), metadata) for inputs, _ in samples.batches(batch_size)]
     fixed = fixed_sizes(takes.shape)
     outputs = [np.asarray(session.run(None, {takes.name: filled(batch, fixed)})[0]) for batch in batches]
     return batches, np.concatenate([output[: len(batch)] for output, batch in zip(outputs, batches, strict=True)])

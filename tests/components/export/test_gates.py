@@ -180,7 +180,7 @@ def coloured(colours) -> tuple[nn.Module, bytes, Path]:
 
 
 def corrupt(monkeypatch: pytest.MonkeyPatch, form: str, sound: bytes, change: Change) -> None:
-    """Let the export write a changed model in one form."""
+    """Replace one form of each exported model by a changed one."""
 
     def write(_core: object, _data: DataRef, _metadata: object, path: Path, _temperature: float) -> None:
         proto = onnx.load_from_string(sound)
@@ -219,7 +219,7 @@ def other_metadata(key: str, value: str) -> Change:
 
 
 def inserted(node: onnx.NodeProto, at: int, **constants: np.ndarray) -> Change:
-    """Put a node between an input (at 0) or output (at -1) and the network."""
+    """Insert a node between an input (at 0) or output (at -1) and the network."""
 
     def change(proto: onnx.ModelProto, rng: np.random.Generator) -> None:
         graph = proto.graph

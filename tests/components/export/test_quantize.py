@@ -14,7 +14,6 @@ from torchmill.components.export import quantize as smaller
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import ParityError, export
 from torchmill.components.export.quantize import quantize
-from torchmill.components.export.tidy import tidied
 from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
 from torchmill.components.onnx_model.run import run
 from torchmill.components.onnx_model.session import open_session
@@ -31,9 +30,9 @@ def core(exported, toy, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def build(toy) -> Callable[[Path, Path], None]:
-    def complete(bare: Path, path: Path) -> None:
-        write_complete(tidied(ir.load(bare)), toy, {}, path)
+def build(toy) -> Callable[[ir.Model, Path], None]:
+    def complete(bare: ir.Model, path: Path) -> None:
+        write_complete(bare, toy, {}, path)
 
     return complete
 
@@ -41,11 +40,19 @@ def build(toy) -> Callable[[Path, Path], None]:
 @pytest.fixture
 def faster(monkeypatch):
     """Replace the measured times: they mean something only for whole networks, on idle machines."""
-    monkeypatch.setattr(smaller, "_speed_up", lambda *_: 1.5)
+
+    def speed_up(*arguments) -> float:
+        *sessions, inputs = arguments
+        assert all(session.run(None, inputs) for session in sessions)
+        return 1.5
+
+    monkeypatch.setattr(smaller, "_speed_up", speed_up)
 
 
 def test_it_is_smaller_and_answers_alike(exported, core, build, toy, toy_test, tmp_path, faster):
-    found = quantize("int8", core, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05)
+    found = quantize(
+        "int8", core, exported.path, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05
+    )
     assert found.accepted and found.speed == (1.5, 1.5), found.reason
     assert found.bytes == (tmp_path / "small.onnx").stat().st_size < 0.5 * exported.path.stat().st_size
     plain, small = (
@@ -57,17 +64,19 @@ def test_it_is_smaller_and_answers_alike(exported, core, build, toy, toy_test, t
     assert [one.shape for one in outputs] == [(2, 10), (2, 10), (2,), (2,)]  # still takes whatever a deployer has
 
 
-def test_a_calibration_on_what_is_no_data_is_refused(core, build, toy, toy_test, tmp_path, faster):
+def test_a_calibration_on_what_is_no_data_is_refused(exported, core, build, toy, toy_test, tmp_path, faster):
     black = Samples(torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32, dtype=torch.int64))
-    found = quantize("int8", core, build, tmp_path / "small.onnx", toy, black, toy_test, 0.005)
+    found = quantize("int8", core, exported.path, build, tmp_path / "small.onnx", toy, black, toy_test, 0.005)
     assert not found.accepted and "allowed is up to 0.50 points" in found.reason
     assert found.loss_high is not None and found.loss_high > 0.005
     assert not (tmp_path / "small.onnx").exists()
 
 
-def test_one_that_is_not_faster_is_refused(core, build, toy, toy_test, tmp_path, monkeypatch):
+def test_one_that_is_not_faster_is_refused(exported, core, build, toy, toy_test, tmp_path, monkeypatch):
     monkeypatch.setattr(smaller, "_speed_up", lambda *_: 0.9)
-    found = quantize("int8", core, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05)
+    found = quantize(
+        "int8", core, exported.path, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05
+    )
     assert not found.accepted and "0.90 times as fast at batch size 1" in found.reason
 
 
@@ -88,8 +97,16 @@ def test_asked_for_it_is_there_or_the_export_fails(trained, toy, toy_test, tmp_p
     assert json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]["accepted"] is False
 
 
+def test_a_bare_model_alone_gets_smaller_as_well(trained, toy, toy_test, tmp_path, faster):
+    config = CONFIG.model_copy(update={"budget": 0.1, "form": "bare"})
+    ref = export(trained, toy, toy_test, config, {}, tmp_path, calibration=read_sample(toy, 64, 0))
+    (small,) = ref.smaller
+    (takes,) = open_session(small.path).get_inputs()
+    assert (takes.name, takes.type) == ("images", "tensor(float)")
+
+
 def test_half_of_the_bits_answer_alike(exported, core, build, toy, toy_test, tmp_path):
-    found = quantize("fp16", core, build, tmp_path / "small.onnx", toy, toy_test, toy_test, 0.05)
+    found = quantize("fp16", core, exported.path, build, tmp_path / "small.onnx", toy, toy_test, toy_test, 0.05)
     assert found.accepted and "can only be measured on a GPU" in found.reason, found.reason
     assert found.bytes and found.bytes < 0.6 * exported.path.stat().st_size
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 57, 3), dtype=np.uint8)
