@@ -8,26 +8,15 @@ import onnx
 
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.errors import shortened
+from torchmill.components.export.card_code import around_network, program
 from torchmill.components.files import write_text
 from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.bare import is_bare
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.state_files import require_json
 from torchmill.components.tasks import shown
 from torchmill.components.wording import as_markdown, markdown_table, percent
 
-BY_COLUMNS = """\
-row = {row}
-columns = json.loads(session.get_modelmeta().custom_metadata_map['columns'])
-numbers = []
-for column in columns:
-    cell = row[column['name']]
-    if 'categories' in column:  # a 0 or 1 for each
-        numbers += [cell == category for category in column['categories']]
-        if cell not in column['categories']:
-            print(f"{{column['name']}}: {{cell}} was not met in training")
-    else:
-        numbers.append(float(cell) - column.get('offset', 0))
-features = np.array([numbers], np.float32)  # (batch, {width})"""
 COLUMNS_SHOWN = 30
 
 
@@ -46,16 +35,15 @@ def write_card(
         made_by: origin of the model by name: run, commit and the like. Empty values are left out.
     """
     parity = require_json(model.report.path, dict, "Run the same command again: the export is done anew.")
-    proto = onnx.load(str(model.onnx.path))
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata = metadata_of(model.onnx.path)
     columns = None
     if not data.field.is_sequence and names.COLUMNS in metadata:
         columns = Columns.from_json(metadata[names.COLUMNS])
-    input_name = proto.graph.input[0].name
+    input_name = data.field.bare_input if is_bare(metadata) else data.field.onnx_input
     lines = [
         *_summary_lines(network, data, scores),
         *_interface_lines(input_name, data, metadata),
-        *_code_lines(model.onnx.path.name, input_name, data, columns),
+        *_code_lines(model, data, metadata, columns),
         *(_column_lines(columns) if columns else ()),
         *_use_lines(data),
         *_proof_lines(parity),
@@ -64,6 +52,12 @@ def write_card(
     path = folder / "MODEL_CARD.md"
     write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """Return the metadata of an ONNX file."""
+    proto = onnx.load(str(file), load_external_data=False)
+    return {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def _summary_lines(network: NetworkRef, data: DataRef, scores: EvaluationRef) -> list[str]:
@@ -89,25 +83,42 @@ def _interface_lines(input_name: str, data: DataRef, metadata: Mapping[str, str]
     return [*markdown_table(["", ""], "ll", rows.items()), ""]
 
 
-def _code_lines(file: str, input_name: str, data: DataRef, columns: Columns | None) -> list[str]:
-    """Return a Python example that runs the model."""
-    snippet = data.field.snippet(data.shape, data.rules)
-    if columns:
-        row = {column.name: column.categories[0] if column.categories else 0 for column in columns.columns}
-        snippet = BY_COLUMNS.format(row=repr(row), width=len(columns.features))
-    standard = [name for name in ("json", "re", "unicodedata") if f"{name}." in snippet]
-    imports = "".join(f"import {name}\n" for name in standard) + "\n" * bool(standard)
-    imports += "import numpy as np\nimport onnxruntime\n"
-    imports += "from PIL import Image, ImageOps\n" * ("Image." in snippet)
-    return [
+def _code_lines(model: ExportRef, data: DataRef, metadata: Mapping[str, str], columns: Columns | None) -> list[str]:
+    """Return a program that answers files, and Python for the bare form."""
+    wants = "photo.jpg other.png" if data.field.is_picture else "texts.txt" if data.field.is_sequence else "table.csv"
+    if data.field.is_sequence and data.rules.text_per == "file":
+        wants = "one.txt two.txt"
+    elif not columns and wants == "table.csv":
+        wants = "samples.npy"
+    pillow = " pillow" * data.field.is_picture
+    lines = [
+        "## Use",
+        "",
+        f"Save this as `answer.py` beside `{model.onnx.path.name}`:",
+        "",
         "```python",
-        imports,
-        f"session = onnxruntime.InferenceSession('{file}')",
-        snippet,
-        f"print(session.run(None, {{'{input_name}': {input_name}}}))",
+        program(model.onnx.path.name, metadata, data, columns).rstrip("\n"),
+        "```",
+        "",
+        "```bash",
+        "python -m venv env",
+        f"env/bin/python -m pip install onnxruntime numpy{pillow}",
+        f"env/bin/python answer.py {wants}",
         "```",
         "",
     ]
+    if model.bare:
+        lines += [
+            f"`{model.bare.path.name}` is the network alone. What belongs around it:",
+            "",
+            "```python",
+            "# preprocess.py",
+            "import numpy as np\n",
+            around_network(metadata_of(model.bare.path), data).rstrip("\n"),
+            "```",
+            "",
+        ]
+    return lines
 
 
 def _use_lines(data: DataRef) -> list[str]:

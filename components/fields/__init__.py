@@ -104,8 +104,10 @@ class Field(Protocol):
         """Return a graph from raw inputs to those of training; None if they are the same."""
         ...
 
-    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
-        """Return Python that makes an input for the ONNX model, named as the input."""
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> tuple[str, str]:
+        """Return Python for the model card: code that defines ``read(item)``, which returns an input without its batch
+        dimension, and an expression for pairs of a name and an item, from the command line.
+        """
         ...
 
     def batch(self, samples: Sequence[Any], vocabulary: "Vocabulary | None") -> "np.ndarray":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,26 +26,29 @@ INKED = 64
 
 
 READ = """\
+# Not for colours of 16 bits, and TIFFs of four channels or that count from white: `torchmill predict` reads those.
 def read(file):  # upright, on a plain ground, scaled and cut: as for training
     image = Image.open(file)
-    if image.format == 'JPEG' and image.mode in ('L', 'RGB'):
-        image.draft(image.mode, ({side}, {side}))  # faster
+    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+        image.draft(image.mode, ($side, $side))  # faster
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith('I'):  # 16 bits
-        levels = np.asarray(image).astype(np.int64).clip(0, {top})
-        image = Image.fromarray(((levels * 255 + {half}) // {top}).astype(np.uint8))
-    if 'transparency' in image.info or image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa'):
-        image = image.convert('RGBA')
-        image = {painted}
-    if image.mode not in ('1', 'L'):
-        image = image.convert('RGB')
-    image = ImageOps.fit(image.convert('{mode}'), {size}, Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape{sides}
-
-
-# For colours of 16 bits, and TIFFs of four channels or that count from white, use `torchmill predict`.
-pixels = np.stack([read('picture.png')])  # (batch, height, width, channels), uint8"""
+    if image.mode.startswith("I"):  # 16 bits
+        levels = np.asarray(image).astype(np.int64).clip(0, $top)
+        image = Image.fromarray(((levels * 255 + $half) // $top).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        image = $painted
+    if image.mode not in ("1", "L"):
+        image = image.convert("RGB")
+    image = ImageOps.fit(image.convert("$mode"), $size, Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape$sides  # height, width, channels
+"""
 """Python that reads files as ``components.reading.pictures`` does, for those who have Pillow alone."""
+
+ARRAYS = """\
+def read(pixels):
+    return np.asarray(pixels, np.uint8).reshape$sides  # height, width, channels
+"""
 
 
 class Image:
@@ -152,23 +156,22 @@ class Image:
         )
         return saying(pictures(channels, height, width, rules.ground).to_model_proto(), words)
 
-    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> tuple[str, str]:
         channels, height, width = shape
+        sides = (height, width, channels)
         if channels not in (1, 3):
-            return (
-                f"pixels = np.zeros((1, {height}, {width}, {channels}), np.uint8)  # (batch, height, width, channels)"
-            )
-        ground = f"Image.alpha_composite(Image.new('RGBA', image.size, ({rules.ground},) * 3), image)"
-        painted = ground if rules.ground is not None else "Image.fromarray(np.asarray(image)[..., :3])"
-        return READ.format(
+            return Template(ARRAYS).substitute(sides=sides), "enumerate(np.load(sys.argv[1]), 1)"
+        ground = f'Image.alpha_composite(Image.new("RGBA", image.size, ({rules.ground},) * 3), image)'
+        code = Template(READ).substitute(
             side=2 * max(height, width),
             top=rules.top,
             half=rules.top // 2,
-            painted=painted,
+            painted=ground if rules.ground is not None else "Image.fromarray(np.asarray(image)[..., :3])",
             mode="L" if channels == 1 else "RGB",
             size=(width, height),
-            sides=(height, width, channels),
+            sides=sides,
         )
+        return code, "zip(sys.argv[1:], sys.argv[1:])"
 
     # Predictions
 

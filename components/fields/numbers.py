@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from torchmill.components.encoding.columns import FILE, Columns
 from torchmill.components.fields import Sums
 from torchmill.components.reading.rules import USUAL, ReadingRules
+from torchmill.components.reading.tables import MISSING
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -20,6 +22,41 @@ if TYPE_CHECKING:
 
 NAME = "numbers"
 ARGUMENTS = ("in_features",)
+
+
+ROW = """\
+columns = json.loads(metadata["columns"])
+missing = $missing
+
+
+def read(row):  # a dictionary of cells
+    numbers = []
+    for column in columns:
+        name, cell = column["name"], row[column["name"]].strip()
+        categories = column.get("categories", [])
+        if cell.lower() in missing and cell not in categories:
+            raise ValueError(f"no value in {name}")
+        if categories:  # a 0 or 1 for each
+            numbers += [cell == category for category in categories]
+            if cell not in categories:
+                print(f"{name}: {cell} was not met in training", file=sys.stderr)
+        else:
+            number = float(cell.replace("\\u2212", "-"))
+            if "_" in cell or not abs(number) <= $largest:
+                raise ValueError(f"{cell} is no number in {name}")
+            numbers.append(number - column.get("offset", 0))
+    return np.array(numbers, np.float32).reshape$shape
+
+
+text = unicodedata.normalize("NFC", Path(sys.argv[1]).read_bytes().decode("utf-8-sig"))
+delimiter = max(",;\\t", key=text.partition("\\n")[0].count)
+"""
+"""Python that reads rows of a table as ``predict`` does."""
+
+ARRAYS = """\
+def read(sample):
+    return np.asarray(sample, np.float32).reshape$shape
+"""
 
 
 class Numbers:
@@ -90,8 +127,11 @@ class Numbers:
 
         return saying(finite.to_model_proto(), "features must be finite numbers, and some are nan or infinite")
 
-    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
-        return f"features = np.zeros((1, {', '.join(map(str, shape))}), np.float32)"
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: Columns | None) -> tuple[str, str]:
+        if not columns:
+            return Template(ARRAYS).substitute(shape=shape), "enumerate(np.load(sys.argv[1]), 1)"
+        code = Template(ROW).substitute(missing=sorted(MISSING), largest=float(np.finfo(np.float32).max), shape=shape)
+        return code, 'enumerate(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter), 1)'
 
     # Predictions
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchmill.components.encoding.vocabulary import FILE, PADDING, UNKNOWN, Vocabulary
+from torchmill.components.encoding.vocabulary import FILE, PADDING, UNKNOWN, WORD, Vocabulary
 from torchmill.components.fields import Sums
 from torchmill.components.reading.rules import USUAL, ReadingRules
 from torchmill.components.wording import percent
@@ -25,21 +26,34 @@ LONG = 1000
 
 
 ENCODE = """\
-vocabulary = json.loads(session.get_modelmeta().custom_metadata_map['vocabulary'])
-ids = {token: number for number, token in enumerate(vocabulary['tokens'])}
+vocabulary = json.loads(metadata["vocabulary"])
+ids = {token: number for number, token in enumerate(vocabulary["tokens"])}
 
 
 def encode(text):  # 1 is unknown; an empty text is one unknown token
-    text = ' '.join(unicodedata.normalize('NFC', text).split())
-    text = text.lower() if vocabulary['lower_case'] else text
-    parts = list(text) if vocabulary['level'] == 'characters' else re.findall(r'\\w+|[^\\w\\s]', text)
-    return [ids.get(part, 1) for part in parts[: vocabulary['max_length']]] or [1]
-
-
-rows = [encode(text) for text in ('a text', 'another one')]
-longest = max(map(len, rows))
-tokens = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)  # 0 pads"""
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    text = text.lower() if vocabulary["lower_case"] else text
+    parts = list(text) if vocabulary["level"] == "characters" else re.findall(r"$pattern", text)
+    return [ids.get(part, 1) for part in parts[: vocabulary["max_length"]]] or [1]
+"""
 """Python that encodes texts as ``Vocabulary.encode`` does."""
+
+LINE = """\
+def read(text):  # to answer several at once, pad them to the same length with 0
+    if not text.strip():
+        raise ValueError("it is empty")
+    return np.array(encode(text), np.int64)
+
+
+lines = Path(sys.argv[1]).read_bytes().decode("utf-8-sig").removesuffix("\\n").split("\\n")
+"""
+FILE_OF_TEXT = """\
+def read(file):  # to answer several at once, pad them to the same length with 0
+    text = Path(file).read_bytes().decode("utf-8-sig")
+    if not text.strip():
+        raise ValueError("it is empty")
+    return np.array(encode(text), np.int64)
+"""
 
 
 class Tokens:
@@ -109,8 +123,11 @@ class Tokens:
 
         return texts(vocabulary_size, shape[0]).to_model_proto()
 
-    def snippet(self, shape: tuple[int, ...], rules: ReadingRules = USUAL) -> str:
-        return ENCODE
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> tuple[str, str]:
+        encode = Template(ENCODE).substitute(pattern=WORD.pattern)
+        if rules.text_per == "file":
+            return f"{encode}\n\n{FILE_OF_TEXT}", "zip(sys.argv[1:], sys.argv[1:])"
+        return f"{encode}\n\n{LINE}", "enumerate(lines, 1)"
 
     # Predictions
 

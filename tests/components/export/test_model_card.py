@@ -2,8 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
 import unicodedata
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import export
 from torchmill.components.export.model_card import write_card
 from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.refs import NetworkRef
 from torchmill.components.wording import percent
 
@@ -40,7 +42,7 @@ def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_tes
     assert "Commit" not in text and "| Column |" not in text and percent(scores.score) in text
 
 
-def test_the_code_for_a_table_on_a_card_runs(tmp_path, monkeypatch, capsys):
+def test_the_code_for_a_table_on_a_card_runs(tmp_path):
     data = toy_numbers(tmp_path, features=4)
     columns = Columns((Column("size"), Column("color", ("blue", "red")), Column("age")))
     (data.folder / COLUMNS).write_text(columns.as_json())
@@ -53,21 +55,25 @@ def test_the_code_for_a_table_on_a_card_runs(tmp_path, monkeypatch, capsys):
     told = NetworkRef(reference="mine.py:Net", arguments={}, weights=model.onnx, parameters=15)
     text = write_card(tmp_path, told, data, scores, model, {}).read_text()
     assert "| color | blue, red |\n| age | a number |" in text
-    monkeypatch.chdir(tmp_path)
-    exec(text.split("```python\n")[1].split("```")[0], {})
-    answers = np.array(json.loads(re.findall(r"array\((\[\[.*?\]\])", capsys.readouterr().out, re.DOTALL)[0]))
-    expected = StandardizedModel.of(network, data)(torch.tensor([[0.0, 1, 0, 0]]))
-    assert answers == pytest.approx(expected.detach().numpy(), rel=1e-3)
+    (tmp_path / "answer.py").write_text(text.split("```python\n")[1].split("```")[0])
+    (tmp_path / "table.csv").write_text("color,size,age\nred,0,0\n")
+    command = text.split("env/bin/python ")[-1].split("\n")[0].split()
+    assert command == ["answer.py", "table.csv"]
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    expected = StandardizedModel.of(network, data)(torch.tensor([[0.0, 0, 1, 0]])).softmax(1)[0].detach()
+    row, label, probability = done.stdout.split("\t")
+    assert (row, label) == ("1", data.classes[int(expected.argmax())])
+    assert float(probability) == pytest.approx(float(expected.max()), abs=1e-4)
 
 
 @pytest.mark.parametrize(("level", "lower_case"), [("characters", False), ("characters", True), ("words", True)])
 def test_the_code_for_texts_on_a_card_encodes_as_training_does(level, lower_case):
     trained_on = ["Sato Ångström", "don't stop, e\u0301t\u00e9", "ÀÉ  x"]
     vocabulary = Vocabulary.of(trained_on, level, lower_case=lower_case, max_length=9)
-    metadata = SimpleNamespace(custom_metadata_map={"vocabulary": vocabulary.as_json()})
-    session = SimpleNamespace(get_modelmeta=lambda: metadata)
-    names = {"json": json, "re": re, "unicodedata": unicodedata, "np": np, "session": session}
-    exec(fields.field("tokens").snippet((9,)), names)
+    metadata = {"vocabulary": vocabulary.as_json()}
+    code, _ = fields.field("tokens").card_code((9,), ReadingRules(), None)
+    names = {"json": json, "re": re, "unicodedata": unicodedata, "np": np, "metadata": metadata}
+    exec(code.partition("\n\n\ndef read")[0], names)
     texts = [*trained_on, "  Sato  ", "", " ", "été, ÉTÉ!", "a\u0301 b\tc\nd", "far too long a text for these", "日本"]
     for text in texts:
         assert names["encode"](text) == vocabulary.encode([text])[0].tolist(), text  # ty: ignore[call-non-callable]

@@ -86,7 +86,11 @@ def test_the_graph_before_a_network_leaves_training_inputs_as_they_are(data):
         assert np.array_equal(prepared, taken)
     takes, prepares = data.field.describe_input(data.shape, False)
     assert takes and prepares
-    assert data.field.snippet(data.shape).rpartition("\n")[2].startswith(data.field.onnx_input)
+
+
+def test_the_code_on_a_card_reads_an_input(data):
+    code, items = data.field.card_code(data.shape, data.rules, None)
+    assert "\ndef read(" in f"\n{code}" and "sys.argv[1" in code + items
 
 
 def test_an_encoding_is_read_where_numbers_stand_for_something(data):

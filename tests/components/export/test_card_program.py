@@ -1,0 +1,195 @@
+"""The program on a model card answers 200 odd files and lines as ``predict`` does, with few libraries."""
+
+import ast
+import csv
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.components.reading import test_reading_contract as forms
+from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
+from torchmill.components.data.fetch import COLUMNS
+from torchmill.components.data.samples import read_test
+from torchmill.components.encoding.columns import Column, Columns
+from torchmill.components.export.card_code import around_network, program
+from torchmill.components.export.export import FORMS
+from torchmill.components.export.model_card import metadata_of
+from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
+from torchmill.components.onnx_model.session import open_session
+from torchmill.components.prediction.predict import predict
+from torchmill.components.refs import DataRef
+
+OF_OTHERS = {"numpy", "onnxruntime", "PIL"}
+
+
+def table(folder: Path, task: str) -> DataRef:
+    columns = Columns((Column("width"), Column("café", ("blue", "na", "None")), Column("age", offset=1000.0)))
+    data = toy_numbers(folder, task=task, features=5)
+    (folder / COLUMNS).write_text(columns.as_json(), encoding="utf-8")
+    return data
+
+
+KINDS: dict[str, tuple[str, Callable[[Path], DataRef]]] = {
+    "grey": ("simple_cnn", toy_data),
+    "colour": ("simple_cnn", lambda folder: toy_data(folder, channels=3)),
+    "texts": ("rnn", toy_tokens),
+    "classes": ("mlp", lambda folder: table(folder, "classification")),
+    "labels": ("mlp", lambda folder: table(folder, "multilabel")),
+    "regression": ("mlp", lambda folder: table(folder, "regression")),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataRef]:
+    """A folder with both forms of a model."""
+    folder = tmp_path_factory.mktemp("exported")
+    name, make = KINDS[request.param]
+    data = make(folder)
+    core = export_core(with_different_answers(made(name, data), read_test(data), data), data)
+    write_bare(core, data, {}, folder / FORMS["bare"], 1.25)
+    write_complete(core, data, {}, folder / FORMS["complete"], 1.25)
+    return folder, data
+
+
+def odd_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    for sides in ((12, 20), (28, 28), (65, 31)):
+        monkeypatch.setattr(forms, "SIDES", sides)
+        for form in sorted(forms.PICTURES.keys() - forms.NOT_ON_THE_CARD):
+            (folder / f"{sides[0]}_{form}").write_bytes(forms.PICTURES[form]())
+    photo = forms.saved(Image.fromarray(forms.stack(3)), "JPEG")
+    broken = {"empty.png": b"", "cut.jpg": photo[: len(photo) // 2], "text.png": b"no picture", "zeros.bmp": bytes(99)}
+    for name, content in broken.items():
+        (folder / name).write_bytes(content)
+    return sorted(folder.iterdir())
+
+
+def odd_texts(folder: Path) -> list[Path]:
+    texts = [
+        "aabc",
+        "  bb b ",
+        "",
+        " ",
+        "cccc\r",
+        "e\u0301",
+        "\u00e9",
+        "日本",
+        "a\u2028b",
+        "AAB",
+        "a\tb",
+        "b" * 40,
+        "\x0cc",
+    ]
+    texts += ["".join(np.random.default_rng(seed).choice(list("abcdefgh xyz"), 9)) for seed in range(50)]
+    file = folder / "texts.txt"
+    file.write_bytes("\ufeff".encode() + "\n".join(texts).encode() + b"\n")
+    return [file]
+
+
+def odd_rows(folder: Path) -> list[Path]:
+    numbers = [
+        "1",
+        " 2.5 ",
+        "1e3",
+        "-4",
+        "\u22125",
+        "1_000",
+        "nan",
+        "inf",
+        "1e39",
+        "",
+        "NA",
+        "1,5",
+        "abc",
+        "+7",
+        "0x10",
+    ]
+    colours = ["blue", "na", "None", "none", "Blue", " blue", "", "green", "?"]
+    rows = [(number, colours[place % 3], "1001") for place, number in enumerate(numbers)]
+    rows += [("1", colour, "1002.5") for colour in colours]
+    rows += [("2", "blue", number) for number in numbers]
+    files = []
+    for name, delimiter, start in (("commas.csv", ",", ""), ("semicolons.csv", ";", "\ufeff"), ("tabs.tsv", "\t", "")):
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, delimiter=delimiter)
+        writer.writerows([("more", "width", "cafe\u0301", "age"), *(("x", *row) for row in rows)])
+        files.append(folder / name)
+        files[-1].write_bytes((start + text.getvalue()).encode())
+    return files
+
+
+def answered(code: str, folder: Path, files: list[Path]) -> list[list[str]]:
+    """Run the program of a card in its own process, and return the fields of the lines that it prints."""
+    (folder / "answer.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-I", "-W", "ignore", "answer.py", *map(str, files)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=True)
+    return [line.split("\t") for line in done.stdout.split("\n")[:-1]]
+
+
+def by_predict(model: Path, places: list[Path], folder: Path) -> list[dict[str, Any]]:
+    output = folder / "answers.csv"
+    predict(model, places, output)
+    with output.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_answers_as_predict_does(exported, form: str, tmp_path, monkeypatch):
+    model, data = exported[0] / FORMS[form], exported[1]
+    odd, columns = tmp_path / "odd", data.field.read_encoding(data.folder) if data.kind == "numbers" else None
+    odd.mkdir()
+    files = (
+        odd_pictures(odd, monkeypatch)
+        if data.kind == "images"
+        else (odd_texts if data.kind == "tokens" else odd_rows)(odd)
+    )
+    code = program(str(model), metadata_of(model), data, columns)  # ty: ignore[invalid-argument-type]
+    for batch in [files] if data.kind == "images" else [[file] for file in files]:
+        lines, rows = answered(code, tmp_path, batch), by_predict(model, batch, tmp_path)
+        for row in rows:
+            if row["error"]:
+                name, reason = lines.pop(0)
+                assert reason.startswith("cannot be read"), (name, row)
+            elif data.task == "classification":
+                _, label, probability = lines.pop(0)
+                assert label == row["label"], row
+                assert float(probability) == pytest.approx(float(row["confidence"]), abs=1e-4), row
+            else:
+                for name in data.classes:
+                    _, label, value = lines.pop(0)
+                    assert label == name, row
+                    column = name if name in row else f"probability of {name}"
+                    assert float(value) == pytest.approx(float(row[column]), rel=1e-4, abs=1e-4), row
+        assert not lines
+
+
+def test_it_needs_few_libraries(exported):
+    model, data = exported[0] / FORMS["complete"], exported[1]
+    columns = Columns((Column("size"),)) if data.kind == "numbers" else None
+    for metadata in (metadata_of(model), metadata_of(exported[0] / FORMS["bare"])):
+        tree = ast.walk(ast.parse(program(model.name, metadata, data, columns)))
+        imports = [node for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
+        modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}
+        assert modules <= sys.stdlib_module_names | OF_OTHERS
+        assert ("PIL" in modules) == (data.kind == "images")
+
+
+def test_the_code_around_the_bare_form_makes_it_equal_to_the_complete_one(exported):
+    folder, data = exported
+    code: dict[str, Any] = {"np": np}
+    exec(around_network(metadata_of(folder / FORMS["bare"]), data), code)
+    inputs = read_test(data).inputs[:16].numpy()
+    inputs = inputs.astype(np.int64) if data.kind == "tokens" else inputs
+    complete, bare = (open_session(folder / FORMS[form]) for form in ("complete", "bare"))
+    prepared = code["prepare"](inputs.transpose(0, 2, 3, 1) if data.kind == "images" else inputs)
+    outputs = bare.run([data.task_object.onnx_output], {data.field.bare_input: prepared})[0]
+    wanted = "probabilities" if data.task_object.has_probabilities else "values"
+    (expected,) = complete.run([wanted], {data.field.onnx_input: inputs})
+    np.testing.assert_allclose(code["finish"](outputs), expected, rtol=1e-4, atol=1e-6)
+    assert len(around_network(metadata_of(folder / FORMS["bare"]), data).splitlines()) < 20
