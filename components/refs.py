@@ -262,14 +262,25 @@ class ExportRef(Ref):
     """The network alone, beside the complete model."""
     smaller: tuple[FileRef, ...] = ()
     """Quantized versions that the configuration asked for and that passed their gates."""
+    triton: FileRef | None = None
+    """Configuration of Triton Inference Server, ``config.pbtxt``."""
+    weights: tuple[FileRef, ...] = ()
+    """Weights of models above 2 GB, which lie beside them."""
 
     @property
     def files(self) -> list[FileRef]:
         """All that a deployer may want."""
-        return [file for file in (self.onnx, self.bare, self.example, *self.smaller) if file]
+        return [
+            file for file in (self.onnx, self.bare, *self.weights, self.example, self.triton, *self.smaller) if file
+        ]
 
     def identity(self) -> dict[str, str]:
-        return {"the ONNX model": self.onnx.sha256, "what it answers to some test samples": self.example.sha256}
+        weights = {f"the model's weights {number}": file.sha256 for number, file in enumerate(self.weights, 1)}
+        return {
+            "the ONNX model": self.onnx.sha256,
+            "what it answers to some test samples": self.example.sha256,
+            **weights,
+        }
 
 
 class RunRef(Ref):

@@ -88,6 +88,12 @@ class Vocabulary:
         """The rules that cut a text into tokens, in words."""
         return f"{self.level} in {'lower' if self.lower_case else 'upper and lower'} case"
 
+    def tokenization_as_json(self) -> str:
+        """Return the rules that make tokens of a text as JSON, for those who write their own encoder."""
+        pattern = WORD.pattern if self.level == "words" else "."
+        rules = {"normalization": "NFC", "spaces": "single", "lower_case": self.lower_case, "pattern": pattern}
+        return json.dumps({**rules, "max_length": self.max_length, "padding": PADDING, "unknown": UNKNOWN})
+
     def as_json(self) -> str:
         """Return the vocabulary as JSON."""
         rules = {"level": self.level, "lower_case": self.lower_case, "max_length": self.max_length}

@@ -1,5 +1,6 @@
 """The export of a network: a model is published only if it is proven equal to the network."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,10 +21,12 @@ from torchmill.components.export.gates import Candidate, Gate, gates
 from torchmill.components.export.parity import Parity, as_json, compare, refer
 from torchmill.components.export.pre_and_post import OPSET
 from torchmill.components.export.quantize import Bits, Smaller, quantize
-from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
+from torchmill.components.export.to_onnx import export_core, offload, write_bare, write_complete
+from torchmill.components.export.triton import triton_config
 from torchmill.components.files import temporary_folder, write_arrays, write_text
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.bare import filled, fixed_sizes
 from torchmill.components.onnx_model.run import answers, as_taken, run
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, ExportRef, FileRef
@@ -32,6 +35,9 @@ logger = logging.getLogger("torchmill")
 
 EXAMPLES = 8  # samples in the example file
 FORMS = {names.COMPLETE: "model.onnx", names.BARE: "model.bare.onnx"}
+WEIGHTS = {names.COMPLETE: "model.weights", names.BARE: "model.bare.weights"}
+"""Weights that are too large for an ONNX file. Both forms share the first, unless the bare one is exported anew."""
+TRITON = "config.pbtxt"
 WRITERS = {names.COMPLETE: write_complete, names.BARE: write_bare}
 Build = Callable[[ir.Model, Path], None]
 """Function that writes a form of a model, given its bare form, which it uses up, and the new file."""
@@ -52,10 +58,12 @@ def export(
     temperature: float = 1.0,
     calibration: Samples | None = None,
 ) -> ExportRef:
-    """Write the ONNX models that ``config`` asks for, ``parity.json`` and ``example.npz`` into ``folder``.
+    """Write the ONNX models that ``config`` asks for, and files about them, into ``folder``.
 
     There are two forms: ``model.onnx``, complete with pre- and postprocessing, and ``model.bare.onnx``, the network
-    alone. If a form fails the comparison or a gate, both stay as ``….rejected.onnx``, and nothing is published.
+    alone. Beside them are the proof (``parity.json``), a few inputs with their outputs (``example.npz``) and Triton's
+    ``config.pbtxt``. If a form fails the comparison or a gate, both stay as ``….rejected.onnx``, and nothing is
+    published.
 
     Args:
         calibration: training samples for the int8 and fp16 models; None skips both.
@@ -64,17 +72,22 @@ def export(
         ParityError: a model fails the comparison or a gate, or a required smaller model is refused.
         UserError: the network cannot be exported.
     """
-    for earlier in (*FORMS.values(), *SMALLER.values(), "parity.json", "example.npz"):
+    for earlier in (*FORMS.values(), *WEIGHTS.values(), *SMALLER.values(), "parity.json", "example.npz", TRITON):
         (folder / earlier).unlink(missing_ok=True)
     files = {form: folder / name for form, name in FORMS.items() if config.form in (form, "both")}
     rejected = {form: _rejected(file) for form, file in files.items()}
     builds = {form: _build(WRITERS[form], data, metadata, temperature) for form in files}
-    with temporary_folder() as scratch:
-        plain = scratch / "core.onnx"
-        write_bare(export_core(network, data), data, metadata, plain, temperature)
+    with temporary_folder() as scratch, contextlib.ExitStack() as stack:
+        core, plain = export_core(network, data), scratch / "core.onnx"
+        if offload(core, folder / WEIGHTS[names.COMPLETE]):
+            plain = folder / "core.onnx"  # an ONNX file lies beside its weights
+            stack.callback(plain.unlink, missing_ok=True)
+        write_bare(core, data, metadata, plain, temperature)
         for form, build in builds.items():
             own = form == names.BARE and (config.batch or config.opset != OPSET)
             bare = export_core(network, data, config.batch, config.opset) if own else ir.load(plain)
+            if own:
+                offload(bare, folder / WEIGHTS[names.BARE])
             build(bare, rejected[form])
         proofs = _proven(rejected, network, data, test, config, temperature, folder / "parity.json")
         if calibration is not None:
@@ -88,6 +101,7 @@ def export(
         rejected[form].replace(file)
     main, *others = files.values()
     _write_example(main, data, test, folder / "example.npz")
+    write_text(folder / TRITON, triton_config(main))
     return ExportRef(
         onnx=FileRef.of(main),
         bare=FileRef.of(others[0]) if others else None,
@@ -95,7 +109,9 @@ def export(
         max_abs_diff=max(proof.parity.max_abs_diff for proof in proofs.values()),
         agreement=min(proof.parity.agreement for proof in proofs.values()),
         example=FileRef.of(folder / "example.npz"),
+        triton=FileRef.of(folder / TRITON),
         smaller=tuple(FileRef.of(path) for name in SMALLER.values() if (path := folder / name).exists()),
+        weights=tuple(FileRef.of(path) for name in WEIGHTS.values() if (path := folder / name).exists()),
     )
 
 
@@ -141,7 +157,8 @@ def _proven(
         is_fixed = form == names.BARE and config.batch is not None
         sizes = (config.batch or 1,) if is_fixed else config.batch_sizes
         parity = compare(file, network, data, test, sizes, config.tolerance, reference)
-        candidate = Candidate(onnx.load(file), model, data, test, parity.judge, temperature)
+        proto = onnx.load(file, load_external_data=False)
+        candidate = Candidate(proto, file, model, data, test, parity.judge, temperature)
         if parity.passed:
             proof = Proof(parity, tuple(gates(candidate)))
         else:
@@ -220,8 +237,11 @@ def _check_required(config: ExportConfig, verdicts: Mapping[Bits, Smaller]) -> N
 def _write_example(model: Path, data: DataRef, test: Samples, path: Path) -> None:
     """Write a few test inputs and the model's outputs for them."""
     session = open_session(model)
-    batches, _ = run(session, test.first(EXAMPLES), EXAMPLES)
-    inputs = {session.get_inputs()[0].name: batches[0]}
+    (taken,) = session.get_inputs()
+    sizes = fixed_sizes(taken.shape)
+    samples = sizes[0] or EXAMPLES
+    batches, _ = run(session, test.first(samples), samples)
+    inputs = {taken.name: filled(batches[0], sizes)}
     outputs_named = [output.name for output in session.get_outputs()]
     outputs = zip(outputs_named, answers(session, outputs_named, **inputs), strict=True)
     write_arrays(path, {**inputs, **{name: _plain(values) for name, values in outputs}})
@@ -231,7 +251,7 @@ def _divergence(candidate: Candidate) -> str:
     """Return the first layer at which a model and its network differ; empty if the model doesn't run."""
     inputs, _ = candidate.test.first(2).take(torch.arange(min(2, len(candidate.test))))
     try:
-        return first_divergence(candidate.proto, candidate.model, as_taken(inputs), candidate.inputs(2))
+        return first_divergence(candidate.proto, candidate.model, as_taken(inputs), candidate.inputs(2), candidate.file)
     except Exception:  # onnxruntime's errors share no base class; the comparison has reported them already
         return ""
 

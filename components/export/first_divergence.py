@@ -1,5 +1,7 @@
 """The first layer at which an ONNX model differs from its network."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import torch
@@ -7,14 +9,18 @@ from torch import Tensor, nn
 
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model.run import answers
-from torchmill.components.onnx_model.session import open_session
+from torchmill.components.onnx_model.session import open_changed
 
 NEAR = 1e-3
 """Largest relative difference of two equal values; real faults are mostly far greater."""
 
 
 def first_divergence(
-    proto: onnx.ModelProto, model: StandardizedModel, inputs: np.ndarray, taken: np.ndarray | None = None
+    proto: onnx.ModelProto,
+    model: StandardizedModel,
+    inputs: np.ndarray,
+    taken: np.ndarray | None = None,
+    file: Path = Path(),
 ) -> str:
     """Run both on the same inputs and return the layers between which they part, in words.
 
@@ -25,9 +31,10 @@ def first_divergence(
         model: the network in eval mode, on the CPU.
         inputs: inputs for ``model``.
         taken: the same as the ONNX model takes them; None if it takes them as they are.
+        file: the model's own file, beside which large weights are.
     """
     layers = _outputs_of_layers(model, inputs)
-    values = _inner_values(proto, next(iter(proto.graph.input)).name, inputs if taken is None else taken)
+    values = _inner_values(proto, next(iter(proto.graph.input)).name, inputs if taken is None else taken, file)
     equal = [_is_among(output, values) for _, output in layers]
     if not any(equal):
         return f"in what comes before or in the first layer, {layers[0][0]}" if layers else "in the network itself"
@@ -58,14 +65,14 @@ def _outputs_of_layers(model: StandardizedModel, inputs: np.ndarray) -> list[tup
     return layers
 
 
-def _inner_values(proto: onnx.ModelProto, name: str, inputs: np.ndarray) -> list[np.ndarray]:
+def _inner_values(proto: onnx.ModelProto, name: str, inputs: np.ndarray, file: Path) -> list[np.ndarray]:
     wider = onnx.ModelProto()
     wider.CopyFrom(proto)
     outputs = {value.name for value in wider.graph.output}
     for node in wider.graph.node:
         inner = [value for value in node.output if value and value not in outputs]
         wider.graph.output.extend(onnx.ValueInfoProto(name=value) for value in inner)
-    session = open_session(wider.SerializeToString())
+    session = open_changed(wider, file)
     return [value for value in answers(session, None, **{name: inputs}) if value.dtype == np.float32]
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torchmill.components.initialization.standardized_model import StandardizedM
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.bare import filled, is_bare, prepared_inputs
 from torchmill.components.onnx_model.run import answers, as_taken
-from torchmill.components.onnx_model.session import open_session
+from torchmill.components.onnx_model.session import open_changed
 from torchmill.components.refs import DataRef
 from torchmill.components.wording import percent
 
@@ -36,6 +37,8 @@ REFERENCE_SAMPLES, REFERENCE_FLOPS = 2, 4e8
 """Number of samples for ONNX's reference implementation, and its limit of work per sample: it is slow."""
 OTHER_ROUNDING = 1e-4
 """Largest difference of another runtime, relative to the largest output: it may sum in another order."""
+MOST_NOISY = 1_500_000_000
+"""Bytes of weights that get errors; a model in one piece has fewer than 2 GB."""
 LEARN = "train it for longer, or look at its learning rate and its data"
 
 
@@ -53,6 +56,8 @@ class Candidate:
     """An ONNX model to check, with the network, data and outputs to compare it with."""
 
     proto: onnx.ModelProto
+    """The model, without weights that are in a file beside its own."""
+    file: Path
     model: StandardizedModel
     """The network that it was exported from, in eval mode, on the CPU."""
     data: DataRef
@@ -86,7 +91,7 @@ class Candidate:
         return float(np.abs(outputs[: len(expected)] / self.judge.units - expected).max())
 
     def session(self, proto: onnx.ModelProto | None = None) -> "onnxruntime.InferenceSession":
-        return open_session((proto or self.proto).SerializeToString())
+        return open_changed(proto or self.proto, self.file)
 
 
 def gates(candidate: Candidate) -> list[Gate]:
@@ -213,7 +218,7 @@ def power(candidate: Candidate) -> Gate | None:
     inputs, name = candidate.inputs(), candidate.proto.graph.input[0].name
     largest = max(NOISE[-1], 10 * candidate.judge.allowed / scale(candidate.judge.outputs))
     for noise in (*NOISE[:-1], largest):
-        changed = _noisy(candidate.proto, noise)
+        changed = _noisy(candidate.proto, noise, candidate.file.parent)
         if changed is None:
             return None
         (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **{name: inputs})
@@ -233,7 +238,7 @@ def _openvino(candidate: Candidate) -> Gate:
     fixed, *_ = candidate.sizes
     batches = (fixed,) if fixed else BATCHES
     try:
-        results = by_openvino(candidate.proto, output, candidate.inputs(max(batches)), batches)
+        results = by_openvino(candidate.file, output, candidate.inputs(max(batches)), batches)
     except Unable as unable:
         gate = _reference(candidate)
         return replace(gate, evidence=f"{gate.evidence}; OpenVINO does not run the model, {unable}")
@@ -253,7 +258,7 @@ def _reference(candidate: Candidate) -> Gate:
         return Gate("reference", f"not tried: {counter.get_total_flops():.1e} operations a sample would take minutes")
     inputs, output = candidate.inputs(REFERENCE_SAMPLES), candidate.data.task_object.onnx_output
     try:
-        outputs = by_reference(candidate.proto, output, inputs)[:REFERENCE_SAMPLES]
+        outputs = by_reference(candidate.file, output, inputs)[:REFERENCE_SAMPLES]
     except Unable as unable:
         return Gate("reference", f"not available, {unable}")
     apart = candidate.difference(outputs)
@@ -290,13 +295,19 @@ def _with_prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
-def _noisy(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto | None:
-    """Return a copy of a model with random relative errors in all weights; None if it has no weights."""
+def _noisy(proto: onnx.ModelProto, noise: float, folder: Path) -> onnx.ModelProto | None:
+    """Return a copy of a model with random relative errors in its weights; None if it has no weights.
+
+    Of weights in a file beside the model, those are changed that fit into the model.
+    """
+    room = MOST_NOISY
     changed, rng, has_weights = onnx.ModelProto(), np.random.default_rng(0), False
     changed.CopyFrom(proto)
     for weight in changed.graph.initializer:
-        if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) > 1 and np.prod(weight.dims) > 1:
-            values = numpy_helper.to_array(weight)
+        size = 4 * int(np.prod(weight.dims))
+        if weight.data_type == onnx.TensorProto.FLOAT and len(weight.dims) > 1 and 4 < size <= room:
+            room -= size
+            values = numpy_helper.to_array(weight, str(folder))
             off = values * (1 + noise * rng.standard_normal(values.shape))
             weight.CopyFrom(numpy_helper.from_array(off.astype(np.float32), weight.name))
             has_weights = True

@@ -107,6 +107,11 @@ def _code_lines(model: ExportRef, data: DataRef, metadata: Mapping[str, str], co
         "```",
         "",
     ]
+    if model.triton:
+        lines += [
+            f"For Triton Inference Server: `models/NAME/config.pbtxt` and `models/NAME/1/{model.onnx.path.name}`.",
+            "",
+        ]
     if model.bare:
         lines += [
             f"`{model.bare.path.name}` is the network alone. What belongs around it:",

@@ -3,14 +3,12 @@
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from torchmill.components.processes import processors
-
-if TYPE_CHECKING:
-    import onnx
 
 BATCHES = (1, 2, 3, 5, 8)
 """Batch sizes in turn: some runtimes fail if a batch grows, or on the first of a size."""
@@ -25,9 +23,7 @@ def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
-def by_openvino(
-    proto: "onnx.ModelProto", output: str, inputs: np.ndarray, batches: Sequence[int] = BATCHES
-) -> list[np.ndarray]:
+def by_openvino(file: Path, output: str, inputs: np.ndarray, batches: Sequence[int] = BATCHES) -> list[np.ndarray]:
     """Return the outputs of a model in OpenVINO, for the first inputs at each batch size in turn.
 
     Raises:
@@ -41,14 +37,14 @@ def by_openvino(
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": processors()}
     core = openvino.Core()
     try:
-        model = core.compile_model(core.read_model(proto.SerializeToString(), b""), "CPU", settings)
+        model = core.compile_model(core.read_model(str(file)), "CPU", settings)
         port = next(port for port in model.outputs if output in port.get_names())
         return [np.array(model(np.ascontiguousarray(inputs[:size]))[port]) for size in batches]
     except RuntimeError as error:
         raise Unable(f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}") from error
 
 
-def by_reference(proto: "onnx.ModelProto", output: str, inputs: np.ndarray) -> np.ndarray:
+def by_reference(file: Path, output: str, inputs: np.ndarray) -> np.ndarray:
     """Return the output of a model in ONNX's reference implementation.
 
     Raises:
@@ -57,7 +53,8 @@ def by_reference(proto: "onnx.ModelProto", output: str, inputs: np.ndarray) -> n
     from onnx.reference import ReferenceEvaluator
 
     try:
-        (values,) = ReferenceEvaluator(proto).run([output], {proto.graph.input[0].name: inputs})
+        evaluator = ReferenceEvaluator(str(file))
+        (values,) = evaluator.run([output], {evaluator.input_names[0]: inputs})
     except Exception as error:  # its errors share no base class
         raise Unable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     return np.asarray(values)

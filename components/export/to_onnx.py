@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from torchmill.components.data.fetch import VOCABULARY, read_columns
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError
 from torchmill.components.export.pre_and_post import OPSET, add_pre_and_postprocessing
 from torchmill.components.export.tidy import named_by_modules, tidied
@@ -27,6 +28,13 @@ from torchmill.components.refs import DataRef
 
 NEEDED = ("torch._dynamo", "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime")
 """Modules that an export imports late: they take seconds."""
+
+LARGEST = 2_000_000_000
+"""Bytes of weights that fit into one ONNX file: protobuf ends at 2 GiB."""
+SMALL_TENSOR = 1024
+"""Bytes from which a tensor moves to the file of weights."""
+
+RESAMPLING = "the middle of the network's ratio of sides, bilinear with antialiasing: ImageOps.fit of Pillow"
 
 
 def to_onnx(
@@ -55,7 +63,9 @@ def to_onnx(
     Raises:
         UserError: torch cannot export the network, or the checker refuses the result.
     """
-    write_complete(export_core(network, data), data, metadata, path, temperature)
+    core = export_core(network, data)
+    offload(core, path.with_suffix(".weights"))
+    write_complete(core, data, metadata, path, temperature)
 
 
 def write_complete(
@@ -78,12 +88,31 @@ def _write(model: ir.Model, metadata: Mapping[str, str], path: Path) -> None:
     model.metadata_props.update(metadata)
     model.ir_version = min(model.ir_version, onnx.helper.find_min_ir_version_for(_opsets(model)))
     proto = ir.to_proto(model)
+
+    def write(partial: Path) -> None:
+        # Sorted fields make the same network the same bytes.
+        partial.write_bytes(proto.SerializeToString(deterministic=True))
+        # By its path, since weights may be in a file beside it.
+        onnx.checker.check_model(str(partial), full_check=True)
+
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        write_atomically(path, write)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(f"The exported model is not valid ONNX: {' '.join(str(error).split())}") from error
-    # Sorted fields make the same network the same bytes.
-    write_atomically(path, lambda partial: partial.write_bytes(proto.SerializeToString(deterministic=True)))
+
+
+def offload(model: ir.Model, file: Path) -> bool:
+    """Move a model's weights to a file, one after the other, if they are too large for an ONNX file.
+
+    The model has to be written beside that file. Its other forms, made from it, share the file.
+
+    Returns:
+        True if the file was written.
+    """
+    if sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value) < LARGEST:
+        return False
+    ir.external_data.unload_from_model(model, file.parent, file.name, size_threshold_bytes=SMALL_TENSOR)
+    return True
 
 
 def _opsets(model: ir.Model) -> list[onnx.OperatorSetIdProto]:
@@ -130,6 +159,9 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
         described[names.TEMPERATURE] = f"{temperature:.6g}"
     if data.field.is_sequence:
         described[names.VOCABULARY] = (data.folder / VOCABULARY).read_text(encoding="utf-8")
+        described[names.TOKENIZATION] = Vocabulary.from_json(described[names.VOCABULARY]).tokenization_as_json()
+    if data.field.is_picture:
+        described |= {names.LAYOUT: "NHWC or NCHW", names.RESAMPLING: RESAMPLING}
     if columns:
         described[names.COLUMNS] = columns.as_json()
     return described
@@ -144,6 +176,7 @@ def describe_bare(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
         answer += f"; probabilities are the {task.activation} of logits / temperature"
     described |= {names.FORM: names.BARE, names.INPUT: takes, names.PREPROCESSING: prepares, names.OUTPUT: answer}
     if data.field.is_picture:
+        described[names.LAYOUT] = "NCHW"
         described[names.MEAN] = json.dumps(list(data.mean))
         described[names.STD] = json.dumps([value or 1.0 for value in data.std])
     return described

@@ -1,6 +1,7 @@
 """ONNX models opened in onnxruntime. Imports no torch."""
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from torchmill.components.processes import processors
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 CPU = ("CPUExecutionProvider",)
@@ -31,3 +33,18 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=list(providers))
+
+
+def has_weights_beside(proto: "onnx.ModelProto") -> bool:
+    """Return whether weights of a model are in another file."""
+    return any(tensor.external_data for tensor in proto.graph.initializer)
+
+
+def open_changed(proto: "onnx.ModelProto", file: Path) -> "onnxruntime.InferenceSession":
+    """Open a changed model, whose weights may still be in another file beside its own."""
+    if not has_weights_beside(proto):
+        return open_session(proto.SerializeToString())
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".onnx") as changed:
+        changed.write(proto.SerializeToString())
+        changed.flush()
+        return open_session(Path(changed.name))

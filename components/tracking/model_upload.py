@@ -40,7 +40,10 @@ def _log_model(run_id: str, experiment_id: str, name: str, file: Path, example: 
     from mlflow.models.signature import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    proto = onnx.load(file)
+    proto = onnx.load(file, load_external_data=False)
+    has_weights_beside = any(tensor.external_data for tensor in proto.graph.initializer)
+    if has_weights_beside:
+        onnx.load_external_data_for_model(proto, str(file.parent))
     arrays = np.load(example)
     (graph_input,) = proto.graph.input
 
@@ -64,6 +67,6 @@ def _log_model(run_id: str, experiment_id: str, name: str, file: Path, example: 
         # Without this list, MLflow runs the model to infer the requirements: up to half a minute.
         pip_requirements=[f"{library}=={metadata.version(library)}" for library in ("onnxruntime", "onnx", "numpy")],
         onnx_execution_providers=["CPUExecutionProvider"],
-        save_as_external_data=False,
+        save_as_external_data=has_weights_beside,
     )
     return info.registered_model_version

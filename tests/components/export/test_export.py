@@ -41,6 +41,7 @@ class HalfAsTorch(nn.Module):
 def test_a_sound_model_is_written_with_its_comparison_and_an_example(trained, toy, toy_test, folder):
     ref = export(trained, toy, toy_test, CONFIG, {"network": "simple_cnn"}, folder)
     assert sorted(path.name for path in folder.iterdir()) == [
+        "config.pbtxt",
         "example.npz",
         "model.bare.onnx",
         "model.onnx",

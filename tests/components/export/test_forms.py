@@ -66,6 +66,15 @@ def test_both_forms_are_plain_files_that_old_runtimes_open(both):
     assert not NOT_IN_BARE & set(operators)
 
 
+def test_the_rules_that_make_tokens_are_in_the_metadata(tmp_path):
+    data = data_of("tokens", tmp_path)
+    write_bare(export_core(made("rnn", data), data), data, {}, tmp_path / "bare.onnx")
+    (entry,) = (e for e in onnx.load(tmp_path / "bare.onnx").metadata_props if e.key == "tokenization")
+    rules = json.loads(entry.value)
+    assert rules.pop("max_length") == data.shape[0] and (rules.pop("padding"), rules.pop("unknown")) == (0, 1)
+    assert rules == {"normalization": "NFC", "spaces": "single", "lower_case": False, "pattern": "."}
+
+
 def test_nodes_are_named_by_their_modules(both):
     data, folder = both
     named = {node.name for node in onnx.load(folder / "model.bare.onnx").graph.node}
@@ -174,13 +183,13 @@ def test_openvino_gives_the_same_answers_while_batches_and_pictures_grow(both):
     proto = onnx.load(folder / "model.onnx")
     inputs = as_taken(read_test(data).inputs[: max(BATCHES)])
     expected = open_session(folder / "model.onnx").run(["logits"], {proto.graph.input[0].name: inputs})[0]
-    for outputs in by_openvino(proto, "logits", inputs):
+    for outputs in by_openvino(folder / "model.onnx", "logits", inputs):
         np.testing.assert_allclose(outputs, expected[: len(outputs)], rtol=1e-3, atol=1e-4)
     if data.field.is_picture:
         for size in ((40, 30), (31, 57), (24, 24), (90, 70)):
             large = np.random.default_rng(0).integers(0, 256, (4, *size, 4), dtype=np.uint8)
             expected = open_session(folder / "model.onnx").run(["logits"], {"pixels": large})[0]
-            for outputs in by_openvino(proto, "logits", large, (1, 3, 4)):
+            for outputs in by_openvino(folder / "model.onnx", "logits", large, (1, 3, 4)):
                 np.testing.assert_allclose(outputs, expected[: len(outputs)], rtol=1e-2, atol=1e-2)
 
 
@@ -188,7 +197,17 @@ def test_the_metadata_says_how_to_prepare_pixels(toy, trained, toy_test, tmp_pat
     write_bare(export_core(trained, toy), toy, {}, tmp_path / "bare.onnx")
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "bare.onnx").metadata_props}
     assert metadata["form"] == "bare" and json.loads(metadata["mean"]) == list(toy.mean)
+    assert metadata["layout"] == "NCHW" and metadata["resampling"].endswith("ImageOps.fit of Pillow")
     assert metadata["input"] == "float32 (batch, 1, 28, 28), grey: (pixels / 255 - mean) / std"
     assert metadata["output"] == "logits, float32 (batch, 10); probabilities are the softmax of logits / temperature"
     images = standardized(toy_test.inputs[:9].numpy(), metadata)
     assert images.dtype == np.float32 and abs(images.mean()) < 0.1
+
+
+@pytest.mark.parametrize("batch", [1, 11, 40])
+def test_a_bare_model_alone_may_have_any_fixed_batch(batch: int, toy, trained, toy_test, tmp_path):
+    ref = export(trained, toy, toy_test.first(37), ExportConfig(form="bare", batch=batch), {}, tmp_path)
+    with np.load(ref.example.path) as example:
+        assert example["images"].shape == (batch, 1, 28, 28) and example["logits"].shape == (batch, 10)
+        (logits,) = open_session(ref.onnx.path).run(["logits"], {"images": example["images"]})
+        assert np.array_equal(logits, example["logits"])

@@ -1,0 +1,92 @@
+"""Weights that are too large for an ONNX file are in one file beside it, which both forms share."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from torchmill.components.errors import UserError
+from torchmill.components.export import export as exports
+from torchmill.components.export import gates, to_onnx
+from torchmill.components.export.config import ExportConfig
+from torchmill.components.onnx_model.model import open_model
+from torchmill.components.onnx_model.session import has_weights_beside
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that hold 10 kB instead of 2 GB."""
+    monkeypatch.setattr(to_onnx, "LARGEST", 10_000)
+    monkeypatch.setattr(to_onnx, "SMALL_TENSOR", 64)
+
+
+def export(trained, toy, toy_test, folder: Path, **settings):
+    folder.mkdir(exist_ok=True)
+    config = ExportConfig(batch_sizes=(7, 64), **settings)
+    return exports.export(trained, toy, toy_test, config, {"run": "a"}, folder)
+
+
+def test_both_forms_share_a_file_of_weights(trained, toy, toy_test, tmp_path, small_files, monkeypatch):
+    large = export(trained, toy, toy_test, tmp_path / "large")
+    weights = tmp_path / "large" / "model.weights"
+    assert [file.path for file in large.weights] == [weights] and weights in [file.path for file in large.files]
+    assert large.identity()["the model's weights 1"] == large.weights[0].sha256
+    assert {path.name for path in weights.parent.iterdir()} == {
+        *("model.onnx", "model.bare.onnx", "model.weights"),
+        *("config.pbtxt", "example.npz", "parity.json"),
+    }
+    for file in (large.onnx, large.bare):
+        proto = onnx.load(file.path, load_external_data=False)
+        assert has_weights_beside(proto) and file.path.stat().st_size < 40_000 < weights.stat().st_size
+        onnx.checker.check_model(str(file.path), full_check=True)
+    monkeypatch.undo()
+    plain = export(trained, toy, toy_test, tmp_path / "plain")
+    assert not plain.weights
+    pixels = toy_test.inputs[:9].numpy()
+    for one, other in ((large.onnx, plain.onnx), (large.bare, plain.bare)):
+        assert np.array_equal(open_model(one.path).outputs(pixels), open_model(other.path).outputs(pixels))
+    findings = [
+        {gate["name"]: gate["evidence"] for gate in json.loads(ref.report.path.read_text())["gates"]}
+        for ref in (large, plain)
+    ]
+    assert findings[0] == findings[1]
+
+
+def test_a_bare_form_of_its_own_has_its_own_weights(trained, toy, toy_test, tmp_path, small_files):
+    ref = export(trained, toy, toy_test, tmp_path, batch=2, form="bare")
+    assert sorted(file.path.name for file in ref.weights) == ["model.bare.weights", "model.weights"]
+    assert open_model(ref.onnx.path).outputs(toy_test.inputs[:2].numpy()).shape == (2, 10)
+
+
+def test_a_model_without_its_weights_says_which_file_it_needs(trained, toy, toy_test, tmp_path, small_files):
+    ref = export(trained, toy, toy_test, tmp_path / "run")
+    alone = shutil.copy(ref.onnx.path, tmp_path)
+    with pytest.raises(UserError, match=r"model\.weights"):
+        open_model(Path(alone))
+
+
+def test_a_wrong_model_is_found_with_weights_beside_it(trained, toy, toy_test, tmp_path, small_files, monkeypatch):
+    write = exports.WRITERS["complete"]
+
+    def wrong(core, *arguments, **more) -> None:
+        value = next(value for value in core.graph.initializers.values() if value.name == "fc2.bias")
+        value.const_value = to_onnx.ir.tensor(np.ones(value.const_value.shape, np.float32), name=value.name)
+        write(core, *arguments, **more)
+
+    monkeypatch.setitem(exports.WRITERS, "complete", wrong)
+    with pytest.raises(exports.ParityError, match=r"differs from the network: .* They part behind"):
+        export(trained, toy, toy_test, tmp_path)
+    assert (tmp_path / "model.rejected.onnx").exists() and not (tmp_path / "model.onnx").exists()
+
+
+def test_small_errors_in_weights_beside_a_model_are_noticed(trained, toy, toy_test, tmp_path, small_files, monkeypatch):
+    ref = export(trained, toy, toy_test, tmp_path)
+    proto = onnx.load(ref.onnx.path, load_external_data=False)
+    monkeypatch.setattr(gates, "MOST_NOISY", 50_000)
+    noisy = gates._noisy(proto, 1e-2, tmp_path)
+    assert noisy and has_weights_beside(noisy)  # the largest are too large to be changed
+    changed = [weight.name for weight in noisy.graph.initializer if weight not in proto.graph.initializer]
+    assert changed
