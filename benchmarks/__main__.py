@@ -27,6 +27,7 @@ PARTS = (
     "orchestrated",
     "image_folder",
     "predict",
+    "forms",
     "time_to_99",
     "growth",
     "growth_of_steps",

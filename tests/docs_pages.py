@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-NEEDS_A_RUN = ("resume-and-cache.md", "deploy-onnx.md", "registry.md")
+NEEDS_A_RUN = ("resume-and-cache.md", "deploy-onnx.md", "predict.md", "registry.md")
 """Pages whose snippets make a run or use one."""
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"\A# ([\w/.-]+\.(?:py|yaml|csv))(?: .*)?\n")

@@ -15,6 +15,7 @@ import torch
 
 from torchmill.components.data.samples import Samples
 from torchmill.components.evaluation.comparison.noninferiority import Comparison, compare, sample_scores, samples_needed
+from torchmill.components.export.gates import Gate
 from torchmill.components.export.tidy import tidied
 from torchmill.components.files import temporary_folder
 from torchmill.components.onnx_model.bare import prepared_inputs
@@ -53,6 +54,8 @@ class Smaller:
     """Median speed-up at each of ``BATCHES``; empty if it was not measured."""
     bytes: int | None = None
     bytes_before: int | None = None
+    gates: tuple[Gate, ...] = ()
+    """Findings of the checks of a published file."""
 
     def as_plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,6 +71,7 @@ def quantize(
     calibration: Samples,
     test: Samples,
     budget: float,
+    check: Callable[[Path], Sequence[Gate]] = lambda _: (),
 ) -> Smaller:
     """Write a smaller model to ``path``, and keep it only if it loses at most ``budget`` and is faster.
 
@@ -80,6 +84,7 @@ def quantize(
         build: function that writes the published form of a bare model, and uses that up.
         calibration: training samples; the test split judges the model.
         budget: largest loss of accuracy, share of right labels or R²: upper end of the paired loss's 95 % interval.
+        check: function that checks a written model before its speed is measured; one that fails a check is refused.
     """
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer recommends a preparation that changes nothing here
@@ -87,7 +92,7 @@ def quantize(
         with temporary_folder() as scratch:
             WRITERS[bits](core, calibration, scratch / "core.onnx")
             build(tidied(ir.load(scratch / "core.onnx")), path)
-            verdict = _judge(bits, model, path, data, test, budget)
+            verdict = _judge(bits, model, path, data, test, budget, check)
     except Exception as error:  # onnxruntime's tools can fail in any way on a graph
         verdict = Smaller(False, f"it cannot be made: {' '.join(str(error).split())[:300]}")
     finally:
@@ -140,7 +145,15 @@ def _fp16(core: Path, calibration: Samples, path: Path) -> None:
 WRITERS: dict[Bits, Callable[[Path, Samples, Path], None]] = {"int8": _int8, "fp16": _fp16}
 
 
-def _judge(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, budget: float) -> Smaller:
+def _judge(
+    bits: Bits,
+    model: Path,
+    path: Path,
+    data: DataRef,
+    test: Samples,
+    budget: float,
+    check: Callable[[Path], Sequence[Gate]],
+) -> Smaller:
     sessions = open_session(model), open_session(path)
     scores = [sample_scores(data.task, run(session, test, 64)[1], test.labels.numpy()) for session in sessions]
     comparison: Comparison = compare(*scores, SURE)
@@ -154,6 +167,10 @@ def _judge(bits: Bits, model: Path, path: Path, data: DataRef, test: Samples, bu
         needed = samples_needed(comparison, budget)
         enough = f"; about {needed:,} test samples like these could show that it does" if needed else ""
         return Smaller(False, f"{loss_text}; allowed is up to {allowed}{enough}", **measured)
+    findings = tuple(check(path))
+    measured["gates"] = findings
+    if failed := [f"{gate.name}: {gate.evidence}" for gate in findings if not gate.passed]:
+        return Smaller(False, f"it fails a check: {'; '.join(failed)}", **measured)
     if bits == "fp16":
         import onnxruntime
 

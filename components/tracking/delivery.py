@@ -14,7 +14,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.files import append_to, write_text
 from torchmill.components.runs.folders import Runs
 from torchmill.components.state_files import open_file, parse_line, read_json
-from torchmill.components.tracking.client import silence_mlflow, with_password
+from torchmill.components.tracking.client import new_client, silence_mlflow, with_password
 from torchmill.components.tracking.contests import Contest
 from torchmill.components.tracking.database import create_database, database_uri
 from torchmill.components.tracking.experiments import experiment_of, share_view
@@ -180,7 +180,7 @@ class Delivery:
             if not self.server:
                 create_database(self.runs)
             mlflow.set_tracking_uri(with_password(self.server) or database_uri(self.runs))
-            client = mlflow.MlflowClient()
+            client = new_client()
             if self.must_reopen:
                 client.update_run(self.run_id, status="RUNNING")
                 self.must_reopen = False

@@ -195,7 +195,8 @@ def set_champion(runs: Runs, version: ModelVersion, expected: str | None, why: s
 def move_champion(client: Any, runs: Runs, name: str, version: str, expected: str | None, why: str) -> bool:
     """Make a version champion if ``expected`` is still the champion; return whether the version is champion now."""
     with locked(runs.work / "promotion.lock"):
-        champions, champion = read_champions(client, name)
+        model = client.get_registered_model(name)
+        champions, champion = read_champions(model)
         if champion not in (expected, version):
             return False
         if champion != version:
@@ -203,14 +204,13 @@ def move_champion(client: Any, runs: Runs, name: str, version: str, expected: st
             client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.as_json())
             client.set_registered_model_alias(name, CHAMPION, version)
         client.set_registered_model_tag(name, CHAMPIONS_TAG, champions.reconciled(version).as_json())
-        if str(client.get_registered_model(name).aliases.get(CHALLENGER)) == version:
+        if str(model.aliases.get(CHALLENGER)) == version:
             client.delete_registered_model_alias(name, CHALLENGER)
     return True
 
 
-def read_champions(client: Any, name: str) -> tuple[Champions, str | None]:
-    """Return a model's former champions, and the version that is champion now."""
-    model = client.get_registered_model(name)
+def read_champions(model: Any) -> tuple[Champions, str | None]:
+    """Return the former champions of a registered model, and the version that is champion now."""
     alias = model.aliases.get(CHAMPION)
     champion = None if alias is None else str(alias)
     return Champions.from_json(model.tags.get(CHAMPIONS_TAG)).reconciled(champion), champion
@@ -223,7 +223,8 @@ def read_standing(client: Any, name: str, version: str, run_id: str, folder: Pat
         run_id: run of the version.
         until: deadline for the files, in seconds since 1970.
     """
-    champions, champion = read_champions(client, name)
+    model = client.get_registered_model(name)
+    champions, champion = read_champions(model)
     answer = {"file": None, "was_champion": version != champion and version in champions}
     if champion in (None, version):
         return answer | {"champion": champion and {"name": name, "version": version, "run_id": run_id}}
@@ -233,12 +234,12 @@ def read_standing(client: Any, name: str, version: str, run_id: str, folder: Pat
     trained_on = download_artifact(client, holder.run_id, TRAINED_ON, place.with_name(f"{place.name}-data"))
     row = {"name": name, "version": holder.version, "run_id": holder.run_id, "tags": holder.tags}
     files = {"file": str(file), "trained_on": trained_on and str(trained_on)}
-    return answer | files | {"champion": row, "contests": read_contests(client, name).as_json()}
+    return answer | files | {"champion": row, "contests": read_contests(client, model).as_json()}
 
 
-def read_contests(client: Any, name: str) -> Contests:
-    """Return the contests of a model; without a tag, those in its versions' tags, as earlier versions wrote them."""
-    text = client.get_registered_model(name).tags.get(CONTESTS_TAG)
+def read_contests(client: Any, model: Any) -> Contests:
+    """Return the contests of a registered model: by its tag, or by its versions' tags of earlier versions."""
+    name, text = model.name, model.tags.get(CONTESTS_TAG)
     if text is not None:
         return Contests.from_json(text)
     rows = _all_pages(partial(client.search_model_versions, f"name = '{name}' AND tags.`promotion.method` LIKE '%'"))
@@ -252,7 +253,7 @@ def contests_of(runs: Runs, name: str) -> Contests:
         UserError: MLflow doesn't answer.
     """
     with open_client(runs) as client:
-        return read_contests(client, name)
+        return read_contests(client, client.get_registered_model(name))
 
 
 def count_contest(runs: Runs, name: str, contest: Contest) -> None:
@@ -268,7 +269,7 @@ def count_contest(runs: Runs, name: str, contest: Contest) -> None:
 def write_contest(client: Any, runs: Runs, name: str, contest: Contest) -> None:
     """Add a contest to the tag of its model."""
     with locked(runs.work / "promotion.lock"):
-        contests = read_contests(client, name).with_contest(contest)
+        contests = read_contests(client, client.get_registered_model(name)).with_contest(contest)
         client.set_registered_model_tag(name, CONTESTS_TAG, contests.as_json())
 
 
@@ -303,7 +304,7 @@ def roll_back(runs: Runs, name: str) -> tuple[str, str]:
         find_version(registered, name)
     with open_client(runs) as client:
         for _ in range(ROLLBACK_ATTEMPTS):
-            champions, champion = read_champions(client, name)
+            champions, champion = read_champions(client.get_registered_model(name))
             former = champions.predecessor(champion, numbers)
             if champion is None or former is None:
                 lack = "no champion" if champion is None else f"no champion before version {champion}"

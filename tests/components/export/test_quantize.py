@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from torchmill.components.data.samples import Samples, read_sample
+from torchmill.components.export import export as exports
 from torchmill.components.export import quantize as smaller
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import ParityError, export
@@ -84,7 +85,9 @@ def test_asked_for_it_is_there_or_the_export_fails(trained, toy, toy_test, tmp_p
     wide = CONFIG.model_copy(update={"budget": 0.1})
     ref = export(trained, toy, toy_test, wide, {}, tmp_path, calibration=read_sample(toy, 64, 0))
     assert [one.path.name for one in ref.smaller] == ["model.int8.onnx"]
-    assert json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]["accepted"] is True
+    verdict = json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]
+    assert verdict["accepted"] is True and all(gate["passed"] for gate in verdict["gates"])
+    assert {"labels", "pictures", "constant"} < {gate["name"] for gate in verdict["gates"]}
     none = CONFIG.model_copy(update={"budget": 0.0})
     with pytest.raises(ParityError, match="There is no int8 model: it loses"):
         export(trained, toy, toy_test, none, {}, tmp_path, calibration=read_sample(toy, 64, 0))
@@ -115,3 +118,19 @@ def test_half_of_the_bits_answer_alike(exported, core, build, toy, toy_test, tmp
     )
     assert small[0].dtype == np.float32 and 0 < np.abs(small[0] - plain[0]).max() < 0.05
     assert list(small[2]) == list(plain[2])
+
+
+@pytest.mark.parametrize("bits", ["int8", "fp16"])
+def test_a_smaller_model_whose_labels_are_wrong_is_refused(bits, trained, toy, toy_test, tmp_path, faster, monkeypatch):
+    write = exports.WRITERS["complete"]
+
+    def wrong(core, data, metadata, path, temperature) -> None:
+        is_small = path.name == exports.SMALLER[bits]
+        classes = data.classes[::-1] if is_small else data.classes
+        write(core, data.model_copy(update={"classes": classes}), metadata, path, temperature)
+
+    monkeypatch.setitem(exports.WRITERS, "complete", wrong)
+    config = CONFIG.model_copy(update={"int8": "off", bits: "on", "budget": 0.1})
+    with pytest.raises(ParityError, match=rf"There is no {bits} model: it fails a check: labels: .* not those of the"):
+        export(trained, toy, toy_test, config, {}, tmp_path, calibration=read_sample(toy, 64, 0))
+    assert not (tmp_path / exports.SMALLER[bits]).exists()
