@@ -241,7 +241,8 @@ def _gates_of_smaller(
     apart = float(np.abs(outputs / judge.units - judge.outputs).max())
     judge = replace(judge, allowed=max(judge.allowed, SMALLER_ROOM * apart))
     model = StandardizedModel.of(network.cpu(), data).eval()
-    return gates(Candidate(onnx.load(path), path, model, data, test, judge, temperature))
+    # Its comparison is that of accuracies, and its weights are not of the type that the power gate changes.
+    return gates(Candidate(onnx.load(path), path, model, data, test, judge, temperature), without=("power",))
 
 
 def _check_required(config: ExportConfig, verdicts: Mapping[Bits, Smaller]) -> None:
