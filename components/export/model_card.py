@@ -91,10 +91,11 @@ def _code_lines(model: ExportRef, data: DataRef, metadata: Mapping[str, str], co
     elif not columns and wants == "table.csv":
         wants = "samples.npy"
     pillow = " pillow" * data.field.is_picture
+    beside = " and ".join(f"`{file.path.name}`" for file in (model.onnx, *model.weights))
     lines = [
         "## Use",
         "",
-        f"Save this as `answer.py` beside `{model.onnx.path.name}`:",
+        f"Save this as `answer.py` beside {beside}:",
         "",
         "```python",
         program(model.onnx.path.name, metadata, data, columns).rstrip("\n"),

@@ -242,7 +242,10 @@ class Classification:
     # ONNX model
 
     def describe_output(self, outputs: int) -> str:
-        return f"logits and probabilities, float32 (batch, {outputs}); labels, the likeliest's name (batch)"
+        return (
+            f"logits and probabilities, float32 (batch, {outputs}); labels and index, name and number of the likeliest, "
+            "string and int64 (batch)"
+        )
 
     def exported(self, outputs: Sequence[str], description: str) -> bool:
         return "values" not in outputs and "above 0 is yes" not in description
