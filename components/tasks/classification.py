@@ -243,8 +243,8 @@ class Classification:
 
     def describe_output(self, outputs: int) -> str:
         return (
-            f"logits and probabilities, float32 (batch, {outputs}); labels and index, name and number of the likeliest, "
-            "string and int64 (batch)"
+            f"logits and probabilities, float32 (batch, {outputs}); labels and index, name and number of the "
+            "likeliest, string and int64 (batch)"
         )
 
     def exported(self, outputs: Sequence[str], description: str) -> bool:
