@@ -69,7 +69,8 @@ def by_onnx2tf(model: Path, x: np.ndarray) -> Outputs:
         interpreter = Interpreter(model_path=str(next(Path(folder).glob("*_float32.tflite"))))
         interpreter.allocate_tensors()
         (takes,), gives = interpreter.get_input_details(), interpreter.get_output_details()
-        port = next(port for port in gives if {"logits", "values"} & set(port["name"].split(":")))
+        named = [port for port in gives if {"logits", "values"} & set(port["name"].split(":"))]
+        (port,) = named or gives  # the only output has lost its name
         channels_last = x.ndim == 4 and tuple(takes["shape"]) == (1, *x.shape[2:], x.shape[1])
         for row, sample in enumerate(x[: max(BATCHES)]):
             value = sample.transpose(1, 2, 0) if channels_last else sample

@@ -129,7 +129,7 @@ def _whole(file: Path) -> str:
     try:
         return read_text(file)
     except UserError as error:
-        return Unreadable(error.message.removeprefix(f"{file} "))
+        return Unreadable(error.message.removeprefix(f"{file} ").removesuffix("."))
 
 
 def _text_cells(model: OnnxModel, file: Path) -> tuple[list[str], list[int]]:

@@ -216,7 +216,7 @@ def _values(values: Any, place: str, are_labels: bool = False) -> Values:
         # numpy has no bfloat16
         values = values.float().numpy() if str(values.dtype) == "torch.bfloat16" else values.numpy()
     elif hasattr(values, "to_numpy"):
-        values = values.to_numpy()
+        values = _of_pandas(values)
     if isinstance(values, list | tuple):
         opened = list(values) if are_labels else _opened(list(values), place)
         if isinstance(opened, Pictures | TextFiles):
@@ -235,7 +235,9 @@ def _values(values: Any, place: str, are_labels: bool = False) -> Values:
                 "Fill them in or leave these samples out.",
             )
     if values.dtype.kind not in "biuf" or not values.ndim:
-        raise UserError(f"{place} are {_kind_of(values)}.", "Give numbers or texts.")
+        parts = "Give their magnitude (numpy.abs), or real and imaginary parts side by side."
+        remedy = parts if values.dtype.kind == "c" else "Give numbers or texts."
+        raise UserError(f"{place} are {_kind_of(values)}.", remedy)
     return values
 
 
@@ -331,6 +333,20 @@ def _channels_first(images: np.ndarray, place: str) -> np.ndarray:
     return images.transpose(0, 3, 1, 2) if is_last else images
 
 
+def _of_pandas(values: Any) -> np.ndarray:
+    """Return a DataFrame or a Series as an array: of numbers, if all columns hold some, also of several types.
+
+    Numpy's own conversion makes objects of bool beside floats, and of pandas' nullable integers.
+    """
+    array = values.to_numpy()
+    columns = [column for _, column in values.items()] if hasattr(values, "columns") else [values]
+    types = [getattr(column.dtype, "numpy_dtype", column.dtype) for column in columns]
+    is_whole = not any(column.isna().any() for column in columns)
+    if array.dtype.kind == "O" and is_whole and all(getattr(kind, "kind", "O") in "biuf" for kind in types):
+        return values.astype(np.result_type(*types)).to_numpy()
+    return array
+
+
 def _check_frame(frame: Any, place: str) -> None:
     """Refuse a DataFrame with columns that are no numbers, all of them at once.
 
@@ -354,8 +370,8 @@ def _check_frame(frame: Any, place: str) -> None:
         return
     raise UserError(
         f"{place}: {'; '.join(faults)}.",
-        "Make them numbers (pandas.get_dummies for categories, .astype('int64') // 10**9 for dates, fillna for gaps), "
-        "scale them, or leave them out.",
+        "Make them numbers (pandas.get_dummies for categories, .astype('datetime64[s]').astype('int64') for dates, "
+        "fillna for gaps), scale them, or leave them out.",
     )
 
 

@@ -93,6 +93,37 @@ def test_what_is_not_clear_is_refused_with_its_place(tmp_path, value, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("**pd.get_dummies(pd.Series(['x', 'y'] * 40))", [[1, 0], [0, 1]]),
+        ("d=pd.array([1, None] * 40, dtype='Int64').fillna(0)", [[1], [0]]),
+        ("d=pd.array([1, 3] * 40, dtype='Int64')", [[1], [3]]),
+        ("d=pd.array([True, False] * 40, dtype='boolean'), e=[True, False] * 40", [[1, 1], [0, 0]]),
+        ("d=pd.array([0.5, 2] * 40, dtype='Float32')", [[0.5], [2]]),
+    ],
+)
+def test_columns_of_several_types_of_numbers_are_read(tmp_path, columns, expected):
+    """The remedies for a refused frame lead to such columns."""
+    splits = load(tmp_path, f"frame({columns}), y")
+    rows = every(splits)[:, 2:]
+    assert {tuple(row) for row in rows.tolist()} == {tuple(map(float, row)) for row in expected}
+
+
+def test_nullable_labels_are_classes(tmp_path):
+    splits = load(tmp_path, "frame(), pd.Series(pd.array([1, 2] * 40, dtype='Int64'))")
+    assert splits.task == "classification" and splits.classes == ("1", "2")
+
+
+def test_the_remedy_for_dates_gives_seconds(tmp_path):
+    for unit in ("s", "ms", "us", "ns"):
+        days = f"pd.Series(pd.date_range('2024-01-01', periods=N).as_unit('{unit}'))"
+        splits = load(tmp_path, f"frame(at={days}.astype('datetime64[s]').astype('int64')), y")
+        assert sorted(np.diff(np.sort(every(splits)[:, 2])).tolist()) == [86400.0] * 79
+    with pytest.raises(UserError, match=r"astype\('datetime64\[s\]'\).astype\('int64'\) for dates"):
+        load(tmp_path, "frame(at=pd.date_range('2024-01-01', periods=N)), y")
+
+
 def test_a_frame_with_unix_times_is_centred(tmp_path):
     splits = load(tmp_path, "frame(at=1_700_000_000 + np.arange(N)), y")
     assert isinstance(splits.columns, Columns) and splits.columns.columns[2].offset
