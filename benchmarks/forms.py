@@ -25,7 +25,7 @@ from torchmill.components.onnx_model.run import as_taken
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
 
-ROUNDS, SECONDS = 9, 0.3
+ROUNDS, SECONDS = 25, 0.15
 MAKERS: dict[str, tuple[str, Callable[[Path], DataRef]]] = {
     "SimpleCNN": ("simple_cnn", toy_data),
     "Transformer": ("transformer", toy_tokens),

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.measure import Claim, in_turn
 from torchmill.components.runs.fingerprint import StepFingerprint
 
-FEW, MANY, ROUNDS = 10, 10_000, 3
+FEW, MANY, ROUNDS = 10, 10_000, 5
 COMMANDS = {
     "report last": ("report", "last"),
     "models": ("models",),

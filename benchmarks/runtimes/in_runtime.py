@@ -70,10 +70,15 @@ def by_onnx2tf(model: Path, x: np.ndarray) -> Outputs:
         interpreter.allocate_tensors()
         (takes,), gives = interpreter.get_input_details(), interpreter.get_output_details()
         named = [port for port in gives if {"logits", "values"} & set(port["name"].split(":"))]
-        (port,) = named or gives  # the only output has lost its name
+        if not named and len(gives) > 1:
+            raise RuntimeError(f"the outputs have lost their names: {', '.join(port['name'] for port in gives)}")
+        (port,) = named or gives
         channels_last = x.ndim == 4 and tuple(takes["shape"]) == (1, *x.shape[2:], x.shape[1])
         for row, sample in enumerate(x[: max(BATCHES)]):
             value = sample.transpose(1, 2, 0) if channels_last else sample
+            if tuple(takes["shape"]) != (1, *value.shape):  # a free length, which it takes for 1
+                interpreter.resize_tensor_input(takes["index"], (1, *value.shape))
+                interpreter.allocate_tensors()
             interpreter.set_tensor(takes["index"], value[None].astype(takes["dtype"]))
             interpreter.invoke()
             yield slice(row, row + 1), interpreter.get_tensor(port["index"])

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torchmill.components.initialization.standardized_model import StandardizedM
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.bare import filled, fixed_sizes
 from torchmill.components.onnx_model.run import answers, as_taken, run
-from torchmill.components.onnx_model.session import open_session
+from torchmill.components.onnx_model.session import open_session, weights_beside
 from torchmill.components.refs import DataRef, ExportRef, FileRef
 
 logger = logging.getLogger("torchmill")
@@ -80,12 +80,7 @@ def export(
     files = {form: folder / name for form, name in FORMS.items() if config.form in (form, "both")}
     rejected = {form: _rejected(file) for form, file in files.items()}
     builds = {form: _build(WRITERS[form], data, metadata, temperature) for form in files}
-    with temporary_folder() as scratch, contextlib.ExitStack() as stack:
-        core, plain = export_core(network, data), scratch / "core.onnx"
-        if offload(core, folder / WEIGHTS[names.COMPLETE]):
-            plain = folder / "core.onnx"  # an ONNX file lies beside its weights
-            stack.callback(plain.unlink, missing_ok=True)
-        write_bare(core, data, metadata, plain, temperature)
+    with _core_file(network, data, metadata, temperature, folder) as plain:
         for form, build in builds.items():
             own = form == names.BARE and (config.batch or config.opset != OPSET)
             bare = export_core(network, data, config.batch, config.opset) if own else ir.load(plain)
@@ -105,20 +100,46 @@ def export(
             _check_required(config, smaller)
     for form, file in files.items():
         rejected[form].replace(file)
-    main, *others = files.values()
+    main = next(iter(files.values()))
     _write_example(main, data, test, folder / "example.npz")
     write_text(folder / TRITON, triton_config(main))
+    return _published(list(files.values()), list(proofs.values()), folder)
+
+
+def _published(files: Sequence[Path], proofs: "Sequence[Proof]", folder: Path) -> ExportRef:
+    """Return the reference of an export; weights that none of its files uses are removed."""
+    main, *others = files
+    smaller = [path for name in SMALLER.values() if (path := folder / name).exists()]
+    used = set().union(*(weights_beside(onnx.load(file, load_external_data=False)) for file in (*files, *smaller)))
+    for name in set(WEIGHTS.values()) - used:
+        (folder / name).unlink(missing_ok=True)
     return ExportRef(
         onnx=FileRef.of(main),
         bare=FileRef.of(others[0]) if others else None,
         report=FileRef.of(folder / "parity.json"),
-        max_abs_diff=max(proof.parity.max_abs_diff for proof in proofs.values()),
-        agreement=min(proof.parity.agreement for proof in proofs.values()),
+        max_abs_diff=max(proof.parity.max_abs_diff for proof in proofs),
+        agreement=min(proof.parity.agreement for proof in proofs),
         example=FileRef.of(folder / "example.npz"),
         triton=FileRef.of(folder / TRITON),
-        smaller=tuple(FileRef.of(path) for name in SMALLER.values() if (path := folder / name).exists()),
-        weights=tuple(FileRef.of(path) for name in WEIGHTS.values() if (path := folder / name).exists()),
+        smaller=tuple(map(FileRef.of, smaller)),
+        weights=tuple(FileRef.of(folder / name) for name in sorted(used, reverse=True)),
     )
+
+
+@contextlib.contextmanager
+def _core_file(
+    network: nn.Module, data: DataRef, metadata: Mapping[str, str], temperature: float, folder: Path
+) -> Generator[Path]:
+    """Yield a temporary file with the network alone; weights that are too large for it go into ``folder``."""
+    with temporary_folder() as scratch:
+        core = export_core(network, data)
+        # An ONNX file lies beside its weights.
+        file = (folder if offload(core, folder / WEIGHTS[names.COMPLETE]) else scratch) / "core.onnx"
+        try:
+            write_bare(core, data, metadata, file, temperature)
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,15 @@ def open_session(
     return onnxruntime.InferenceSession(source, options, providers=list(providers))
 
 
-def has_weights_beside(proto: "onnx.ModelProto") -> bool:
-    """Return whether weights of a model are in another file."""
-    return any(tensor.external_data for tensor in proto.graph.initializer)
+def weights_beside(proto: "onnx.ModelProto") -> set[str]:
+    """Return the names of the files with weights of a model, beside its own; most have none."""
+    entries = (entry for tensor in proto.graph.initializer for entry in tensor.external_data)
+    return {entry.value for entry in entries if entry.key == "location"}
 
 
 def open_changed(proto: "onnx.ModelProto", file: Path) -> "onnxruntime.InferenceSession":
     """Open a changed model, whose weights may still be in another file beside its own."""
-    if not has_weights_beside(proto):
+    if not weights_beside(proto):
         return open_session(proto.SerializeToString())
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".onnx") as changed:
         changed.write(proto.SerializeToString())

@@ -5,6 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from torchmill.components.onnx_model.session import weights_beside
 from torchmill.components.tracking.registry import set_challenger
 
 ASK_TAG = "torchmill.ask"
@@ -41,8 +42,8 @@ def _log_model(run_id: str, experiment_id: str, name: str, file: Path, example: 
     from mlflow.types import Schema, TensorSpec
 
     proto = onnx.load(file, load_external_data=False)
-    has_weights_beside = any(tensor.external_data for tensor in proto.graph.initializer)
-    if has_weights_beside:
+    is_large = bool(weights_beside(proto))
+    if is_large:
         onnx.load_external_data_for_model(proto, str(file.parent))
     arrays = np.load(example)
     (graph_input,) = proto.graph.input
@@ -67,6 +68,6 @@ def _log_model(run_id: str, experiment_id: str, name: str, file: Path, example: 
         # Without this list, MLflow runs the model to infer the requirements: up to half a minute.
         pip_requirements=[f"{library}=={metadata.version(library)}" for library in ("onnxruntime", "onnx", "numpy")],
         onnx_execution_providers=["CPUExecutionProvider"],
-        save_as_external_data=has_weights_beside,
+        save_as_external_data=is_large,
     )
     return info.registered_model_version

@@ -13,7 +13,7 @@ from torchmill.components.export import export as exports
 from torchmill.components.export import gates, to_onnx
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.onnx_model.model import open_model
-from torchmill.components.onnx_model.session import has_weights_beside
+from torchmill.components.onnx_model.session import weights_beside
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_both_forms_share_a_file_of_weights(trained, toy, toy_test, tmp_path, sm
     }
     for file in (large.onnx, large.bare):
         proto = onnx.load(file.path, load_external_data=False)
-        assert has_weights_beside(proto) and file.path.stat().st_size < 40_000 < weights.stat().st_size
+        assert weights_beside(proto) and file.path.stat().st_size < 40_000 < weights.stat().st_size
         onnx.checker.check_model(str(file.path), full_check=True)
     monkeypatch.undo()
     plain = export(trained, toy, toy_test, tmp_path / "plain")
@@ -57,7 +57,8 @@ def test_both_forms_share_a_file_of_weights(trained, toy, toy_test, tmp_path, sm
 
 def test_a_bare_form_of_its_own_has_its_own_weights(trained, toy, toy_test, tmp_path, small_files):
     ref = export(trained, toy, toy_test, tmp_path, batch=2, form="bare")
-    assert sorted(file.path.name for file in ref.weights) == ["model.bare.weights", "model.weights"]
+    assert [file.path.name for file in ref.weights] == ["model.bare.weights"]
+    assert not (tmp_path / "model.weights").exists()  # those of the form that was not asked for
     assert open_model(ref.onnx.path).outputs(toy_test.inputs[:2].numpy()).shape == (2, 10)
 
 
@@ -87,6 +88,6 @@ def test_small_errors_in_weights_beside_a_model_are_noticed(trained, toy, toy_te
     proto = onnx.load(ref.onnx.path, load_external_data=False)
     monkeypatch.setattr(gates, "MOST_NOISY", 50_000)
     noisy = gates._noisy(proto, 1e-2, tmp_path)
-    assert noisy and has_weights_beside(noisy)  # the largest are too large to be changed
+    assert noisy and weights_beside(noisy)  # the largest are too large to be changed
     changed = [weight.name for weight in noisy.graph.initializer if weight not in proto.graph.initializer]
     assert changed
