@@ -90,9 +90,7 @@ def large(name: str, folder: Path, data: DataRef, size: tuple[int, int]) -> Clai
         ROUNDS,
     )
     beside = f"Pillow, then the bare form, {size[1]}×{size[0]}"
-    return Claim(
-        "complete ONNX form, a large picture", beside, figures["complete"], figures["Pillow and bare"], "µs", "≤ 1"
-    )
+    return Claim("complete ONNX form", beside, figures["complete"], figures["Pillow and bare"], "µs", "≤ 1")
 
 
 def microseconds(call: Callable[[], object]) -> float:

@@ -33,6 +33,9 @@ def _cell(models: Mapping[str, Mapping[str, Any]], form: str) -> str:
         return "equal"
     if len(refused) == len(findings):
         return "refused"
+    equal = [name for name in findings if name not in refused]
+    if len(equal) < len(refused):
+        return f"equal for {', '.join(equal)}; others refused"
     return f"equal; refused for {', '.join(refused)}"
 
 
