@@ -35,8 +35,8 @@ def _cell(models: Mapping[str, Mapping[str, Any]], form: str) -> str:
         return "refused"
     equal = [name for name in findings if name not in refused]
     if len(equal) < len(refused):
-        return f"equal for {', '.join(equal)}; others refused"
-    return f"equal; refused for {', '.join(refused)}"
+        return f"{', '.join(equal)} equal; others refused"
+    return f"equal; {', '.join(refused)} refused"
 
 
 def measured() -> dict[str, Any]:
