@@ -39,7 +39,7 @@ def test_its_network_trains_and_its_python_runs(shared: Place):
 
 def test_snippets_of_pages_that_need_a_run_give_what_they_say(shared: Place):
     folder = shared.folder
-    resume, deploy, registry = (DOCS / name for name in NEEDS_A_RUN)
+    resume, deploy, _, registry = (DOCS / name for name in NEEDS_A_RUN)
     (script,) = scripts(resume)
     assert "'fit': 'ran'" in run_snippet(script.text, folder, shared.environment)
 
