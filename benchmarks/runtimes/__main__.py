@@ -17,7 +17,7 @@ from benchmarks.tables import with_table
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
 from torchmill.components.data.samples import read_test
 from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
-from torchmill.components.onnx_model.bare import standardized
+from torchmill.components.onnx_model.bare import prepared_inputs
 from torchmill.components.onnx_model.run import as_taken
 from torchmill.components.onnx_model.session import open_session
 
@@ -127,8 +127,7 @@ def write_models(place: Path) -> list[tuple[Path, Path]]:
         write_complete(core, data, {}, complete)
         x = as_taken(test.inputs[:8])
         y = open_session(complete).run(None, {data.field.onnx_input: x})[0]
-        metadata = open_session(bare).get_modelmeta().custom_metadata_map
-        prepared = standardized(x, metadata) if data.field.is_picture else x
+        prepared = prepared_inputs(x, open_session(bare).get_modelmeta().custom_metadata_map)
         for file, inputs in ((complete, x), (bare, prepared)):
             np.savez(file.with_suffix(".npz"), x=inputs, y=y)
             files.append((file, file.with_suffix(".npz")))

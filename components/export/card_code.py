@@ -98,7 +98,7 @@ def program(file: str, metadata: Mapping[str, str], data: DataRef, columns: Colu
         columns: columns of the table that the model was trained on.
     """
     task, bare = data.task_object, is_bare(metadata)
-    read, items = data.field.card_code(data.shape, data.rules, columns)
+    read, items, _ = data.field.card_code(data.shape, data.rules, columns)
     entries = {
         "input": data.field.bare_input if bare else data.field.onnx_input,
         "output": names.PROBABILITIES if task.has_probabilities and not bare else task.onnx_output,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -27,9 +26,10 @@ from torchmill.components.export.triton import triton_config
 from torchmill.components.files import temporary_folder, write_arrays, write_text
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.bare import filled, fixed_sizes
+from torchmill.components.onnx_model.bare import fixed_sizes
+from torchmill.components.onnx_model.proto import read_without_weights, weights_beside
 from torchmill.components.onnx_model.run import answers, as_taken, run
-from torchmill.components.onnx_model.session import open_session, weights_beside
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, ExportRef, FileRef
 
 logger = logging.getLogger("torchmill")
@@ -110,7 +110,7 @@ def _published(files: Sequence[Path], proofs: "Sequence[Proof]", folder: Path) -
     """Return the reference of an export; weights that none of its files uses are removed."""
     main, *others = files
     smaller = [path for name in SMALLER.values() if (path := folder / name).exists()]
-    used = set().union(*(weights_beside(onnx.load(file, load_external_data=False)) for file in (*files, *smaller)))
+    used = set().union(*(weights_beside(read_without_weights(file)) for file in (*files, *smaller)))
     for name in set(WEIGHTS.values()) - used:
         (folder / name).unlink(missing_ok=True)
     return ExportRef(
@@ -184,8 +184,7 @@ def _proven(
         is_fixed = form == names.BARE and config.batch is not None
         sizes = (config.batch or 1,) if is_fixed else config.batch_sizes
         parity = compare(file, network, data, test, sizes, config.tolerance, reference)
-        proto = onnx.load(file, load_external_data=False)
-        candidate = Candidate(proto, file, model, data, test, parity.judge, temperature)
+        candidate = Candidate(file, model, data, test, parity.judge, temperature)
         if parity.passed:
             proof = Proof(parity, tuple(gates(candidate)))
         else:
@@ -257,13 +256,13 @@ def _write_smaller(
 def _gates_of_smaller(
     network: nn.Module, data: DataRef, test: Samples, temperature: float, judge: Judgement, path: Path
 ) -> list[Gate]:
-    """Run the gates on a smaller model, whose outputs may differ from the network's by a multiple of what they do."""
-    _, outputs = run(open_session(path), test, JUDGE_BATCH)
-    apart = float(np.abs(outputs / judge.units - judge.outputs).max())
-    judge = replace(judge, allowed=max(judge.allowed, SMALLER_ROOM * apart))
+    """Run the gates on a smaller model: they allow a multiple of its difference from the network on the test split."""
     model = StandardizedModel.of(network.cpu(), data).eval()
+    candidate = Candidate(path, model, data, test, judge, temperature)
+    apart = candidate.difference(run(open_session(path), test, JUDGE_BATCH)[1])
+    allowed = max(judge.allowed, SMALLER_ROOM * apart)
     # Its comparison is that of accuracies, and its weights are not of the type that the power gate changes.
-    return gates(Candidate(onnx.load(path), path, model, data, test, judge, temperature), without=("power",))
+    return gates(replace(candidate, judge=replace(judge, allowed=allowed)), without=("power",))
 
 
 def _check_required(config: ExportConfig, verdicts: Mapping[Bits, Smaller]) -> None:
@@ -278,10 +277,9 @@ def _write_example(model: Path, data: DataRef, test: Samples, path: Path) -> Non
     """Write a few test inputs and the model's outputs for them."""
     session = open_session(model)
     (taken,) = session.get_inputs()
-    sizes = fixed_sizes(taken.shape)
-    samples = sizes[0] or EXAMPLES
+    samples = fixed_sizes(taken.shape)[0] or EXAMPLES
     batches, _ = run(session, test.first(samples), samples)
-    inputs = {taken.name: filled(batches[0], sizes)}
+    inputs = {taken.name: batches[0]}
     outputs_named = [output.name for output in session.get_outputs()]
     outputs = zip(outputs_named, answers(session, outputs_named, **inputs), strict=True)
     write_arrays(path, {**inputs, **{name: _plain(values) for name, values in outputs}})
@@ -291,7 +289,7 @@ def _divergence(candidate: Candidate) -> str:
     """Return the first layer at which a model and its network differ; empty if the model doesn't run."""
     inputs, _ = candidate.test.first(2).take(torch.arange(min(2, len(candidate.test))))
     try:
-        return first_divergence(candidate.proto, candidate.model, as_taken(inputs), candidate.inputs(2), candidate.file)
+        return first_divergence(candidate.file, candidate.model, as_taken(inputs), candidate.inputs(2))
     except Exception:  # onnxruntime's errors share no base class; the comparison has reported them already
         return ""
 

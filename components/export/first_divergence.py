@@ -8,20 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.onnx_model.proto import open_changed, read_without_weights
 from torchmill.components.onnx_model.run import answers
-from torchmill.components.onnx_model.session import open_changed
 
 NEAR = 1e-3
 """Largest relative difference of two equal values; real faults are mostly far greater."""
 
 
-def first_divergence(
-    proto: onnx.ModelProto,
-    model: StandardizedModel,
-    inputs: np.ndarray,
-    taken: np.ndarray | None = None,
-    file: Path = Path(),
-) -> str:
+def first_divergence(file: Path, model: StandardizedModel, inputs: np.ndarray, taken: np.ndarray | None = None) -> str:
     """Run both on the same inputs and return the layers between which they part, in words.
 
     A layer counts as equal if any tensor of the graph has the same values, in any shape: the exporter keeps no names,
@@ -31,10 +25,9 @@ def first_divergence(
         model: the network in eval mode, on the CPU.
         inputs: inputs for ``model``.
         taken: the same as the ONNX model takes them; None if it takes them as they are.
-        file: the model's own file, beside which large weights are.
     """
     layers = _outputs_of_layers(model, inputs)
-    values = _inner_values(proto, next(iter(proto.graph.input)).name, inputs if taken is None else taken, file)
+    values = _inner_values(file, inputs if taken is None else taken)
     equal = [_is_among(output, values) for _, output in layers]
     if not any(equal):
         return f"in what comes before or in the first layer, {layers[0][0]}" if layers else "in the network itself"
@@ -65,9 +58,9 @@ def _outputs_of_layers(model: StandardizedModel, inputs: np.ndarray) -> list[tup
     return layers
 
 
-def _inner_values(proto: onnx.ModelProto, name: str, inputs: np.ndarray, file: Path) -> list[np.ndarray]:
-    wider = onnx.ModelProto()
-    wider.CopyFrom(proto)
+def _inner_values(file: Path, inputs: np.ndarray) -> list[np.ndarray]:
+    wider = read_without_weights(file)
+    name = wider.graph.input[0].name
     outputs = {value.name for value in wider.graph.output}
     for node in wider.graph.node:
         inner = [value for value in node.output if value and value not in outputs]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,8 @@ from torchmill.components.export.parity import Judgement, predict_double, scale
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.bare import filled, is_bare, prepared_inputs
+from torchmill.components.onnx_model.proto import metadata_of, open_changed, read_without_weights
 from torchmill.components.onnx_model.run import answers, as_taken
-from torchmill.components.onnx_model.session import open_changed
 from torchmill.components.refs import DataRef
 from torchmill.components.wording import percent
 
@@ -55,8 +56,6 @@ class Gate:
 class Candidate:
     """An ONNX model to check, with the network, data and outputs to compare it with."""
 
-    proto: onnx.ModelProto
-    """The model, without weights that are in a file beside its own."""
     file: Path
     model: StandardizedModel
     """The network that it was exported from, in eval mode, on the CPU."""
@@ -70,9 +69,14 @@ class Candidate:
     def is_bare(self) -> bool:
         return is_bare(self.metadata)
 
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The model, without weights that are in a file beside its own."""
+        return read_without_weights(self.file)
+
     @property
     def metadata(self) -> dict[str, str]:
-        return {entry.key: entry.value for entry in self.proto.metadata_props}
+        return metadata_of(self.proto)
 
     @property
     def sizes(self) -> list[int | None]:
@@ -301,8 +305,7 @@ def _noisy(proto: onnx.ModelProto, noise: float, folder: Path) -> onnx.ModelProt
 
     Of weights in a file beside the model, those are changed that fit into the model.
     """
-    room = MOST_NOISY
-    changed, rng, has_weights = onnx.ModelProto(), np.random.default_rng(0), False
+    room, changed, rng, has_weights = MOST_NOISY, onnx.ModelProto(), np.random.default_rng(0), False
     changed.CopyFrom(proto)
     for weight in changed.graph.initializer:
         size = 4 * int(np.prod(weight.dims))

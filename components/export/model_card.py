@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.errors import shortened
 from torchmill.components.export.card_code import around_network, program
 from torchmill.components.files import write_text
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.bare import is_bare
+from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.state_files import require_json
 from torchmill.components.tasks import shown
@@ -35,7 +34,7 @@ def write_card(
         made_by: origin of the model by name: run, commit and the like. Empty values are left out.
     """
     parity = require_json(model.report.path, dict, "Run the same command again: the export is done anew.")
-    metadata = metadata_of(model.onnx.path)
+    metadata = metadata_of(read_without_weights(model.onnx.path))
     columns = None
     if not data.field.is_sequence and names.COLUMNS in metadata:
         columns = Columns.from_json(metadata[names.COLUMNS])
@@ -52,12 +51,6 @@ def write_card(
     path = folder / "MODEL_CARD.md"
     write_text(path, "\n".join(lines) + "\n")
     return path
-
-
-def metadata_of(file: Path) -> dict[str, str]:
-    """Return the metadata of an ONNX file."""
-    proto = onnx.load(str(file), load_external_data=False)
-    return {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def _summary_lines(network: NetworkRef, data: DataRef, scores: EvaluationRef) -> list[str]:
@@ -85,12 +78,9 @@ def _interface_lines(input_name: str, data: DataRef, metadata: Mapping[str, str]
 
 def _code_lines(model: ExportRef, data: DataRef, metadata: Mapping[str, str], columns: Columns | None) -> list[str]:
     """Return a program that answers files, and Python for the bare form."""
-    wants = "photo.jpg other.png" if data.field.is_picture else "texts.txt" if data.field.is_sequence else "table.csv"
-    if data.field.is_sequence and data.rules.text_per == "file":
-        wants = "one.txt two.txt"
-    elif not columns and wants == "table.csv":
-        wants = "samples.npy"
-    pillow = " pillow" * data.field.is_picture
+    code = program(model.onnx.path.name, metadata, data, columns)
+    arguments = data.field.card_code(data.shape, data.rules, columns).arguments
+    pillow = " pillow" * ("from PIL " in code)
     beside = " and ".join(f"`{file.path.name}`" for file in (model.onnx, *model.weights))
     lines = [
         "## Use",
@@ -98,13 +88,13 @@ def _code_lines(model: ExportRef, data: DataRef, metadata: Mapping[str, str], co
         f"Save this as `answer.py` beside {beside}:",
         "",
         "```python",
-        program(model.onnx.path.name, metadata, data, columns).rstrip("\n"),
+        code.rstrip("\n"),
         "```",
         "",
         "```bash",
         "python -m venv env",
         f"env/bin/python -m pip install onnxruntime numpy{pillow}",
-        f"env/bin/python answer.py {wants}",
+        f"env/bin/python answer.py {arguments}",
         "```",
         "",
     ]
@@ -120,7 +110,7 @@ def _code_lines(model: ExportRef, data: DataRef, metadata: Mapping[str, str], co
             "```python",
             "# preprocess.py",
             "import numpy as np\n",
-            around_network(metadata_of(model.bare.path), data).rstrip("\n"),
+            around_network(metadata_of(read_without_weights(model.bare.path)), data).rstrip("\n"),
             "```",
             "",
         ]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import onnx
 
+from torchmill.components.onnx_model.proto import read_without_weights
+
 TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "TYPE_UINT8",
     onnx.TensorProto.INT64: "TYPE_INT64",
@@ -23,7 +25,7 @@ def triton_config(file: Path) -> str:
     Triton collects requests of the same shape into batches, unless the model's batch size is fixed.
     Source: "Model Configuration" in the user guide of Triton Inference Server.
     """
-    graph = onnx.load(str(file), load_external_data=False).graph
+    graph = read_without_weights(file).graph
     (entry,) = graph.input
     is_fixed = bool(_sides(entry)[0] > 0)
     lines = [

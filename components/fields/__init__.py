@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.reading.rules import USUAL, ReadingRules
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 Sums = dict[str, Any]
 """Sums over inputs by name, which can be added up."""
+
+
+class CardCode(NamedTuple):
+    """Python for the model card that reads inputs."""
+
+    read: str
+    """Definition of ``read(item)``, which returns an input without its batch dimension."""
+    items: str
+    """Expression for pairs of a name and an item, from the command line."""
+    arguments: str
+    """Example of the arguments on the command line."""
 
 
 class Field(Protocol):
@@ -104,10 +115,8 @@ class Field(Protocol):
         """Return a graph from raw inputs to those of training; None if they are the same."""
         ...
 
-    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> tuple[str, str]:
-        """Return Python for the model card: code that defines ``read(item)``, which returns an input without its batch
-        dimension, and an expression for pairs of a name and an item, from the command line.
-        """
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> CardCode:
+        """Return Python for the model card that reads inputs."""
         ...
 
     def batch(self, samples: Sequence[Any], vocabulary: "Vocabulary | None") -> "np.ndarray":

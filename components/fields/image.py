@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchmill.components.fields import Sums
+from torchmill.components.fields import CardCode, Sums
 from torchmill.components.reading.rules import TOP, USUAL, WHITE, ReadingRules
 
 if TYPE_CHECKING:
@@ -156,11 +156,12 @@ class Image:
         )
         return saying(pictures(channels, height, width, rules.ground).to_model_proto(), words)
 
-    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> tuple[str, str]:
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> CardCode:
         channels, height, width = shape
         sides = (height, width, channels)
         if channels not in (1, 3):
-            return Template(ARRAYS).substitute(sides=sides), "enumerate(np.load(sys.argv[1]), 1)"
+            code = Template(ARRAYS).substitute(sides=sides)
+            return CardCode(code, "enumerate(np.load(sys.argv[1]), 1)", "pixels.npy")
         ground = f'Image.alpha_composite(Image.new("RGBA", image.size, ({rules.ground},) * 3), image)'
         code = Template(READ).substitute(
             side=2 * max(height, width),
@@ -171,7 +172,7 @@ class Image:
             size=(width, height),
             sides=sides,
         )
-        return code, "zip(sys.argv[1:], sys.argv[1:])"
+        return CardCode(code, "zip(sys.argv[1:], sys.argv[1:])", "photo.jpg other.png")
 
     # Predictions
 

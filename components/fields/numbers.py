@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchmill.components.encoding.columns import FILE, Columns
-from torchmill.components.fields import Sums
+from torchmill.components.fields import CardCode, Sums
 from torchmill.components.reading.rules import USUAL, ReadingRules
 from torchmill.components.reading.tables import MISSING
 
@@ -127,11 +127,13 @@ class Numbers:
 
         return saying(finite.to_model_proto(), "features must be finite numbers, and some are nan or infinite")
 
-    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: Columns | None) -> tuple[str, str]:
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: Columns | None) -> CardCode:
         if not columns:
-            return Template(ARRAYS).substitute(shape=shape), "enumerate(np.load(sys.argv[1]), 1)"
+            code = Template(ARRAYS).substitute(shape=shape)
+            return CardCode(code, "enumerate(np.load(sys.argv[1]), 1)", "samples.npy")
         code = Template(ROW).substitute(missing=sorted(MISSING), largest=float(np.finfo(np.float32).max), shape=shape)
-        return code, 'enumerate(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter), 1)'
+        rows = 'csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)'
+        return CardCode(code, f"enumerate({rows}, 1)", "table.csv")
 
     # Predictions
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchmill.components.encoding.vocabulary import FILE, PADDING, UNKNOWN, WORD, Vocabulary
-from torchmill.components.fields import Sums
+from torchmill.components.fields import CardCode, Sums
 from torchmill.components.reading.rules import USUAL, ReadingRules
 from torchmill.components.wording import percent
 
@@ -38,21 +38,15 @@ def encode(text):  # 1 is unknown; an empty text is one unknown token
 """
 """Python that encodes texts as ``Vocabulary.encode`` does."""
 
-LINE = """\
-def read(text):  # to answer several at once, pad them to the same length with 0
+READ = """\
+def read($item):  # to answer several at once, pad them to the same length with 0
+    text = $text
     if not text.strip():
         raise ValueError("it is empty")
     return np.array(encode(text), np.int64)
-
-
-lines = Path(sys.argv[1]).read_bytes().decode("utf-8-sig").removesuffix("\\n").split("\\n")
 """
-FILE_OF_TEXT = """\
-def read(file):  # to answer several at once, pad them to the same length with 0
-    text = Path(file).read_bytes().decode("utf-8-sig")
-    if not text.strip():
-        raise ValueError("it is empty")
-    return np.array(encode(text), np.int64)
+LINES = """\
+lines = Path(sys.argv[1]).read_bytes().decode("utf-8-sig").removesuffix("\\n").split("\\n")
 """
 
 
@@ -123,11 +117,13 @@ class Tokens:
 
         return texts(vocabulary_size, shape[0]).to_model_proto()
 
-    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> tuple[str, str]:
+    def card_code(self, shape: tuple[int, ...], rules: ReadingRules, columns: "Columns | None") -> CardCode:
         encode = Template(ENCODE).substitute(pattern=WORD.pattern)
         if rules.text_per == "file":
-            return f"{encode}\n\n{FILE_OF_TEXT}", "zip(sys.argv[1:], sys.argv[1:])"
-        return f"{encode}\n\n{LINE}", "enumerate(lines, 1)"
+            read = Template(READ).substitute(item="file", text='Path(file).read_bytes().decode("utf-8-sig")')
+            return CardCode(f"{encode}\n\n{read}", "zip(sys.argv[1:], sys.argv[1:])", "one.txt two.txt")
+        read = Template(READ).substitute(item="line", text="line")
+        return CardCode(f"{encode}\n\n{read}\n\n{LINES}", "enumerate(lines, 1)", "texts.txt")
 
     # Predictions
 

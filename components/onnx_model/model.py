@@ -18,6 +18,7 @@ from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.bare import filled, fixed_sizes, is_bare, prepared_inputs, standardized
+from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.onnx_model.sizes import EXPORTED, check_memory, check_tensors
 from torchmill.components.reading.rules import ReadingRules
@@ -205,7 +206,7 @@ def open_model(file: Path) -> OnnxModel:
     if len(session.get_inputs()) != 1 or session.get_inputs()[0].type not in TAKEN:
         inputs = ", ".join(f"{taken.name} ({taken.type})" for taken in session.get_inputs())
         raise UserError(f"{file} takes {inputs}: not one input of pixels, tokens or numbers.", EXPORTED)
-    metadata = {_text(entry.key): _text(entry.value) for entry in proto.metadata_props}
+    metadata = metadata_of(proto)
     kind = _kind(session, metadata, file)
     task = _task(session, metadata)
     labels = _labels(session, metadata, file)
@@ -223,7 +224,7 @@ def _parsed(file: Path) -> onnx.ModelProto:
         raise UserError(f"Cannot read {file}: {error.strerror}.", nearest(file.name, beside)) from None
     check_memory(file, size)
     try:
-        proto = onnx.load(str(file), load_external_data=False)
+        proto = read_without_weights(file)
     except DecodeError:
         raise UserError(f"{file} is not an ONNX file.", EXPORTED) from None
     except OSError as error:
@@ -238,11 +239,6 @@ def _session(file: Path) -> "onnxruntime.InferenceSession":
         return open_session(file, spinning=False)  # the next inputs are decoded meanwhile
     except Exception as error:  # onnxruntime's errors share no base class
         raise UserError(f"onnxruntime cannot run {file}: {' '.join(str(error).split())[:300]}", EXPORTED) from error
-
-
-def _text(value: str | bytes) -> str:
-    """Return a text of the file; protobuf gives bytes where it is not UTF-8."""
-    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def _check_interface(session: "onnxruntime.InferenceSession", file: Path) -> None:

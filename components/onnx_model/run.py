@@ -23,10 +23,11 @@ def run(
     """
     (takes,) = session.get_inputs()
     metadata = session.get_modelmeta().custom_metadata_map
-    batches = [prepared_inputs(as_taken(inputs), metadata) for inputs, _ in samples.batches(batch_size)]
+    prepared = [prepared_inputs(as_taken(inputs), metadata) for inputs, _ in samples.batches(batch_size)]
     fixed = fixed_sizes(takes.shape)
-    outputs = [np.asarray(session.run(None, {takes.name: filled(batch, fixed)})[0]) for batch in batches]
-    return batches, np.concatenate([output[: len(batch)] for output, batch in zip(outputs, batches, strict=True)])
+    batches = [filled(batch, fixed) for batch in prepared]
+    outputs = [np.asarray(session.run(None, {takes.name: batch})[0]) for batch in batches]
+    return batches, np.concatenate([output[: len(batch)] for output, batch in zip(outputs, prepared, strict=True)])
 
 
 def answers(

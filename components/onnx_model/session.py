@@ -1,7 +1,6 @@
 """ONNX models opened in onnxruntime. Imports no torch."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING
 from torchmill.components.processes import processors
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
 
 CPU = ("CPUExecutionProvider",)
@@ -33,19 +31,3 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=list(providers))
-
-
-def weights_beside(proto: "onnx.ModelProto") -> set[str]:
-    """Return the names of the files with weights of a model, beside its own; most have none."""
-    entries = (entry for tensor in proto.graph.initializer for entry in tensor.external_data)
-    return {entry.value for entry in entries if entry.key == "location"}
-
-
-def open_changed(proto: "onnx.ModelProto", file: Path) -> "onnxruntime.InferenceSession":
-    """Open a changed model, whose weights may still be in another file beside its own."""
-    if not weights_beside(proto):
-        return open_session(proto.SerializeToString())
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".onnx") as changed:
-        changed.write(proto.SerializeToString())
-        changed.flush()
-        return open_session(Path(changed.name))

@@ -5,7 +5,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from torchmill.components.onnx_model.session import weights_beside
 from torchmill.components.tracking.registry import set_challenger
 
 ASK_TAG = "torchmill.ask"
@@ -41,7 +40,9 @@ def _log_model(run_id: str, experiment_id: str, name: str, file: Path, example: 
     from mlflow.models.signature import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    proto = onnx.load(file, load_external_data=False)
+    from torchmill.components.onnx_model.proto import read_without_weights, weights_beside
+
+    proto = read_without_weights(file)
     is_large = bool(weights_beside(proto))
     if is_large:
         onnx.load_external_data_for_model(proto, str(file.parent))

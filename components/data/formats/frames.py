@@ -14,10 +14,12 @@ def array_of(values: Any) -> np.ndarray:
     Numpy's own conversion makes objects of bool beside floats, and of pandas' nullable integers.
     """
     array = values.to_numpy()
+    if array.dtype.kind != "O":
+        return array
     columns = [column for _, column in values.items()] if hasattr(values, "columns") else [values]
     types = [getattr(column.dtype, "numpy_dtype", column.dtype) for column in columns]
     is_whole = not any(column.isna().any() for column in columns)
-    if array.dtype.kind == "O" and is_whole and all(getattr(kind, "kind", "O") in "biuf" for kind in types):
+    if is_whole and all(getattr(kind, "kind", "O") in "biuf" for kind in types):
         return values.astype(np.result_type(*types)).to_numpy()
     return array
 

@@ -20,8 +20,8 @@ from torchmill.components.data.samples import read_test
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.export.card_code import around_network, program
 from torchmill.components.export.export import FORMS
-from torchmill.components.export.model_card import metadata_of
 from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
+from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.prediction.predict import predict
 from torchmill.components.refs import DataRef
@@ -149,7 +149,7 @@ def test_it_answers_as_predict_does(exported, form: str, tmp_path, monkeypatch):
         if data.kind == "images"
         else (odd_texts if data.kind == "tokens" else odd_rows)(odd)
     )
-    code = program(str(model), metadata_of(model), data, columns)  # ty: ignore[invalid-argument-type]
+    code = program(str(model), metadata_of(read_without_weights(model)), data, columns)  # ty: ignore[invalid-argument-type]
     for batch in [files] if data.kind == "images" else [[file] for file in files]:
         lines, rows = answered(code, tmp_path, batch), by_predict(model, batch, tmp_path)
         for row in rows:
@@ -172,7 +172,10 @@ def test_it_answers_as_predict_does(exported, form: str, tmp_path, monkeypatch):
 def test_it_needs_few_libraries(exported):
     model, data = exported[0] / FORMS["complete"], exported[1]
     columns = Columns((Column("size"),)) if data.kind == "numbers" else None
-    for metadata in (metadata_of(model), metadata_of(exported[0] / FORMS["bare"])):
+    for metadata in (
+        metadata_of(read_without_weights(model)),
+        metadata_of(read_without_weights(exported[0] / FORMS["bare"])),
+    ):
         tree = ast.walk(ast.parse(program(model.name, metadata, data, columns)))
         imports = [node for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
         modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports}
@@ -183,7 +186,7 @@ def test_it_needs_few_libraries(exported):
 def test_the_code_around_the_bare_form_makes_it_equal_to_the_complete_one(exported):
     folder, data = exported
     code: dict[str, Any] = {"np": np}
-    exec(around_network(metadata_of(folder / FORMS["bare"]), data), code)
+    exec(around_network(metadata_of(read_without_weights(folder / FORMS["bare"])), data), code)
     inputs = read_test(data).inputs[:16].numpy()
     inputs = inputs.astype(np.int64) if data.kind == "tokens" else inputs
     complete, bare = (open_session(folder / FORMS[form]) for form in ("complete", "bare"))
@@ -192,4 +195,4 @@ def test_the_code_around_the_bare_form_makes_it_equal_to_the_complete_one(export
     wanted = "probabilities" if data.task_object.has_probabilities else "values"
     (expected,) = complete.run([wanted], {data.field.onnx_input: inputs})
     np.testing.assert_allclose(code["finish"](outputs), expected, rtol=1e-4, atol=1e-6)
-    assert len(around_network(metadata_of(folder / FORMS["bare"]), data).splitlines()) < 20
+    assert len(around_network(metadata_of(read_without_weights(folder / FORMS["bare"])), data).splitlines()) < 20

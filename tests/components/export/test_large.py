@@ -13,7 +13,7 @@ from torchmill.components.export import export as exports
 from torchmill.components.export import gates, to_onnx
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.onnx_model.model import open_model
-from torchmill.components.onnx_model.session import weights_beside
+from torchmill.components.onnx_model.proto import weights_beside
 
 
 @pytest.fixture

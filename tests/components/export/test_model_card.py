@@ -71,7 +71,7 @@ def test_the_code_for_texts_on_a_card_encodes_as_training_does(level, lower_case
     trained_on = ["Sato Ångström", "don't stop, e\u0301t\u00e9", "ÀÉ  x"]
     vocabulary = Vocabulary.of(trained_on, level, lower_case=lower_case, max_length=9)
     metadata = {"vocabulary": vocabulary.as_json()}
-    code, _ = fields.field("tokens").card_code((9,), ReadingRules(), None)
+    code, *_ = fields.field("tokens").card_code((9,), ReadingRules(), None)
     names = {"json": json, "re": re, "unicodedata": unicodedata, "np": np, "metadata": metadata}
     exec(code.partition("\n\n\ndef read")[0], names)
     texts = [*trained_on, "  Sato  ", "", " ", "été, ÉTÉ!", "a\u0301 b\tc\nd", "far too long a text for these", "日本"]

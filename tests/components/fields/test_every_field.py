@@ -89,7 +89,8 @@ def test_the_graph_before_a_network_leaves_training_inputs_as_they_are(data):
 
 
 def test_the_code_on_a_card_reads_an_input(data):
-    code, items = data.field.card_code(data.shape, data.rules, None)
+    code, items, arguments = data.field.card_code(data.shape, data.rules, None)
+    assert arguments
     assert "\ndef read(" in f"\n{code}" and "sys.argv[1" in code + items
 
 

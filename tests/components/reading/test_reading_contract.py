@@ -264,7 +264,7 @@ def test_the_code_on_a_model_card_reads_as_prediction_does(root: Path, form: str
         pytest.skip("the card says that it does not read these")
     data, _ = trained(f"image_folder:{root}", root)
     shape = (data.shape[0], *size)
-    code, _ = fields.field("images").card_code(shape, data.rules, None)
+    code, *_ = fields.field("images").card_code(shape, data.rules, None)
     names = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(code, names)
     file = next(path for path in sorted(root.rglob("*.*")))
