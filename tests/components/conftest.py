@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.export_cache import ExportCache
 from tests.toy import made, toy_data
 from torchmill.components.data.samples import Samples, read_test, read_training
-from torchmill.components.refs import DataRef
+from torchmill.components.evaluation.evaluate import evaluate
+from torchmill.components.refs import DataRef, EvaluationRef
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import fit
@@ -31,6 +33,21 @@ def _one_table_of_operators() -> None:
     make = getattr(registry, "from_torchlib", None)
     if registry and inspect.ismethod(make):  # not kept yet
         setattr(registry, make.__name__, staticmethod(functools.cache(make)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def export_cache() -> Iterator[ExportCache]:
+    """Exports that tests share; tests of torch's export itself use ``fresh_export``."""
+    cache = ExportCache()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", cache.export)
+        yield cache
+
+
+@pytest.fixture
+def fresh_export(export_cache: ExportCache) -> Iterator[None]:
+    with export_cache.off():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +77,15 @@ def trained(_trained: nn.Module) -> nn.Module:
     return copy.deepcopy(_trained)
 
 
+@pytest.fixture(scope="session")
+def evaluated(
+    _trained: nn.Module, toy: DataRef, toy_test: Samples, tmp_path_factory: pytest.TempPathFactory
+) -> EvaluationRef:
+    """Evaluation of the trained network, with its files; to look at, not to change."""
+    network = copy.deepcopy(_trained)
+    return evaluate(network, toy_test, toy, torch.device("cpu"), 64, tmp_path_factory.mktemp("evaluated"))
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Callable[..., str]:
     """Write somebody's own network into a file; gives the reference to a class in it."""
@@ -73,7 +99,7 @@ def own(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def small_disk() -> Callable[[int], AbstractContextManager[None]]:
-    """Let the system refuse to write any file beyond so many bytes, as a full disk would."""
+    """Limit the size of files that may be written, as a full disk does."""
 
     @contextlib.contextmanager
     def limit(size: int) -> Iterator[None]:

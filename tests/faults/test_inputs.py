@@ -112,9 +112,12 @@ def test_damaged_inputs_of_a_prediction_are_told(name: str, models: dict[str, Pa
         shutil.rmtree(tmp_path / ".out.csv.parts", ignore_errors=True)
 
 
-def test_a_damaged_configuration_is_told(tmp_path: Path):
+@pytest.mark.parametrize(
+    "seeds", [range(20), pytest.param(range(20, max(60, INPUTS // 30)), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_a_damaged_configuration_is_told(tmp_path: Path, seeds: range):
     file = tmp_path / "config.yaml"
-    for seed in range(max(60, INPUTS // 30)):
+    for seed in seeds:
         draw = random.Random(seed)
         content = damaged(CONFIG, draw) if seed % 3 else wrong_value(draw)
         file.write_bytes(content)

@@ -18,7 +18,14 @@ UNCHECKED = {
 """Networks whose state is not compared here."""
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+SLOW = {"hugelinear", "largelinear"}
+"""Networks of a gigabyte; the smaller faults of the same checks run each day."""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=[pytest.mark.slow] * (fault.name in SLOW), id=fault.name) for fault in FAULTS],
+)
 def test_a_fault_gets_its_verdict(fault: Fault):
     torch.manual_seed(0)
     examine = doctor.examine if fault.name in UNCHECKED else examinations.examine

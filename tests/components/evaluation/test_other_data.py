@@ -118,11 +118,10 @@ def test_texts_of_another_vocabulary_are_told_in_their_words(tmp_path):
         evaluate_onnx(tmp_path / "model.onnx", other.model_copy(update={"name": "other"}), tmp_path / "other", 64)
 
 
-def test_an_onnx_model_has_the_scores_of_its_network(trained, toy, toy_test, tmp_path):
-    for name in ("torch", "onnx"):
-        (tmp_path / name).mkdir()
+def test_an_onnx_model_has_the_scores_of_its_network(trained, evaluated, toy, tmp_path):
+    (tmp_path / "onnx").mkdir()
     to_onnx(trained, toy, {}, tmp_path / "model.onnx")
-    by_torch = evaluate(trained, toy_test, toy, CPU, 64, tmp_path / "torch")
+    by_torch = evaluated
     by_onnx = evaluate_onnx(tmp_path / "model.onnx", toy, tmp_path / "onnx", 64)
     assert by_onnx.score == by_torch.score
     assert by_onnx.metrics() == pytest.approx(by_torch.metrics(), rel=1e-3, abs=1e-4)
@@ -136,8 +135,8 @@ def test_an_onnx_model_has_the_scores_of_its_network(trained, toy, toy_test, tmp
         evaluate_onnx(tmp_path / "model.onnx", toy, tmp_path / "onnx", 64)
 
 
-def test_the_headline_has_an_interval_beside_each_share(trained, toy, toy_test, tmp_path):
-    ref = evaluate(trained, toy_test, toy, CPU, 64, tmp_path)
+def test_the_headline_has_an_interval_beside_each_share(evaluated):
+    ref = evaluated
     rows = {row.name: row for row in summary(Evaluation.read(ref.report.path), "classification")}
     assert rows["accuracy"].value == percent(ref.score)
     assert rows["accuracy"].interval == f"{percent(ref.score_low)} to {percent(ref.score_high)}"

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.components.reading import test_reading_contract as forms
+from tests.slow import slow_but
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
 from torchmill.components.data.fetch import COLUMNS
 from torchmill.components.data.samples import read_test
@@ -37,22 +38,26 @@ def table(folder: Path, task: str) -> DataRef:
 
 
 KINDS: dict[str, tuple[str, Callable[[Path], DataRef]]] = {
-    "grey": ("simple_cnn", toy_data),
-    "colour": ("simple_cnn", lambda folder: toy_data(folder, channels=3)),
-    "texts": ("rnn", toy_tokens),
+    "grey": ("mlp", toy_data),
+    "colour": ("mlp", lambda folder: toy_data(folder, channels=3)),
+    "texts": ("transformer", toy_tokens),
     "classes": ("mlp", lambda folder: table(folder, "classification")),
     "labels": ("mlp", lambda folder: table(folder, "multilabel")),
     "regression": ("mlp", lambda folder: table(folder, "regression")),
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+SMALL = {"transformer": {"width": 16, "heads": 2, "layers": 1, "feedforward": 16}}
+"""Arguments of networks whose usual ones take long to export."""
+
+
+@pytest.fixture(scope="module", params=slow_but(("colour", "texts", "regression"), KINDS))
 def exported(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataRef]:
     """A folder with both forms of a model."""
     folder = tmp_path_factory.mktemp("exported")
     name, make = KINDS[request.param]
     data = make(folder)
-    core = export_core(with_different_answers(made(name, data), read_test(data), data), data)
+    core = export_core(with_different_answers(made(name, data, **SMALL.get(name, {})), read_test(data), data), data)
     write_bare(core, data, {}, folder / FORMS["bare"], 1.25)
     write_complete(core, data, {}, folder / FORMS["complete"], 1.25)
     return folder, data

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.slow import slow_but
 from tests.toy import made, toy_data, toy_numbers, toy_tokens, with_different_answers
 from torchmill.components.data.samples import read_test
 from torchmill.components.export.config import ExportConfig
@@ -68,7 +69,8 @@ def test_both_forms_are_plain_files_that_old_runtimes_open(both):
 
 def test_the_rules_that_make_tokens_are_in_the_metadata(tmp_path):
     data = data_of("tokens", tmp_path)
-    write_bare(export_core(made("rnn", data), data), data, {}, tmp_path / "bare.onnx")
+    name, arguments = SMALL["tokens"]
+    write_bare(export_core(made(name, data, **arguments), data), data, {}, tmp_path / "bare.onnx")
     (entry,) = (e for e in onnx.load(tmp_path / "bare.onnx").metadata_props if e.key == "tokenization")
     rules = json.loads(entry.value)
     assert rules.pop("max_length") == data.shape[0] and (rules.pop("padding"), rules.pop("unknown")) == (0, 1)
@@ -93,7 +95,7 @@ def test_a_bare_model_answers_as_the_complete_one(both):
 @pytest.mark.parametrize("form", ["complete", "bare"])
 def test_one_form_alone_is_written_and_answers(tmp_path, form):
     data = data_of("images", tmp_path)
-    network = with_different_answers(made(*SMALL["images"][:1], data), read_test(data), data)
+    network = with_different_answers(made("mlp", data), read_test(data), data)
     ref = export(network, data, read_test(data), ExportConfig(batch_sizes=(7,), form=form), {}, tmp_path)
     name = {"complete": "model.onnx", "bare": "model.bare.onnx"}[form]
     assert ref.onnx.path.name == name and ref.bare is None
@@ -101,7 +103,7 @@ def test_one_form_alone_is_written_and_answers(tmp_path, form):
     assert open_model(tmp_path / name).answers(read_test(data).inputs[:3].numpy()).shape == (3, 10)
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("kind", slow_but(("tokens", "numbers"), SMALL))
 def test_a_bare_model_of_a_fixed_batch_has_no_free_sizes(tmp_path, kind):
     data = data_of(kind, tmp_path)
     name, arguments = SMALL[kind]
@@ -116,7 +118,7 @@ def test_a_bare_model_of_a_fixed_batch_has_no_free_sizes(tmp_path, kind):
     np.testing.assert_allclose(bare.answers(inputs), complete.answers(inputs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("opset", range(17, 23))
+@pytest.mark.parametrize("opset", slow_but((17, 22), range(17, 23)))
 def test_a_bare_model_has_the_opset_that_is_asked_for(tmp_path, opset):
     data = data_of("numbers", tmp_path)
     write_bare(export_core(made("mlp", data), data, opset=opset), data, {}, tmp_path / "bare.onnx")
@@ -128,7 +130,7 @@ def test_a_bare_model_has_the_opset_that_is_asked_for(tmp_path, opset):
 def pictures(request, tmp_path_factory) -> Path:
     data = toy_data(tmp_path_factory.mktemp("pictures"), channels=request.param, size=28, train=4, test=2)
     path = data.folder / "model.onnx"
-    to_onnx(made("instance_norm_cnn", data), data, {}, path)
+    to_onnx(made("mlp", data), data, {}, path)
     return path
 
 
@@ -204,7 +206,7 @@ def test_the_metadata_says_how_to_prepare_pixels(toy, trained, toy_test, tmp_pat
     assert images.dtype == np.float32 and abs(images.mean()) < 0.1
 
 
-@pytest.mark.parametrize("batch", [1, 11, 40])
+@pytest.mark.parametrize("batch", slow_but((11, 40), (1, 11, 40)))
 def test_a_bare_model_alone_may_have_any_fixed_batch(batch: int, toy, trained, toy_test, tmp_path):
     ref = export(trained, toy, toy_test.first(37), ExportConfig(form="bare", batch=batch), {}, tmp_path)
     with np.load(ref.example.path) as example:

@@ -28,10 +28,10 @@ from torchmill.components.refs import NetworkRef
 from torchmill.components.wording import percent
 
 
-def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, toy, toy_test, tmp_path):
+def test_a_card_tells_of_a_model_whose_files_are_elsewhere(trained, evaluated, toy, toy_test, tmp_path):
     for name in ("earlier", "now"):
         (tmp_path / name).mkdir()
-    scores = evaluate(trained, toy_test, toy, CPU, 64, tmp_path / "earlier")
+    scores = evaluated
     model = export(trained, toy, toy_test, ExportConfig(batch_sizes=(64,)), {}, tmp_path / "earlier")
     network = NetworkRef(reference="simple_cnn", arguments={}, weights=model.onnx, parameters=421_642)
     card = write_card(tmp_path / "now", network, toy, scores, model, {"Run": "calm-otter (0123)", "Commit": ""})

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from tests.slow import slow_but
 from torchmill.components.data.samples import Samples, read_sample
 from torchmill.components.export import export as exports
 from torchmill.components.export import quantize as smaller
@@ -120,7 +121,7 @@ def test_half_of_the_bits_answer_alike(exported, core, build, toy, toy_test, tmp
     assert list(small[2]) == list(plain[2])
 
 
-@pytest.mark.parametrize("bits", ["int8", "fp16"])
+@pytest.mark.parametrize("bits", slow_but(["int8"], ["int8", "fp16"]))
 def test_a_smaller_model_whose_labels_are_wrong_is_refused(bits, trained, toy, toy_test, tmp_path, faster, monkeypatch):
     write = exports.WRITERS["complete"]
 

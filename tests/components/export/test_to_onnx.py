@@ -148,11 +148,13 @@ def test_the_model_says_what_it_takes_and_what_its_answers_mean(exported, toy):
     assert METADATA.items() <= told.items()
 
 
+@pytest.mark.usefixtures("fresh_export")
 def test_the_same_network_gives_the_same_bytes(exported, toy, tmp_path):
     to_onnx(exported.network, toy, METADATA, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported.path.read_bytes()
 
 
+@pytest.mark.usefixtures("fresh_export")
 def test_a_network_in_training_mode_and_channels_last_gives_the_same_bytes(trained, exported, toy, tmp_path):
     to_onnx(trained.train().to(memory_format=torch.channels_last), toy, METADATA, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported.path.read_bytes()

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,9 +91,12 @@ def pairs(*names: str) -> list[tuple[str, str]]:
     return [(network, name) for network in model_names() for name in names or DATA if DATA[name][0] in kinds(network)]
 
 
-def cases(*names: str):
+def cases(*names: str, is_slow: Callable[[str, str], bool] = lambda *_: False):
     """Parametrize a test by every network on the named data, or on all data that it accepts."""
-    return pytest.mark.parametrize("case", pairs(*names), indirect=True, ids="-".join)
+    instances = [
+        pytest.param(pair, marks=[pytest.mark.slow] * is_slow(*pair), id="-".join(pair)) for pair in pairs(*names)
+    ]
+    return pytest.mark.parametrize("case", instances, indirect=True)
 
 
 EXPORTED = pairs("grey", "letters", "numbers", "labels", "targets")
@@ -101,8 +105,15 @@ EXPORTED = pairs("grey", "letters", "numbers", "labels", "targets")
 TRAINED = {"whitened_cnn": {"widths": [8, 16, 16]}}
 """Arguments of networks that are trained, where the usual ones take many times as long as those of the others."""
 
+QUICK = ("simple_cnn-grey", "transformer-letters", "mlp-numbers")
+"""A network of each kind of input, whose training and export with all gates are tested each day."""
+
+SIDES = ("grey32", "colors28")
+"""Images that differ from others in their sides alone."""
+
 every_network = pytest.mark.parametrize("name", model_names())
 every_case = cases()
+few_sides = cases(is_slow=lambda _, name: name in SIDES)
 every_token_case = cases("letters")
 
 
@@ -152,7 +163,7 @@ def test_it_returns_logits_and_not_probabilities(case):
     assert not torch.allclose(logits.logsumexp(1), torch.zeros(16), atol=1e-3)
 
 
-@every_case
+@few_sides
 def test_weights_depend_on_the_seed(case):
     torch.manual_seed(1)
     first = case.network().state_dict()
@@ -162,7 +173,7 @@ def test_weights_depend_on_the_seed(case):
     assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
-@every_case
+@few_sides
 def test_its_weights_are_restored_from_their_file(case, tmp_path):
     network = case.network(seed=3).eval()
     file = save_weights(network, tmp_path / "weights.safetensors")
@@ -175,7 +186,7 @@ def test_its_weights_are_restored_from_their_file(case, tmp_path):
         assert torch.equal(back(case.inputs(4)), network(case.inputs(4)))
 
 
-@every_case
+@few_sides
 def test_it_gives_the_same_outputs_in_float64_up_to_rounding(case):
     network, inputs = case.network().eval(), case.inputs(4)
     with torch.no_grad():
@@ -185,7 +196,7 @@ def test_it_gives_the_same_outputs_in_float64_up_to_rounding(case):
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
 
 
-@cases("grey", "letters", "numbers", "labels", "targets")
+@cases(*("grey", "letters", "numbers", "labels", "targets"), is_slow=lambda *pair: "-".join(pair) not in QUICK)
 def test_it_learns_and_its_export_agrees_at_any_batch_size(case, tmp_path):
     check_training_and_export(case, tmp_path)
 

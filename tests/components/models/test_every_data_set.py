@@ -77,7 +77,7 @@ SAME_SHAPE = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"}
 """Data of the same shape as digits, or color images as those of ``image_folder``."""
 SAME_CODE = {"names"}
 """Data that becomes tokens by the same code as that of ``text_folder``, which needs no files from elsewhere."""
-FIRST = ("simple_cnn", "rnn", "mlp")
+FIRST = ("mlp", "transformer")
 """Networks that together accept all data sets. Tests of the others are slow, since other tests cover their shapes."""
 
 

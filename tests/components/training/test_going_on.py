@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tests.components.training.small_training import (
     stop_after,
     train,
 )
+from tests.slow import slow_but
 from tests.toy import made, toy_data, toy_numbers, toy_tokens
 from torchmill.components.training.fit import Stopped
 from torchmill.components.training.progress import EpochResult
@@ -110,8 +112,15 @@ def results(folder: Path, history: list[EpochResult]) -> tuple[bytes, list[Epoch
     return (folder / "best.safetensors").read_bytes(), same
 
 
+_undisturbed: dict[tuple[Any, ...], tuple[bytes, list[EpochResult]]] = {}
+"""Results of trainings that several tests compare with."""
+
+
 def undisturbed(kind, data, folder: Path, **config) -> tuple[bytes, list[EpochResult]]:
-    return results(folder, list(train(make(kind), data, folder, **config)))
+    key = (kind, data.folder, *sorted((name, repr(value)) for name, value in config.items()))
+    if key not in _undisturbed:
+        _undisturbed[key] = results(folder, list(train(make(kind), data, folder, **config)))
+    return _undisturbed[key]
 
 
 MANY = {"epochs": 4, "patience": 2, "augment": "shift", "ema": 0.9}
@@ -230,7 +239,7 @@ def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(toy, t
     assert results(tmp_path, interrupted(Small, toy, tmp_path, [], **MANY)) == expected
 
 
-@pytest.mark.parametrize("asked", range(STEPS - 1, STEPS + 3))
+@pytest.mark.parametrize("asked", slow_but((STEPS, STEPS + 1), range(STEPS - 1, STEPS + 3)))
 def test_a_stop_around_the_end_of_an_epoch_changes_nothing(toy, tmp_path, asked):
     config = {"epochs": 3, "patience": 2}
     expected = undisturbed(Small, toy, tmp_path / "undisturbed", **config)

@@ -53,17 +53,18 @@ def test_a_hundred_challengers_that_are_worse_by_twice_the_margin_are_nearly_all
 
 
 @pytest.mark.parametrize(
-    ("samples", "n10", "n01"),
+    ("samples", "n10", "n01", "runs"),
     [
-        (2000, 0.02, 0.01),
-        pytest.param(2000, 0.055, 0.045, marks=pytest.mark.slow),
-        pytest.param(500, 0.03, 0.02, marks=pytest.mark.slow),
+        (2000, 0.02, 0.01, 300),
+        pytest.param(2000, 0.02, 0.01, 1000, marks=pytest.mark.slow),
+        pytest.param(2000, 0.055, 0.045, 1000, marks=pytest.mark.slow),
+        pytest.param(500, 0.03, 0.02, 1000, marks=pytest.mark.slow),
     ],
 )
-def test_worse_by_just_the_margin_is_found_not_inferior_at_most_at_the_stated_rate(samples, n10, n01):
+def test_worse_by_just_the_margin_is_found_not_inferior_at_most_at_the_stated_rate(samples, n10, n01, runs):
     """Where the rate is the highest; the rule that the score must not be lower only lowers it further."""
-    count, sure = promoted(seed=1, runs=1000, samples=samples, n10=n10, n01=n01)
-    assert sure <= most(1000) == 73
+    count, sure = promoted(seed=1, runs=runs, samples=samples, n10=n10, n01=n01)
+    assert sure <= most(runs) and most(1000) == 73
     assert count <= sure
 
 
@@ -149,14 +150,15 @@ def test_numbers_are_compared_by_a_bootstrap_that_is_always_the_same():
     assert judge(compare(*reversed(scores), CONFIDENCE), {}, MARGIN, "r2").outcome == "promoted"
 
 
-def test_worse_numbers_are_promoted_at_most_at_the_stated_rate():
-    """Of the bootstrap, over 100 challengers that are worse by just the margin."""
+@pytest.mark.parametrize("runs", [pytest.param(100, marks=pytest.mark.slow), 25])
+def test_worse_numbers_are_promoted_at_most_at_the_stated_rate(runs: int):
+    """Of the bootstrap, over challengers that are worse by just the margin."""
     rng, sure = np.random.default_rng(4), 0
-    for _ in range(100):
+    for _ in range(runs):
         champion = rng.normal(0.9, 0.1, 300)
         challenger = champion - rng.normal(MARGIN, 0.05, 300)
         sure += compare(champion, challenger, CONFIDENCE).advantage_high < MARGIN
-    assert sure <= most(100)
+    assert sure <= most(runs)
 
 
 def test_scores_have_the_measure_as_their_mean():
@@ -192,8 +194,8 @@ def search(rng: np.random.Generator, challengers: int, level: Callable[[int], fl
     return False
 
 
-def test_a_search_by_the_test_split_errs_no_more_often_than_a_single_contest():
-    runs = 400
+@pytest.mark.parametrize("runs", [pytest.param(400, marks=pytest.mark.slow), 120])
+def test_a_search_by_the_test_split_errs_no_more_often_than_a_single_contest(runs: int):
     rng = np.random.default_rng(7)
     plain = sum(search(rng, 5, lambda _: CONFIDENCE) for _ in range(runs))
     assert plain > 2 * (1 - CONFIDENCE) * runs  # five chances of 5 % each

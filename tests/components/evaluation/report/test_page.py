@@ -55,8 +55,11 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def record(network: torch.nn.Module, data: DataRef, folder: Path, **changes: object) -> Record:
-    scores = evaluate(network, read_test(data), data, torch.device("cpu"), 64, folder)
+def evaluated_and_recorded(network: torch.nn.Module, data: DataRef, folder: Path) -> Record:
+    return record(evaluate(network, read_test(data), data, torch.device("cpu"), 64, folder), data, folder)
+
+
+def record(scores: EvaluationRef, data: DataRef, folder: Path, **changes: object) -> Record:
     gates = [{"name": "constant", "evidence": "3 different answers", "passed": True}]
     int8 = Smaller(False, "it loses 2.00% (up to 3.00%); allowed is up to 0.50%", bytes=100_000, bytes_before=400_000)
     more = {"gates": gates, "smaller": {"int8": int8.as_plain()}}
@@ -121,8 +124,8 @@ def read(page: Path) -> tuple[str, Tags]:
     return text, tags
 
 
-def test_the_page_stands_alone_and_says_what_came_out(trained, toy, tmp_path):
-    kept = record(trained, toy, tmp_path)
+def test_the_page_stands_alone_and_says_what_came_out(evaluated, toy, tmp_path):
+    kept = record(evaluated, toy, tmp_path)
     page = write_page(kept)
     text, tags = read(page)
     assert page == tmp_path / "report.html" and page.stat().st_size < 5e6
@@ -140,14 +143,14 @@ def test_the_page_stands_alone_and_says_what_came_out(trained, toy, tmp_path):
 
 def test_names_of_users_are_escaped(trained, toy, tmp_path):
     nasty = toy.model_copy(update={"classes": (NASTY, *toy.classes[1:]), "name": NASTY})
-    text, tags = read(write_page(record(trained, nasty, tmp_path)))
+    text, tags = read(write_page(evaluated_and_recorded(trained, nasty, tmp_path)))
     assert "script" not in tags.all and "&lt;script&gt;" in text
 
 
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 def test_every_task_has_its_page(tmp_path, task):
     data = toy_numbers(tmp_path, task=task)
-    text, _ = read(write_page(record(made("mlp", data), data, tmp_path)))
+    text, _ = read(write_page(evaluated_and_recorded(made("mlp", data), data, tmp_path)))
     assert ("Largest errors" in text) == (task == "regression") == ("answer minus truth" in text)
     assert ("recall (95 %)" in text) == (task != "regression")
     assert ("share of multilabel 0" in text) == (task == "multilabel") == ("calibration error<" in text)
@@ -155,13 +158,19 @@ def test_every_task_has_its_page(tmp_path, task):
 
 def test_texts_show_their_tokens(tmp_path):
     data = toy_tokens(tmp_path)
-    text, _ = read(write_page(record(made("rnn", data), data, tmp_path)))
+    text, _ = read(
+        write_page(
+            evaluated_and_recorded(
+                made("transformer", data, width=16, heads=2, layers=1, feedforward=16), data, tmp_path
+            )
+        )
+    )
     assert 'class="tokens"' in text and "Wrong answers by length" in text
 
 
-def test_what_failed_is_told_at_the_top(trained, toy, tmp_path):
+def test_what_failed_is_told_at_the_top(evaluated, toy, tmp_path):
     failed = {"model": None, "version": None, "promotion": None, "failure": f"The ONNX model differs: {NASTY}."}
-    kept = record(trained, toy, tmp_path, **failed)
+    kept = record(evaluated, toy, tmp_path, **failed)
     parity = compared(kept.scores, "batch size 1: 3 of 203 answers differ")
     (tmp_path / "parity.json").write_text(as_json(parity.as_plain(first_difference="at layer `features.0`")))
     text, _ = read(write_page(kept))
