@@ -15,6 +15,7 @@ from torchmill.components.doctor.config import CheckConfig
 from torchmill.components.errors import ConfigError, nearest
 from torchmill.components.evaluation.config import EvaluateConfig, PromoteConfig
 from torchmill.components.export.config import ExportConfig
+from torchmill.components.field_tasks.config import TaskConfig
 from torchmill.components.files import check_is_file
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.settings.options import Listed, OneOf
@@ -29,6 +30,7 @@ class RunConfig(Section):
     """Everything that decides a run."""
 
     data: DataConfig = DataConfig()
+    task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     initialize: InitializeConfig = InitializeConfig()
     check: CheckConfig = CheckConfig()

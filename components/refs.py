@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from torchmill.components import fields, tasks
+from torchmill.components.data.field_refs import FieldRef, TaskRef
 from torchmill.components.reading.rules import USUAL, ReadingRules
 
 Kind = Annotated[str, AfterValidator(fields.checked)]
@@ -91,11 +92,15 @@ class DataRef(Ref):
     """Number of tokens, with padding (0) and unknown (1)."""
     rules: ReadingRules = USUAL
     """Rules for reading files; predictions follow them, too."""
+    field_refs: tuple[FieldRef, ...] = ()
+    """Named fields; empty if each sample has one input and labels."""
+    goal: TaskRef | None = None
+    """Task with named fields that a network is trained for; None if ``task`` is trained for."""
     notes: tuple[str, ...] = ()
     """Guesses and omissions of the preparation, in words; no part of the digest."""
 
     def identity(self) -> dict[str, str]:
-        described = self.model_dump_json(exclude={"folder", "source", "split", "notes"})
+        described = self.model_dump_json(exclude={"folder", "source", "split", "notes", "goal"})
         return {f"the data ({self.name})": hashlib.sha256(described.encode()).hexdigest()}
 
     def with_split(self, fraction: float, seed: int) -> "DataRef":
@@ -109,12 +114,22 @@ class DataRef(Ref):
     @property
     def measure(self) -> str:
         """First measure of the task: a mean over samples, at most 1; more is better."""
-        return self.task_object.main_measure
+        return self.goal.measure if self.goal else self.task_object.main_measure
 
     @property
-    def task_object(self) -> tasks.Task:
+    def task_object(self) -> tasks.LabelTask:
         """Everything that depends on the task."""
         return tasks.task(self.task)
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task that networks are trained for."""
+        return self.goal.reference if self.goal else self.task
+
+    @property
+    def loss_words(self) -> str:
+        """Loss of evaluations in words."""
+        return "loss" if self.goal else self.task_object.loss_words
 
     @property
     def field(self) -> fields.Field:

@@ -16,6 +16,7 @@ from torchmill.components.errors import Unreachable, UserError
 from torchmill.components.evaluation.comparison.noninferiority import Verdict
 from torchmill.components.evaluation.config import EvaluateConfig, PromoteConfig
 from torchmill.components.export.config import ExportConfig
+from torchmill.components.field_tasks.config import TaskConfig
 from torchmill.components.files import write_array, write_text
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.processes import import_ahead
@@ -59,13 +60,14 @@ def may_come_back(task: Task, task_run: TaskRun | None, state: State) -> bool:
 
 
 @step(retries=3, retry_delay_seconds=exponential_backoff(30), retry_jitter_factor=0.5, retry_condition_fn=may_come_back)
-def fetch(config: DataConfig) -> DataRef:
-    """Download, prepare and verify the data set."""
+def fetch(config: DataConfig, task: TaskConfig) -> DataRef:
+    """Download, prepare and verify the data set, and decide the task."""
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.data.summary import summary
+    from torchmill.components.field_tasks.choice import for_task
 
     run = current_run()
-    data = fetch(config.name, data_cache(), args=arguments(config), fresh=run.fresh)
+    data = for_task(fetch(config.name, data_cache(), args=arguments(config), fresh=run.fresh), task)
     tracking.log_dataset(run, data)
     for line in summary(data, COLUMNS_SHOWN):
         logger.info("data  %s", line)
@@ -115,7 +117,7 @@ def initialize(model: ModelConfig, config: InitializeConfig, data: DataRef) -> N
     from torchmill.components.initialization.weights import save_weights
 
     run, seed = current_run(), current_config().seed
-    sample = standardized(read_sample(data, SAMPLE, seed), data)
+    sample = None if data.goal else standardized(read_sample(data, SAMPLE, seed), data)
     network, layers = initialize(model, config, data, seed, sample)
     write_text(run.folder / "initialization.md", as_table(layers))
     draw_layers(layers, run.folder / "initialization.png")
@@ -143,7 +145,7 @@ def initialize(model: ModelConfig, config: InitializeConfig, data: DataRef) -> N
 @step("seed")
 def check(config: CheckConfig, training: TrainConfig, network: NetworkRef, data: DataRef) -> CheckRef:
     """Check the network before hours are spent on training it."""
-    from torchmill.components.data.samples import read_sample
+    from torchmill.components.data.reading import read_sample
     from torchmill.components.doctor import check as examination
     from torchmill.components.initialization.weights import restore
 
@@ -246,7 +248,7 @@ def _train(job: "Job", processes: int, samples: int) -> "list[EpochResult]":
 
 def autotune(config: TrainConfig, network: NetworkRef, data: DataRef) -> tuple[Any, TrainConfig]:
     """Measure what the settings leave open; return the device, and the settings with the values chosen."""
-    from torchmill.components.data.samples import read_training
+    from torchmill.components.data.reading import read_training
     from torchmill.components.evaluation.plots import draw_rates
     from torchmill.components.initialization.weights import restore
     from torchmill.components.training.device import available, resolve
@@ -278,18 +280,24 @@ def autotune(config: TrainConfig, network: NetworkRef, data: DataRef) -> tuple[A
 @step("seed", "data.validation_fraction")
 def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef) -> EvaluationRef:
     """Score the best weights on the test split; the validation split calibrates their probabilities."""
+    from torchmill.components.data.field_samples import read_fields
     from torchmill.components.data.samples import read_test, read_validation
     from torchmill.components.evaluation.evaluate import evaluate
+    from torchmill.components.evaluation.field_evaluation import evaluate_fields
     from torchmill.components.initialization.weights import restore
     from torchmill.components.training.device import resolve
 
     run, network = current_run(), restore(trained.network, trained.weights, data)
-    device, validation = resolve(trained.device), read_validation(data)
-    scores = evaluate(network, read_test(data), data, device, config.batch_size, run.folder, validation)
+    device = resolve(trained.device)
+    if data.goal:
+        scores = evaluate_fields(network, read_fields(data, "test"), data, device, config.batch_size, run.folder)
+    else:
+        test, validation = read_test(data), read_validation(data)
+        scores = evaluate(network, test, data, device, config.batch_size, run.folder, validation)
     tracking.log_metrics(run, scores.metrics())
     tracking.log_files(run, [picture.path for picture in (scores.picture, *scores.pictures)], "pictures")
     tracking.log_files(run, [file.path for file in (scores.report, scores.predictions) if file])
-    measure, loss = scores.measure.replace("_", " "), data.task_object.loss_words
+    measure, loss = scores.measure.replace("_", " "), data.loss_words
     logger.info("test  %s %s, %s %.4f", measure, scores.words(), loss, scores.loss)
     return scores
 
@@ -301,14 +309,16 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     Raises:
         UserError: it cannot be exported, or its answers differ from the network's.
     """
+    from torchmill.components.data.field_samples import read_fields
     from torchmill.components.data.samples import read_sample, read_test
     from torchmill.components.export.export import export
+    from torchmill.components.export.field_export import export_fields
     from torchmill.components.export.quantize import CALIBRATION
     from torchmill.components.initialization.weights import restore
     from torchmill.components.runs.snapshot import portable_reference
 
     run, network = current_run(), restore(trained.network, trained.weights, data)
-    smaller = {config.int8, config.fp16} != {"off"}
+    smaller = {config.int8, config.fp16} != {"off"} and not data.goal
     calibration = read_sample(data, CALIBRATION, seed=0) if smaller else None
     about = {
         "network": portable_reference(trained.network.reference),
@@ -317,8 +327,11 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
         f"test_{scores.measure}": f"{scores.score:.6f}",
     }
     try:
-        test = read_test(data)
-        model = export(network, data, test, config, about, run.folder, scores.temperature, calibration)
+        if data.goal:
+            model = export_fields(network, data, read_fields(data, "test"), config, about, run.folder)
+        else:
+            test = read_test(data)
+            model = export(network, data, test, config, about, run.folder, scores.temperature, calibration)
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])
     tracking.log_files(run, [file.path for file in model.files], "onnx")

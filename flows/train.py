@@ -30,7 +30,7 @@ def train(config: RunConfig = RunConfig(), fresh: bool = False, publish: bool = 
     if claimed.result:
         return claimed.result
     with tracked(claimed):
-        data = steps.fetch(config.data).with_split(config.data.validation_fraction, config.seed)
+        data = steps.fetch(config.data, config.task).with_split(config.data.validation_fraction, config.seed)
         steps.inspect(data)
         network = steps.initialize(config.model, config.initialize, data)
         if config.check.level != "off":

@@ -16,7 +16,17 @@ from pydantic import ValidationError
 from torchmill.components import fields, files, tasks
 from torchmill.components.data.config import DataConfig, dataset_place
 from torchmill.components.data.content import digests_file, row_digests
-from torchmill.components.data.origins import origins_file, write_origins
+from torchmill.components.data.field_splits import FieldSplits
+from torchmill.components.data.manifest import (
+    FORMAT,
+    SPLITS,
+    begin,
+    describe,
+    digest_of,
+    digest_of_digests,
+    write_manifest,
+)
+from torchmill.components.data.origins import write_origins
 from torchmill.components.data.splits import Split, Splits
 from torchmill.components.encoding import columns, vocabulary
 from torchmill.components.encoding.columns import Columns
@@ -34,15 +44,9 @@ logger = logging.getLogger("torchmill")
 
 DATASETS = Path(__file__).with_name("datasets")
 
-FORMAT = 3
-"""Version of the cache's format. A change prepares all data anew."""
-
 VOCABULARY, COLUMNS = vocabulary.FILE, columns.FILE
-SPLITS = ("train", "validation", "test")
 RESERVED = {"downloads", "path"}
 """Arguments of ``load`` that a user doesn't set."""
-BESIDE = frozenset(place(Path(), split).name for place in (origins_file, digests_file) for split in SPLITS)
-"""Files about samples that are no part of the data's digest."""
 
 
 def names(datasets: Path = DATASETS) -> list[str]:
@@ -186,7 +190,9 @@ def _changed_read(folder: Path) -> str:
         return ""
 
 
-def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) -> tuple[Any, Callable[[], Splits]]:
+def _loader(
+    name: str, datasets: Path, args: Mapping[str, Any], folder: Path
+) -> tuple[Any, Callable[[], Splits | FieldSplits]]:
     """Return the data set's module, which may have ``CLASSES`` and ``SOURCE``, and a function that loads its splits."""
     kind, path = dataset_place(name)
     if _is_users(name, datasets):
@@ -201,12 +207,6 @@ def _loader(name: str, datasets: Path, args: Mapping[str, Any], folder: Path) ->
     if path:
         arguments["path"] = Path(path).expanduser().absolute()
     return module, lambda: module.load(**arguments)
-
-
-def array_names(data: DataRef) -> list[str]:
-    """Return the names of a prepared data set's arrays, without ``.npy``."""
-    splits = ("train", *(("validation",) if data.validation_size else ()), "test")
-    return [f"{split}_{part}" for split in splits for part in ("inputs", "labels")]
 
 
 def _prepared(folder: Path, definition: str) -> DataRef | None:
@@ -227,24 +227,26 @@ def _prepared(folder: Path, definition: str) -> DataRef | None:
         digests = {name: FileRef.of(folder / name).sha256 for name in manifest["files"]}
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return None
-    return ref if digests == manifest["files"] and ref.sha256 == _digest(digests) else None
+    return ref if digests == manifest["files"] and ref.sha256 == digest_of(digests) else None
 
 
 def _prepare(
-    name: str, loader: tuple[Any, Callable[[], Splits]], definition: str, folder: Path, args: Mapping[str, Any]
+    name: str,
+    loader: tuple[Any, Callable[[], Splits | FieldSplits]],
+    definition: str,
+    folder: Path,
+    args: Mapping[str, Any],
 ) -> DataRef:
     """Load a data set, and write its files and its manifest."""
     module, load = loader
     with recorded_reads() if module is None else contextlib.nullcontext() as reads:
         splits = load()
     places = reads.places(source_file(dataset_place(name)[0])) if reads else []
+    if isinstance(splits, FieldSplits):
+        return _prepare_fields(name, splits, definition, folder, args, places)
     classes = tuple(splits.classes or module.CLASSES)
     kind = _check(name, splits, len(classes))
-    # First, so that a kill from here on leaves no manifest that describes other files.
-    with files.writing(folder):
-        for stale in (folder / "manifest.json", folder / COLUMNS, *(origins_file(folder, split) for split in SPLITS)):
-            stale.unlink(missing_ok=True)
-        files.sync_folder(folder)
+    begin(folder)
     # Before the arrays are saved: one that is mapped from a file may be renamed.
     mean, std = fields.field(kind).statistics(splits.train.inputs)
     target_mean, target_std = tasks.task(splits.task).statistics(splits.train.labels)
@@ -256,8 +258,8 @@ def _prepare(
         name=name,
         args=dict(args),
         folder=folder,
-        sha256=_digest(digests),
-        digests_sha256=_digest_of_digests(digests),
+        sha256=digest_of(digests),
+        digests_sha256=digest_of_digests(digests),
         source=splits.source or module.SOURCE,
         kind=kind,
         task=splits.task,
@@ -274,17 +276,21 @@ def _prepare(
         rules=splits.rules,
         notes=splits.notes,
     )
-    # Without the folder, so that a cache can be moved, or mounted elsewhere.
-    data = ref.model_dump(mode="json", exclude={"folder"})
-    _write_manifest(
-        folder, {"format": FORMAT, "definition": definition, "data": data, "files": digests, "reads": places}
-    )
+    describe(ref, definition, digests, places)
     return ref
 
 
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    with files.new_file(folder / "manifest.json") as file:
-        file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+def _prepare_fields(
+    name: str, splits: FieldSplits, definition: str, folder: Path, args: Mapping[str, Any], places: list[Any]
+) -> DataRef:
+    """Write the files of a data set of named fields, and its manifest."""
+    begin(folder)
+    digests = {path.name: FileRef.of(path).sha256 for path in splits.write(folder)}
+    beside = digest_of_digests(digests)
+    facts: dict[str, Any] = splits.facts()
+    ref = DataRef(name=name, args=dict(args), folder=folder, sha256=digest_of(digests), digests_sha256=beside, **facts)
+    describe(ref, definition, digests, places)
+    return ref
 
 
 def _with_digests(data: DataRef) -> DataRef:
@@ -296,9 +302,9 @@ def _with_digests(data: DataRef) -> DataRef:
                 file = digests_file(data.folder, split)
                 _save(file, row_digests(np.load(data.folder / f"{split}_inputs.npy", mmap_mode="r")))
                 manifest["files"][file.name] = FileRef.of(file).sha256
-            data = data.model_copy(update={"digests_sha256": _digest_of_digests(manifest["files"])})
+            data = data.model_copy(update={"digests_sha256": digest_of_digests(manifest["files"])})
             manifest["data"]["digests_sha256"] = data.digests_sha256
-            _write_manifest(data.folder, manifest)
+            write_manifest(data.folder, manifest)
     except UserError as error:
         logger.debug("The digests of %s are computed each time: %s", data.name, error)
     return data
@@ -379,14 +385,3 @@ def _save(path: Path, array: np.ndarray) -> None:
             files.publish(Path(array.filename), path)
         return
     files.write_array(path, array)
-
-
-def _digest(digests: dict[str, str]) -> str:
-    """Return the digest of the files to learn from."""
-    deciding = [digest for name, digest in digests.items() if name not in BESIDE]
-    return hashlib.sha256("".join(deciding).encode()).hexdigest()
-
-
-def _digest_of_digests(digests: dict[str, str]) -> str:
-    names = (digests_file(Path(), split).name for split in SPLITS)
-    return hashlib.sha256("".join(digests[name] for name in names if name in digests).encode()).hexdigest()

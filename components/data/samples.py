@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from torchmill.components.data.splits import cut_validation
+from torchmill.components.data.splits import cut_validation, strata
 from torchmill.components.encoding.vocabulary import PADDING
 from torchmill.components.refs import DataRef
 
@@ -127,11 +127,10 @@ def read_validation(data: DataRef) -> Samples:
 
 
 def training_sizes(data: DataRef) -> tuple[int, int]:
-    """Return the numbers of samples that ``read_training`` trains and validates with."""
+    """Return the numbers of samples that a run trains and validates with."""
     if data.validation_size:
         return data.train_size, data.validation_size
-    labels = np.load(data.folder / "train_labels.npy")
-    training, validation = cut_validation(data, labels)
+    training, validation = cut_validation(data, strata(data))
     return len(training), len(validation)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from torchmill.components import tasks
 from torchmill.components.data.content import read_digests
+from torchmill.components.data.field_splits import groups_file
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.reading.rules import USUAL, ReadingRules
@@ -97,6 +98,19 @@ def cut(labels: np.ndarray, groups: np.ndarray, fractions: Mapping[str, float], 
     return {part: np.flatnonzero(parts == number) for number, part in enumerate(("train", *fractions))}
 
 
+def strata(data: DataRef) -> np.ndarray:
+    """Return the labels of the training file, by which it is cut; of named fields the first target of classes.
+
+    Without one, all samples are of one class, 0.
+    """
+    if not data.field_refs:
+        return np.load(data.folder / "train_labels.npy")
+    classes = [field for field in data.field_refs if field.is_target and field.kind == "ids" and not field.shape]
+    if not classes:
+        return np.zeros(data.train_size, np.int64)
+    return np.load(data.folder / f"train_{classes[0].file}.npy")
+
+
 def cut_validation(data: DataRef, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cut the validation split from the training file, as ``data.split`` says.
 
@@ -106,7 +120,9 @@ def cut_validation(data: DataRef, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     Returns:
         Sorted indices of the training and of the validation split.
     """
-    rows = cut(labels, read_digests(data, "train"), {"validation": data.split.fraction}, data.split.seed)
+    groups = groups_file(data.folder)
+    keys = np.load(groups) if data.field_refs and groups.is_file() else read_digests(data, "train")
+    rows = cut(labels, keys, {"validation": data.split.fraction}, data.split.seed)
     return rows["train"], rows["validation"]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from torchmill.components.data.encoding import read_encoding
 from torchmill.components.data.fetch import SPLITS
+from torchmill.components.data.named_fields import named_fields
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.errors import shortened
 from torchmill.components.refs import DataRef
@@ -30,6 +31,10 @@ def sizes(data: DataRef) -> str:
     """Return the samples of each split and the task, in a line."""
     counts = {"training": data.train_size, "validation": data.validation_size, "test": data.test_size}
     splits = ", ".join(f"{size:,} {split}" for split, size in counts.items() if size)
+    if data.goal or data.field_refs:
+        fields = ", ".join(f"{field.words()}{' to answer' if field.is_target else ''}" for field in named_fields(data))
+        task = f" for {data.goal.title}" if data.goal else ""
+        return f"{data.name}: {splits} samples{task}, sha256 {data.sha256[:12]}…: {fields}"
     task = data.task_object.describe_data(data.outputs)
     return f"{data.name}: {splits} {data.field.samples}{task}, sha256 {data.sha256[:12]}…"
 
@@ -38,7 +43,7 @@ def _split_lines(data: DataRef) -> Iterator[str]:
     """Yield how validation is cut, the classes with their training samples, and those that a split lacks."""
     if not data.validation_size:
         yield "validation is cut from the training samples by content and seed: about data.validation_fraction of them"
-    if not data.task_object.is_exclusive:
+    if data.field_refs or not data.task_object.is_exclusive:
         return
     for split in SPLITS:
         file = data.folder / f"{split}_labels.npy"

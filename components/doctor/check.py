@@ -1,18 +1,23 @@
 """Examination of a network before training, and the report that it leaves in the run's folder."""
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from torch import nn
 
 from torchmill.components.config import RunConfig
+from torchmill.components.data.field_samples import FieldSamples
 from torchmill.components.data.samples import Samples, training_sizes
 from torchmill.components.doctor.check_input import CheckInput
 from torchmill.components.doctor.config import Level
 from torchmill.components.doctor.examine import examine
+from torchmill.components.doctor.field_check import check_fields
 from torchmill.components.doctor.verdict import Report, Verdict
 from torchmill.components.errors import UserError
+from torchmill.components.export.config import ExportConfig
+from torchmill.components.export.field_export import export_fields
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.files import temporary_folder, write_text
 from torchmill.components.initialization.standardized_model import standardized
@@ -40,8 +45,12 @@ def subject_of(config: RunConfig) -> dict[str, str]:
     return {"network": config.model.name, "data": config.data.name, "weights": f"{weights}{rules}{pretrained}"}
 
 
-def check_network(network: nn.Module, sample: Samples, data: DataRef, config: TrainConfig, level: Level) -> Report:
+def check_network(
+    network: nn.Module, sample: Samples | FieldSamples, data: DataRef, config: TrainConfig, level: Level
+) -> Report:
     """Examine a network with some samples and a training's loss and optimizer, and leave the network unchanged."""
+    if isinstance(sample, FieldSamples):
+        return check_fields(network, sample, data, level, partial(_export_fields, sample, data))
 
     # The checks run the network some thirty times, so a large one gets fewer samples.
     parameters = sum(weight.numel() for _, weight in network.named_parameters())
@@ -65,6 +74,11 @@ def check_network(network: nn.Module, sample: Samples, data: DataRef, config: Tr
         export=export,
     )
     return examine(check_input, "full" if level == "full" else "quick", training_sizes(data)[0] * config.epochs)
+
+
+def _export_fields(sample: FieldSamples, data: DataRef, candidate: nn.Module) -> None:
+    with temporary_folder() as folder:
+        export_fields(candidate, data, sample, ExportConfig(batch_sizes=(2,)), {}, folder)
 
 
 def conclude(report: Report, reference: str, folder: Path) -> CheckRef:

@@ -39,7 +39,9 @@ def draw_curves(history: Sequence[EpochResult], path: Path) -> None:
     figure, (loss_axes, score_axes) = figure_of(9, 3.6, columns=2)
     for axes, measure in ((loss_axes, "loss"), (score_axes, history[0].measure)):
         for split, colour in (("train", QUIET), ("validation", ACCENT)):
-            values = [row.metrics()[f"{split}_{measure}"] for row in history]
+            values = [row.metrics().get(f"{split}_{measure}") for row in history]
+            if None in values:  # only validation has scores
+                continue
             axes.plot(epochs, values, color=colour, linewidth=2, marker="o", markersize=3, label=split)
         best = next((row.epoch for row in reversed(history) if row.is_best), None)
         if best is not None:

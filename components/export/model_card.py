@@ -7,6 +7,7 @@ from typing import Any
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.errors import shortened
 from torchmill.components.export.card_code import around_network, program
+from torchmill.components.export.field_card import field_card
 from torchmill.components.files import write_text
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.bare import is_bare
@@ -34,6 +35,10 @@ def write_card(
         made_by: origin of the model by name: run, commit and the like. Empty values are left out.
     """
     parity = require_json(model.report.path, dict, "Run the same command again: the export is done anew.")
+    if data.goal:
+        path = folder / "MODEL_CARD.md"
+        write_text(path, "\n".join(field_card(network, data, scores, model, parity, made_by)) + "\n")
+        return path
     metadata = metadata_of(read_without_weights(model.onnx.path))
     columns = None
     if not data.field.is_sequence and names.COLUMNS in metadata:

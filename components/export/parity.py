@@ -129,7 +129,7 @@ class Judgement:
         return replace(self, outputs=self.outputs[chosen], truth=self.truth[chosen])
 
     @property
-    def task_object(self) -> tasks.Task:
+    def task_object(self) -> tasks.LabelTask:
         """The task's own code."""
         return tasks.task(self.task)
 

@@ -73,17 +73,22 @@ def write_complete(
 ) -> None:
     """Write a network's model with its pre- and postprocessing; ``core`` is used up."""
     model = add_pre_and_postprocessing(core, data, temperature)
-    _write(model, {**describe(data, temperature), **metadata}, path)
+    write_model(model, {**describe(data, temperature), **metadata}, path)
 
 
 def write_bare(
     core: ir.Model, data: DataRef, metadata: Mapping[str, str], path: Path, temperature: float = 1.0
 ) -> None:
     """Write a network's model alone; its metadata describes the preparation of inputs, and the probabilities."""
-    _write(core, {**describe_bare(data, temperature), **metadata}, path)
+    write_model(core, {**describe_bare(data, temperature), **metadata}, path)
 
 
-def _write(model: ir.Model, metadata: Mapping[str, str], path: Path) -> None:
+def write_model(model: ir.Model, metadata: Mapping[str, str], path: Path) -> None:
+    """Write a model with its metadata, and check the file.
+
+    Raises:
+        UserError: it is not valid ONNX.
+    """
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
     model.ir_version = min(model.ir_version, onnx.helper.find_min_ir_version_for(_opsets(model)))
@@ -119,7 +124,7 @@ def _opsets(model: ir.Model) -> list[onnx.OperatorSetIdProto]:
     return [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
 
 
-def _with_plain_weights(network: nn.Module) -> nn.Module:
+def with_plain_weights(network: nn.Module) -> nn.Module:
     """Return the network, or a copy whose parametrized weights (orthogonal, weight_norm …) are plain constants.
 
     They change in training alone, and ONNX lacks many of the operations that compute them.
@@ -209,8 +214,38 @@ def export_core(network: nn.Module, data: DataRef, batch: int | None = None, ops
         UserError: torch cannot export the network.
     """
     network = network.cpu().eval().to(memory_format=torch.contiguous_format)
-    model = StandardizedModel.of(_with_plain_weights(network), data).eval()
+    model = StandardizedModel.of(with_plain_weights(network), data).eval()
     inputs, dynamic = (blank(data, batch), None) if batch else example(data)
+    program = export_quietly(
+        _Prepared(model) if data.field.is_picture else model,
+        (inputs,),
+        opset=opset,
+        input_names=[data.field.bare_input],
+        output_names=[data.task_object.onnx_output],
+        dynamic_shapes=dynamic,
+        name=type(network).__name__,
+    )
+    return named_by_modules(tidied(program))
+
+
+def export_quietly(
+    module: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    *,
+    opset: int,
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: object,
+    name: str,
+) -> ir.Model:
+    """Export a module by torch's exporter, whose messages are left out.
+
+    Args:
+        name: name of the network in errors.
+
+    Raises:
+        UserError: torch cannot export it.
+    """
     quiet = logging.getLogger("torch")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -219,25 +254,25 @@ def export_core(network: nn.Module, data: DataRef, batch: int | None = None, ops
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _Prepared(model) if data.field.is_picture else model,
-                (inputs,),
+                module,
+                inputs,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[data.field.bare_input],
-                output_names=[data.task_object.onnx_output],
-                dynamic_shapes=dynamic,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=dynamic_shapes,  # ty: ignore[invalid-argument-type]
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         cause = _root_cause(error)
         raise UserError(
-            f"{type(network).__name__} cannot be exported to ONNX: {' '.join(str(cause).split())[:500]}",
+            f"{name} cannot be exported to ONNX: {' '.join(str(cause).split())[:500]}",
             "Branches on a tensor's values and sizes taken from the batch are the usual reasons.",
         ) from error
     finally:
         quiet.setLevel(level)
     assert program is not None  # torch.onnx.export returns None only without dynamo
-    return named_by_modules(tidied(program.model))
+    return program.model
 
 
 def _root_cause(error: BaseException) -> BaseException:

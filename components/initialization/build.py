@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchmill.components.data.named_fields import facts
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.initialization.config import MODELS, TORCHVISION, InitializeConfig, ModelConfig
 from torchmill.components.initialization.pretrained import freeze, load_pretrained
 from torchmill.components.initialization.schemes import fill
 from torchmill.components.initialization.standardized_model import blank
 from torchmill.components.initialization.statistics import LayerStatistics, compare, measure
+from torchmill.components.initialization.task_trial import try_task
 from torchmill.components.initialization.uncompiled import uncompiled
 from torchmill.components.refs import DataRef
 from torchmill.components.user_code.call import call
@@ -55,8 +57,11 @@ def initialize(
                 "network  torch.compile of %s is left out: --train.compile on compiles the training",
                 ", ".join(compiled),
             )
-        _try_on_images(network, model, data)  # before the weights, since it gives lazy layers their shapes
-        inputs = blank(data) if sample is None else sample
+        if data.goal:
+            inputs = try_task(network, model.name, data)
+        else:
+            _try_on_images(network, model, data)  # before the weights, since it gives lazy layers their shapes
+            inputs = blank(data) if sample is None else sample
         before = measure(network, inputs)
         fill(network, config, seed, inputs)
         untrained = load_pretrained(network, model.name, model.weights) if model.weights else []
@@ -112,7 +117,8 @@ def build(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.
 
 
 def _make(reference: str, arguments: Mapping[str, object], data: DataRef) -> nn.Module:
-    network = call(find(reference), arguments, reference, "--model.args", offered=data.arguments, offered_by=data.name)
+    offered = {name: value for name, value in facts(data).items() if name != "fields"} if data.goal else data.arguments
+    network = call(find(reference), arguments, reference, "--model.args", offered=offered, offered_by=data.name)
     if not isinstance(network, nn.Module):
         raise UserError(f"{reference} makes a {type(network).__name__}, not a torch.nn.Module.")
     if next(network.parameters(), None) is None:

@@ -24,8 +24,13 @@ SCHEMES = Room(Path(__file__).parent / "schemes")
 
 
 def model_names() -> list[str]:
-    """Return the names of the built-in networks: the files in ``components/models``."""
-    return MODELS.names()
+    """Return the names of the built-in networks for tasks of labels: files in ``components/models``."""
+    return MODELS.names(lambda option: not option.constant("TASKS", ()))
+
+
+def field_model_names() -> list[str]:
+    """Return the names of the built-in networks for tasks over named fields, which their files name in ``TASKS``."""
+    return MODELS.names(lambda option: bool(option.constant("TASKS", ())))
 
 
 def network_schemes() -> list[str]:
@@ -65,8 +70,8 @@ class ModelConfig(Named):
             check_reference(name)
         elif name.endswith(".py"):
             raise ValueError(f"'{name}' names no class. {_classes_in(name)}")
-        elif name not in model_names():
-            names = [*model_names(), "torchvision:NAME"]
+        elif name not in MODELS:
+            names = [*MODELS.names(), "torchvision:NAME"]
             raise ValueError(f"unknown network '{name}'. {nearest(name, names)} Your own: file.py:Class")
         return name
 

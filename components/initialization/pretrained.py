@@ -113,3 +113,14 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file} holds no state dict of tensors.", "Save one: torch.save(network.state_dict(), file).")
     return plain_names({key.removeprefix("module."): value for key, value in state.items()})
+
+
+def frozen_norms(network: nn.Module) -> list[nn.Module]:
+    """Return the batch norms whose weights are frozen: their statistics must stay, too, or their outputs would move."""
+    return [
+        layer
+        for layer in network.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        and (weights := list(layer.parameters(recurse=False)))
+        and not any(weight.requires_grad for weight in weights)
+    ]

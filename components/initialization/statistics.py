@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from torchmill.components.wording import markdown_table
 
 logger = logging.getLogger("torchmill")
+
+
+Sample = Tensor | Callable[[nn.Module], object]
+"""Inputs as the network takes them, or a function that runs the network on some."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def compare(before: Sequence[LayerMeasure], after: Sequence[LayerMeasure]) -> li
 
 
 @torch.no_grad()
-def measure(network: nn.Module, sample: Tensor) -> list[LayerMeasure]:
+def measure(network: nn.Module, sample: Sample) -> list[LayerMeasure]:
     """Measure the layers that have matrices, the used ones in the order of use, in evaluation mode.
 
     Modes and random state are restored. It never fails: if the network does, fewer layers have an output.
@@ -62,7 +66,7 @@ def measure(network: nn.Module, sample: Tensor) -> list[LayerMeasure]:
     return [_measured(name, layers[name], outputs.get(name)) for name in order]
 
 
-def output_std(network: nn.Module, name: str, sample: Tensor) -> float:
+def output_std(network: nn.Module, name: str, sample: Sample) -> float:
     """Return the deviation of a layer's output on the sample; 0 if the layer isn't used."""
     return _deviations(network, {network.get_submodule(name): name}, sample).get(name, 0.0)
 
@@ -80,7 +84,7 @@ def evaluation_mode(network: nn.Module) -> Generator[None]:
             layer.training = mode
 
 
-def _deviations(network: nn.Module, layers: dict[nn.Module, str], sample: Tensor) -> dict[str, float]:
+def _deviations(network: nn.Module, layers: dict[nn.Module, str], sample: Sample) -> dict[str, float]:
     """Return the deviations of layers' outputs in one forward pass, in the order of use.
 
     If the pass fails, only the layers before the failure have one: other code reports the error.
@@ -94,7 +98,7 @@ def _deviations(network: nn.Module, layers: dict[nn.Module, str], sample: Tensor
 
     handles = [layer.register_forward_hook(look) for layer in layers]
     try:
-        network(sample)
+        sample(network) if callable(sample) else network(sample)
     except Exception as error:  # the user's forward can fail in any way
         logger.debug("measuring stops: %r", error)
     finally:

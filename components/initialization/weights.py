@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_atomically
 from torchmill.components.initialization.build import build, try_on
+from torchmill.components.initialization.task_trial import try_task
 from torchmill.components.initialization.uncompiled import PREFIX, plain_names
 from torchmill.components.refs import DataRef, FileRef, NetworkRef
 
@@ -43,7 +45,10 @@ def restore(network: NetworkRef, weights: FileRef, data: DataRef) -> nn.Module:
         raise UserError(f"{weights.path} is missing or has changed since it was written.", "Run the training again.")
     with torch.random.fork_rng(devices=[]):
         rebuilt = build(network.reference, network.arguments, data)
-        try_on(rebuilt, network.reference, data)  # gives lazy layers their shapes
+        if not data.goal:
+            try_on(rebuilt, network.reference, data)  # gives lazy layers their shapes
+        elif any(isinstance(layer, LazyModuleMixin) for layer in rebuilt.modules()):
+            try_task(rebuilt, network.reference, data)
     for name in network.frozen:
         rebuilt.get_parameter(name).requires_grad_(False)
     try:

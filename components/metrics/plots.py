@@ -42,6 +42,15 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) ->
     save(figure, path)
 
 
+def draw_texts(texts: Sequence[str], path: Path) -> None:
+    """Draw texts, a line each."""
+    figure, axes = figure_of(7, 0.5 + 0.26 * len(texts))
+    axes.set_axis_off()
+    for row, text in enumerate(texts):
+        axes.text(0, 1 - (row + 0.5) / len(texts), text[:90].replace("$", r"\$"), color=INK, fontsize=9, va="center")
+    save(figure, path)
+
+
 def draw_labels(scores: Sequence[ClassScore], labels: Sequence[str], path: Path) -> None:
     """Draw precision, recall and F1 of each label; of more than 40 labels, those with the lowest F1."""
     worst = sorted(range(len(labels)), key=lambda number: scores[number].f1)[:MOST_NAMED]

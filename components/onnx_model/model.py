@@ -108,7 +108,7 @@ class OnnxModel:
         return fields.field(self.kind)
 
     @property
-    def task_object(self) -> tasks.Task:
+    def task_object(self) -> tasks.LabelTask:
         """The task's own code."""
         return tasks.task(self.task)
 

@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torchmill.components import fields
 from torchmill.components.config import RunConfig, deciding, sections
 from torchmill.components.data.config import AUGMENTATIONS, DATASETS, DataConfig, dataset_names, dataset_place
+from torchmill.components.field_tasks.config import TaskConfig
 from torchmill.components.fields import FIELDS
 from torchmill.components.initialization.config import MODELS, SCHEMES, TORCHVISION, ModelConfig
 from torchmill.components.refs import DataRef, FileRef, FitRef, NetworkRef, Ref
 from torchmill.components.settings.section import Section
-from torchmill.components.tasks import TASKS
+from torchmill.components.tasks import TASKS, field_tasks
 from torchmill.components.training.config import LOSSES, OPTIMIZERS, SCHEDULES, TrainConfig
 from torchmill.components.user_code import source_code
 from torchmill.components.user_code.reference import source_file
@@ -131,6 +132,12 @@ def of_step(step: str, arguments: Mapping[str, Any]) -> StepFingerprint:
             case DataRef():
                 inputs |= argument.identity()
                 options += [TASKS[argument.task].file, fields.file_of(argument.kind)]
+                if argument.goal:
+                    settings |= {
+                        "task.name": _without_folder(argument.goal.reference),
+                        "task.args": json.dumps(argument.goal.args, sort_keys=True),
+                    }
+                    references.append(argument.goal.reference)
             case Ref():
                 inputs |= argument.identity()
             case _:
@@ -204,7 +211,8 @@ def source_of(reference: str) -> source_code.SourceCode:
     if place == TORCHVISION:
         return source_code.closure(ROOT / "components" / "initialization" / "torchvision.py", ROOT)
     if not place:
-        return source_code.closure(MODELS[reference].file, ROOT)
+        room = TASKS if reference in field_tasks() else MODELS
+        return source_code.closure(room[reference].file, ROOT)
     return source_code.closure(source_file(place))
 
 
@@ -215,6 +223,8 @@ def _of_section(section: Section) -> dict[str, str]:
         values["model.name"] = _without_folder(section.name)
         if section.weights and Path(section.weights).expanduser().is_file():
             values["model.weights"] = FileRef.of(Path(section.weights).expanduser()).sha256
+    if isinstance(section, TaskConfig):
+        values["task.name"] = _without_folder(section.name)
     if isinstance(section, TrainConfig):
         values["train.loss"] = _without_folder(section.loss)
     if isinstance(section, DataConfig):
@@ -229,6 +239,8 @@ def user_code(section: Section) -> list[str]:
     match section:
         case ModelConfig():
             return [section.name]
+        case TaskConfig():
+            return [section.name] if section.is_over_fields else []
         case TrainConfig():
             return [section.loss] if ":" in section.loss else []
         case DataConfig():

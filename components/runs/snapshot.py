@@ -15,7 +15,7 @@ from torchmill.components.initialization.config import TORCHVISION
 from torchmill.components.runs.fingerprint import source_of, user_code
 from torchmill.components.user_code.reference import source_file
 
-USER_CODE_FIELDS = {"data": "name", "model": "name", "train": "loss"}
+USER_CODE_FIELDS = {"data": "name", "task": "name", "model": "name", "train": "loss"}
 """Fields of the configuration's sections that may name the user's code."""
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torchmill.components.errors import UserError
 
@@ -24,13 +24,17 @@ class Compiled:
 
     def __init__(self, model: nn.Module, device: torch.device, varying: bool):
         graphs = device.type == "cuda" and not varying
+        self.model = model
         self.compiled: Any = torch.compile(model, mode="reduce-overhead" if graphs else None)
 
-    def __call__(self, inputs: Tensor) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return self.compiled(inputs)
+            return self.compiled(*inputs, **named)
         except TorchDynamoException as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise CompilationFailed(f"The network does not compile: {reason}", "Leave --train.compile off.") from error

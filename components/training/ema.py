@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmill.components.errors import UserError
+from torchmill.components.initialization.fields_model import FieldsModel
 from torchmill.components.initialization.standardized_model import StandardizedModel
 
 
@@ -17,7 +18,7 @@ class Ema:
     ``torch.optim.swa_utils`` averages integers as well, and doesn't save buffers that are not persistent.
     """
 
-    def __init__(self, model: StandardizedModel, decay: float):
+    def __init__(self, model: StandardizedModel | FieldsModel, decay: float):
         try:
             self.model = copy.deepcopy(model).requires_grad_(False)
         except RuntimeError as error:
@@ -29,7 +30,7 @@ class Ema:
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: StandardizedModel) -> None:
+    def update(self, model: StandardizedModel | FieldsModel) -> None:
         """Move the average towards the model's weights; the first update copies them."""
         weight = 1 - self.decay if self.updates else 1.0
         torch._foreach_lerp_(list(self.model.network.parameters()), list(model.network.parameters()), weight)
@@ -58,7 +59,7 @@ class Ema:
         for average, saved in zip(self.model.network.parameters(), state["parameters"], strict=True):
             average.copy_(saved)
         for name, value in state["buffers"].items():
-            set_buffer(self.model.network, name, value.to(self.model.scale.device))
+            set_buffer(self.model.network, name, value.to(next(self.model.parameters()).device))
 
 
 def set_buffer(network: nn.Module, name: str, value: Tensor) -> None:

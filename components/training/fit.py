@@ -80,13 +80,15 @@ def fit(
         batches = epoch_batches(len(training), batch_size, seed, epoch, smallest, training.lengths)[state.batch :]
         shares = [process_group.share(indices_B) for indices_B in batches]  # b: this process's part of batch B
         state.train_mode()
-        for indices_B, indices_b, (inputs_b, labels_b) in zip(batches, shares, training.ahead(shares), strict=True):
+        for indices_B, indices_b, batch_b in zip(batches, shares, training.ahead(shares), strict=True):
             draw = state.batch * process_group.world_size + process_group.rank
-            inputs_b, labels_b = augment(inputs_b, labels_b, epoch, draw, indices_b)
-            loss = state.step(inputs_b, labels_b, weight=len(indices_b) * process_group.world_size / len(indices_B))
-            if read_every_loss and not math.isfinite(loss.item()):
-                raise NotFinite.in_step("loss", loss.item(), epoch, state.batch + 1, state.find_nonfinite(inputs_b))
-            state.update(loss, len(indices_b))
+            batch_b = augment(batch_b, epoch, draw, indices_b)
+            weight = len(indices_b) * process_group.world_size / len(indices_B)
+            for phase in state.due_phases():
+                loss = state.step(batch_b, weight, phase)
+                if read_every_loss and not math.isfinite(loss.item()):
+                    raise NotFinite.in_step("loss", loss.item(), epoch, state.batch + 1, state.find_nonfinite(batch_b))
+                state.update(loss, len(indices_b))
 
             if state.batch % process_group.agreement_interval:
                 continue

@@ -4,16 +4,23 @@ import torch
 from torch import nn
 
 from torchmill.components.errors import UserError
+from torchmill.components.initialization.fields_model import FieldsModel
 from torchmill.components.initialization.standardized_model import StandardizedModel, blank
 from torchmill.components.refs import DataRef
 from torchmill.components.training.config import TrainConfig
 
 
-def prepare_model(network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef) -> StandardizedModel:
+def prepare_model(
+    network: nn.Module, config: TrainConfig, device: torch.device, data: DataRef
+) -> StandardizedModel | FieldsModel:
     """Return the network, not a copy, on its device, in its memory format and behind the data's standardization.
 
     A network to be sharded stays on the CPU, because it may not fit on one device.
     """
+    if data.goal:
+        if config.shard == "on":
+            raise UserError("--train.shard on is for tasks of labels.", "Leave it off.")
+        return FieldsModel.of(network, data).to(device)
     channels_last = wants_channels_last(network, config, device, data)
     if channels_last:
         network.to(memory_format=torch.channels_last)

@@ -1,6 +1,6 @@
 """Find the first layer, weight or input that is infinite or NaN."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,6 @@ from torch.utils._pytree import tree_leaves
 
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.build import outputs_of
-from torchmill.components.initialization.standardized_model import StandardizedModel
 
 LARGEST_LOGIT = 1e30
 """Differences of larger logits overflow float32."""
@@ -68,17 +67,19 @@ class _Search:
         self.finding = f"{place} is the first to give {kind}, for inputs of up to {largest:.3g}"
 
 
-def first_not_finite(model: StandardizedModel, parts: Sequence[Tensor]) -> str:
-    """Run a batch through the model again and describe the first value that is infinite or NaN.
+def first_not_finite(network: nn.Module, again: Callable[[], Iterable[object]]) -> str:
+    """Run a batch through the network again and describe the first value that is infinite or NaN.
 
     Args:
-        model: has the weights that the loss was computed with. Only its buffers change.
-        parts: inputs of the batch, in parts that fit in memory.
+        network: has the weights that the loss was computed with. Only its buffers change.
+        again: function that computes the outputs again, in parts that fit in memory.
     """
-    search = _Search(model.network)
+    search = _Search(network)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            largest_logit = max(output.abs().max().item() for inputs in parts for output in outputs_of(model(inputs)))
+            largest_logit = max(
+                value.abs().max().item() for output in again() for value in _tensors(outputs_of(output))
+            )
     finally:
         search.remove_hooks()
     if search.finding:

@@ -1,6 +1,7 @@
 """Progress within an epoch, and the result of an epoch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,8 @@ class StepProgress:
     """Samples seen in this epoch."""
     loss: float
     """Mean over the epoch so far."""
-    score: float
-    """Mean over the epoch so far."""
+    score: float | None
+    """Mean over the epoch so far; None if only validation has scores."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class EpochResult:
     """Name of the scores: ``accuracy``, ``label_accuracy`` or ``r2``."""
     train_loss: float
     """Mean over the epoch's steps, in train mode, while the weights changed."""
-    train_score: float
-    """Mean over the epoch's steps, in train mode, while the weights changed."""
+    train_score: float | None
+    """Mean over the epoch's steps, in train mode, while the weights changed; None if only validation has scores."""
     validation_loss: float
     validation_score: float
     lr: float
@@ -38,6 +39,8 @@ class EpochResult:
     is_best: bool
     """Lowest validation loss so far."""
     is_last: bool
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Means of the parts of the training loss by name."""
     micro_batch: int | None = None
     """Samples per pass, if a whole batch didn't fit in memory."""
 
@@ -45,7 +48,8 @@ class EpochResult:
         """Return the values to plot over epochs."""
         return {
             "train_loss": self.train_loss,
-            f"train_{self.measure}": self.train_score,
+            **({} if self.train_score is None else {f"train_{self.measure}": self.train_score}),
+            **{f"train_{name}": value for name, value in self.parts.items()},
             "validation_loss": self.validation_loss,
             f"validation_{self.measure}": self.validation_score,
             "lr": self.lr,

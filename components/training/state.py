@@ -7,28 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
-from torchmill.components import tasks
-from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
-from torchmill.components.initialization.build import outputs_of
-from torchmill.components.initialization.standardized_model import StandardizedModel
+from torchmill.components.initialization.pretrained import frozen_norms
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.compilation import Compiled
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from torchmill.components.training.ema import Ema, set_buffer
-from torchmill.components.training.losses import Objective, make_loss
+from torchmill.components.training.learning import AnyBatch, AnySamples, Learning, Model, make_learning
 from torchmill.components.training.memory import free_cached_memory, is_out_of_memory, too_little_memory
 from torchmill.components.training.memory_format import prepare_model
-from torchmill.components.training.nonfinite import NotFinite, first_not_finite
-from torchmill.components.training.optimizers import clip_gradients, last_layer, make_optimizer
+from torchmill.components.training.nonfinite import NotFinite
+from torchmill.components.training.optimizers import clip_gradients, last_layer
+from torchmill.components.training.phases import TrainedPhase, make_phases
 from torchmill.components.training.precision import MixedPrecision
 from torchmill.components.training.progress import EpochResult, StepProgress
 from torchmill.components.training.rng import rng_states, set_rng_states
-from torchmill.components.training.schedules import ByValidationLoss, make_schedule
+from torchmill.components.training.schedules import ByValidationLoss
 from torchmill.components.training.setup import TrainingSetup
-from torchmill.components.training.validation import validate
 
 logger = logging.getLogger("torchmill")
 
@@ -43,15 +42,14 @@ class TrainingState:
 
     def __init__(
         self,
-        model: StandardizedModel,
-        objective: Objective,
-        task: str,
+        model: Model,
+        learning: Learning,
         config: TrainConfig,
         device: torch.device,
         steps: int,
         process_group: ProcessGroup = SINGLE_PROCESS,
     ):
-        self.model, self.objective, self.task = model, objective, tasks.task(task)
+        self.model, self.learning = model, learning
         self.config, self.device, self.process_group = config, device, process_group
         self.ema = Ema(model, config.ema) if config.ema else None
         self.parallel: Any = model if config.shard == "on" else process_group.parallel(model)
@@ -60,13 +58,14 @@ class TrainingState:
                 self.fsdp.shard(sharded, device)
         if config.compile == "on":
             self.parallel = Compiled(self.parallel, device, varying=model.takes_tokens)
-        self.optimizer = make_optimizer(model.network, config, device)
         self.precision = MixedPrecision(config.precision, device)
         self.clip, _, limit = config.clip.partition(":")
         self.clip_limit = float(limit or 0)
         self.last_layer = last_layer(model.network)
         self.frozen_norms = frozen_norms(model.network)
-        self.schedule = make_schedule(self.optimizer, config, steps)
+        self.phases = make_phases(model.network, learning.phases, config, device, steps)
+        self.phase = self.phases[0]
+        """Phase of the last gradient."""
         self.epoch, self.batch = 1, 0
         """Next step: its epoch, counted from 1, and its batch, counted from 0."""
         self.history: list[EpochResult] = []
@@ -85,8 +84,7 @@ class TrainingState:
             steps: steps of the whole training, which the schedule spans.
         """
         model = prepare_model(setup.network, setup.config, setup.device, setup.data)
-        objective = make_loss(setup.config, setup.data, setup.training).to(setup.device)
-        return cls(model, objective, setup.data.task, setup.config, setup.device, steps, process_group)
+        return cls(model, make_learning(setup), setup.config, setup.device, steps, process_group)
 
     @property
     def fsdp(self) -> Any:
@@ -97,12 +95,19 @@ class TrainingState:
 
     def _begin_epoch(self) -> None:
         self.total_loss = torch.zeros((), device=self.device)
-        dtype = torch.int64 if self.task.counts_right else torch.float32
+        dtype = torch.int64 if self.learning.counts_right else torch.float32
+        self.total_parts: dict[str, Tensor] = {}
+        """Sums of the parts of the loss over the samples of the epoch."""
         self.total_score = torch.zeros((), device=self.device, dtype=dtype)
         self.seen, self.seconds = 0, 0.0
 
     @property
-    def validated_model(self) -> StandardizedModel:
+    def optimizer(self) -> Optimizer:
+        """Optimizer of the first phase, which most trainings have alone."""
+        return self.phases[0].optimizer
+
+    @property
+    def validated_model(self) -> Model:
         """The model that is validated and saved as the best: the EMA, if there is one."""
         return self.ema.model if self.ema else self.model
 
@@ -116,34 +121,41 @@ class TrainingState:
         for layer in self.frozen_norms:
             layer.eval()
 
-    def step(self, inputs: Tensor, labels: Tensor, weight: float = 1.0) -> Tensor:
+    def due_phases(self) -> list[TrainedPhase]:
+        """Return the phases of the next batch."""
+        return [phase for phase in self.phases if self.batch % phase.every == 0]
+
+    def step(self, batch: AnyBatch, weight: float = 1.0, phase: TrainedPhase | None = None) -> Tensor:
         """Compute the gradient of a batch and return its mean loss.
 
         If the batch doesn't fit in memory, it is halved until its parts fit, and their gradients are accumulated.
 
         Args:
             weight: weight of this process's gradient in the mean over all processes: 1 if their shares are equal.
+            phase: phase of the step; the first by default.
         """
+        self.phase, samples = phase or self.phases[0], self.learning.size(batch)
         while True:
             try:
-                return self._accumulate(inputs, labels, weight)
+                with self.phase.alone():
+                    return self._accumulate(batch, samples, weight)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if self.process_group.world_size > 1:  # the others already wait for this process's gradient
                     raise UserError(
-                        f"Process {self.process_group.rank} has too little memory for its {len(labels)} samples of a "
+                        f"Process {self.process_group.rank} has too little memory for its {samples} samples of a "
                         "batch.",
                         "Take a smaller --train.batch_size, more processes, or --train.shard on, which shards the "
                         "network across them.",
                     ) from error
-                before = min(self.micro_batch or len(labels), len(labels))
+                before = min(self.micro_batch or samples, samples)
                 if before < 2:
                     raise too_little_memory() from error
             except ValueError as error:
                 if self.micro_batch and "more than 1 value" in str(error):  # torch's message if batch norm gets one
                     raise too_little_memory() from error
-                if len(labels) == 1 and "more than 1 value" in str(error):
+                if samples == 1 and "more than 1 value" in str(error):
                     raise UserError(
                         "Batch normalization can't train on a single sample, and each process gets batches of one.",
                         f"Set --train.batch_size to {2 * self.process_group.world_size} or more, or take nn.LayerNorm "
@@ -154,43 +166,46 @@ class TrainingState:
             logger.warning(
                 "%d samples at once don't fit in memory: from now on %d, and gradients are accumulated over the same "
                 "batch of %d.",
-                *(before, self.micro_batch, len(labels)),
+                *(before, self.micro_batch, samples),
             )
             free_cached_memory(self.device)
 
-    def _accumulate(self, inputs: Tensor, labels: Tensor, weight: float) -> Tensor:
-        self.optimizer.zero_grad()
-        parts = self.parts(len(labels))
+    def _accumulate(self, batch: AnyBatch, samples: int, weight: float) -> Tensor:
+        self.phase.optimizer.zero_grad()
+        parts = self.parts(samples)
         if parts == 1:
-            loss, score = self._pass(inputs, labels, weight=weight)
+            loss, score, named = self._pass(batch, weight=weight)
         else:
             results = [
-                self._pass(some_inputs, some_labels, len(some_labels) / len(labels))
-                for some_inputs, some_labels in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
+                self._pass(part, self.learning.size(part) / samples) for part in self.learning.split(batch, parts)
             ]
-            loss, score = (torch.stack(values).sum() for values in zip(*results, strict=True))
+            loss, score = (torch.stack(values).sum() for values in list(zip(*results, strict=True))[:2])
+            named = {name: torch.stack([part[name] for _, _, part in results]).sum() for name in results[0][2]}
         self.total_score += score  # not before all parts have passed: a failed batch is repeated
+        for name, value in named.items():
+            self.total_parts[name] = self.total_parts.get(name, 0) + value * samples
         return loss
 
-    def _pass(self, inputs: Tensor, labels: Tensor, share: float = 1.0, weight: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Run forward and backward; return the mean loss times ``share``, and the sum of scores.
+    def _pass(
+        self, batch: AnyBatch, share: float = 1.0, weight: float = 1.0
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Run forward and backward; return the mean loss and its parts times ``share``, and the sum of scores.
 
         Args:
             share: share of these samples in the process's part of the batch.
         """
         with self.precision.autocast():
-            output = self.parallel(inputs)
-            loss = self.objective(output, labels)
+            loss, score, parts = self.learning.forward(self.parallel, batch, self.phase.name)
         if share < 1:
-            loss = loss * share
+            loss, parts = loss * share, {name: value * share for name, value in parts.items()}
         self.precision.backward(loss if weight == 1 else loss * weight)
-        return loss.detach(), self.task.score_sum(outputs_of(output)[0].detach(), labels)
+        return loss.detach(), score, dict(parts)
 
     def parts(self, samples: int) -> int:
         """Return the number of parts to pass a batch in."""
         return -(-samples // self.micro_batch) if self.micro_batch else 1
 
-    def validate(self, split: Samples) -> tuple[float, float]:
+    def validate(self, split: AnySamples) -> tuple[float, float]:
         """Return mean loss and score of a split; each process computes its share of it."""
         if self.process_group.world_size == 1:
             return self._validate(split, len(split))
@@ -205,7 +220,7 @@ class TrainingState:
         total_loss, total_score = self.process_group.sums([loss * len(share), score * len(share)])
         return total_loss / len(split), total_score / len(split)
 
-    def _validate(self, split: Samples, largest_share: int) -> tuple[float, float]:
+    def _validate(self, split: AnySamples, largest_share: int) -> tuple[float, float]:
         """Return mean loss and score of a split, passed in parts that fit in memory.
 
         Args:
@@ -215,7 +230,7 @@ class TrainingState:
             try:
                 with self.precision.autocast():
                     parts = -(-largest_share // self.validation_batch)
-                    return validate(self.validated_model, self.objective, self.task, split, parts)
+                    return self.learning.validate(self.validated_model, split, parts)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -231,20 +246,23 @@ class TrainingState:
             loss: mean loss over this process's samples of the batch.
             samples: number of these samples.
         """
+        phase = self.phase
         if self.clip != "none":
-            self.precision.unscale(self.optimizer)
-            clip_gradients(self.model.parameters(), self.clip, self.clip_limit, self.last_layer)
+            self.precision.unscale(phase.optimizer)
+            clip_gradients(phase.parameters, self.clip, self.clip_limit, self.last_layer)
         try:
-            self.precision.step(self.optimizer)
+            self.precision.step(phase.optimizer)
         except (RuntimeError, MemoryError) as error:  # the first step allocates the optimizer's state
             raise too_little_memory() if is_out_of_memory(error) else error from error
-        self.lr = max(group["lr"] for group in self.optimizer.param_groups)
-        self.precision.step_schedule(self.schedule)
+        self.lr = max(group["lr"] for group in phase.optimizer.param_groups)
+        self.precision.step_schedule(phase.schedule)
+        self.total_loss.add_(loss, alpha=samples)
+        if phase is not self.due_phases()[-1]:
+            return
         if self.ema:
             self.ema.update(self.model)
         self.batch += 1
         self.seen += samples
-        self.total_loss.add_(loss, alpha=samples)
 
     def totals(self) -> tuple[int, float, float]:
         """Return the samples that all processes have seen in this epoch, and their mean loss and score."""
@@ -252,7 +270,8 @@ class TrainingState:
         return int(seen), loss / seen, score / seen
 
     def progress(self) -> StepProgress:
-        return StepProgress(self.epoch, *self.totals())
+        seen, loss, score = self.totals()
+        return StepProgress(self.epoch, seen, loss, score if self.learning.scores_training else None)
 
     @torch.no_grad()
     def is_finite(self) -> bool:
@@ -266,18 +285,20 @@ class TrainingState:
 
     def end_epoch(self, validation_loss: float, validation_score: float) -> EpochResult:
         """Add the finished epoch to the history, and begin the next one."""
-        is_best = validation_loss < self.best_loss
+        is_best = validation_loss < self.best_loss or self.learning.keeps_last
         if is_best:
             self.best_loss, self.best_epoch = validation_loss, self.epoch
             self.best = {name: value.clone() for name, value in self.validated_model.network.state_dict().items()}
         patience = self.config.patience
         seen, train_loss, train_score = self.totals()
+        sums = self.process_group.sums([value.item() for value in self.total_parts.values()])
         out_of_patience = patience is not None and self.epoch - self.best_epoch >= patience
         result = EpochResult(
             epoch=self.epoch,
-            measure=self.task.main_measure,
+            measure=self.learning.measure,
             train_loss=train_loss,
-            train_score=train_score,
+            train_score=train_score if self.learning.scores_training else None,
+            parts={name: total / seen for name, total in zip(self.total_parts, sums, strict=True)},
             validation_loss=validation_loss,
             validation_score=validation_score,
             lr=self.lr,
@@ -287,8 +308,9 @@ class TrainingState:
             micro_batch=self.micro_batch,
         )
         self.history.append(result)
-        if isinstance(self.schedule, ByValidationLoss):
-            self.schedule.judge(validation_loss)
+        for phase in self.phases:
+            if isinstance(phase.schedule, ByValidationLoss):
+                phase.schedule.judge(validation_loss)
         self.epoch, self.batch = self.epoch + 1, 0
         self._begin_epoch()
         return result
@@ -299,12 +321,13 @@ class TrainingState:
         if self.config.shard == "on":
             self.fsdp.unshard(network)
 
-    def find_nonfinite(self, inputs: Tensor) -> str:
-        """Describe the first value that is infinite or NaN when the network gets these inputs."""
+    def find_nonfinite(self, batch: AnyBatch) -> str:
+        """Describe the first value that is infinite or NaN when the network gets this batch."""
         if self.config.shard == "on":
-            return "the network is sharded across processes, so its layers were not searched"
+            return "the network is sharded, so its layers were not searched"
         with self.precision.autocast():
-            return first_not_finite(self.model, inputs.tensor_split(self.parts(len(inputs))))
+            parts = self.learning.split(batch, self.parts(self.learning.size(batch)))
+            return self.learning.find_nonfinite(self.model, parts)
 
     def save(self, checkpoints: Checkpoints, required: bool = False) -> None:
         """Write a checkpoint from the main process.
@@ -321,7 +344,7 @@ class TrainingState:
         *("micro_batch", "validation_batch", "lr"),
     )
     """Attributes in a checkpoint that are the same in all processes."""
-    PER_RANK = ("total_loss", "total_score", "seen")
+    PER_RANK = ("total_loss", "total_score", "total_parts", "seen")
     """Attributes in a checkpoint that each process has for its share of the batches."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -334,7 +357,8 @@ class TrainingState:
             # All buffers: those that are not persistent may decide the next step, too.
             "buffers": dict(network.named_buffers()),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.phases[0].schedule.state_dict(),
+            "phases": [phase.as_dict() for phase in self.phases[1:]],
             "scaler": self.precision.scaler.state_dict(),
             "ema": self.ema.as_dict() if self.ema else None,
             "own": self.process_group.gather(
@@ -360,28 +384,20 @@ class TrainingState:
         if self.config.shard == "on":
             state = self.fsdp.shard_state(state, self.model.network, self.optimizer)
         per_rank = state["own"][self.process_group.rank]
-        values = {name: state[name] for name in self.SHARED} | {name: per_rank[name] for name in self.PER_RANK}
+        values = {name: state[name] for name in self.SHARED}
+        values |= {name: per_rank[name] for name in self.PER_RANK if name in per_rank}  # not all are in old checkpoints
         for name, value in values.items():
-            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
+            setattr(self, name, tree_map_only(Tensor, lambda tensor: tensor.to(self.device), value))
         self.history = [EpochResult(**result) for result in state["history"]]
         network = self.model.network
         for name, value in state["buffers"].items():
             set_buffer(network, name, value.to(self.device))
         network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.phases[0].schedule.load_state_dict(state["schedule"])
+        for phase, saved in zip(self.phases[1:], state.get("phases", ()), strict=True):
+            phase.restore(saved)
         self.precision.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.restore(state["ema"])
         set_rng_states(per_rank["random"], self.device)
-
-
-def frozen_norms(network: nn.Module) -> list[nn.Module]:
-    """Return the batch norms whose weights are frozen: their statistics must stay, too, or their outputs would move."""
-    return [
-        layer
-        for layer in network.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        and (weights := list(layer.parameters(recurse=False)))
-        and not any(weight.requires_grad for weight in weights)
-    ]

@@ -4,12 +4,14 @@ import torch
 from torch import nn
 
 from torchmill.components.data.samples import Samples
-from torchmill.components.tasks import Task
+from torchmill.components.tasks import LabelTask
 from torchmill.components.training.losses import Objective
 
 
 @torch.no_grad()
-def validate(model: nn.Module, objective: Objective, task: Task, split: Samples, parts: int = 1) -> tuple[float, float]:
+def validate(
+    model: nn.Module, objective: Objective, task: LabelTask, split: Samples, parts: int = 1
+) -> tuple[float, float]:
     """Return mean loss and score of a split in eval mode, passed in ``parts`` parts."""
     model.eval()
     loss, score = 0.0, 0.0

@@ -79,9 +79,9 @@ class TrainingDisplay:
         if self.bar:
             self.bar.stop()
 
-    def score(self, value: float) -> str:
-        """Return a score with its name."""
-        return f"{title(self.measure)} {shown(self.measure, value)}"
+    def score(self, value: float | None) -> str:
+        """Return a score with its name, after two spaces; empty without a score."""
+        return "" if value is None else f"  {title(self.measure)} {shown(self.measure, value)}"
 
     def step(self, progress: StepProgress) -> None:
         """Show a report from within an epoch."""
@@ -91,13 +91,13 @@ class TrainingDisplay:
             return
         speed = (done - self.samples_before) / (time.monotonic() - self.started)
         if self.bar:
-            numbers = f"loss {progress.loss:.4f}  {self.score(progress.score)} {speed:,.0f} samples/s"
+            numbers = f"loss {progress.loss:.4f}{self.score(progress.score)}  {speed:,.0f} samples/s"
             self.bar.update(self.task, completed=done, epoch=progress.epoch, numbers=numbers)
         elif time.monotonic() - self.last_line > self.LINE_SECONDS:
             self.last_line = time.monotonic()
             seconds_left = (self.epochs * self.samples - done) / speed
             logger.info(
-                "epoch %d/%d  %3.0f %%  loss %.4f  %s  %s samples/s  %.0f s left",
+                "epoch %d/%d  %3.0f %%  loss %.4f%s  %s samples/s  %.0f s left",
                 *(progress.epoch, self.epochs, 100 * progress.samples / self.samples),
                 *(progress.loss, self.score(progress.score), f"{speed:,.0f}", seconds_left),
             )
@@ -108,7 +108,7 @@ class TrainingDisplay:
             return
         self.last_line = time.monotonic()
         logger.info(
-            "epoch %d/%d  loss %.4f  validation loss %.4f  %s  %s samples/s%s",
+            "epoch %d/%d  loss %.4f  validation loss %.4f%s  %s samples/s%s",
             *(result.epoch, self.epochs, result.train_loss, result.validation_loss),
             *(self.score(result.validation_score), f"{result.samples_per_second:,.0f}"),
             "  best so far" if result.is_best else "",

@@ -5,6 +5,7 @@ Draws are a function of seed, epoch and batch alone. Shared: mixing, resampling,
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -33,7 +34,7 @@ class Augmentation:
 
     Example:
         >>> augment = Augmentation(data, seed=0, names=("flip", "shift:3"), mixup=0.2)  # doctest: +SKIP
-        >>> inputs, labels = augment(inputs, labels, epoch=1, batch=0, samples=indices)  # doctest: +SKIP
+        >>> inputs, labels = augment((inputs, labels), epoch=1, batch=0, samples=indices)  # doctest: +SKIP
     """
 
     def __init__(self, data: DataRef, seed: int, names: Sequence[str] = (), mixup: float = 0.0, cutmix: float = 0.0):
@@ -45,25 +46,29 @@ class Augmentation:
             )
         self.seed, self.mixup, self.cutmix = seed, mixup, cutmix
         self.task, self.outputs = data.task_object, len(data.classes)
+        self.moving: set[str | int] = set()
+        """Changes that move pixels: names of those by sample, places of the others."""
         self.sample_changes: dict[str, Callable[..., Tensor]] = {}
         """Changes that depend on the sample and the epoch, by name: twice the same would undo itself."""
         self.changes: list[Callable[[Tensor, torch.Generator], Tensor]] = []
         """Changes of images, uint8 NCHW, that draw from a generator."""
         for name, strength in map(split_strength, names):
             module = _load(name, data.shape)
+            if getattr(module, "MOVES", False):
+                self.moving.add(name if hasattr(module, "change_samples") else len(self.changes))
             if hasattr(module, "change_samples"):
                 self.sample_changes[name] = partial(module.change_samples, strength=strength)
             else:
                 self.changes.append(partial(module.change, strength=strength))
 
-    def __call__(
-        self, inputs: Tensor, labels: Tensor, epoch: int, batch: int, samples: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, pair: tuple[Tensor, Tensor], epoch: int, batch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return the changed batch; if samples are mixed, inputs are floats and labels shares of classes, (N, K).
 
         Args:
+            pair: inputs and labels.
             samples: numbers of the samples in the split, (N,), on the CPU.
         """
+        inputs, labels = pair
         for change in self.sample_changes.values():
             inputs = change(inputs, samples, epoch, self.seed)
         for place, change in enumerate(self.changes):
@@ -71,6 +76,14 @@ class Augmentation:
         if self.mixup or self.cutmix:
             return self._mix(inputs, labels, self._generator(epoch, batch, len(self.changes)))
         return inputs, labels
+
+    def moved(self, masks: Tensor, epoch: int, batch: int, samples: Tensor) -> Tensor:
+        """Return masks, uint8 (N, 1, H, W), moved as ``__call__`` moves the images of that batch."""
+        for name in self.moving & self.sample_changes.keys():
+            masks = self.sample_changes[str(name)](masks, samples, epoch, self.seed)
+        for place, change in enumerate(self.changes):
+            masks = change(masks, self._generator(epoch, batch, place)) if place in self.moving else masks
+        return masks
 
     def _generator(self, epoch: int, batch: int, place: int) -> torch.Generator:
         number = ((self.seed * 1_000_003 + epoch) * 1_000_003 + batch + place * 7_368_787) % 2**63
@@ -163,10 +176,24 @@ def move(
     return resample(pixels, matrix, "zeros")
 
 
+_interpolation: ContextVar[str] = ContextVar("interpolation", default="bilinear")
+
+
+@contextlib.contextmanager
+def nearest_neighbour() -> Generator[None]:
+    """Resample by the nearest pixel, as masks need it."""
+    token = _interpolation.set("nearest")
+    try:
+        yield
+    finally:
+        _interpolation.reset(token)
+
+
 def resample(pixels: Tensor, matrix: Tensor, padding: str) -> Tensor:
     """Resample each image by its affine map, (N, 2, 3)."""
     grid = affine_grid(matrix.to(pixels.device), list(pixels.shape), align_corners=False)
-    return as_pixels(grid_sample(pixels.float(), grid, mode="bilinear", padding_mode=padding, align_corners=False))
+    mode = _interpolation.get()
+    return as_pixels(grid_sample(pixels.float(), grid, mode=mode, padding_mode=padding, align_corners=False))
 
 
 def as_pixels(images: Tensor) -> Tensor:

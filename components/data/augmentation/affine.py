@@ -4,6 +4,7 @@ from torch import Generator, Tensor
 
 from torchmill.components.data.augmentation import move
 
+MOVES = True
 MEANING = "share of the size that it moves and grows by; turns and shears by 90 degrees times it"
 RANGES = {"strength": (0, 0.9)}
 

@@ -5,6 +5,7 @@ from torch import Generator, Tensor
 
 from torchmill.components.data.augmentation import between, resample
 
+MOVES = True
 MEANING = "smallest share of the area that is kept, grown to the full size"
 RANGES = {"strength": (0.01, 1)}
 

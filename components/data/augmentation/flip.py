@@ -4,6 +4,7 @@ from torch import Generator, Tensor
 
 from torchmill.components.data.augmentation import flip_some
 
+MOVES = True
 MEANING = "probability"
 RANGES = {"strength": (0, 1)}
 

@@ -6,6 +6,7 @@ Random flips show an image the same way round twice in a row half of the time, a
 import torch
 from torch import Tensor
 
+MOVES = True
 MEANING = "always 1: every image, each other epoch"
 RANGES = {"strength": (1, 1)}
 

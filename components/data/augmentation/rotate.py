@@ -4,6 +4,7 @@ from torch import Generator, Tensor
 
 from torchmill.components.data.augmentation import move
 
+MOVES = True
 MEANING = "degrees, each way"
 RANGES = {"strength": (0, 180)}
 

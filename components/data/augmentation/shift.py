@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
+MOVES = True
 MEANING = "pixels, each way"
 RANGES = {"strength": (0, 1000)}
 

@@ -12,10 +12,12 @@ import numpy as np
 
 from torchmill.components import tasks
 from torchmill.components.data.content import digests_of, row_digests
+from torchmill.components.data.field_splits import FieldSplits
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.labels import Labels, read_labels
 from torchmill.components.data.formats.table_columns import notes_on, offset_of
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits, usual_level
+from torchmill.components.data.formats.user_fields import has_named_fields, load_fields
 from torchmill.components.data.formats.user_values import Pictures, TextFiles, Values, as_images, as_inputs, read_pair
 from torchmill.components.data.splits import Split, Splits, cut
 from torchmill.components.encoding.columns import Column, Columns
@@ -40,7 +42,7 @@ OPTIONS = ("classes", "task", "level", "lower_case", "max_length")
 """Keys that the function's mapping may hold beside the splits."""
 
 
-def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
+def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits | FieldSplits:
     """Call the user's function, and return the splits of its data.
 
     Without a test split, a fifth of each class is cut off; equal inputs stay together. Inputs:
@@ -62,7 +64,10 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits:
         ...     return images.reshape(-1, 8, 8).astype("uint8"), labels
     """
     place = f"{file}:{function}"
-    parts, options = _parts(call(_function(file, function), args, place, "--data.args"), place)
+    returned = call(_function(file, function), args, place, "--data.args")
+    if has_named_fields(returned):
+        return load_fields(returned, place)
+    parts, options = _parts(returned, place)
     read = {split: read_pair(part, f"{place}: {split}") for split, part in parts.items()}
     inputs = {split: values for split, (values, _, _) in read.items()}
     labels = read_labels({split: values for split, (_, values, _) in read.items()}, place, **_label_options(options))

@@ -77,7 +77,7 @@ def read_pair(part: Any, place: str) -> tuple[Values, np.ndarray | list[str], tu
     if is_pair and len(part) != 2:
         raise UserError(f"{place} is a tuple of {len(part)}, not a pair of inputs and labels.", SHAPES)
     inputs, labels = (part[0], part[1]) if is_pair else _items(part, place)
-    values, truth = _values(inputs, f"{place} inputs"), _values(labels, f"{place} labels", are_labels=True)
+    values, truth = opened_values(inputs, f"{place} inputs"), opened_values(labels, f"{place} labels", are_labels=True)
     assert not isinstance(truth, Pictures)
     if len(values) != len(truth):
         raise UserError(
@@ -121,7 +121,7 @@ def _loaded(part: Any, place: str) -> Any:
 def _items(dataset: Any, place: str) -> tuple[list[Any], list[Any]]:
     """Read all items of a Dataset, one by one."""
     if isinstance(dataset, str | bytes | int | float | np.ndarray) or hasattr(dataset, "detach") or dataset is None:
-        raise UserError(f"{place} is {_kind_of(dataset)}, and no pair or Dataset.", SHAPES)
+        raise UserError(f"{place} is {kind_of(dataset)}, and no pair or Dataset.", SHAPES)
     inputs, labels = [], []
     number = -1
     try:
@@ -131,21 +131,21 @@ def _items(dataset: Any, place: str) -> tuple[list[Any], list[Any]]:
         elif hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__"):
             # Python would count up until an IndexError, which may never come.
             raise UserError(
-                f"{place} is {_kind_of(dataset)} with no __len__: its number of items can't be known.",
+                f"{place} is {kind_of(dataset)} with no __len__: its number of items can't be known.",
                 "Give it a __len__ beside its __getitem__, or an __iter__ that ends.",
             )
         else:
             items = iter(dataset)
         for number, item in enumerate(items):
             if not isinstance(item, tuple | list) or len(item) != 2:
-                raise UserError(f"{place}: item {number} is {_kind_of(item)}, not a pair (input, label).", SHAPES)
+                raise UserError(f"{place}: item {number} is {kind_of(item)}, not a pair (input, label).", SHAPES)
             inputs.append(_item(item[0]))
             labels.append(_item(item[1]))
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         if number < 0 and isinstance(error, TypeError) and not hasattr(dataset, "__getitem__"):
-            raise UserError(f"{place} is {_kind_of(dataset)}, and no pair or Dataset.", SHAPES) from error
+            raise UserError(f"{place} is {kind_of(dataset)}, and no pair or Dataset.", SHAPES) from error
         raise UserError(f"{place}: item {number + 1} failed: {first_hand(error)}") from error
     return inputs, labels
 
@@ -204,11 +204,11 @@ def _opened(values: list[Any], place: str) -> Pictures | TextFiles | list[Any]:
         return opened
     if not all(are_pictures):
         number = are_pictures.index(False)
-        raise UserError(f"{place}: number {number} is {_kind_of(opened[number])}, and others are images.")
+        raise UserError(f"{place}: number {number} is {kind_of(opened[number])}, and others are images.")
     return Pictures(opened)
 
 
-def _values(values: Any, place: str, are_labels: bool = False) -> Values:
+def opened_values(values: Any, place: str, are_labels: bool = False) -> Values:
     """Return numbers as one array, texts as a list, or pictures."""
     if hasattr(values, "to_numpy") and hasattr(values, "columns"):
         check_frame(values, place)
@@ -226,7 +226,7 @@ def _values(values: Any, place: str, are_labels: bool = False) -> Values:
             return opened
         values = _stack([_item(value) for value in opened], place)
     if not isinstance(values, np.ndarray):
-        raise UserError(f"{place} are {_kind_of(values)}.", "Give an array, a tensor or a list.")
+        raise UserError(f"{place} are {kind_of(values)}.", "Give an array, a tensor or a list.")
     if values.dtype.kind in "OU" and values.ndim == 1:
         if all(isinstance(value, str) for value in values):
             return [str(value) for value in values]
@@ -238,7 +238,7 @@ def _values(values: Any, place: str, are_labels: bool = False) -> Values:
     if values.dtype.kind not in "biuf" or not values.ndim:
         parts = "Give their magnitude (numpy.abs), or real and imaginary parts side by side."
         remedy = parts if values.dtype.kind == "c" else "Give numbers or texts."
-        raise UserError(f"{place} are {_kind_of(values)}.", remedy)
+        raise UserError(f"{place} are {kind_of(values)}.", remedy)
     return values
 
 
@@ -251,7 +251,7 @@ def _stack(values: list[Any], place: str) -> np.ndarray:
         except ValueError:
             raise UserError(f"{place}: number {number} is a list of lists of different lengths.") from None
         if arrays[-1].dtype.kind not in "biuf":
-            raise UserError(f"{place}: number {number} is {_kind_of(value)}.", "Give numbers, or texts alone.")
+            raise UserError(f"{place}: number {number} is {kind_of(value)}.", "Give numbers, or texts alone.")
     shapes = {array.shape for array in arrays}
     if {len(shape) for shape in shapes} == {2, 3} and all(shape[-1] == 3 for shape in shapes if len(shape) == 3):
         arrays = [np.repeat(array[..., None], 3, 2) if array.ndim == 2 else array for array in arrays]
@@ -293,9 +293,9 @@ def as_inputs(values: Values, place: str, top: int = TOP) -> np.ndarray:
     if values.dtype == np.uint16 and values.ndim in (3, 4):
         values = scaled(values, top)
     if values.dtype == np.uint8 and values.ndim in (3, 4):
-        return values[:, None] if values.ndim == 3 else _channels_first(values, place)
+        return as_pixels(values, place)
     if values.dtype.kind in "iu" and values.ndim > 2:
-        raise UserError(f"{place} inputs are {_kind_of(values)}.", "Give uint8 for images, float32 for numbers.")
+        raise UserError(f"{place} inputs are {kind_of(values)}.", "Give uint8 for images, float32 for numbers.")
     with np.errstate(over="ignore"):
         numbers = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
     if rows := np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)).tolist():
@@ -320,7 +320,12 @@ def _odd_value(values: np.ndarray, numbers: np.ndarray) -> str:
     return f", with {np.ravel(values)[position]:g} as feature {position}"
 
 
-def _channels_first(images: np.ndarray, place: str) -> np.ndarray:
+def as_pixels(images: np.ndarray, place: str) -> np.ndarray:
+    """Return images as NCHW, (N, H, W) with one channel."""
+    return images[:, None] if images.ndim == 3 else channels_first(images, place)
+
+
+def channels_first(images: np.ndarray, place: str) -> np.ndarray:
     """Return images as NCHW. Where both layouts fit, the one with the larger shorter side is meant."""
     channels = (1, 3, 4)
     first, height, last = images.shape[1:]
@@ -351,7 +356,7 @@ def _pixels_of(values: np.ndarray) -> str:
     return "(images * 255).astype('uint8')" if low >= 0 else "(images * 127.5 + 127.5).astype('uint8')"
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """Return a value's type in a few words."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"

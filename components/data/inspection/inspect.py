@@ -14,6 +14,7 @@ from torchmill.components.data.fetch import read_vocabulary
 from torchmill.components.data.inspection import contact_sheet
 from torchmill.components.data.inspection.duplicates import SplitPart, find_copies, with_origins
 from torchmill.components.data.inspection.findings import MOST_LISTED, Findings
+from torchmill.components.data.inspection.inspect_fields import inspect_fields
 from torchmill.components.data.splits import cut_validation
 from torchmill.components.refs import DataRef
 
@@ -23,6 +24,8 @@ def inspect(data: DataRef, folder: Path) -> Findings:
 
     The files are deterministic: they leave out the duration.
     """
+    if data.field_refs:
+        return inspect_fields(data, folder)
     started = time.monotonic()
     splits = _read(data)
     vocabulary = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torchmill.components.config import RunConfig
 from torchmill.components.evaluation.evaluation import Evaluation
@@ -36,11 +37,10 @@ def write_report(
         "Training": f"{trained.epochs} epochs on {trained.device}{early}, {trained.samples_per_second:,.0f} samples/s",
         "Best epoch": f"{trained.best_epoch}: validation {measure} {shown(data.measure, trained.validation_score)}, "
         f"{_trained_by(config.train, data)} {trained.validation_loss:.4f}",
-        f"Test {data.task_object.loss_words}": f"{scores.loss:.4f}",
+        f"Test {data.loss_words}": f"{scores.loss:.4f}",
         "ONNX model": f"{registered}; {percent(model.agreement)} of the answers agree, "
         f"largest difference {model.max_abs_diff:.1e} (allowed {parity['allowed']:.1e})",
-        f"{measure.capitalize()} of the ONNX model": f"{shown(data.measure, parity['onnx_score'])} in onnxruntime, "
-        f"{shown(data.measure, parity['torch_score'])} in torch",
+        **_onnx_score(data, measure, parity),
         **({"Promotion": f"{promoted.outcome}: {promoted.reason}"} if promoted else {}),
         "Data": f"{data.name}, sha256 {data.sha256[:16]}…",
         "Time": seconds,
@@ -62,8 +62,22 @@ def write_report(
     return report
 
 
+def _onnx_score(data: DataRef, measure: str, parity: Mapping[str, Any]) -> dict[str, str]:
+    if "onnx_score" not in parity:  # of named fields all answers are compared, not their score
+        return {}
+    onnx, torch = (shown(data.measure, parity[f"{name}_score"]) for name in ("onnx", "torch"))
+    return {f"{measure.capitalize()} of the ONNX model": f"{onnx} in onnxruntime, {torch} in torch"}
+
+
 def _scores(evaluation: Evaluation) -> list[str]:
-    """Return a table with a row per class or target."""
+    """Return a table with a row per class or target, or per measure of a task over named fields."""
+    if not evaluation.classes and not evaluation.targets:
+        rows = [
+            [title(name), shown(name, value), " to ".join(shown(name, end) for end in evaluation.intervals[name])]
+            for name, value in evaluation.measures.items()
+            if name in evaluation.intervals
+        ]
+        return markdown_table(["measure", "value", "95 % interval"], "lrr", rows)
     if evaluation.classes:
         rows = [
             [
@@ -85,5 +99,5 @@ def _trained_by(config: TrainConfig, data: DataRef) -> str:
     """The loss of training and validation by name, which is another than the test's where it has arguments."""
     own = config.loss not in ("auto", "cross_entropy", "bce", "mse")
     arguments = ", ".join(f"{name} {value}" for name, value in config.loss_args.items())
-    name = f"loss {config.loss}" if own else data.task_object.loss_words
+    name = f"loss {config.loss}" if own else data.loss_words
     return f"{name} ({arguments})" if arguments else name

@@ -91,7 +91,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "score": shown(data.measure, scores.score),
         "interval": [shown(data.measure, end) for end in (scores.score_low, scores.score_high)],
         "evaluation": evaluation,
-        "rows": summary(evaluation, data.task),
+        "rows": summary(evaluation, "" if data.goal else data.task),
         "to_look_at": to_look_at(record, evaluation, inspection, check),
         "curves": _curves(record),
         "classes": _classes(evaluation, data),

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torchmill.components import tasks
 from torchmill.components.evaluation.evaluation import Evaluation
-from torchmill.components.tasks import shown
+from torchmill.components.tasks import shown, title
 
 NAMES = {
     "accuracy": "accuracy",
@@ -33,8 +33,18 @@ class Row(NamedTuple):
 
 
 def summary(evaluation: Evaluation, task: str) -> list[Row]:
-    """Return what people read of an evaluation first."""
+    """Return what people read of an evaluation first.
+
+    Args:
+        task: name of the task; empty of a task over named fields.
+    """
     rows = []
+    if not task:
+        for key, ends in evaluation.intervals.items():
+            if key != "loss":
+                interval = between(*(shown(key, end) for end in ends))
+                rows.append(Row(title(key), shown(key, evaluation.measures[key]), interval))
+        return [*rows, Row("loss", f"{evaluation.loss:.4f}", "")]
     for key, name in NAMES.items():
         if ends := evaluation.intervals.get(key):
             rows.append(Row(name, shown(key, evaluation.measures[key]), between(*(shown(key, end) for end in ends))))

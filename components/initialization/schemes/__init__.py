@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.initialization.config import SCHEMES, InitializeConfig
 from torchmill.components.initialization.name_patterns import matching
-from torchmill.components.initialization.statistics import own_parameters
+from torchmill.components.initialization.statistics import Sample, own_parameters
 
 FILLED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers that a scheme fills. Norms, embeddings and recurrent layers keep the weights of their class, unless a rule
@@ -27,7 +27,7 @@ GAINS = {
 """Gains of torch.nn.init.calculate_gain."""
 
 
-def fill(network: nn.Module, config: InitializeConfig, seed: int, sample: Tensor) -> None:
+def fill(network: nn.Module, config: InitializeConfig, seed: int, sample: Sample) -> None:
     """Fill the weights of linear and convolution layers by scheme, and of any layer by the rules.
 
     Weights that the constructor froze stay, unless a rule names their layer: they are likely pretrained.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from torchmill.components.initialization.statistics import evaluation_mode, measure, output_std
+from torchmill.components.initialization.statistics import Sample, evaluation_mode, measure, output_std
 
 FOR_RULES = False
 
@@ -17,7 +17,7 @@ def fill(weight: Tensor, rng: Generator) -> None:
 
 
 @torch.no_grad()
-def finish(network: nn.Module, layers: Sequence[str], sample: Tensor) -> None:
+def finish(network: nn.Module, layers: Sequence[str], sample: Sample) -> None:
     """Scale each layer's weights so that its output on the sample has variance 1.
 
     Layers are scaled in the order of use. A layer of zero output, or an unused one, stays as it is.

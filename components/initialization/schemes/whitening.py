@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from torchmill.components.errors import UserError
-from torchmill.components.initialization.statistics import measure
+from torchmill.components.initialization.statistics import Sample, measure
 
 FOR_NETWORK = False
 LAYERS = ("Conv2d",)
@@ -14,7 +14,7 @@ EPSILON = 5e-4
 
 
 @torch.no_grad()
-def fill_layer(layer: nn.Conv2d, rng: Generator, network: nn.Module, sample: Tensor) -> None:
+def fill_layer(layer: nn.Conv2d, rng: Generator, network: nn.Module, sample: Sample) -> None:
     """Make the outputs the principal directions of the layer's input patches, each of variance 1 and with both signs.
 
     Directions of the largest variance come first.

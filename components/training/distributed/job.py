@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchmill.components.data.samples import read_training
+from torchmill.components.data.reading import read_training
 from torchmill.components.initialization.weights import restore
 from torchmill.components.refs import DataRef, NetworkRef, Ref
 from torchmill.components.training.checkpoint import Checkpoints

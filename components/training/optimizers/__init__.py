@@ -35,13 +35,15 @@ class Common:
     """True if torch can fuse the update."""
 
 
-def make_optimizer(network: nn.Module, config: TrainConfig, on: device) -> Optimizer:
-    """Make the optimizer over all parameters that require a gradient.
+def make_optimizer(
+    network: nn.Module, config: TrainConfig, on: device, names: frozenset[str] | None = None
+) -> Optimizer:
+    """Make the optimizer over all parameters that require a gradient, or over those of some names.
 
     Raises:
         UserError: its arguments don't suit it, or a pattern of ``lr_factors`` fits no parameter.
     """
-    groups = parameter_groups(network, config)
+    groups = parameter_groups(network, config, names)
     weights = [weight for group in groups for weight in group["params"]]
     # Torch fuses the update of some optimizers only if each process has the weights whole.
     fused = config.shard == "off" and on.type in FUSED_ON and all(weight.is_floating_point() for weight in weights)
@@ -73,7 +75,9 @@ def embeddings(network: nn.Module) -> frozenset[int]:
     )
 
 
-def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    network: nn.Module, config: TrainConfig, names: frozenset[str] | None = None
+) -> list[dict[str, Any]]:
     """Group the parameters that require a gradient by learning rate and by whether they decay.
 
     Biases, norms, all else of one dimension, and embeddings don't decay: decay would only draw them towards an
@@ -87,6 +91,8 @@ def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, 
     embedded = embeddings(network)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, weight in named.items():
+        if names is not None and name not in names:
+            continue
         decays = weight.dim() > 1 and id(weight) not in embedded
         groups.setdefault((factors[name], decays or not config.weight_decay), []).append(weight)
     return [

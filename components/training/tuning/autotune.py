@@ -151,8 +151,8 @@ class Autotune:
         with trial_run(replace(self.setup, config=config, device=device), STEPS) as (state, batches):
             for _ in range(STEPS):
                 started = time.perf_counter()
-                inputs, labels = next(batches)
-                state.update(state.step(inputs, labels), len(inputs))
+                batch = next(batches)
+                state.update(state.step(batch), state.learning.size(batch))
                 state.is_finite()  # waits for the device
                 seconds.append(time.perf_counter() - started)
             if state.micro_batch:

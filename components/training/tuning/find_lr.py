@@ -62,18 +62,18 @@ def _raise_rate(state: TrainingState, batches: Batches) -> Iterator[tuple[float,
     """Train at rising rates; yield each rate with the smoothed loss."""
     factors = [group["lr"] for group in state.optimizer.param_groups]
     average, lowest = 0.0, math.inf
-    for step, (inputs, labels) in zip(range(STEPS), batches, strict=False):
+    for step, batch in zip(range(STEPS), batches, strict=False):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         for group, factor in zip(state.optimizer.param_groups, factors, strict=True):
             group["lr"] = rate * factor
-        loss = state.step(inputs, labels)
+        loss = state.step(batch)
         average = SMOOTHING * average + (1 - SMOOTHING) * loss.item()
         smoothed = average / (1 - SMOOTHING ** (step + 1))  # corrects the bias of the start at 0
         if not math.isfinite(smoothed) or smoothed > EXPLODED * lowest:
             return
         lowest = min(lowest, smoothed)
         yield rate, smoothed
-        state.update(loss, len(inputs))
+        state.update(loss, state.learning.size(batch))
 
 
 @dataclass(frozen=True)

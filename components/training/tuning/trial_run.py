@@ -6,17 +6,14 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import count
 
-from torch import Tensor
-
-from torchmill.components.data.augmentation import Augmentation
-from torchmill.components.data.samples import Samples
 from torchmill.components.training.batches import batch_size_of, epoch_batches
+from torchmill.components.training.learning import AnyBatch
 from torchmill.components.training.rng import rng_states, seed_all, set_rng_states
 from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import TrainingState
 
-Batches = Iterator[tuple[Tensor, Tensor]]
-"""Endless batches of inputs and labels, augmented as in training."""
+Batches = Iterator[AnyBatch]
+"""Endless batches, augmented as in training."""
 
 
 @contextlib.contextmanager
@@ -33,14 +30,15 @@ def trial_run(setup: TrainingSetup, steps: int) -> Generator[tuple[TrainingState
         state = TrainingState.begin(setup, steps)
         seed_all(setup.seed)
         state.train_mode()
-        training = setup.training.to(setup.device)
-        yield state, _batches(training, setup.augmentation(), batch_size_of(config), setup.seed)
+        yield state, _batches(setup)
     finally:
         set_rng_states(states, setup.device)
 
 
-def _batches(training: Samples, augment: Augmentation, batch_size: int, seed: int) -> Batches:
+def _batches(setup: TrainingSetup) -> Batches:
+    training, augment = setup.training.to(setup.device), setup.augmentation()
     for epoch in count(1):
-        batches = epoch_batches(len(training), batch_size, seed, epoch, lengths=training.lengths)
+        size = batch_size_of(setup.config)
+        batches = epoch_batches(len(training), size, setup.seed, epoch, lengths=training.lengths)
         for number, indices in enumerate(batches):
-            yield augment(*training.take(indices), epoch, number, indices)
+            yield augment(training.take(indices), epoch, number, indices)

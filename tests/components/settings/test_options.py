@@ -138,7 +138,7 @@ told["loss"] = make_loss(config.train, data, Samples(torch.zeros(1, 1), torch.ze
     torch.ones(1, 1), torch.zeros(1, 1)
 ).item()
 images = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
-changed, _ = Augmentation(data, 0, config.train.augment)(images, torch.zeros(1, 1), 1, 0, torch.zeros(1))
+changed, _ = Augmentation(data, 0, config.train.augment)((images, torch.zeros(1, 1)), 1, 0, torch.zeros(1))
 told["pixel"] = changed.item()
 try:
     make_loss(load(None, {"train.loss": "novel", "train.loss_args": '{"scale": 11}'}).train, data, None)

@@ -30,11 +30,11 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(params=tasks.names())
-def task(request) -> tasks.Task:
+def task(request) -> tasks.LabelTask:
     return tasks.task(request.param)
 
 
-def truth_of(task: tasks.Task) -> np.ndarray:
+def truth_of(task: tasks.LabelTask) -> np.ndarray:
     """Labels as a data set stores them, of any task: the first form in which the task finds no fault."""
     rng = np.random.default_rng(0)
     forms = (
@@ -55,16 +55,18 @@ def outputs() -> np.ndarray:
     return np.random.default_rng(1).normal(size=(SAMPLES, OUTPUTS)).astype(np.float32)
 
 
-def trained_on(task: tasks.Task, truth: np.ndarray) -> torch.Tensor:
+def trained_on(task: tasks.LabelTask, truth: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(task.trained_on(truth, task.statistics(truth)))
 
 
 def test_a_task_has_all_members_and_no_base_class(task):
-    members = {name for name in vars(tasks.Task) if not name.startswith("_")} | set(tasks.Task.__annotations__)
+    members = {name for name in vars(tasks.LabelTask) if not name.startswith("_")} | set(
+        tasks.LabelTask.__annotations__
+    )
     assert not [name for name in members if not hasattr(task, name)]
     assert type(task).__bases__ == (object,)
     for name in members:
-        if inspect.isfunction(member := vars(tasks.Task).get(name)):
+        if inspect.isfunction(member := vars(tasks.LabelTask).get(name)):
             assert list(inspect.signature(getattr(task, name)).parameters) == [
                 *list(inspect.signature(member).parameters)[1:]
             ], name
@@ -141,7 +143,7 @@ def test_two_networks_are_compared_by_the_same_samples(task, truth, outputs):
     assert wrong is None or not wrong.any()
 
 
-def _outputs_that_are_right(task: tasks.Task, truth: np.ndarray) -> np.ndarray:
+def _outputs_that_are_right(task: tasks.LabelTask, truth: np.ndarray) -> np.ndarray:
     if task.is_exclusive:
         return 5 * np.eye(OUTPUTS, dtype=np.float32)[truth]
     return truth.astype(np.float32) if task.counts(truth, OUTPUTS) is None else 10 * truth.astype(np.float32) - 5

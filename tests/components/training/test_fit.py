@@ -56,7 +56,7 @@ def test_each_step_sees_its_images_shifted_in_another_way_and_the_validation_as_
         Augmentation(toy, seed=5, names=("shift",)),
     )
     expected = [
-        model(augment(*training.take(batch), epoch, number, batch)[0])
+        model(augment(training.take(batch), epoch, number, batch)[0])
         for epoch in (1, 2)
         for number, batch in enumerate(epoch_batches(480, 32, 5, epoch))
     ]

@@ -191,14 +191,14 @@ def test_a_validation_loss_that_is_no_number_is_told_with_its_epoch(toy, tmp_pat
 
 def test_pixels_that_are_no_numbers_are_told_as_the_input(toy):
     model = StandardizedModel(make(Plain), (math.nan,), (1.0,))
-    finding = first_not_finite(model, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+    finding = first_not_finite(model.network, lambda: [model(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))])
     assert finding == "the input in the network holds nan; no layer before it gave that"
 
 
 def test_looking_for_it_leaves_no_hooks_and_chance_as_it_was(toy):
     model = StandardizedModel.of(make(Loud), toy)  # which draws for its dropout
     chance = torch.get_rng_state()
-    first_not_finite(model, torch.zeros(4, 1, 28, 28, dtype=torch.uint8))
+    first_not_finite(model.network, lambda: [model(torch.zeros(4, 1, 28, 28, dtype=torch.uint8))])
     assert torch.equal(torch.get_rng_state(), chance)
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
 

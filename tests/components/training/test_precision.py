@@ -7,6 +7,7 @@ from tests.components.training.small_training import CPU, Plain, Small, make, tr
 from torchmill.components.data.samples import read_training
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.training.config import TrainConfig
+from torchmill.components.training.learning import LabelLearning
 from torchmill.components.training.losses import make_loss
 from torchmill.components.training.precision import MixedPrecision, resolve_precision
 from torchmill.components.training.state import TrainingState
@@ -51,15 +52,15 @@ def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_halved(toy):
     training, _ = read_training(data.with_split(0.2, seed=0))
     config = TrainConfig(precision="fp16", optimizer="sgd")
     model = StandardizedModel.of(network, data, in_units=False)
-    state = TrainingState(model, make_loss(config, data, training), data.task, config, CPU, 10)
-    inputs, labels = training.take(torch.arange(32))
+    state = TrainingState(model, LabelLearning(make_loss(config, data, training), data.task_object), config, CPU, 10)
+    batch = training.take(torch.arange(32))
     before = [weight.clone() for weight in network.parameters()]
     state.precision.scaler.load_state_dict(state.precision.scaler.state_dict() | {"scale": 1e12})
-    state.update(state.step(inputs, labels), 32)
+    state.update(state.step(batch), 32)
     assert all(torch.equal(one, other) for one, other in zip(before, network.parameters(), strict=True))
     assert state.precision.scaler.get_scale() == pytest.approx(5e11)
     state.precision.scaler.load_state_dict(state.precision.scaler.state_dict() | {"scale": 1024.0})
-    state.update(state.step(inputs, labels), 32)
+    state.update(state.step(batch), 32)
     assert not any(torch.equal(one, other) for one, other in zip(before, network.parameters(), strict=True))
 
 

@@ -40,7 +40,7 @@ def augment(toy):
         data = toy.model_copy(update={"shape": tuple(images.shape[1:])})
         labels = torch.arange(len(images)) % 10
         after, same = augmentation(TrainConfig.model_validate({"augment": names}), data, seed)(
-            images, labels, epoch, batch, torch.arange(len(images)) + len(images) * batch
+            (images, labels), epoch, batch, torch.arange(len(images)) + len(images) * batch
         )
         assert same is labels
         return after
@@ -192,7 +192,7 @@ def test_images_that_are_neither_grey_nor_rgb_are_refused_where_colours_are_mean
 
 
 def mixed(data, inputs, labels, seed: int = 0, batch: int = 0, **config):
-    return augmentation(TrainConfig(**config), data, seed)(inputs, labels, 1, batch, torch.arange(len(inputs)))
+    return augmentation(TrainConfig(**config), data, seed)((inputs, labels), 1, batch, torch.arange(len(inputs)))
 
 
 def test_alternating_flips_mirror_each_image_in_every_other_epoch_and_half_of_them_in_each(augment):

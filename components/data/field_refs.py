@@ -1,0 +1,67 @@
+"""Descriptions of named fields, and of the task that a network is trained for, as they travel between steps."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FieldKind = Literal["image", "numbers", "ids", "mask", "lengths"]
+
+TARGET_NAMES = ("label", "labels", "target", "targets", "y", "mask", "masks", "tag", "tags", "class", "classes")
+"""Names of fields that are targets, unless the data names its targets."""
+
+
+class Description(BaseModel):
+    """A frozen value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FieldRef(Description):
+    """A named field of a data set: an array (N, …) for each split, in ``{split}_{file}.npy``."""
+
+    name: str
+    """Name in a batch, for example ``image``."""
+    file: str
+    kind: FieldKind
+    shape: tuple[int, ...]
+    """Shape of a sample; the first side of a ragged field is that of the longest sample."""
+    dtype: str
+    """Type of the stored array."""
+    is_target: bool = False
+    """True if no network takes the field as an input."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel or feature of the training split, in the field's own units; empty of whole numbers."""
+    std: tuple[float, ...] = ()
+    size: int = 0
+    """Number of different ids or classes, counted from 0; 0 of other kinds."""
+    names: tuple[str, ...] = ()
+    """Names of ids or classes; empty if nobody named them."""
+    ragged: bool = False
+    """True if samples have different lengths, which the field ``lengths`` holds."""
+
+    def words(self) -> str:
+        """Return the field in words, for example ``image (image, uint8 3x64x64)``."""
+        shape = "x".join(map(str, self.shape))
+        return f"{self.name} ({self.kind}, {' '.join(filter(None, (self.dtype, shape)))})"
+
+
+class TaskRef(Description):
+    """A task with named fields: ``segmentation`` or ``file.py:Class``."""
+
+    reference: str
+    args: dict[str, object] = {}
+    measure: str = "loss"
+    """Main measure."""
+    better: Literal["higher", "lower"] = "lower"
+    """Direction in which the main measure improves."""
+
+    @property
+    def title(self) -> str:
+        """Name of the task or of its class."""
+        return self.reference.rpartition(":")[2]
+
+
+def inputs_of(fields: Sequence[FieldRef]) -> list[FieldRef]:
+    """Return the fields that a network may take, without lengths."""
+    return [field for field in fields if not field.is_target and field.kind != "lengths"]

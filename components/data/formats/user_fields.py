@@ -1,0 +1,337 @@
+"""Named fields from the user's own function: mappings of arrays, or Datasets whose items are mappings or tuples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from torchmill.components.data.content import row_digests
+from torchmill.components.data.field_refs import TARGET_NAMES, FieldRef
+from torchmill.components.data.field_splits import FieldSplits
+from torchmill.components.data.formats.class_folders import SPLIT_NAMES
+from torchmill.components.data.formats.user_values import Pictures, as_images, as_pixels, kind_of, opened_values
+from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, LENGTHS, LENGTHS_FIELD
+from torchmill.components.data.splits import cut
+from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.reading.survey import Survey
+from torchmill.components.user_code.importing import first_hand
+from torchmill.components.wording import count
+
+SPLITS = ("train", "validation", "test")
+OPTIONS = ("targets", "groups", "names")
+"""Keys that the function's mapping may hold beside the splits."""
+
+TEST_FRACTION = 0.2
+"""Share of the samples to test with if the function gives no test split."""
+
+MOST_CLASSES = IGNORED_PIXEL - 1
+"""Classes of a mask that fit into bytes, beside the ignored ones."""
+
+Arrays = dict[str, np.ndarray]
+
+
+def has_named_fields(returned: Any) -> bool:
+    """Return True if a function's value has named fields, and is no pair of inputs and labels."""
+    if isinstance(returned, Mapping):
+        ours = {name for names in SPLIT_NAMES.values() for name in names} | set(SPLITS)
+        split = next((value for key, value in returned.items() if key in ours), None)
+        if split is None:
+            return bool(returned) and all(map(_is_array, returned.values()))
+        return isinstance(split, Mapping) or _first_item_is_named(split)
+    return _first_item_is_named(returned)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, list | np.ndarray) or hasattr(value, "detach") or hasattr(value, "to_numpy")
+
+
+def _first_item_is_named(part: Any) -> bool:
+    if isinstance(part, tuple | np.ndarray | str) or hasattr(part, "detach") or hasattr(part, "to_numpy"):
+        return hasattr(part, "_fields") and not isinstance(part, np.ndarray)  # a named tuple of arrays
+    if not hasattr(part, "__getitem__") or not hasattr(part, "__len__") or not len(part):
+        return False
+    try:
+        first = part[0]
+    except Exception:  # the user's Dataset can fail in any way; reading it will tell
+        return False
+    return isinstance(first, Mapping) or hasattr(first, "_fields")
+
+
+def load_fields(returned: Any, place: str) -> FieldSplits:
+    """Return the splits of a function's value with named fields.
+
+    Raises:
+        UserError: fields are missing, of different lengths, or hold no numbers.
+
+    Example:
+        >>> def scans():  # in own.py; used by: torchmill train --data own.py:scans --task segmentation
+        ...     return {"image": pixels, "mask": classes}  # uint8 (N, H, W, 3) and integers (N, H, W)
+    """
+    parts, options = _parts(returned, place)
+    columns = {split: _columns(part, f"{place}: {split}") for split, part in parts.items()}
+    for split, fields in columns.items():
+        for name in {*columns["train"]} ^ {*fields}:
+            where = split if name not in fields else "train"
+            raise UserError(f"{place}: {where} has no field '{name}'.", nearest(name, columns[where]))
+    targets = _targets(options, columns["train"], place)
+    values: dict[str, Arrays] = {split: {} for split in parts}
+    refs: list[FieldRef] = []
+    lengths: dict[str, np.ndarray] = {}
+    for name in columns["train"]:
+        raw = {split: columns[split][name] for split in parts}
+        arrays, ragged = _arrays(raw, f"{place} field '{name}'")
+        if ragged:
+            _same_lengths(lengths, ragged, f"{place} field '{name}'")
+        ref, stored = _described(name, arrays, name in targets, bool(ragged), options, place)
+        refs.append(ref)
+        for split in parts:
+            values[split][name] = stored[split]
+    if lengths:
+        refs.append(LENGTHS_FIELD)
+        for split in parts:
+            values[split][LENGTHS] = lengths[split]
+    return _cut(values, tuple(refs), options, place)
+
+
+def _parts(returned: Any, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    ours = {name: split for split, names in SPLIT_NAMES.items() for name in names} | {name: name for name in SPLITS}
+    if not isinstance(returned, Mapping) or not any(key in ours for key in returned):
+        return {"train": returned}, {}
+    parts = {ours[key]: value for key, value in returned.items() if key in ours and value is not None}
+    options = {key: value for key, value in returned.items() if key not in ours}
+    for key in options:
+        if key not in OPTIONS:
+            raise UserError(f"{place} gives an unknown '{key}'.", nearest(str(key), [*SPLITS, *OPTIONS]))
+    if "train" not in parts:
+        raise UserError(f"{place} gives no 'train'.", f"It gives {', '.join(map(str, returned))}.")
+    return parts, options
+
+
+def _targets(options: Mapping[str, Any], fields: Mapping[str, Any], place: str) -> frozenset[str]:
+    if "targets" not in options:
+        return frozenset(name for name in fields if name.lower() in TARGET_NAMES)
+    named = options["targets"]
+    names = (named,) if isinstance(named, str) else tuple(named)
+    for name in names:
+        if name not in fields:
+            raise UserError(f"{place}: 'targets' names '{name}', which is no field.", nearest(str(name), fields))
+    return frozenset(names)
+
+
+def _columns(part: Any, place: str) -> dict[str, Any]:
+    """Return the fields of a split by name: arrays, or lists of values."""
+    if hasattr(part, "_asdict"):
+        part = part._asdict()
+    if isinstance(part, Mapping):
+        sizes = {str(name): len(values) for name, values in part.items()}
+        if len(set(sizes.values())) > 1:
+            listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+            raise UserError(f"{place}: fields have different numbers of samples: {listed}.")
+        if not sizes or not next(iter(sizes.values())):
+            raise UserError(f"{place} is empty.")
+        return {str(name): values for name, values in part.items()}
+    columns: dict[str, list[Any]] = {}
+    number = -1
+    try:
+        for number in range(len(part)):
+            item = part[number]
+            item = item._asdict() if hasattr(item, "_asdict") else item
+            if not isinstance(item, Mapping):
+                raise UserError(f"{place}: item {number} is {kind_of(item)}, and the first is a mapping.")
+            if columns and item.keys() != columns.keys():
+                odd = shortened(sorted({*map(str, item)} ^ {*map(str, columns)}))
+                raise UserError(f"{place}: item {number} has other fields than item 0: {odd}.")
+            for name, value in item.items():
+                columns.setdefault(str(name), []).append(_copied(value))
+    except UserError:
+        raise
+    except Exception as error:  # the user's Dataset can fail in any way
+        raise UserError(f"{place}: item {number} failed: {first_hand(error)}") from error
+    return columns
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a value: a Dataset may reuse its memory."""
+    if hasattr(value, "detach"):
+        return np.array(value.detach().cpu().numpy())
+    return np.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _arrays(raw: Mapping[str, Any], place: str) -> tuple[Arrays, Arrays]:
+    """Return a field's values as an array for each split, and the lengths of samples if these differ."""
+    opened: dict[str, Any] = {}
+    for split, values in raw.items():
+        where = f"{place} of {split}"
+        is_ragged = isinstance(values, list) and len({len(value) for value in values if np.ndim(value)}) > 1
+        opened[split] = [np.asarray(value) for value in values] if is_ragged else opened_values(values, where)
+    if any(isinstance(values, Pictures) for values in opened.values()):
+        return _images(opened, place), {}
+    for split, values in opened.items():
+        if isinstance(values, list) and not all(isinstance(value, np.ndarray) for value in values):
+            raise UserError(f"{place} of {split} holds texts.", "Give ids of tokens: lists of whole numbers.")
+    if not any(isinstance(values, list) for values in opened.values()):
+        return _numbers(opened, place), {}
+    longest = max(len(value) for values in opened.values() for value in values)
+    padded, lengths = {}, {}
+    for split, values in opened.items():
+        lengths[split] = np.array([len(value) for value in values], np.int64)
+        sides = {value.shape[1:] for value in values}
+        if len(sides) > 1:
+            raise UserError(f"{place} of {split}: samples have the shapes {shortened(sorted(sides))}.")
+        first = values[0]
+        padded[split] = np.zeros((len(values), longest, *first.shape[1:]), first.dtype)
+        for row, value in enumerate(values):
+            padded[split][row, : len(value)] = value
+    return _numbers(padded, place), lengths
+
+
+def _images(opened: Mapping[str, Any], place: str) -> Arrays:
+    survey = Survey()
+    for values in opened.values():
+        for traits, picture in values.pictures:
+            survey.add(traits, picture.levels())
+    channels, rules = survey.decide("auto", place)
+    return {split: as_images(values, channels, rules, place) for split, values in opened.items()}
+
+
+def _numbers(arrays: Mapping[str, np.ndarray], place: str) -> Arrays:
+    train = arrays["train"]
+    for split, values in arrays.items():
+        if values.dtype.kind not in "biuf":
+            raise UserError(f"{place} of {split} is {kind_of(values)}.", "Give numbers.")
+        if values.shape[1:] != train.shape[1:]:
+            raise UserError(
+                f"{place}: samples of {split} have the shape {values.shape[1:]}, those of train {train.shape[1:]}."
+            )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(1))
+            holds = count(len(bad), "sample holds", "samples hold")
+            raise UserError(
+                f"{place} of {split}: {holds} values that are no finite numbers; the first is number {bad[0]}.",
+                "Fill them in, or leave these samples out.",
+            )
+    return dict(arrays)
+
+
+def _same_lengths(lengths: Arrays, ragged: Arrays, place: str) -> None:
+    for split, values in ragged.items():
+        if not np.array_equal(lengths.setdefault(split, values), values):
+            row = int(np.flatnonzero(lengths[split] != values)[0])
+            raise UserError(
+                f"{place} of {split}: sample {row} has the length {values[row]}, and {lengths[split][row]} in "
+                "an earlier field.",
+                "Ragged fields must have the same lengths.",
+            )
+
+
+def _described(
+    name: str, arrays: Arrays, is_target: bool, ragged: bool, options: Mapping[str, Any], place: str
+) -> tuple[FieldRef, Arrays]:
+    """Return the description of a field, and its arrays as they are stored."""
+    train, names = arrays["train"], tuple(map(str, dict(options.get("names", {})).get(name, ())))
+    common: dict[str, Any] = {"name": name, "file": name, "is_target": is_target, "ragged": ragged, "names": names}
+    where = f"{place} field '{name}'"
+    if train.dtype.kind == "b" and not is_target:
+        arrays = {split: values.astype(np.float32) for split, values in arrays.items()}
+        train = arrays["train"]
+    if is_target and train.dtype.kind in "bui" and train.ndim > 2 and not ragged:
+        stored = {split: _mask(values, f"{where} of {split}") for split, values in arrays.items()}
+        size = max(int(values[values != IGNORED_PIXEL].max(initial=0)) for values in stored.values()) + 1
+        size = _size(size, names, where)
+        return FieldRef(kind="mask", shape=stored["train"].shape[1:], dtype="uint8", size=size, **common), stored
+    if not is_target and train.dtype in (np.uint8, np.uint16) and train.ndim in (3, 4):
+        stored = {split: as_pixels(values, where) for split, values in arrays.items()}
+        mean, std = _moments(stored["train"])
+        shape, dtype = stored["train"].shape[1:], str(train.dtype)
+        return FieldRef(kind="image", shape=shape, dtype=dtype, mean=mean, std=std, **common), stored
+    if train.dtype.kind in "bui":
+        stored = {split: values.astype(np.int64) for split, values in arrays.items()}
+        for split, values in stored.items():
+            if values.min(initial=0) < 0 and not (is_target and set(np.unique(values[values < 0])) == {IGNORED}):
+                raise UserError(f"{where} of {split} holds {values.min()}.", "Ids count from 0.")
+        size = _size(max(int(values.max(initial=0)) for values in stored.values()) + 1, names, where)
+        return FieldRef(kind="ids", shape=train.shape[1:], dtype="int64", size=size, **common), stored
+    stored = {split: values.astype(np.float32) for split, values in arrays.items()}
+    mean, std = _moments(stored["train"])
+    return FieldRef(kind="numbers", shape=train.shape[1:], dtype="float32", mean=mean, std=std, **common), stored
+
+
+def _size(size: int, names: tuple[str, ...], place: str) -> int:
+    if names and size > len(names):
+        raise UserError(f"{place} holds class {size - 1}, and 'names' has {len(names)}.", "Name every class.")
+    return max(size, len(names))
+
+
+def _mask(values: np.ndarray, place: str) -> np.ndarray:
+    """Return masks as bytes (N, H, W), with 255 for ignored pixels."""
+    if values.ndim == 4 and 1 in (values.shape[1], values.shape[3]):
+        values = values[:, 0] if values.shape[1] == 1 else values[..., 0]
+    if values.ndim != 3:
+        raise UserError(f"{place} is {kind_of(values)}.", "Give a class for each pixel: integers (N, H, W).")
+    whole = values.astype(np.int64)
+    ignored = (whole == IGNORED) | ((values.dtype == np.uint8) & (whole == IGNORED_PIXEL))
+    largest, least = int(whole[~ignored].max(initial=0)), int(whole[~ignored].min(initial=0))
+    if least < 0 or largest > MOST_CLASSES:
+        raise UserError(
+            f"{place} holds classes from {least} to {largest}.", f"Give 0 to {MOST_CLASSES}, or -100 to ignore."
+        )
+    return np.where(ignored, IGNORED_PIXEL, whole).astype(np.uint8)
+
+
+def _moments(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of each channel or feature, in blocks: the array may be larger than the memory."""
+    width = values.shape[1] if values.ndim > 1 else 1
+    sums, squares, number = np.zeros(width), np.zeros(width), 0
+    centre = values[:1024].reshape(min(len(values), 1024), width, -1).astype(np.float64).mean((0, 2))
+    for start in range(0, len(values), 1024):
+        block = values[start : start + 1024].astype(np.float64)
+        block = block.reshape(len(block), width, -1) - centre[:, None]
+        sums += block.sum((0, 2))
+        squares += (block**2).sum((0, 2))
+        number += block.shape[0] * block.shape[2]
+    mean = sums / number
+    return tuple((centre + mean).tolist()), tuple(np.sqrt(np.maximum(squares / number - mean**2, 0)).tolist())
+
+
+def _cut(values: dict[str, Arrays], refs: Sequence[FieldRef], options: Mapping[str, Any], place: str) -> FieldSplits:
+    """Return the splits; without a test split, a fifth of the samples is cut off, groups whole."""
+    inputs = [ref.name for ref in refs if not ref.is_target and ref.name != LENGTHS]
+    if not inputs:
+        raise UserError(f"{place} has targets alone.", "Name the targets: 'targets' beside 'train'.")
+    digests = {split: digests_of_rows([arrays[name] for name in inputs]) for split, arrays in values.items()}
+    groups = _groups(options, len(digests["train"]), place)
+    origins: dict[str, Sequence[str]] = {}
+    if "test" not in values:
+        keys = digests["train"] if groups is None else groups
+        rows = cut(np.zeros(len(keys), np.int64), keys, {"test": TEST_FRACTION})
+        if not len(rows["test"]) or not len(rows["train"]):
+            raise UserError(f"{place} gives too few samples to cut any off for test.", "Give more, or a 'test' too.")
+        whole, whole_digests = values["train"], digests["train"]
+        for split, chosen in rows.items():
+            values[split] = {name: array[chosen] for name, array in whole.items()}
+            digests[split] = whole_digests[chosen]
+            origins[split] = [f"item {row}" for row in chosen.tolist()]
+        groups = None if groups is None else groups[rows["train"]]
+    return FieldSplits(values, tuple(refs), digests, groups, origins, place)
+
+
+def _groups(options: Mapping[str, Any], samples: int, place: str) -> np.ndarray | None:
+    if "groups" not in options:
+        return None
+    values = np.asarray(options["groups"])
+    if values.shape != (samples,):
+        raise UserError(
+            f"{place}: 'groups' is {kind_of(values)} for {samples:,} samples of train.", "Give one value for each."
+        )
+    _, number = np.unique(values, return_inverse=True)
+    return (
+        row_digests(number.astype(np.int64).reshape(-1, 1))
+        if values.dtype.kind not in "iuU"
+        else row_digests(values.reshape(-1, 1))
+    )
+
+
+def digests_of_rows(fields: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the digest of each sample's inputs, uint64 (N,)."""
+    digests = [row_digests(values if values.ndim > 1 else values.reshape(-1, 1)) for values in fields]
+    return digests[0] if len(digests) == 1 else row_digests(np.stack(digests, 1))

@@ -1,0 +1,111 @@
+"""The fields of a data set, by name, and what a network's constructor may ask about them."""
+
+import math
+from typing import Any
+
+from torchmill.components.data.field_refs import FieldRef, inputs_of
+from torchmill.components.encoding import vocabulary
+from torchmill.components.encoding.vocabulary import PADDING, Vocabulary
+from torchmill.components.refs import DataRef
+
+LENGTHS = "lengths"
+"""Name of the field with the lengths of ragged samples, and of the parameter by which ``forward`` gets them."""
+
+IGNORED, IGNORED_PIXEL = -100, 255
+"""Class of positions that no loss and no measure counts: in batches, as torch has it, and in stored masks."""
+
+
+LENGTHS_FIELD = FieldRef(name=LENGTHS, file=LENGTHS, kind="lengths", shape=(), dtype="int64")
+
+
+def named_fields(data: DataRef) -> tuple[FieldRef, ...]:
+    """Return the fields of a data set; of one with labels ``image``, ``tokens`` or ``features``, and ``label``."""
+    return data.field_refs or (_input(data), _label(data))
+
+
+def _input(data: DataRef) -> FieldRef:
+    match data.kind:
+        case "images":
+            mean, std = (tuple(255 * value for value in values) for values in (data.mean, data.std))
+            return FieldRef(
+                name="image", file="inputs", kind="image", shape=data.shape, dtype="uint8", mean=mean, std=std
+            )
+        case "tokens":
+            file = data.folder / vocabulary.FILE
+            names = Vocabulary.from_json(file.read_text(encoding="utf-8")).tokens if file.is_file() else ()
+            return FieldRef(
+                name="tokens",
+                file="inputs",
+                kind="ids",
+                shape=data.shape,
+                dtype="int32",
+                size=data.vocabulary_size,
+                ragged=True,
+                names=tuple(names),
+            )
+        case _:
+            return FieldRef(
+                name="features",
+                file="inputs",
+                kind="numbers",
+                shape=data.shape,
+                dtype="float32",
+                mean=data.mean,
+                std=data.std,
+            )
+
+
+def _label(data: DataRef) -> FieldRef:
+    if data.task_object.is_exclusive:
+        return FieldRef(
+            name="label",
+            file="labels",
+            kind="ids",
+            shape=(),
+            dtype="int64",
+            is_target=True,
+            size=len(data.classes),
+            names=data.classes,
+        )
+    return FieldRef(
+        name="label",
+        file="labels",
+        kind="numbers",
+        shape=(len(data.classes),),
+        dtype="float32",
+        is_target=True,
+        mean=data.target_mean,
+        std=data.target_std,
+        names=data.classes,
+    )
+
+
+def facts(data: DataRef) -> dict[str, Any]:
+    """Return the arguments that a task or a network may ask for by name.
+
+    - ``num_classes``: of the only target with classes
+    - ``in_channels``, ``image_size``, ``image_height``, ``image_width``: of the only image among the inputs
+    - ``vocab_size``, ``num_embeddings``, ``padding_index``, ``max_length``: of the only ids among the inputs
+    - ``in_features``, ``in_channels``: of the only numbers among the inputs
+    - ``fields``: all fields by name
+    """
+    fields = named_fields(data)
+    values: dict[str, Any] = {}
+    classes = [field for field in fields if field.is_target and field.size]
+    if len(classes) == 1:
+        values["num_classes"] = classes[0].size
+    elif data.classes:
+        values["num_classes"] = len(data.classes)
+    inputs = inputs_of(fields)
+    images = [field for field in inputs if field.kind == "image"]
+    if len(images) == 1:
+        channels, height, width = images[0].shape
+        values |= {"in_channels": channels, "image_size": height, "image_height": height, "image_width": width}
+    ids = [field for field in inputs if field.kind == "ids"]
+    if len(ids) == 1:
+        values |= {"vocab_size": ids[0].size, "num_embeddings": ids[0].size, "padding_index": PADDING}
+        values |= {"max_length": ids[0].shape[0]} if ids[0].shape else {}
+    numbers = [field for field in inputs if field.kind == "numbers"]
+    if len(numbers) == 1 and numbers[0].shape:
+        values |= {"in_features": math.prod(numbers[0].shape)} | {"in_channels": numbers[0].shape[0]} | values
+    return values | {"fields": {field.name: field for field in fields}}

@@ -1,0 +1,52 @@
+"""Choice of the task that a data set's networks are trained for."""
+
+import logging
+
+from torchmill.components.data.field_refs import TaskRef
+from torchmill.components.data.named_fields import named_fields
+from torchmill.components.errors import UserError
+from torchmill.components.field_tasks.config import AUTO, TaskConfig
+from torchmill.components.field_tasks.field_task import FieldTask
+from torchmill.components.refs import DataRef
+
+logger = logging.getLogger("torchmill")
+
+
+def for_task(data: DataRef, config: TaskConfig) -> DataRef:
+    """Return a data set with the task of the configuration.
+
+    Raises:
+        UserError: the task does not fit the data, or nobody says which one is meant.
+    """
+    name = config.name
+    if name == AUTO and data.field_refs:
+        name = _recognized(data)
+        logger.info("task  %s, since the target of %s is a mask", name, data.name)
+    if name in (AUTO, data.task) and not data.field_refs:
+        return data
+    if not config.model_copy(update={"name": name}).is_over_fields:
+        has = "named fields" if data.field_refs else f"labels for {data.task}"
+        raise UserError(
+            f"--task {name}: {data.name} has {has}.",
+            "Return (inputs, labels) for tasks of labels." if data.field_refs else _remedy(name),
+        )
+    task = FieldTask.made(name, config.args, data)
+    goal = TaskRef(reference=name, args=config.args, measure=task.main_measure, better=task.better)
+    return data.model_copy(update={"goal": goal})
+
+
+def _remedy(name: str) -> str:
+    return (
+        f"A function of your own names its task beside 'train': {{'train': …, 'task': '{name}'}}; csv takes "
+        f"--data.args.task {name}."
+    )
+
+
+def _recognized(data: DataRef) -> str:
+    targets = [field for field in named_fields(data) if field.is_target]
+    if len(targets) == 1 and targets[0].kind == "mask":
+        return "segmentation"
+    raise UserError(
+        f"{data.name} has the fields {', '.join(field.words() for field in named_fields(data))}, and no task.",
+        "Name it: --task segmentation, or your own --task file.py:Class.",
+    )

@@ -1,0 +1,151 @@
+"""A network that gets the named fields of a batch, and the standardization of these fields."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchmill.components.data.batch import Batch
+from torchmill.components.data.field_refs import FieldRef, inputs_of
+from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, LENGTHS, named_fields
+from torchmill.components.errors import UserError, nearest
+from torchmill.components.refs import DataRef
+
+ATTENTION_MASK = "attention_mask"
+"""Parameter by which ``forward`` gets a mask of the tokens of ragged samples: 1 for a token, 0 for padding."""
+
+
+class FieldsModel(nn.Module):
+    """A network that is called with a batch: it gets the fields that its ``forward`` names, or the only input.
+
+    Called with tensors, it is the network itself, and so are its attributes: ``model.encoder`` is the network's.
+
+    Args:
+        network: network of the user's.
+        fields: fields of the batches.
+
+    Raises:
+        UserError: ``forward`` needs something that no field offers.
+
+    Example:
+        >>> model = FieldsModel.of(network, data)  # doctest: +SKIP
+        >>> model(model.prepared(samples.take(indices)))  # doctest: +SKIP
+    """
+
+    def __init__(self, network: nn.Module, fields: Sequence[FieldRef], reference: str = ""):
+        super().__init__()
+        self.network = network
+        self.fields = {field.name: field for field in fields}
+        self.reference = reference
+        self._taken: str | tuple[str, ...] | None = None
+        self.takes_tokens = any(field.ragged for field in fields)
+        for field in inputs_of(fields):
+            if field.mean:
+                self.register_buffer(f"offset_{field.name}", torch.tensor(field.mean, dtype=torch.float32))
+                spread = torch.tensor([value or 1.0 for value in field.std], dtype=torch.float64)
+                self.register_buffer(f"scale_{field.name}", (1 / spread).float())
+
+    @classmethod
+    def of(cls, network: nn.Module, data: DataRef, reference: str = "") -> "FieldsModel":
+        """Wrap a network for the fields of a data set."""
+        return cls(network, named_fields(data), reference)
+
+    @property
+    def taken(self) -> str | tuple[str, ...]:
+        """Fields that ``forward`` names; a single name if it is given by position.
+
+        Raises:
+            UserError: ``forward`` needs something that no field offers.
+        """
+        if self._taken is None:
+            self._taken = taken_fields(self.network, list(self.fields.values()), self.reference)
+        return self._taken
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            batch, taken = args[0], self.taken
+            if isinstance(taken, str):
+                return self.network(batch[taken], **kwargs)
+            return self.network(**{name: self._argument(name, batch) for name in taken}, **kwargs)
+        return self.network(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            network = self.__dict__.get("_modules", {}).get("network")
+            if network is None:
+                raise
+            return getattr(network, name)
+
+    def prepared(self, batch: Batch) -> Batch:
+        """Return a batch with its inputs as networks take them: standardized floats, or int64."""
+        fields = {name: self._prepared(name, values) for name, values in batch.raw.items()}
+        views = tuple(self.prepared(view) for view in batch.views)
+        return Batch(fields, batch.raw, batch.size, views)
+
+    def _argument(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
+        if name != ATTENTION_MASK or name in batch:
+            return batch[name]
+        return attention_mask(batch[self.ragged], batch[LENGTHS])
+
+    @property
+    def ragged(self) -> str:
+        """Name of the first field whose samples have different lengths."""
+        return next(field.name for field in self.fields.values() if field.ragged)
+
+    def _prepared(self, name: str, values: Tensor) -> Tensor:
+        field = self.fields.get(name)
+        if field is None:
+            return values
+        if field.kind == "mask":
+            return torch.where(values == IGNORED_PIXEL, IGNORED, values.long())
+        if field.kind in ("ids", "lengths"):
+            return values.long()
+        if field.is_target or not field.mean:
+            return values if values.is_floating_point() else values.float()
+        offset, scale = getattr(self, f"offset_{name}"), getattr(self, f"scale_{name}")
+        shape = (1, -1, *(1,) * (values.dim() - 2)) if values.dim() > 1 else (-1,)
+        return (values.to(scale.dtype) - offset.view(shape)) * scale.view(shape)
+
+
+def attention_mask(values: Tensor, lengths: Tensor) -> Tensor:
+    """Return 1 for the steps of padded samples (N, L, …) that are within their lengths, int64 (N, L)."""
+    steps = torch.arange(values.shape[1], device=values.device)
+    return (steps < lengths[:, None]).long()
+
+
+def taken_fields(network: nn.Module, fields: Sequence[FieldRef], reference: str = "") -> str | tuple[str, ...]:
+    """Return the fields that a network's ``forward`` names; a single name if it is given by position.
+
+    Raises:
+        UserError: it needs something that no field offers.
+    """
+    inputs = [field.name for field in inputs_of(fields)]
+    is_ragged = any(field.ragged for field in fields)
+    offered = [*inputs, *((LENGTHS, ATTENTION_MASK) if is_ragged else ())]
+    try:
+        parameters = [
+            each
+            for each in inspect.signature(network.forward).parameters.values()
+            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        ]
+    except (TypeError, ValueError):  # a forward that is compiled has no signature
+        return inputs[0]
+    required = [each.name for each in parameters if each.default is each.empty]
+    unknown = [name for name in required if name not in offered]
+    named = tuple(each.name for each in parameters if each.name in offered)
+    if not unknown and named:
+        return named
+    if len(inputs) == 1 and len(required) <= 1 and not set(named) & set(inputs):
+        return inputs[0]
+    name = reference or type(network).__name__
+    if not parameters:
+        raise UserError(f"forward of {name} takes no inputs.", f"The data offers {', '.join(offered)}.")
+    raise UserError(
+        f"forward of {name} takes {' and '.join(unknown or required)}, and the data has "
+        f"{'no such field' if len(unknown) == 1 else 'no such fields'}: its inputs are {', '.join(inputs)}.",
+        f"{nearest((unknown or required)[0], offered)} Name the parameters of forward like the fields.",
+    )
