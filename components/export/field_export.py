@@ -248,7 +248,8 @@ def double_answers(module: Answering, inputs: Mapping[str, Tensor]) -> Arrays:
         UserError: the network cannot run in float64.
     """
     try:
-        return torch_answers(copy.deepcopy(module).double(), inputs)
+        doubles = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+        return torch_answers(copy.deepcopy(module).double(), doubles)
     except RuntimeError as error:
         raise UserError(
             f"{type(module.model.network).__name__} cannot be run in float64, which judges its export: "

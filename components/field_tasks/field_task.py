@@ -114,7 +114,7 @@ class FieldTask:
         parts = {f"{phase}_loss": value.detach().reshape(())} if phase else {}
         return value.reshape(()), parts
 
-    def predict(self, network: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def predict(self, network: Any, batch: Batch) -> dict[str, Tensor]:
         """Return the answers to a batch of inputs by name."""
         return dict(self.task.predict(network, batch))
 

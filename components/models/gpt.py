@@ -56,9 +56,8 @@ class Layer(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.queries_keys_values = nn.Linear(width, 3 * width)
-        self.attention = nn.ModuleDict({"to_residual": nn.Linear(width, width)})
-        self.network = nn.ModuleDict({"in": nn.Linear(width, 4 * width), "to_residual": nn.Linear(4 * width, width)})
+        self.queries_keys_values, self.mixed_to_residual = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.network, self.network_to_residual = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         samples, length, width = hidden.shape
@@ -67,6 +66,6 @@ class Layer(nn.Module):
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=True)
         mixed = mixed.transpose(1, 2).reshape(samples, length, width)
-        hidden = hidden + F.dropout(self.attention["to_residual"](mixed), self.dropout, self.training)
-        inner = F.gelu(self.network["in"](self.network_norm(hidden)))
-        return hidden + F.dropout(self.network["to_residual"](inner), self.dropout, self.training)
+        hidden = hidden + F.dropout(self.mixed_to_residual(mixed), self.dropout, self.training)
+        inner = F.gelu(self.network(self.network_norm(hidden)))
+        return hidden + F.dropout(self.network_to_residual(inner), self.dropout, self.training)

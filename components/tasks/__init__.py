@@ -55,8 +55,8 @@ class Task(Protocol):
         """Return the mean loss of a batch: a scalar, or scalars by name, whose sum is the loss."""
         ...
 
-    def predict(self, network: "nn.Module", inputs: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
-        """Return the answers (N, …) by name: the outputs of the ONNX model."""
+    def predict(self, network: "nn.Module", inputs: "Batch") -> "Mapping[str, Tensor]":
+        """Return the answers (N, …) by name: the outputs of the ONNX model. It reads inputs alone."""
         ...
 
     def measure(self, answer: "Mapping[str, Tensor]", batch: "Batch") -> "Mapping[str, Tensor]":

@@ -48,7 +48,7 @@ class LanguageModel:
         logits, targets = self._logits(network, batch), self._targets(batch)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
-    def predict(self, network: torch.nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def predict(self, network: torch.nn.Module, inputs: Batch) -> dict[str, Tensor]:
         """Return ``logits`` (N, L + 1, tokens): at each place, of the token after those before it."""
         return {"logits": self._logits(network, inputs)}
 
@@ -68,8 +68,7 @@ class LanguageModel:
         written = tokens.new_zeros(SHOWN, 0)
         longest = min(LONGEST, self.field.shape[0])
         for _ in range(longest):
-            lengths = torch.full((SHOWN,), written.shape[1], device=tokens.device)
-            logits = self._logits(network, {self.field.name: written, LENGTHS: lengths})[:, -1]
+            logits = self._logits(network, Batch.of({self.field.name: written}))[:, -1]
             written = torch.cat([written, torch.multinomial(logits.softmax(1), 1, generator=rng)], 1)
         texts = [row[: row.index(END) if END in row else None] for row in written.tolist()]
         path = folder / "samples_written.png"
@@ -82,13 +81,13 @@ class LanguageModel:
             return " ".join(map(str, tokens))
         return ("" if max(map(len, names[2:]), default=1) == 1 else " ").join(names[token] for token in tokens)
 
-    def _logits(self, network: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _logits(self, network: torch.nn.Module, inputs: Batch) -> Tensor:
         """Return logits (N, L + 1, tokens): the tokens are shifted by the one that begins a text."""
         tokens = inputs[self.field.name]
         shifted = {self.field.name: F.pad(tokens, (1, 0), value=END)}
         if self.field.ragged:
-            shifted[LENGTHS] = inputs[LENGTHS] + 1
-        logits = main_output(network(shifted), "logits")
+            shifted[LENGTHS] = (tokens != END).sum(1) + 1
+        logits = main_output(network(inputs.replaced(shifted)), "logits")
         if logits.dim() != 3 or logits.shape[1] != tokens.shape[1] + 1 or logits.shape[2] < self.field.size:
             raise UserError(
                 f"The network gives {tuple(logits.shape)} for tokens {tuple(shifted[self.field.name].shape)}; expected "

@@ -61,7 +61,7 @@ class Reconstruction:
             parts["divergence"] = self.beta * divergence.mean()
         return parts
 
-    def predict(self, network: torch.nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def predict(self, network: torch.nn.Module, inputs: Batch) -> dict[str, Tensor]:
         """Return ``reconstruction``: pixels of 0…1, or standardized numbers; and the ``divergence``, nats."""
         output = network(inputs)
         main = self._main(output, inputs)
@@ -96,7 +96,7 @@ class Reconstruction:
         save_grid([as_rgb(255 * images.cpu().numpy()) for images in pairs], path)
         return [path]
 
-    def _main(self, output: object, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _main(self, output: object, inputs: Batch) -> Tensor:
         main = main_output(output, "reconstruction", "logits")
         if main.shape != inputs[self.field.name].shape:
             raise UserError(

@@ -62,7 +62,7 @@ class Segmentation:
         overlap, total = (shares * wanted).sum((0, 2, 3)), (shares + wanted).sum((0, 2, 3))
         return {"cross_entropy": cross_entropy, "dice": self.dice * (1 - ((2 * overlap + 1) / (total + 1)).mean())}
 
-    def predict(self, network: torch.nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def predict(self, network: torch.nn.Module, inputs: Batch) -> dict[str, Tensor]:
         """Return ``probabilities`` (N, classes, H, W), and ``mask``: the likeliest class of each pixel, (N, H, W)."""
         logits = self._logits(network, inputs)
         return {"probabilities": logits.softmax(1), "mask": logits.argmax(1)}
@@ -108,7 +108,7 @@ class Segmentation:
         save_grid([pictures, *(overlaid(pictures, mask.cpu().numpy()) for mask in masks)], path)
         return [path]
 
-    def _logits(self, network: torch.nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _logits(self, network: torch.nn.Module, inputs: Batch) -> Tensor:
         logits = main_output(network(inputs), "logits")
         size = inputs[self.image].shape[2:]
         if logits.dim() != 4 or logits.shape[1] != self.classes:

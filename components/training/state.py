@@ -275,7 +275,7 @@ class TrainingState:
 
     @torch.no_grad()
     def is_finite(self) -> bool:
-        """Return True if loss and weights are finite in all processes; waits for the device."""
+        """Return True if loss and weights are finite in all processes."""
         weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
         if self.config.shard == "on":
             weights = [self.fsdp.local_shard(weight) for weight in weights]

@@ -81,7 +81,9 @@ class TrainingDisplay:
 
     def score(self, value: float | None) -> str:
         """Return a score with its name, after two spaces; empty without a score."""
-        return "" if value is None else f"  {title(self.measure)} {shown(self.measure, value)}"
+        return (
+            "" if value is None or self.measure == "loss" else f"  {title(self.measure)} {shown(self.measure, value)}"
+        )
 
     def step(self, progress: StepProgress) -> None:
         """Show a report from within an epoch."""
