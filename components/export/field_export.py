@@ -207,7 +207,7 @@ def described(data: DataRef, fields: Sequence[FieldRef], module: Answering) -> d
     """Return the metadata by which ``predict`` knows what a model takes and answers."""
     assert data.goal
     file = data.folder / VOCABULARY
-    has_tokens = data.kind == "tokens" and file.is_file()
+    has_tokens = (data.kind == "tokens" or data.field_refs) and file.is_file()
     return {
         **({names.VOCABULARY: file.read_text(encoding="utf-8")} if has_tokens else {}),
         names.FORM: names.COMPLETE,

@@ -5,13 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.content import row_digests
+from torchmill.components.data.content import digests_of, row_digests
 from torchmill.components.data.field_refs import TARGET_NAMES, FieldRef
 from torchmill.components.data.field_splits import FieldSplits
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
+from torchmill.components.data.formats.field_cut import (
+    TEST_FRACTION,
+    VALIDATION_FRACTION,
+    groups_of,
+    origins_of,
+    rows_of_splits,
+    taken,
+)
+from torchmill.components.data.formats.token_fields import Encoded, encoded_strings, token_columns, token_digests
 from torchmill.components.data.formats.user_values import Pictures, as_images, as_pixels, kind_of, opened_values
 from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, LENGTHS, LENGTHS_FIELD
-from torchmill.components.data.splits import cut
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.reading.survey import Survey
 from torchmill.components.user_code.importing import first_hand
@@ -20,9 +28,6 @@ from torchmill.components.wording import count
 SPLITS = ("train", "validation", "test")
 OPTIONS = ("targets", "groups", "names")
 """Keys that the function's mapping may hold beside the splits."""
-
-TEST_FRACTION = 0.2
-"""Share of the samples to test with if the function gives no test split."""
 
 MOST_CLASSES = IGNORED_PIXEL - 1
 """Classes of a mask that fit into bytes, beside the ignored ones."""
@@ -74,23 +79,46 @@ def load_fields(returned: Any, place: str) -> FieldSplits:
             where = split if name not in fields else "train"
             raise UserError(f"{place}: {where} has no field '{name}'.", nearest(name, columns[where]))
     targets = _targets(options, columns["train"], place)
-    values: dict[str, Arrays] = {split: {} for split in parts}
+    groups = groups_of(options, _samples(columns["train"]), place)
+    columns, groups, origins = _cut_texts(columns, targets, groups, place)
+    encoded = encoded_strings(columns, targets, dict(options.get("names", {})), place)
+    columns, options = encoded.columns, {**options, "names": encoded.names}
+    values: dict[str, Arrays] = {split: {} for split in columns}
     refs: list[FieldRef] = []
     lengths: dict[str, np.ndarray] = {}
     for name in columns["train"]:
-        raw = {split: columns[split][name] for split in parts}
+        raw = {split: columns[split][name] for split in columns}
         arrays, ragged = _arrays(raw, f"{place} field '{name}'")
         if ragged:
             _same_lengths(lengths, ragged, f"{place} field '{name}'")
         ref, stored = _described(name, arrays, name in targets, bool(ragged), options, place)
         refs.append(ref)
-        for split in parts:
+        for split in columns:
             values[split][name] = stored[split]
     if lengths:
         refs.append(LENGTHS_FIELD)
-        for split in parts:
+        for split in columns:
             values[split][LENGTHS] = lengths[split]
-    return _cut(values, tuple(refs), options, place)
+    return _cut(values, tuple(refs), groups, origins, encoded, place)
+
+
+def _samples(fields: Mapping[str, Any]) -> int:
+    return len(next(iter(fields.values())))
+
+
+def _cut_texts(
+    columns: dict[str, dict[str, Any]], targets: frozenset[str], groups: np.ndarray | None, place: str
+) -> tuple[dict[str, dict[str, Any]], np.ndarray | None, dict[str, list[str]]]:
+    """Cut missing splits of texts from train, before their vocabulary is made; equal texts stay together."""
+    tokens = token_columns(columns, targets)
+    fractions = {"test": TEST_FRACTION, "validation": VALIDATION_FRACTION}
+    missing = {split: fraction for split, fraction in fractions.items() if split not in columns}
+    if not tokens or not missing:
+        return columns, groups, {}
+    whole = columns["train"]
+    rows = rows_of_splits(token_digests(whole, tokens) if groups is None else groups, missing, place)
+    parts = {split: taken(whole, chosen) for split, chosen in rows.items()}
+    return {**columns, **parts}, None if groups is None else groups[rows["train"]], origins_of(rows)
 
 
 def _parts(returned: Any, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -168,7 +196,9 @@ def _arrays(raw: Mapping[str, Any], place: str) -> tuple[Arrays, Arrays]:
         return _images(opened, place), {}
     for split, values in opened.items():
         if isinstance(values, list) and not all(isinstance(value, np.ndarray) for value in values):
-            raise UserError(f"{place} of {split} holds texts.", "Give ids of tokens: lists of whole numbers.")
+            raise UserError(
+                f"{place} of {split} holds texts.", "Cut them into tokens: a list of strings for each sample."
+            )
     if not any(isinstance(values, list) for values in opened.values()):
         return _numbers(opened, place), {}
     longest = max(len(value) for values in opened.values() for value in values)
@@ -293,42 +323,41 @@ def _moments(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple((centre + mean).tolist()), tuple(np.sqrt(np.maximum(squares / number - mean**2, 0)).tolist())
 
 
-def _cut(values: dict[str, Arrays], refs: Sequence[FieldRef], options: Mapping[str, Any], place: str) -> FieldSplits:
+def _cut(
+    values: dict[str, Arrays],
+    refs: Sequence[FieldRef],
+    groups: np.ndarray | None,
+    origins: Mapping[str, Sequence[str]],
+    encoded: Encoded,
+    place: str,
+) -> FieldSplits:
     """Return the splits; without a test split, a fifth of the samples is cut off, groups whole."""
     inputs = [ref.name for ref in refs if not ref.is_target and ref.name != LENGTHS]
     if not inputs:
         raise UserError(f"{place} has targets alone.", "Name the targets: 'targets' beside 'train'.")
-    digests = {split: digests_of_rows([arrays[name] for name in inputs]) for split, arrays in values.items()}
-    groups = _groups(options, len(digests["train"]), place)
-    origins: dict[str, Sequence[str]] = {}
+    numbers = [ref for ref in refs if ref.name in inputs and ref.name not in encoded.tokens]
+    digests = {
+        split: digests_of_rows(
+            [*([encoded.digests[split]] if encoded.tokens else []), *(_without_padding(ref, arrays) for ref in numbers)]
+        )
+        for split, arrays in values.items()
+    }
     if "test" not in values:
-        keys = digests["train"] if groups is None else groups
-        rows = cut(np.zeros(len(keys), np.int64), keys, {"test": TEST_FRACTION})
-        if not len(rows["test"]) or not len(rows["train"]):
-            raise UserError(f"{place} gives too few samples to cut any off for test.", "Give more, or a 'test' too.")
+        rows = rows_of_splits(digests["train"] if groups is None else groups, {"test": TEST_FRACTION}, place)
         whole, whole_digests = values["train"], digests["train"]
         for split, chosen in rows.items():
-            values[split] = {name: array[chosen] for name, array in whole.items()}
-            digests[split] = whole_digests[chosen]
-            origins[split] = [f"item {row}" for row in chosen.tolist()]
+            values[split], digests[split] = taken(whole, chosen), whole_digests[chosen]
+        origins = origins_of(rows)
         groups = None if groups is None else groups[rows["train"]]
-    return FieldSplits(values, tuple(refs), digests, groups, origins, place)
+    return FieldSplits(values, tuple(refs), digests, groups, origins, place, encoded.notes, encoded.vocabulary)
 
 
-def _groups(options: Mapping[str, Any], samples: int, place: str) -> np.ndarray | None:
-    if "groups" not in options:
-        return None
-    values = np.asarray(options["groups"])
-    if values.shape != (samples,):
-        raise UserError(
-            f"{place}: 'groups' is {kind_of(values)} for {samples:,} samples of train.", "Give one value for each."
-        )
-    _, number = np.unique(values, return_inverse=True)
-    return (
-        row_digests(number.astype(np.int64).reshape(-1, 1))
-        if values.dtype.kind not in "iuU"
-        else row_digests(values.reshape(-1, 1))
-    )
+def _without_padding(ref: FieldRef, arrays: Arrays) -> np.ndarray:
+    """Return a field, or the digest of each sample of a ragged one: its padding depends on the longest sample."""
+    if not ref.ragged:
+        return arrays[ref.name]
+    lengths = arrays[LENGTHS].tolist()
+    return digests_of(row[:length].tobytes() for row, length in zip(arrays[ref.name], lengths, strict=True))
 
 
 def digests_of_rows(fields: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""Cuts of the samples of named fields into splits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from torchmill.components.data.content import row_digests
+from torchmill.components.data.formats.user_values import kind_of
+from torchmill.components.data.splits import cut
+from torchmill.components.errors import UserError
+
+TEST_FRACTION = 0.2
+"""Share of the samples to test with if the function gives no test split."""
+
+VALIDATION_FRACTION = 0.1
+"""Share of texts to validate with. Runs can't cut it, since the vocabulary must not hold validation texts."""
+
+
+def rows_of_splits(keys: np.ndarray, fractions: Mapping[str, float], place: str) -> dict[str, np.ndarray]:
+    """Return the rows of each split, cut from samples by their keys, uint64 (N,): equal keys stay together.
+
+    Raises:
+        UserError: there are too few samples.
+    """
+    rows = cut(np.zeros(len(keys), np.int64), keys, fractions)
+    if empty := [split for split, chosen in rows.items() if not len(chosen)]:
+        distinct = len(np.unique(keys))
+        equal = f": of its {len(keys):,}, {distinct:,} are distinct, and equal ones stay together"
+        raise UserError(
+            f"{place} gives too few samples to cut any off for {empty[0]}{equal * (distinct < len(keys))}.",
+            f"Give more, or a '{empty[0]}' too.",
+        )
+    return rows
+
+
+def taken(fields: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Return some samples of each field: arrays, or lists of values."""
+    return {
+        name: values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows.tolist()]
+        for name, values in fields.items()
+    }
+
+
+def origins_of(rows: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Return names of the samples of each split: items of the user's data."""
+    return {split: [f"item {row}" for row in chosen.tolist()] for split, chosen in rows.items()}
+
+
+def groups_of(options: Mapping[str, Any], samples: int, place: str) -> np.ndarray | None:
+    """Return the digest of each training sample's group, uint64 (N,); None if the data names no groups.
+
+    Raises:
+        UserError: there isn't one value for each sample.
+    """
+    if "groups" not in options:
+        return None
+    values = np.asarray(options["groups"])
+    if values.shape != (samples,):
+        raise UserError(
+            f"{place}: 'groups' is {kind_of(values)} for {samples:,} samples of train.", "Give one value for each."
+        )
+    _, number = np.unique(values, return_inverse=True)
+    plain = values if values.dtype.kind in "iuU" else number.astype(np.int64)
+    return row_digests(plain.reshape(-1, 1))
