@@ -1,5 +1,6 @@
 """Cache of torch's ONNX exports: many tests export the same network, and each export takes a second or more."""
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ class ExportCache:
 
     def __init__(self) -> None:
         self._export = torch.onnx.export
+        self._has_tables = False
         self._models: dict[tuple[Any, ...], bytes] = {}
 
     def export(self, network: nn.Module, arguments: tuple[torch.Tensor, ...], **settings: Any) -> Program:
+        self._keep_tables()
         content = _content(network)
         if content is None:
             program = self._export(network, arguments, **settings)
@@ -44,6 +47,21 @@ class ExportCache:
             assert program is not None
             self._models[key] = ir.to_proto(program.model).SerializeToString()
         return Program(ir.from_proto(onnx.load_from_string(self._models[key])))
+
+    def _keep_tables(self) -> None:
+        """Keep torch's tables of operators, which it makes anew several times in each export: half of its time."""
+        if self._has_tables:
+            return
+        from torch._export import utils
+        from torch.onnx._internal.exporter import _decomp
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        self._has_tables = True
+        registry: Any = ONNXRegistry
+        registry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+        utils._materialize_cpp_cia_ops = functools.cache(utils._materialize_cpp_cia_ops)
+        make = functools.cache(_decomp.create_onnx_friendly_decomposition_table)
+        _decomp.create_onnx_friendly_decomposition_table = lambda operators: dict(make(frozenset(operators)))
 
     @contextmanager
     def off(self) -> Iterator[None]:

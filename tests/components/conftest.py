@@ -1,9 +1,6 @@
 import contextlib
 import copy
-import functools
-import inspect
 import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,15 +21,6 @@ from torchmill.components.training.setup import TrainingSetup
 
 # The networks are small: threads that wait for each other on a busy machine cost more than they give.
 torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _one_table_of_operators() -> None:
-    """Keep torch's table of ONNX operators: each export makes it anew, which takes half of the time of a small one."""
-    registry = getattr(sys.modules.get("torch.onnx._internal.exporter._registration"), "ONNXRegistry", None)
-    make = getattr(registry, "from_torchlib", None)
-    if registry and inspect.ismethod(make):  # not kept yet
-        setattr(registry, make.__name__, staticmethod(functools.cache(make)))
 
 
 @pytest.fixture(scope="session", autouse=True)

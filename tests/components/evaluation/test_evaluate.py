@@ -1,4 +1,3 @@
-import copy
 import hashlib
 import json
 import math
@@ -245,15 +244,12 @@ def test_top_answers_calibration_and_ranking_are_told(unsure, toy, toy_test, tmp
     assert len(report["mistakes"]) == min(24, wrong)
 
 
-def test_all_that_was_written_is_referred_to_and_the_same_each_time(unsure, toy, toy_test, tmp_path):
-    refs = []
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        refs.append(evaluate(copy.deepcopy(unsure), toy_test, toy, CPU, 64, tmp_path / name))
+def test_all_that_was_written_is_referred_to_and_the_same_each_time(evaluated, trained, toy, toy_test, tmp_path):
+    refs = [evaluated, evaluate(trained, toy_test, toy, CPU, 64, tmp_path)]
     digests = [[one.sha256 for one in (ref.report, ref.picture, *ref.pictures, ref.predictions)] for ref in refs]
     assert digests[0] == digests[1]
     named = {one.path.name for one in (refs[0].report, refs[0].picture, *refs[0].pictures, refs[0].predictions)}
-    assert named == {path.name for path in (tmp_path / "first").iterdir()}
+    assert named == {path.name for path in evaluated.report.path.parent.iterdir()}
 
 
 def test_what_the_network_gave_is_kept_for_each_sample(evaluated, toy_test, tmp_path):

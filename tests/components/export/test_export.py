@@ -1,4 +1,6 @@
+import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,19 +13,30 @@ from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import EXAMPLES, ParityError, export
 from torchmill.components.onnx_model.session import open_session
-from torchmill.components.refs import FileRef
+from torchmill.components.refs import ExportRef, FileRef
 
 CONFIG = ExportConfig(batch_sizes=(1, 2, 7, 256))
 EXAMPLE = ("pixels", "logits", "probabilities", "labels")
 LEFT_OF_AN_EARLIER_ONE = ("model.onnx", "parity.json", "example.npz")
 
 
+def with_files_of_an_earlier_export(folder: Path) -> Path:
+    for name in LEFT_OF_AN_EARLIER_ONE:
+        (folder / name).write_text("of an earlier one")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder with the files of an earlier export."""
-    for name in LEFT_OF_AN_EARLIER_ONE:
-        (tmp_path / name).write_text("of an earlier one")
-    return tmp_path
+    return with_files_of_an_earlier_export(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def sound(_trained, toy, toy_test, tmp_path_factory) -> ExportRef:
+    """The export of the trained network, into the folder of an earlier one; to look at, not to change."""
+    folder = with_files_of_an_earlier_export(tmp_path_factory.mktemp("sound"))
+    return export(copy.deepcopy(_trained), toy, toy_test, CONFIG, {"network": "simple_cnn"}, folder)
 
 
 class HalfAsTorch(nn.Module):
@@ -38,8 +51,8 @@ class HalfAsTorch(nn.Module):
         return logits * 1.01 if torch.compiler.is_exporting() else logits
 
 
-def test_a_sound_model_is_written_with_its_comparison_and_an_example(trained, toy, toy_test, folder):
-    ref = export(trained, toy, toy_test, CONFIG, {"network": "simple_cnn"}, folder)
+def test_a_sound_model_is_written_with_its_comparison_and_an_example(sound):
+    ref, folder = sound, sound.onnx.path.parent
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.pbtxt",
         "example.npz",
@@ -56,12 +69,11 @@ def test_a_sound_model_is_written_with_its_comparison_and_an_example(trained, to
     assert [one["batch_size"] for one in told["by_batch_size"]] == [1, 2, 7, 256]
 
 
-def test_the_example_is_what_the_model_gives(trained, toy, toy_test, tmp_path):
-    export(trained, toy, toy_test, CONFIG, {}, tmp_path)
-    with np.load(tmp_path / "example.npz") as example:
+def test_the_example_is_what_the_model_gives(sound, toy):
+    with np.load(sound.example.path) as example:
         pixels, logits, probabilities, labels = (example[name] for name in EXAMPLE)
     assert pixels.shape == (EXAMPLES, 1, 28, 28) and pixels.dtype == np.uint8
-    again = open_session(tmp_path / "model.onnx").run(None, {"pixels": pixels})
+    again = open_session(sound.onnx.path).run(None, {"pixels": pixels})
     assert np.array_equal(again[0], logits) and np.array_equal(again[1], probabilities)
     assert list(again[2]) == list(labels) == [toy.classes[answer] for answer in logits.argmax(1)]
 

@@ -1,5 +1,6 @@
 """Weights that are too large for an ONNX file are in one file beside it, which both forms share."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,13 +15,26 @@ from torchmill.components.export import gates, to_onnx
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.onnx_model.model import open_model
 from torchmill.components.onnx_model.proto import weights_beside
+from torchmill.components.refs import ExportRef
+
+
+def make_files_small(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(to_onnx, "LARGEST", 10_000)
+    patch.setattr(to_onnx, "SMALL_TENSOR", 64)
 
 
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that hold 10 kB instead of 2 GB."""
-    monkeypatch.setattr(to_onnx, "LARGEST", 10_000)
-    monkeypatch.setattr(to_onnx, "SMALL_TENSOR", 64)
+    make_files_small(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def large(_trained, toy, toy_test, tmp_path_factory) -> ExportRef:
+    """An export with a file of weights; to look at, not to change."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_files_small(patch)
+        return export(copy.deepcopy(_trained), toy, toy_test, tmp_path_factory.mktemp("large"))
 
 
 def export(trained, toy, toy_test, folder: Path, **settings):
@@ -29,9 +43,8 @@ def export(trained, toy, toy_test, folder: Path, **settings):
     return exports.export(trained, toy, toy_test, config, {"run": "a"}, folder)
 
 
-def test_both_forms_share_a_file_of_weights(trained, toy, toy_test, tmp_path, small_files, monkeypatch):
-    large = export(trained, toy, toy_test, tmp_path / "large")
-    weights = tmp_path / "large" / "model.weights"
+def test_both_forms_share_a_file_of_weights(large, trained, toy, toy_test, tmp_path):
+    weights = large.onnx.path.parent / "model.weights"
     assert [file.path for file in large.weights] == [weights] and weights in [file.path for file in large.files]
     assert large.identity()["the model's weights 1"] == large.weights[0].sha256
     assert {path.name for path in weights.parent.iterdir()} == {
@@ -42,7 +55,6 @@ def test_both_forms_share_a_file_of_weights(trained, toy, toy_test, tmp_path, sm
         proto = onnx.load(file.path, load_external_data=False)
         assert weights_beside(proto) and file.path.stat().st_size < 40_000 < weights.stat().st_size
         onnx.checker.check_model(str(file.path), full_check=True)
-    monkeypatch.undo()
     plain = export(trained, toy, toy_test, tmp_path / "plain")
     assert not plain.weights
     pixels = toy_test.inputs[:9].numpy()
@@ -62,9 +74,8 @@ def test_a_bare_form_of_its_own_has_its_own_weights(trained, toy, toy_test, tmp_
     assert open_model(ref.onnx.path).outputs(toy_test.inputs[:2].numpy()).shape == (2, 10)
 
 
-def test_a_model_without_its_weights_says_which_file_it_needs(trained, toy, toy_test, tmp_path, small_files):
-    ref = export(trained, toy, toy_test, tmp_path / "run")
-    alone = shutil.copy(ref.onnx.path, tmp_path)
+def test_a_model_without_its_weights_says_which_file_it_needs(large, tmp_path):
+    alone = shutil.copy(large.onnx.path, tmp_path)
     with pytest.raises(UserError, match=r"model\.weights"):
         open_model(Path(alone))
 
@@ -83,9 +94,10 @@ def test_a_wrong_model_is_found_with_weights_beside_it(trained, toy, toy_test, t
     assert (tmp_path / "model.rejected.onnx").exists() and not (tmp_path / "model.onnx").exists()
 
 
-def test_small_errors_in_weights_beside_a_model_are_noticed(trained, toy, toy_test, tmp_path, small_files, monkeypatch):
-    ref = export(trained, toy, toy_test, tmp_path)
-    proto = onnx.load(ref.onnx.path, load_external_data=False)
+def test_small_errors_in_weights_beside_a_model_are_noticed(large, tmp_path, monkeypatch):
+    shutil.copytree(large.onnx.path.parent, tmp_path, dirs_exist_ok=True)
+    proto = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    make_files_small(monkeypatch)
     monkeypatch.setattr(gates, "MOST_NOISY", 50_000)
     noisy = gates._noisy(proto, 1e-2, tmp_path)
     assert noisy and weights_beside(noisy)  # the largest are too large to be changed

@@ -89,7 +89,7 @@ def test_asked_for_it_is_there_or_the_export_fails(trained, toy, toy_test, tmp_p
     verdict = json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]
     assert verdict["accepted"] is True and all(gate["passed"] for gate in verdict["gates"])
     assert {"labels", "pictures", "constant"} < {gate["name"] for gate in verdict["gates"]}
-    none = CONFIG.model_copy(update={"budget": 0.0})
+    none = CONFIG.model_copy(update={"budget": 0.0, "form": "complete"})
     with pytest.raises(ParityError, match="There is no int8 model: it loses"):
         export(trained, toy, toy_test, none, {}, tmp_path, calibration=read_sample(toy, 64, 0))
     assert not (tmp_path / "model.onnx").exists() and not (tmp_path / "model.int8.onnx").exists()
@@ -131,7 +131,7 @@ def test_a_smaller_model_whose_labels_are_wrong_is_refused(bits, trained, toy, t
         write(core, data.model_copy(update={"classes": classes}), metadata, path, temperature)
 
     monkeypatch.setitem(exports.WRITERS, "complete", wrong)
-    config = CONFIG.model_copy(update={"int8": "off", bits: "on", "budget": 0.1})
+    config = CONFIG.model_copy(update={"int8": "off", bits: "on", "budget": 0.1, "form": "complete"})
     with pytest.raises(ParityError, match=rf"There is no {bits} model: it fails a check: labels: .* not those of the"):
         export(trained, toy, toy_test, config, {}, tmp_path, calibration=read_sample(toy, 64, 0))
     assert not (tmp_path / exports.SMALLER[bits]).exists()

@@ -1,6 +1,7 @@
 """Contract: a network is trained on the very inputs that ``predict`` reads, for every form of file and every source."""
 
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.onnx_files import bag_of_letters, linear
+from tests.slow import slow_but
 from torchmill.components import fields
 from torchmill.components.data.fetch import fetch
 from torchmill.components.data.formats.image_files import read_pixels
@@ -454,9 +456,12 @@ def test_one_text_file_that_cannot_be_read_leaves_the_others(tmp_path: Path):
         assert read[0] == "good" and "is not UTF-8" in read[1] and type(read[1]) is not str
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("ground", [255, 0, 128, None])
-def test_the_exported_model_paints_as_predict_does(tmp_path: Path, ground: int | None, channels: int):
+GROUNDS = (255, 0, 128, None)
+
+
+@pytest.mark.parametrize("painted", slow_but([(128, 1), (0, 3), (None, 3)], itertools.product(GROUNDS, [1, 3])))
+def test_the_exported_model_paints_as_predict_does(tmp_path: Path, painted: tuple[int | None, int]):
+    ground, channels = painted
     rules = ReadingRules(ground=ground)
     colors = opaque_inside(stack(3))
     Image.fromarray(colors).save(tmp_path / "icon.png")
