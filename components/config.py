@@ -1,5 +1,6 @@
 """The one configuration of a run: typed, frozen, checked before anything is done."""
 
+import functools
 import json
 import math
 import re
@@ -88,9 +89,10 @@ def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, 
     return found
 
 
-def objects() -> list[str]:
+@functools.cache
+def objects() -> tuple[str, ...]:
     """Return the fields that hold a JSON object, whose entries can be set one by one: ``model.args.width``."""
-    return [name for name, (annotation, _, _) in fields().items() if get_origin(annotation) is dict]
+    return tuple(name for name, (annotation, _, _) in fields().items() if get_origin(annotation) is dict)
 
 
 def sections() -> dict[str, type[Section]]:
