@@ -44,6 +44,10 @@ class FileRef(Ref):
             return cls(path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
+SPLIT, USUAL_SPLIT = "data.split", "random"
+"""Argument of the user's own data that names how it is cut, which no function takes by this name; and its default."""
+
+
 class ValidationSplit(Ref):
     """Rule that cuts the validation split from the training file, if the data set has no such split."""
 
@@ -102,6 +106,11 @@ class DataRef(Ref):
     def identity(self) -> dict[str, str]:
         described = self.model_dump_json(exclude={"folder", "source", "split", "notes", "goal"})
         return {f"the data ({self.name})": hashlib.sha256(described.encode()).hexdigest()}
+
+    @property
+    def is_ordered(self) -> bool:
+        """True if the validation split is the end of the training file, since samples follow each other in time."""
+        return self.args.get(SPLIT, USUAL_SPLIT) != USUAL_SPLIT
 
     def with_split(self, fraction: float, seed: int) -> "DataRef":
         """Return the same data with another cut of its validation split.

@@ -33,7 +33,7 @@ from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import ConfigError, UserError, nearest, unknown_argument
 from torchmill.components.reading.folders import stamps
-from torchmill.components.refs import DataRef, FileRef
+from torchmill.components.refs import SPLIT, USUAL_SPLIT, DataRef, FileRef
 from torchmill.components.settings.options import Room
 from torchmill.components.state_files import read_json
 from torchmill.components.user_code import source_code
@@ -63,8 +63,13 @@ def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
     kind, path = dataset_place(config.name)
     settings = {"validation_fraction": config.validation_fraction}
     if path and kind not in names(datasets):  # the user's own function: checked when it is imported
-        return dict(config.args)
-    parameters = Room(datasets)[kind].source.functions["load"]
+        return {**config.args, SPLIT: config.split} if config.split != USUAL_SPLIT else dict(config.args)
+    option = Room(datasets)[kind]
+    if config.split != USUAL_SPLIT and not option.constant("ORDERED", False):
+        raise ConfigError(
+            f"--data.split {config.split} is for your own data and for time series; {kind} is cut in its own way."
+        )
+    parameters = option.source.functions["load"]
     return {name: value for name, value in settings.items() if name in parameters} | _validated(
         kind, config.args, datasets
     )

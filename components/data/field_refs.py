@@ -37,6 +37,8 @@ class FieldRef(Description):
     """Number of different ids or classes, counted from 0; 0 of other kinds."""
     names: tuple[str, ...] = ()
     """Names of ids or classes; empty if nobody named them."""
+    season: int = 0
+    """Steps of a season of a time series; 0 of other fields."""
     ragged: bool = False
     """True if samples have different lengths, which the field ``lengths`` holds."""
 

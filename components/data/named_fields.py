@@ -87,6 +87,7 @@ def facts(data: DataRef) -> dict[str, Any]:
     - ``in_channels``, ``image_size``, ``image_height``, ``image_width``: of the only image among the inputs
     - ``vocab_size``, ``num_embeddings``, ``padding_index``, ``max_length``: of the only ids among the inputs
     - ``in_features``, ``in_channels``: of the only numbers among the inputs
+    - ``horizon``, ``season``: of the only target of numbers in a row, steps to forecast, and of a time series' season
     - ``fields``: all fields by name
     """
     fields = named_fields(data)
@@ -108,4 +109,8 @@ def facts(data: DataRef) -> dict[str, Any]:
     numbers = [field for field in inputs if field.kind == "numbers"]
     if len(numbers) == 1 and numbers[0].shape:
         values |= {"in_features": math.prod(numbers[0].shape)} | {"in_channels": numbers[0].shape[0]} | values
+    steps = [field for field in fields if field.is_target and field.kind == "numbers"]
+    if len(steps) == 1 and len(steps[0].shape) == 1:
+        values["horizon"] = steps[0].shape[0]
+        values |= {"season": steps[0].season} if steps[0].season else {}
     return values | {"fields": {field.name: field for field in fields}}

@@ -98,6 +98,25 @@ def cut(labels: np.ndarray, groups: np.ndarray, fractions: Mapping[str, float], 
     return {part: np.flatnonzero(parts == number) for number, part in enumerate(("train", *fractions))}
 
 
+def cut_last(samples: int, fractions: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Cut samples in their order: ``train`` comes first, then the parts, each with a sample at least.
+
+    Args:
+        fractions: share of all samples by part, the earliest first.
+
+    Returns:
+        Rows by part.
+    """
+    sizes = [max(1, round(fraction * samples)) for fraction in fractions.values()]
+    ends = samples - np.cumsum([0, *reversed(sizes)])[::-1]
+    starts = [0, *ends[:-1].tolist()]
+    names = ("train", *fractions)
+    return {
+        name: np.arange(max(start, 0), max(end, 0))
+        for name, start, end in zip(names, starts, ends.tolist(), strict=True)
+    }
+
+
 def strata(data: DataRef) -> np.ndarray:
     """Return the labels of the training file, by which it is cut; of named fields the first target of classes.
 
@@ -120,6 +139,9 @@ def cut_validation(data: DataRef, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     Returns:
         Sorted indices of the training and of the validation split.
     """
+    if data.is_ordered:
+        rows = cut_last(len(labels), {"validation": data.split.fraction})
+        return rows["train"], rows["validation"]
     groups = groups_file(data.folder)
     keys = np.load(groups) if data.field_refs and groups.is_file() else read_digests(data, "train")
     rows = cut(labels, keys, {"validation": data.split.fraction}, data.split.seed)

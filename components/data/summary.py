@@ -42,7 +42,12 @@ def sizes(data: DataRef) -> str:
 def _split_lines(data: DataRef) -> Iterator[str]:
     """Yield how validation is cut, the classes with their training samples, and those that a split lacks."""
     if not data.validation_size:
-        yield "validation is cut from the training samples by content and seed: about data.validation_fraction of them"
+        how = (
+            "is the end of the training samples"
+            if data.is_ordered
+            else "is cut from the training samples by content and seed"
+        )
+        yield f"validation {how}: about data.validation_fraction of them"
     if data.field_refs or not data.task_object.is_exclusive:
         return
     for split in SPLITS:

@@ -9,7 +9,7 @@ from torch import nn
 
 from torchmill.components.data.field_samples import FieldSamples
 from torchmill.components.field_tasks.field_task import LOSS, FieldTask
-from torchmill.components.field_tasks.statistics import SampleStatistics, write_statistics
+from torchmill.components.field_tasks.statistics import SampleStatistics, time_blocks, write_statistics
 from torchmill.components.files import write_text
 from torchmill.components.initialization.fields_model import FieldsModel
 from torchmill.components.metrics.plots import ACCENT, INK, figure_of, save
@@ -42,7 +42,8 @@ def evaluate_fields(
         some = task.drawn(model.prepared(test.to(device).take(torch.arange(min(DRAWN, len(test))))))
         drawn = task.draw(model, some, folder)
     loss = sum(value * size for value, size in losses) / len(test)
-    measures, intervals = statistics.measures(), statistics.intervals()
+    blocks = time_blocks(len(test), task.block) if task.block else None
+    measures, intervals = statistics.measures(), statistics.intervals(blocks)
     if task.main_measure not in measures:
         measures, intervals = {LOSS: loss, **measures}, {LOSS: _spread(losses, loss), **intervals}
     name = task.main_measure

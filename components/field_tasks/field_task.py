@@ -58,6 +58,7 @@ class FieldTask:
         usual = "lower" if self.main_measure == LOSS else "higher"
         self.better: Literal["higher", "lower"] = getattr(task, "better", usual)
         self.views: int = getattr(task, "views", 1)
+        self.block: int = getattr(task, "block", 0)
         self.noise: dict[str, tuple[int, ...]] = getattr(task, "noise", {})
         self.phases = self._phases()
         faults = [f"no method {name}(…)" for name in MEMBERS if not callable(getattr(task, name, None))]

@@ -1,5 +1,7 @@
 """Statistics of samples, from which measures and their intervals follow."""
 
+import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +15,13 @@ from torchmill.components.files import write_arrays
 from torchmill.components.metrics.intervals import Interval, bootstrap_intervals
 from torchmill.components.state_files import Damaged
 
+logger = logging.getLogger("torchmill")
+
 Summarize = Callable[[Mapping[str, Tensor]], dict[str, float]]
 """Function from means of statistics to measures."""
+
+FEW_BLOCKS = 10
+"""Blocks of time below which intervals are said to be rough."""
 
 MOST_BLOCKS = 1000
 """Blocks of samples that an interval is computed from: the bootstrap then calls a task's code 3,000 times at most."""
@@ -87,6 +94,21 @@ def bootstrapped(
     return {name: (float(low), float(high)) for name, (low, high) in zip(names, ends, strict=True)}
 
 
+def time_blocks(samples: int, least: int) -> np.ndarray:
+    """Return the number of each sample's block, (N,): blocks of samples that follow each other, about √N of each √N.
+
+    Args:
+        least: smallest number of samples of a block.
+    """
+    size = max(least, math.ceil(math.sqrt(samples)))
+    count = max(1, samples // size)
+    if count < FEW_BLOCKS:
+        logger.warning(
+            "evaluate  intervals of %d samples in %d blocks of time are rough: test on a longer series", samples, count
+        )
+    return np.minimum(np.arange(samples) // size, count - 1)
+
+
 def _summed(features: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:
     """Return sums over blocks of samples; of many samples over MOST_BLOCKS blocks of samples in a random order."""
     if blocks is None:
@@ -100,9 +122,16 @@ def _summed(features: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:
 
 
 def difference_interval(
-    first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], summarize: Summarize, measure: str
+    first: Mapping[str, np.ndarray],
+    second: Mapping[str, np.ndarray],
+    summarize: Summarize,
+    measure: str,
+    blocks: np.ndarray | None = None,
 ) -> tuple[float, Interval]:
     """Return the second's measure minus the first's over the same samples, with its paired 95 % interval.
+
+    Args:
+        blocks: number of each sample's block, (N,); None for single samples.
 
     Raises:
         UserError: the two have different statistics.
@@ -118,7 +147,7 @@ def difference_interval(
         return {"difference": halves[1] - halves[0]}
 
     value = difference({name: torch.from_numpy(values.astype(np.float64)).mean(0) for name, values in joined.items()})
-    return value["difference"], bootstrapped(joined, difference)["difference"]
+    return value["difference"], bootstrapped(joined, difference, blocks)["difference"]
 
 
 def write_statistics(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

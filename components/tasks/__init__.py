@@ -30,6 +30,7 @@ class Task(Protocol):
 
     - ``main_measure``: name of the measure by which networks are compared; the loss without one
     - ``better``: "higher" (the default of a main measure) or "lower"
+    - ``block``: samples follow each other in time, and intervals draw blocks of at least this many
     - ``noise``: random inputs, standard normal, by name with the shape of a sample: ``{"noise": (64,)}``
     - ``views``: number of differently augmented versions of each training batch, in ``batch.views``
     - ``phases``: phases of each step, with the parameters that they train (see ``components.training.phases``)

@@ -7,7 +7,7 @@ import numpy as np
 
 from torchmill.components.data.content import row_digests
 from torchmill.components.data.formats.user_values import kind_of
-from torchmill.components.data.splits import cut
+from torchmill.components.data.splits import cut, cut_last
 from torchmill.components.errors import UserError
 
 TEST_FRACTION = 0.2
@@ -17,16 +17,25 @@ VALIDATION_FRACTION = 0.1
 """Share of texts to validate with. Runs can't cut it, since the vocabulary must not hold validation texts."""
 
 
-def rows_of_splits(keys: np.ndarray, fractions: Mapping[str, float], place: str) -> dict[str, np.ndarray]:
+def rows_of_splits(
+    keys: np.ndarray, fractions: Mapping[str, float], place: str, in_order: bool = False
+) -> dict[str, np.ndarray]:
     """Return the rows of each split, cut from samples by their keys, uint64 (N,): equal keys stay together.
+
+    Args:
+        fractions: share of the samples by split; test comes first.
+        in_order: cut the last samples off instead.
 
     Raises:
         UserError: there are too few samples.
     """
-    rows = cut(np.zeros(len(keys), np.int64), keys, fractions)
+    if in_order:
+        rows = cut_last(len(keys), dict(reversed([*fractions.items()])))
+    else:
+        rows = cut(np.zeros(len(keys), np.int64), keys, fractions)
     if empty := [split for split, chosen in rows.items() if not len(chosen)]:
         distinct = len(np.unique(keys))
-        equal = f": of its {len(keys):,}, {distinct:,} are distinct, and equal ones stay together"
+        equal = "" if in_order else f": of its {len(keys):,}, {distinct:,} are distinct, and equal ones stay together"
         raise UserError(
             f"{place} gives too few samples to cut any off for {empty[0]}{equal * (distinct < len(keys))}.",
             f"Give more, or a '{empty[0]}' too.",

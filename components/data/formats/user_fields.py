@@ -62,8 +62,11 @@ def _first_item_is_named(part: Any) -> bool:
     return isinstance(first, Mapping) or hasattr(first, "_fields")
 
 
-def load_fields(returned: Any, place: str) -> FieldSplits:
+def load_fields(returned: Any, place: str, in_order: bool = False) -> FieldSplits:
     """Return the splits of a function's value with named fields.
+
+    Args:
+        in_order: test with the last samples, since they follow each other in time.
 
     Raises:
         UserError: fields are missing, of different lengths, or hold no numbers.
@@ -80,7 +83,9 @@ def load_fields(returned: Any, place: str) -> FieldSplits:
             raise UserError(f"{place}: {where} has no field '{name}'.", nearest(name, columns[where]))
     targets = _targets(options, columns["train"], place)
     groups = groups_of(options, _samples(columns["train"]), place)
-    columns, groups, origins = _cut_texts(columns, targets, groups, place)
+    if in_order and groups is not None:
+        raise UserError(f"{place} gives 'groups', and --data.split last cuts by order alone.", "Leave one of them out.")
+    columns, groups, origins = _cut_texts(columns, targets, groups, place, in_order)
     encoded = encoded_strings(columns, targets, dict(options.get("names", {})), place)
     columns, options = encoded.columns, {**options, "names": encoded.names}
     values: dict[str, Arrays] = {split: {} for split in columns}
@@ -99,7 +104,7 @@ def load_fields(returned: Any, place: str) -> FieldSplits:
         refs.append(LENGTHS_FIELD)
         for split in columns:
             values[split][LENGTHS] = lengths[split]
-    return _cut(values, tuple(refs), groups, origins, encoded, place)
+    return _cut(values, tuple(refs), groups, origins, encoded, place, in_order)
 
 
 def _samples(fields: Mapping[str, Any]) -> int:
@@ -107,7 +112,7 @@ def _samples(fields: Mapping[str, Any]) -> int:
 
 
 def _cut_texts(
-    columns: dict[str, dict[str, Any]], targets: frozenset[str], groups: np.ndarray | None, place: str
+    columns: dict[str, dict[str, Any]], targets: frozenset[str], groups: np.ndarray | None, place: str, in_order: bool
 ) -> tuple[dict[str, dict[str, Any]], np.ndarray | None, dict[str, list[str]]]:
     """Cut missing splits of texts from train, before their vocabulary is made; equal texts stay together."""
     tokens = token_columns(columns, targets)
@@ -116,7 +121,7 @@ def _cut_texts(
     if not tokens or not missing:
         return columns, groups, {}
     whole = columns["train"]
-    rows = rows_of_splits(token_digests(whole, tokens) if groups is None else groups, missing, place)
+    rows = rows_of_splits(token_digests(whole, tokens) if groups is None else groups, missing, place, in_order)
     parts = {split: taken(whole, chosen) for split, chosen in rows.items()}
     return {**columns, **parts}, None if groups is None else groups[rows["train"]], origins_of(rows)
 
@@ -330,6 +335,7 @@ def _cut(
     origins: Mapping[str, Sequence[str]],
     encoded: Encoded,
     place: str,
+    in_order: bool,
 ) -> FieldSplits:
     """Return the splits; without a test split, a fifth of the samples is cut off, groups whole."""
     inputs = [ref.name for ref in refs if not ref.is_target and ref.name != LENGTHS]
@@ -343,7 +349,7 @@ def _cut(
         for split, arrays in values.items()
     }
     if "test" not in values:
-        rows = rows_of_splits(digests["train"] if groups is None else groups, {"test": TEST_FRACTION}, place)
+        rows = rows_of_splits(digests["train"] if groups is None else groups, {"test": TEST_FRACTION}, place, in_order)
         whole, whole_digests = values["train"], digests["train"]
         for split, chosen in rows.items():
             values[split], digests[split] = taken(whole, chosen), whole_digests[chosen]

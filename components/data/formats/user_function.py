@@ -19,12 +19,13 @@ from torchmill.components.data.formats.table_columns import notes_on, offset_of
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits, usual_level
 from torchmill.components.data.formats.user_fields import has_named_fields, load_fields
 from torchmill.components.data.formats.user_values import Pictures, TextFiles, Values, as_images, as_inputs, read_pair
-from torchmill.components.data.splits import Split, Splits, cut
+from torchmill.components.data.splits import Split, Splits, cut, cut_last
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.reading.survey import Survey, depth_note, full_scale
+from torchmill.components.refs import SPLIT, USUAL_SPLIT
 from torchmill.components.user_code.call import call
 from torchmill.components.user_code.importing import import_from
 
@@ -64,13 +65,17 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits | Fiel
         ...     return images.reshape(-1, 8, 8).astype("uint8"), labels
     """
     place = f"{file}:{function}"
-    returned = call(_function(file, function), args, place, "--data.args")
+    in_order = args.get(SPLIT, USUAL_SPLIT) != USUAL_SPLIT
+    own = {name: value for name, value in args.items() if name != SPLIT}
+    returned = call(_function(file, function), own, place, "--data.args")
     if has_named_fields(returned):
-        return load_fields(returned, place)
+        return load_fields(returned, place, in_order)
     parts, options = _parts(returned, place)
     read = {split: read_pair(part, f"{place}: {split}") for split, part in parts.items()}
     inputs = {split: values for split, (values, _, _) in read.items()}
     labels = read_labels({split: values for split, (_, values, _) in read.items()}, place, **_label_options(options))
+    if isinstance(inputs["train"], list) and in_order:
+        raise UserError(f"{place} gives texts, which --data.split last can't cut.", "Give a 'validation' and a 'test'.")
     if isinstance(inputs["train"], list):
         return _texts(inputs, labels, options, place)
     names = _names({split: columns for split, (_, _, columns) in read.items()}, place)
@@ -79,7 +84,7 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits | Fiel
     arrays, rules, notes = _inputs(inputs, place)
     notes = (*notes, *notes_on(columns))
     digests = {split: _digests(originals[split], inputs[split], arrays[split]) for split in arrays}
-    splits = replace(_arrays(arrays, labels, digests, place), rules=rules, notes=notes)
+    splits = replace(_arrays(arrays, labels, digests, place, in_order), rules=rules, notes=notes)
     return replace(splits, columns=Columns(tuple(columns))) if columns else splits
 
 
@@ -214,11 +219,14 @@ def _names(named: Mapping[str, tuple[str, ...]], place: str) -> tuple[str, ...]:
     return train
 
 
-def _arrays(inputs: dict[str, np.ndarray], labels: Labels, digests: dict[str, np.ndarray], place: str) -> Splits:
+def _arrays(
+    inputs: dict[str, np.ndarray], labels: Labels, digests: dict[str, np.ndarray], place: str, in_order: bool
+) -> Splits:
     parts = {split: Split(values, labels.values[split], (), digests[split]) for split, values in inputs.items()}
     if "test" not in parts:
         train = parts["train"]
-        rows = cut(train.labels, digests["train"], {"test": TEST_FRACTION})
+        fractions = {"test": TEST_FRACTION}
+        rows = cut_last(len(train), fractions) if in_order else cut(train.labels, digests["train"], fractions)
         if not len(rows["test"]):
             raise UserError(f"{place} gives too few samples to cut any off for test.", "Give more, or a 'test' too.")
         prefix = "train " if len(inputs) > 1 else ""

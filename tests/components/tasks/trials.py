@@ -1,6 +1,7 @@
 """Data, task and network of a user's own file, tried as a run would, without its flow."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,14 @@ class Trial:
 
     @classmethod
     def of(cls, folder: Path, data: str, task: str, model: str, **task_args: object) -> "Trial":
-        config = TaskConfig(name=task, args=dict(task_args))
-        described = for_task(fetch(data, folder / "cache"), config)
-        network, _ = initialize(ModelConfig(name=model), InitializeConfig(), described, 0)
+        return cls.with_data(folder, fetch(data, folder / "cache"), task, model, task_args=dict(task_args))
+
+    @classmethod
+    def with_data(
+        cls, folder: Path, data: DataRef, task: str, model: str, task_args: Mapping = {}, model_args: Mapping = {}
+    ) -> "Trial":
+        described = for_task(data, TaskConfig(name=task, args=task_args))
+        network, _ = initialize(ModelConfig(name=model, args=dict(model_args)), InitializeConfig(), described, 0)
         return cls(described, network, folder)
 
     @property
