@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import Place
+from tests.slow import slow_but
 from torchmill.components.errors import UserError
 from torchmill.components.runs.folders import Runs, below
 from torchmill.flows.recipes import check_trust
@@ -119,7 +120,9 @@ class EvilMlflow(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.services
-@pytest.mark.parametrize("command", [["report", "last"], ["compare", "last", "last"], ["evaluate", "last"]])
+@pytest.mark.parametrize(
+    "command", slow_but([["report", "last"]], [["report", "last"], ["compare", "last", "last"], ["evaluate", "last"]])
+)
 def test_a_server_cannot_write_outside_the_folder_of_runs(shared: Place, command: list[str]):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), EvilMlflow) as server:
         thread = threading.Thread(target=server.serve_forever)

@@ -131,7 +131,7 @@ def test_it_takes_its_shape_from_the_data(case):
         assert network.eval()(case.inputs(samples)).shape == (samples, len(case.data.classes))
 
 
-@every_case
+@few_sides
 def test_it_takes_any_batch_and_samples_do_not_affect_each_other(case):
     network, batch = case.network().eval(), case.inputs(7)
     with torch.no_grad():
@@ -142,7 +142,7 @@ def test_it_takes_any_batch_and_samples_do_not_affect_each_other(case):
     torch.testing.assert_close(flipped, together, rtol=1e-4, atol=1e-5)
 
 
-@every_case
+@few_sides
 def test_a_finite_gradient_reaches_every_parameter_and_none_is_left_unregistered(case):
     network = case.network().train()
     objective = make_loss(TrainConfig(), case.data, case.test)

@@ -66,7 +66,13 @@ def test_it_gives_what_a_command_by_itself_gives(copied: Place, finished: Finish
     assert other.returncode == 2 and "train.epochs" in other.stderr and len(other.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),  # in a process of its own: test_ends
+        (signal.SIGTERM, 143),
+    ],
+)
 def test_signals_come_through_and_the_run_goes_on_later(shared: Place, sent: signal.Signals, code: int):
     process = start_and_wait_for_training(shared)
     os.kill(process.pid, sent)

@@ -342,7 +342,7 @@ def ended(toy: DataRef, folder: Path, how: str) -> Job:
             marks=pytest.mark.slow,
         ),
         pytest.param("os.kill(os.getpid(), 11)", "ended by SIGSEGV, a crash in native code", marks=pytest.mark.slow),
-        ("os._exit(7)", "ended by itself, with exit code 7"),
+        pytest.param("os._exit(7)", "ended by itself, with exit code 7", marks=pytest.mark.slow),
     ],
 )
 def test_a_crash_ends_the_worker_and_not_its_parent(toy, tmp_path, how: str, words: str):

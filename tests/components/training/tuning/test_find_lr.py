@@ -22,7 +22,10 @@ def curve_of(network, data, splits=None, seed=0, **config):
     return find_lr(TrainingSetup(network, *splits, data, settings, CPU, seed))
 
 
-@pytest.mark.parametrize(("kind", "optimizer"), [(Small, "adam"), (Plain, "adamw"), (Plain, "sgd"), (Small, "muon")])
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [(Small, "adam"), (Plain, "adamw"), (Plain, "sgd"), pytest.param(Small, "muon", marks=pytest.mark.slow)],
+)
 def test_what_is_found_trains_well(toy, tmp_path, kind, optimizer):
     curve = curve_of(make(kind), toy, optimizer=optimizer)
     assert LOWEST < curve.lr < HIGHEST and len(curve.rates) == len(curve.losses) > 20
