@@ -36,7 +36,8 @@ test: lint
 	@$(BIN)/pytest -n auto --dist worksteal -m "not services and not slow"
 	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "services and not slow"
 
-# What takes too long for every day: MNIST in full, servers that die, and 50 kills at random moments (half an hour).
+# What takes too long for every day: MNIST in full, servers that die, 50 kills at random moments, statistics over many
+# draws, and all instances (networks, data, opsets, corruptions) of tests of which `make test` runs a few.
 slow: setup
 	@TORCHMILL_KILLS=50 $(BIN)/pytest -m slow
 

@@ -7,7 +7,10 @@ from tests.components.doctor.check_inputs import check_input
 from tests.components.doctor.examinations import examine
 from tests.components.doctor.registry import Sound, sound_networks
 
-SLOW = {"deep_relu", "lstm", "gru", "frozenbackbone", "instance_norm_with_running_statistics", "maximumoverchannels"}
+SLOW = {
+    *("deep_relu", "lstm", "gru", "frozenbackbone", "instance_norm_with_running_statistics", "maximumoverchannels"),
+    *("learnedpositionsoffixedlength", "mixeroverchannels", "sinusoids", "separable"),
+}
 """Networks that take long; others of their kind run each day."""
 
 

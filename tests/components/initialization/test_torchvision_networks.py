@@ -10,8 +10,18 @@ from torchmill.components.initialization.build import initialize, outputs_of
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.initialization.torchvision import adapted, classifier, names
 
-SAMPLE = ("googlenet", "mobilenet_v3_small", "resnet18", "squeezenet1_0", "vit_b_16")
-MORE = ("alexnet", "densenet121", "inception_v3", "regnet_y_400mf", "shufflenet_v2_x0_5", "swin_t", "vgg11")
+SAMPLE = ("googlenet", "resnet18", "squeezenet1_0")
+MORE = (
+    "mobilenet_v3_small",
+    "vit_b_16",
+    "alexnet",
+    "densenet121",
+    "inception_v3",
+    "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
+    "swin_t",
+    "vgg11",
+)
 GIANTS = ("regnet_y_128gf", "vit_h_14")
 
 
