@@ -319,15 +319,22 @@ MAY_COMPLAIN = {"predictions.npz", "evaluation.json"}
 """Files that a command asks for by name: damage is an error in words."""
 
 
+@pytest.mark.parametrize(
+    "seeds",
+    [range(8), pytest.param(range(max(20, INPUTS // len(KINDS))), marks=pytest.mark.slow)],
+    ids=["few", "many"],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_damage_stops_a_reader_or_destroys_what_was_there(kind: str, store: Store, caplog: pytest.LogCaptureFixture):
+def test_no_damage_stops_a_reader_or_destroys_what_was_there(
+    kind: str, seeds: range, store: Store, caplog: pytest.LogCaptureFixture
+):
     if kind.endswith("result.json") and kind.startswith(NAME):
         (store.run / "result.json").write_text(json.dumps({"run_id": "r", "status": "FINISHED", "name": "calm otter"}))
     (path,) = store.runs.work.glob(kind)
     content, before = path.read_bytes(), listing(store.outside)
     growing = {other: other.read_bytes() for other in store.growing() if other != path}
     caplog.set_level(logging.CRITICAL)
-    for seed in range(max(20, INPUTS // len(KINDS))):
+    for seed in seeds:
         draw = random.Random(f"{kind} {seed}")
         damage = damaged(content, draw)
         replace(path, damage, draw)

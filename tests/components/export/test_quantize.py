@@ -82,21 +82,30 @@ def test_one_that_is_not_faster_is_refused(exported, core, build, toy, toy_test,
     assert not found.accepted and "0.90 times as fast at batch size 1" in found.reason
 
 
-def test_asked_for_it_is_there_or_the_export_fails(trained, toy, toy_test, tmp_path, faster):
+NO_LOSS = CONFIG.model_copy(update={"budget": 0.0, "form": "complete"})
+
+
+def test_asked_for_it_is_there(trained, toy, toy_test, tmp_path, faster):
     wide = CONFIG.model_copy(update={"budget": 0.1})
     ref = export(trained, toy, toy_test, wide, {}, tmp_path, calibration=read_sample(toy, 64, 0))
     assert [one.path.name for one in ref.smaller] == ["model.int8.onnx"]
     verdict = json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]
     assert verdict["accepted"] is True and all(gate["passed"] for gate in verdict["gates"])
     assert {"labels", "pictures", "constant"} < {gate["name"] for gate in verdict["gates"]}
-    none = CONFIG.model_copy(update={"budget": 0.0, "form": "complete"})
+
+
+def test_asked_for_it_is_there_or_the_export_fails(trained, toy, toy_test, tmp_path, faster):
+    for name in ("model.onnx", "model.int8.onnx"):
+        (tmp_path / name).write_text("of an earlier export")
     with pytest.raises(ParityError, match="There is no int8 model: it loses"):
-        export(trained, toy, toy_test, none, {}, tmp_path, calibration=read_sample(toy, 64, 0))
+        export(trained, toy, toy_test, NO_LOSS, {}, tmp_path, calibration=read_sample(toy, 64, 0))
     assert not (tmp_path / "model.onnx").exists() and not (tmp_path / "model.int8.onnx").exists()
-    kept = export(
-        *(trained, toy, toy_test, none.model_copy(update={"int8": "auto"}), {}, tmp_path),
-        calibration=read_sample(toy, 64, 0),
-    )
+
+
+@pytest.mark.slow
+def test_not_asked_for_it_may_be_missing(trained, toy, toy_test, tmp_path, faster):
+    config = NO_LOSS.model_copy(update={"int8": "auto"})
+    kept = export(trained, toy, toy_test, config, {}, tmp_path, calibration=read_sample(toy, 64, 0))
     assert not kept.smaller and (tmp_path / "model.onnx").exists()
     assert json.loads((tmp_path / "parity.json").read_text())["smaller"]["int8"]["accepted"] is False
 

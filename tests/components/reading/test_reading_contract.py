@@ -187,7 +187,11 @@ READ_BY_PILLOW_ALONE = {"grey.png", "color.png", "color.jpg", "grey.jpg", "bits_
 """Pictures whose arrays need no more than scaling."""
 
 
-@pytest.fixture(scope="module", params=PICTURES)
+TURNED = {f"turned_{number}.jpg" for number in (2, 3, 4, 7, 8)}
+"""Pictures whose orientation is read as that of others."""
+
+
+@pytest.fixture(scope="module", params=slow_but(PICTURES.keys() - TURNED, PICTURES))
 def form(request) -> str:
     return request.param
 
