@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from torchmill.components import fields, tasks
-from torchmill.components.data.field_refs import FieldRef, TaskRef
+from torchmill.components.batches.field_refs import FieldRef, TaskRef
 from torchmill.components.reading.rules import USUAL, ReadingRules
 
 Kind = Annotated[str, AfterValidator(fields.checked)]
@@ -129,11 +129,6 @@ class DataRef(Ref):
     def task_object(self) -> tasks.LabelTask:
         """Everything that depends on the task."""
         return tasks.task(self.task)
-
-    @property
-    def task_name(self) -> str:
-        """Name of the task that networks are trained for."""
-        return self.goal.reference if self.goal else self.task
 
     @property
     def loss_words(self) -> str:

@@ -76,6 +76,7 @@ def _judge(
     contest: Contest | None = None,
 ) -> Verdict:
     from torchmill.components.evaluation.comparison.champion import compare_with_champion, gates_of
+    from torchmill.components.evaluation.comparison.field_champion import compare_field_models
 
     champion = standing.champion
     if champion is None:
@@ -94,7 +95,8 @@ def _judge(
         return Verdict("kept", refusal)
     gates = gates_of(model.report.path)
     number = standing.contests.number(contest) if contest else 1
-    verdict = compare_with_champion(model.onnx.path, standing.file, data, config, gates, trained_on, number)
+    compare = compare_field_models if data.goal else compare_with_champion
+    verdict = compare(model.onnx.path, standing.file, data, config, gates, trained_on, number)
     return _with_data_note(verdict, champion, data.sha256)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from torchmill.components import fields
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.augmentation import Augmentation, nearest_neighbour
-from torchmill.components.data.batch import Batch
 from torchmill.components.data.config import split_strength
-from torchmill.components.data.field_refs import FieldRef
 from torchmill.components.data.named_fields import named_fields
 from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
@@ -80,4 +81,4 @@ class FieldAugmentation:
 
 def _of_images(data: DataRef, field: FieldRef) -> DataRef:
     """Return a description of the images alone, as ``Augmentation`` takes it."""
-    return data.model_copy(update={"kind": "images", "shape": field.shape})
+    return data.model_copy(update={"kind": fields.of_batch(field.kind), "shape": field.shape})

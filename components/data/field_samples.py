@@ -10,8 +10,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.named_fields import LENGTHS, named_fields
 from torchmill.components.data.samples import IN_MEMORY, ON_CARD, sequence_lengths
 from torchmill.components.data.splits import cut_validation, strata
@@ -132,7 +132,7 @@ def _samples(data: DataRef, split: Split, rows: np.ndarray | None) -> FieldSampl
     fields = named_fields(data)
     arrays, elsewhere = {}, set()
     for field in fields:
-        arrays[field.name] = _read(data, split, field)
+        arrays[field.name] = _read(data, split, field, in_memory=field.name == LENGTHS)
         if isinstance(arrays[field.name], np.memmap):
             elsewhere.add(field.name)
         elif rows is not None:
@@ -161,7 +161,7 @@ def _samples(data: DataRef, split: Split, rows: np.ndarray | None) -> FieldSampl
     )
 
 
-def _read(data: DataRef, split: Split, field: FieldRef) -> np.ndarray:
+def _read(data: DataRef, split: Split, field: FieldRef, in_memory: bool) -> np.ndarray:
     path = data.folder / f"{split}_{field.file}.npy"
-    large = path.stat().st_size > IN_MEMORY * psutil.virtual_memory().available
+    large = not in_memory and path.stat().st_size > IN_MEMORY * psutil.virtual_memory().available
     return np.load(path, mmap_mode="c" if large else None)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from torchmill.components import files
+from torchmill.components import fields, files
+from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.data.content import digests_file
-from torchmill.components.data.field_refs import FieldRef, inputs_of
 from torchmill.components.data.origins import write_origins
 from torchmill.components.encoding import vocabulary
 from torchmill.components.encoding.vocabulary import Vocabulary
@@ -38,7 +38,7 @@ class FieldSplits:
         names = classes[0].names or tuple(map(str, range(classes[0].size))) if len(classes) == 1 else ()
         sizes = {f"{split}_size": len(self.digests.get(split, ())) for split in ("train", "validation", "test")}
         return {
-            "kind": "images" if first.kind == "image" else "numbers",
+            "kind": fields.of_batch(first.kind if first.kind == "image" else "values"),
             "shape": first.shape,
             "classes": names,
             "field_refs": self.fields,

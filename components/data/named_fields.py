@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from torchmill.components.data.field_refs import FieldRef, inputs_of
+from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.encoding import vocabulary
 from torchmill.components.encoding.vocabulary import PADDING, Vocabulary
 from torchmill.components.refs import DataRef
@@ -24,35 +24,22 @@ def named_fields(data: DataRef) -> tuple[FieldRef, ...]:
 
 
 def _input(data: DataRef) -> FieldRef:
-    match data.kind:
-        case "images":
-            mean, std = (tuple(255 * value for value in values) for values in (data.mean, data.std))
-            return FieldRef(
-                name="image", file="inputs", kind="image", shape=data.shape, dtype="uint8", mean=mean, std=std
-            )
-        case "tokens":
-            file = data.folder / vocabulary.FILE
-            names = Vocabulary.from_json(file.read_text(encoding="utf-8")).tokens if file.is_file() else ()
-            return FieldRef(
-                name="tokens",
-                file="inputs",
-                kind="ids",
-                shape=data.shape,
-                dtype="int32",
-                size=data.vocabulary_size,
-                ragged=True,
-                names=tuple(names),
-            )
-        case _:
-            return FieldRef(
-                name="features",
-                file="inputs",
-                kind="numbers",
-                shape=data.shape,
-                dtype="float32",
-                mean=data.mean,
-                std=data.std,
-            )
+    is_sequence, unit = data.field.is_sequence, data.field.unit
+    file = data.folder / vocabulary.FILE
+    names = Vocabulary.from_json(file.read_text(encoding="utf-8")).tokens if is_sequence and file.is_file() else ()
+    dtypes = {"image": "uint8", "ids": "int32"}
+    return FieldRef(
+        name=data.field.batch_name,
+        file="inputs",
+        kind=data.field.batch_kind,
+        shape=data.shape,
+        dtype=dtypes.get(data.field.batch_kind, "float32"),
+        mean=tuple(unit * value for value in data.mean),
+        std=tuple(unit * value for value in data.std),
+        size=data.vocabulary_size,
+        ragged=is_sequence,
+        names=tuple(names),
+    )
 
 
 def _label(data: DataRef) -> FieldRef:
@@ -70,7 +57,7 @@ def _label(data: DataRef) -> FieldRef:
     return FieldRef(
         name="label",
         file="labels",
-        kind="numbers",
+        kind="values",
         shape=(len(data.classes),),
         dtype="float32",
         is_target=True,
@@ -106,7 +93,7 @@ def facts(data: DataRef) -> dict[str, Any]:
     if len(ids) == 1:
         values |= {"vocab_size": ids[0].size, "num_embeddings": ids[0].size, "padding_index": PADDING}
         values |= {"max_length": ids[0].shape[0]} if ids[0].shape else {}
-    numbers = [field for field in inputs if field.kind == "numbers"]
+    numbers = [field for field in inputs if field.kind == "values"]
     if len(numbers) == 1 and numbers[0].shape:
         values |= {"in_features": math.prod(numbers[0].shape)} | {"in_channels": numbers[0].shape[0]} | values
     steps = [field for field in fields if field.is_target and field.kind == "numbers"]

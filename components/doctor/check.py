@@ -17,7 +17,6 @@ from torchmill.components.doctor.field_check import check_fields
 from torchmill.components.doctor.verdict import Report, Verdict
 from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
-from torchmill.components.export.field_export import export_fields
 from torchmill.components.export.to_onnx import to_onnx
 from torchmill.components.files import temporary_folder, write_text
 from torchmill.components.initialization.standardized_model import standardized
@@ -77,6 +76,8 @@ def check_network(
 
 
 def _export_fields(sample: FieldSamples, data: DataRef, candidate: nn.Module) -> None:
+    from torchmill.components.export.field_export import export_fields  # which imports scipy
+
     with temporary_folder() as folder:
         export_fields(candidate, data, sample, ExportConfig(batch_sizes=(2,)), {}, folder)
 

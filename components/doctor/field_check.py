@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.data.batch import Batch
+from torchmill.components.batches.batch import Batch
 from torchmill.components.data.field_samples import FieldSamples
 from torchmill.components.doctor.config import Level
 from torchmill.components.doctor.verdict import Report, Verdict

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from torchmill.components.data.field_refs import FieldRef
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef

@@ -14,9 +14,9 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from torchmill.components.data.batch import Batch
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.fetch import VOCABULARY
-from torchmill.components.data.field_refs import FieldRef
 from torchmill.components.data.field_samples import FieldSamples
 from torchmill.components.data.named_fields import LENGTHS_FIELD, named_fields
 from torchmill.components.errors import UserError
@@ -29,6 +29,7 @@ from torchmill.components.field_tasks.field_task import FieldTask
 from torchmill.components.files import write_arrays, write_text
 from torchmill.components.initialization.fields_model import FieldsModel
 from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.field_run import Arrays, answers_of, stored_fields
 from torchmill.components.onnx_model.proto import open_changed, read_without_weights
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef, ExportRef, FileRef
@@ -43,8 +44,6 @@ EXAMPLES = 8
 NOISE = (1e-4, 1e-3, 1e-2)
 """Relative changes of all weights; the comparison must notice the last one."""
 BATCH = 64
-
-Arrays = dict[str, np.ndarray]
 
 
 class Answering(nn.Module):
@@ -93,7 +92,7 @@ def export_fields(
     model, task = FieldsModel.of(network, data).eval(), FieldTask.open(data)
     read, answer = read_by(task, model, task.drawn(model.prepared(test.take(torch.arange(min(2, len(test)))))))
     fields = exported_fields(task, data, read)
-    sample = _stored(test, fields, torch.arange(min(2, len(test))))
+    sample = stored_fields(test, fields, torch.arange(min(2, len(test))))
     module = Answering(model, task, list(sample), list(answer)).eval()
     write_fields_model(module, fields, sample, data, metadata, rejected)
     sizes = [size for size in config.batch_sizes if size <= len(test)] or [1]
@@ -105,7 +104,7 @@ def export_fields(
             f"Nothing is published; see {folder / PARITY} and {rejected.name} beside it.",
         )
     rejected.replace(folder / MODEL)
-    _write_example(folder / MODEL, _stored(test, fields, torch.arange(min(EXAMPLES, len(test)))))
+    _write_example(folder / MODEL, stored_fields(test, fields, torch.arange(min(EXAMPLES, len(test)))))
     weights = sorted(folder.glob("model.weights"))
     return ExportRef(
         onnx=FileRef.of(folder / MODEL),
@@ -160,21 +159,6 @@ def exported_fields(task: FieldTask, data: DataRef, read: Sequence[str]) -> list
     return [fields[name] for name in read]
 
 
-def _stored(samples: FieldSamples, fields: Sequence[FieldRef], indices: Tensor) -> dict[str, Tensor]:
-    """Return fields of some samples as the exported model takes them; random ones are drawn by a fixed seed."""
-    batch, rng = samples.take(indices), torch.Generator().manual_seed(0)
-    return {
-        field.name: _as_input(batch[field.name])
-        if field.name in batch
-        else torch.randn(len(indices), *field.shape, generator=rng)
-        for field in fields
-    }
-
-
-def _as_input(values: Tensor) -> Tensor:
-    return values.long() if values.dtype in (torch.int32, torch.int16) else values
-
-
 def write_fields_model(
     module: Answering,
     fields: Sequence[FieldRef],
@@ -207,7 +191,7 @@ def described(data: DataRef, fields: Sequence[FieldRef], module: Answering) -> d
     """Return the metadata by which ``predict`` knows what a model takes and answers."""
     assert data.goal
     file = data.folder / VOCABULARY
-    has_tokens = (data.kind == "tokens" or data.field_refs) and file.is_file()
+    has_tokens = file.is_file()
     return {
         **({names.VOCABULARY: file.read_text(encoding="utf-8")} if has_tokens else {}),
         names.FORM: names.COMPLETE,
@@ -217,18 +201,6 @@ def described(data: DataRef, fields: Sequence[FieldRef], module: Answering) -> d
         names.OUTPUT: ", ".join(module.outputs),
         names.PREPROCESSING: "standardization, within the model",
     }
-
-
-def answers_of(session: Any, inputs: Mapping[str, Tensor], size: int) -> Arrays:
-    """Return the named answers of a model to stored fields, in batches of one size."""
-    outputs = [output.name for output in session.get_outputs()]
-    taken = {entry.name for entry in session.get_inputs()}
-    samples = len(next(iter(inputs.values())))
-    batches = []
-    for start in range(0, samples, size):
-        part = {name: values[start : start + size].numpy() for name, values in inputs.items() if name in taken}
-        batches.append(session.run(outputs, part))
-    return {name: np.concatenate([batch[at] for batch in batches]) for at, name in enumerate(outputs)}
 
 
 @torch.no_grad()
@@ -267,7 +239,7 @@ def _proof(
     tolerance: float,
 ) -> dict[str, Any]:
     """Compare a model with its network at each batch size, and show that changed weights would be noticed."""
-    few = _stored(test, fields, torch.linspace(0, len(test) - 1, min(SOME, len(test))).long())
+    few = stored_fields(test, fields, torch.linspace(0, len(test) - 1, min(SOME, len(test))).long())
     whole = next(_blocks(test, fields))
     session = open_session(file)
     complaints: list[str] = []
@@ -299,7 +271,7 @@ def _proof(
 def _blocks(test: FieldSamples, fields: Sequence[FieldRef]) -> Iterator[dict[str, Tensor]]:
     """Yield stored fields of the whole test split, or of evenly spread samples if there are many."""
     most = 4096
-    yield _stored(test, fields, torch.linspace(0, len(test) - 1, min(most, len(test))).long())
+    yield stored_fields(test, fields, torch.linspace(0, len(test) - 1, min(most, len(test))).long())
 
 
 def _limit(exact: np.ndarray, single: np.ndarray, tolerance: float) -> float:

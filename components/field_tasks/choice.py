@@ -2,7 +2,7 @@
 
 import logging
 
-from torchmill.components.data.field_refs import TaskRef
+from torchmill.components.batches.field_refs import TaskRef
 from torchmill.components.data.named_fields import named_fields
 from torchmill.components.errors import UserError
 from torchmill.components.field_tasks.config import AUTO, TaskConfig

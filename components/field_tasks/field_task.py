@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.named_fields import facts
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.field_tasks.statistics import SampleStatistics
@@ -135,7 +135,7 @@ class FieldTask:
     def noise_fields(self) -> list[FieldRef]:
         """Return the random inputs of the task."""
         return [
-            FieldRef(name=name, file="", kind="numbers", shape=tuple(shape), dtype="float32")
+            FieldRef(name=name, file="", kind="values", shape=tuple(shape), dtype="float32")
             for name, shape in self.noise.items()
         ]
 

@@ -12,16 +12,18 @@ from torch import Tensor
 
 from torchmill.components.errors import UserError
 from torchmill.components.files import write_arrays
-from torchmill.components.metrics.intervals import Interval, bootstrap_intervals
 from torchmill.components.state_files import Damaged
 
 logger = logging.getLogger("torchmill")
 
+Interval = tuple[float, float]
 Summarize = Callable[[Mapping[str, Tensor]], dict[str, float]]
 """Function from means of statistics to measures."""
 
 FEW_BLOCKS = 10
 """Blocks of time below which intervals are said to be rough."""
+
+RESAMPLES = 2000
 
 MOST_BLOCKS = 1000
 """Blocks of samples that an interval is computed from: the bootstrap then calls a task's code 3,000 times at most."""
@@ -70,25 +72,18 @@ def bootstrapped(
     Args:
         blocks: number of each sample's block, (N,); None for single samples.
     """
-    shapes = {name: values.shape[1:] for name, values in arrays.items()}
-    columns = [values.reshape(len(values), -1).astype(np.float64) for values in arrays.values()]
-    features = np.concatenate([*columns, np.ones((len(columns[0]), 1))], 1)
-    features = _summed(features, blocks)
-    widths = np.cumsum([column.shape[1] for column in columns])[:-1]
+    from torchmill.components.metrics.intervals import bootstrap_intervals  # which imports scipy
+
+    features, measures_of = _by_sums(arrays, summarize, blocks)
     names: list[str] = []
 
-    def of_row(sums: np.ndarray) -> list[float]:
-        means = np.split(sums[:-1] / max(sums[-1], 1e-300), widths)
-        values = summarize(
-            {name: torch.from_numpy(np.reshape(mean, shapes[name])) for name, mean in zip(shapes, means, strict=True)}
-        )
-        names[:] = list(values)
-        return list(values.values())
-
     def statistic(sums: np.ndarray) -> np.ndarray:
-        flat = sums.reshape(-1, sums.shape[-1])
-        measures = np.array([of_row(row) for row in flat])
-        return measures.reshape(*sums.shape[:-1], measures.shape[-1])
+        rows = []
+        for row in sums.reshape(-1, sums.shape[-1]):
+            measures = measures_of(row)
+            names[:] = measures
+            rows.append(list(measures.values()))
+        return np.array(rows).reshape(*sums.shape[:-1], len(names))
 
     ends = bootstrap_intervals(features, statistic)
     return {name: (float(low), float(high)) for name, (low, high) in zip(names, ends, strict=True)}
@@ -107,6 +102,36 @@ def time_blocks(samples: int, least: int) -> np.ndarray:
             "evaluate  intervals of %d samples in %d blocks of time are rough: test on a longer series", samples, count
         )
     return np.minimum(np.arange(samples) // size, count - 1)
+
+
+def resampled_measures(
+    arrays: Mapping[str, np.ndarray], summarize: Summarize, blocks: np.ndarray | None = None
+) -> tuple[dict[str, float], np.ndarray]:
+    """Return measures, and the measures of resamples of the samples, (RESAMPLES, measures), with a fixed seed.
+
+    Args:
+        blocks: number of each sample's block, (N,); None for single samples.
+    """
+    features, measures_of = _by_sums(arrays, summarize, blocks)
+    shares = np.full(len(features), 1 / len(features))
+    draws = np.random.default_rng(0).multinomial(len(features), shares, RESAMPLES) @ features
+    return measures_of(features.sum(0)), np.array([list(measures_of(row).values()) for row in draws])
+
+
+def _by_sums(
+    arrays: Mapping[str, np.ndarray], summarize: Summarize, blocks: np.ndarray | None
+) -> tuple[np.ndarray, Callable[[np.ndarray], dict[str, float]]]:
+    """Return statistics as rows of numbers, (N, K), and a function from sums of such rows, (K,), to measures."""
+    shapes = {name: values.shape[1:] for name, values in arrays.items()}
+    columns = [values.reshape(len(values), -1).astype(np.float64) for values in arrays.values()]
+    features = _summed(np.concatenate([*columns, np.ones((len(columns[0]), 1))], 1), blocks)
+    widths = np.cumsum([column.shape[1] for column in columns])[:-1]
+
+    def measures_of(sums: np.ndarray) -> dict[str, float]:
+        means = zip(shapes, np.split(sums[:-1] / max(sums[-1], 1e-300), widths), strict=True)
+        return summarize({name: torch.from_numpy(np.reshape(mean, shapes[name])) for name, mean in means})
+
+    return features, measures_of
 
 
 def _summed(features: np.ndarray, blocks: np.ndarray | None) -> np.ndarray:

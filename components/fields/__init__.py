@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
+    from torchmill.components.batches.field_refs import FieldKind
     from torchmill.components.data.samples import Samples
     from torchmill.components.encoding.columns import Columns
     from torchmill.components.encoding.vocabulary import Vocabulary
@@ -61,6 +62,11 @@ class Field(Protocol):
     """Id that pads a sequence."""
     unit: float
     """Factor of mean and deviation: 255 if they are those of pixels scaled to 0…1."""
+
+    batch_name: str
+    """Name of such inputs in a batch of named fields."""
+    batch_kind: "FieldKind"
+    """Their kind there."""
 
     onnx_input: str
     """Name of the ONNX model's input."""
@@ -190,6 +196,11 @@ def field(name: str) -> Field:
     if name not in _files():
         raise UserError(f"Unknown kind of inputs {name!r}.", nearest(name, names()))
     return _instance(_files()[name])
+
+
+def of_batch(kind: "FieldKind") -> str:
+    """Return the name of the kind of inputs that named fields of a kind are."""
+    return next(name for name in names() if field(name).batch_kind == kind)
 
 
 def recognized(inputs: "np.ndarray", has_vocabulary: bool) -> str:

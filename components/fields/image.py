@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
+    from torchmill.components.batches.field_refs import FieldKind
     from torchmill.components.data.samples import Samples
     from torchmill.components.encoding.columns import Columns
     from torchmill.components.encoding.vocabulary import Vocabulary
@@ -62,6 +63,8 @@ class Image:
     padding = None
     unit = 255.0  # mean and deviation are those of pixels scaled to 0…1
 
+    batch_name: str = "image"
+    batch_kind: "FieldKind" = "image"
     onnx_input, onnx_type = "pixels", "tensor(uint8)"
     bare_input = "images"
     dynamic_axes = ("batch",)

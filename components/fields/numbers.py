@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
+    from torchmill.components.batches.field_refs import FieldKind
     from torchmill.components.data.samples import Samples
     from torchmill.components.encoding.vocabulary import Vocabulary
 
@@ -70,6 +71,8 @@ class Numbers:
     padding = None
     unit = 1.0
 
+    batch_name: str = "features"
+    batch_kind: "FieldKind" = "values"
     onnx_input, onnx_type = "features", "tensor(float)"
     bare_input = "features"
     dynamic_axes = ("batch",)

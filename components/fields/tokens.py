@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
+    from torchmill.components.batches.field_refs import FieldKind
     from torchmill.components.data.samples import Samples
     from torchmill.components.encoding.columns import Columns
 
@@ -61,6 +62,8 @@ class Tokens:
     padding = PADDING
     unit = 1.0
 
+    batch_name: str = "tokens"
+    batch_kind: "FieldKind" = "ids"
     onnx_input, onnx_type = "tokens", "tensor(int64)"
     bare_input = "tokens"
     dynamic_axes = ("batch", "length")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef, inputs_of
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, LENGTHS, named_fields
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.refs import DataRef

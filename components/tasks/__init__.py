@@ -14,7 +14,7 @@ from torchmill.components.wording import percent, points
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from torchmill.components.data.batch import Batch
+    from torchmill.components.batches.batch import Batch
 
 __all__ = ["LabelTask", "Labels", "Mistake", "Scores", "Statistics", "Task"]
 
@@ -136,8 +136,9 @@ def name_by_measure(measure: str) -> str:
 
 
 def is_share(measure: str) -> bool:
-    """Return whether people read a measure in per cent."""
-    return measure.endswith(SHARES)
+    """Return whether people read a measure in per cent: main measures of labels say so, others by their names."""
+    owner = name_by_measure(measure)
+    return task(owner).is_share if owner else measure.endswith(SHARES)
 
 
 def shown(measure: str, value: float) -> str:

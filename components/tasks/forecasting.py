@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef, inputs_of
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.errors import UserError
-from torchmill.components.field_tasks.outputs import main_output
+from torchmill.components.batches.outputs import main_output
 from torchmill.components.metrics.series_plot import draw_fans
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -44,8 +44,8 @@ class Forecasting:
     main_measure, better = "mase", "lower"
 
     def __init__(self, fields: Mapping[str, FieldRef], season: int = 1, channel: int = 0):
-        targets = [field for field in fields.values() if field.is_target and field.kind == "numbers"]
-        histories = [field for field in inputs_of(list(fields.values())) if field.kind == "numbers" and field.shape]
+        targets = [field for field in fields.values() if field.is_target and field.kind == "values"]
+        histories = [field for field in inputs_of(list(fields.values())) if field.kind == "values" and field.shape]
         if len(targets) != 1 or len(targets[0].shape) != 1 or not histories:
             raise UserError(
                 f"Forecasting needs a history and a target of the steps to forecast; the fields are "

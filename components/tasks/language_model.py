@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef, inputs_of
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef, inputs_of
+from torchmill.components.batches.outputs import main_output
 from torchmill.components.errors import UserError
-from torchmill.components.field_tasks.outputs import main_output
 from torchmill.components.metrics.plots import draw_texts
 
 END = 0

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef, inputs_of
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef, inputs_of
+from torchmill.components.batches.outputs import main_output, other_outputs
 from torchmill.components.errors import UserError
-from torchmill.components.field_tasks.outputs import main_output, other_outputs
 from torchmill.components.metrics.sample_grid import as_rgb, save_grid
 
 BYTE, WORD = 255.0, 65535.0
@@ -42,7 +42,7 @@ class Reconstruction:
         likelihood: Literal["auto", "bernoulli", "gaussian"] = "auto",
         beta: float = 1.0,
     ):
-        inputs = [field for field in inputs_of(list(fields.values())) if field.kind in ("image", "numbers")]
+        inputs = [field for field in inputs_of(list(fields.values())) if field.kind in ("image", "values")]
         if len(inputs) != 1:
             raise UserError(
                 f"Reconstruction needs one input of pixels or numbers; the fields are "

@@ -158,7 +158,7 @@ def log_dataset(run: RunRef, data: DataRef) -> None:
     profile = {
         "classes": len(data.classes),
         "kind": data.kind,
-        "task": data.task_name,
+        "task": data.goal.reference if data.goal else data.task,
         "measure": data.measure,
         "shape": data.shape,
         "train_size": data.train_size,

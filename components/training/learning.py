@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from torchmill.components.data.batch import Batch
+from torchmill.components.batches.batch import Batch
 from torchmill.components.data.field_samples import FieldSamples
 from torchmill.components.data.samples import Samples
 from torchmill.components.field_tasks.field_task import FieldTask

@@ -202,7 +202,7 @@ class TrainingState:
         return loss.detach(), score, dict(parts)
 
     def parts(self, samples: int) -> int:
-        """Return the number of parts to pass a batch in."""
+        """Return in how many parts a batch is passed."""
         return -(-samples // self.micro_batch) if self.micro_batch else 1
 
     def validate(self, split: AnySamples) -> tuple[float, float]:
@@ -264,14 +264,13 @@ class TrainingState:
         self.batch += 1
         self.seen += samples
 
-    def totals(self) -> tuple[int, float, float]:
+    def totals(self) -> tuple[int, float, float | None]:
         """Return the samples that all processes have seen in this epoch, and their mean loss and score."""
         loss, score, seen = self.process_group.sums([self.total_loss.item(), self.total_score.item(), self.seen])
-        return int(seen), loss / seen, score / seen
+        return int(seen), loss / seen, score / seen if self.learning.scores_training else None
 
     def progress(self) -> StepProgress:
-        seen, loss, score = self.totals()
-        return StepProgress(self.epoch, seen, loss, score if self.learning.scores_training else None)
+        return StepProgress(self.epoch, *self.totals())
 
     @torch.no_grad()
     def is_finite(self) -> bool:
@@ -297,7 +296,7 @@ class TrainingState:
             epoch=self.epoch,
             measure=self.learning.measure,
             train_loss=train_loss,
-            train_score=train_score if self.learning.scores_training else None,
+            train_score=train_score,
             parts={name: total / seen for name, total in zip(self.total_parts, sums, strict=True)},
             validation_loss=validation_loss,
             validation_score=validation_score,
@@ -339,10 +338,7 @@ class TrainingState:
         if self.process_group.is_main:
             (checkpoints.save if required else checkpoints.try_to_save)(content)
 
-    SHARED = (
-        *("epoch", "batch", "seconds", "best", "best_loss", "best_epoch"),
-        *("micro_batch", "validation_batch", "lr"),
-    )
+    SHARED = ("epoch", "batch", "seconds", "best", "best_loss", "best_epoch", "micro_batch", "validation_batch", "lr")
     """Attributes in a checkpoint that are the same in all processes."""
     PER_RANK = ("total_loss", "total_score", "total_parts", "seen")
     """Attributes in a checkpoint that each process has for its share of the batches."""

@@ -13,7 +13,7 @@ from torchmill.components import config as configuration
 from torchmill.components.config import RunConfig, fields, load, parse, sections
 from torchmill.components.data.config import DATASETS, DataConfig, dataset_names
 from torchmill.components.errors import ConfigError
-from torchmill.components.initialization.config import model_names
+from torchmill.components.initialization.config import field_model_names, model_names
 from torchmill.components.user_code.reference import check_reference
 
 FIELDS = fields()
@@ -180,6 +180,8 @@ def test_every_field_says_what_it_is():
 NO_OBJECT = ["{width: 3}", "{", "'a'", "[1]", "3", ""]
 NONSENSE = {
     "data.args": NO_OBJECT,
+    "task.name": ["segmentaton", "", "task.py:Missing"],
+    "task.args": NO_OBJECT,
     "data.leakage_limit": ["-0.1", "1.1", "nan", "some"],
     "data.allow_leakage": ["perhaps", "2"],
     "model.args": NO_OBJECT,
@@ -307,8 +309,9 @@ def test_a_model_is_registered_under_data_and_class_unless_told_otherwise(tmp_pa
 
 def test_everything_that_can_be_named_is_found_by_its_file():
     folder = Path(configuration.__file__).parent
-    assert {"simple_cnn"} <= set(model_names()) == {file.stem for file in (folder / "models").glob("[a-z]*.py")}
-    for name in model_names():
+    every = {*model_names(), *field_model_names()}
+    assert {"simple_cnn", "unet"} <= every == {file.stem for file in (folder / "models").glob("[a-z]*.py")}
+    for name in every:
         assert parse({"model": name}).model.name == name
     for name in dataset_names():
         takes_path = "path" in DATASETS[name].source.functions["load"]
@@ -316,7 +319,7 @@ def test_everything_that_can_be_named_is_found_by_its_file():
         assert parse({"data": whole}).data.name == whole
         with pytest.raises(ConfigError, match=f"'{name}' needs a path: {name}:PATH" if takes_path else "takes no path"):
             parse({"data": name if takes_path else f"{name}:some/where"})
-    assert set(sections()) == {"data", "model", "initialize", "check", "train", "evaluate", "export", "promote"}
+    assert set(sections()) == {"data", "task", "model", "initialize", "check", "train", "evaluate", "export", "promote"}
 
 
 def test_a_reference_to_nothing_is_told_with_what_is_there(tmp_path):

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field
 
 from torchmill.components.data.content import row_digests
-from torchmill.components.data.field_refs import FieldRef
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.field_splits import FieldSplits
 from torchmill.components.data.formats.time_axis import TimeAxis, time_axis
 from torchmill.components.errors import UserError, nearest, shortened
@@ -184,7 +184,7 @@ def _numbers(
     return FieldRef(
         name=name,
         file=name,
-        kind="numbers",
+        kind="values",
         shape=shape,
         dtype="float32",
         is_target=is_target,

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from torchmill.components.batches.field_refs import TARGET_NAMES, FieldRef
 from torchmill.components.data.content import digests_of, row_digests
-from torchmill.components.data.field_refs import TARGET_NAMES, FieldRef
 from torchmill.components.data.field_splits import FieldSplits
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.field_cut import (
@@ -78,8 +78,10 @@ def load_fields(returned: Any, place: str, in_order: bool = False) -> FieldSplit
     parts, options = _parts(returned, place)
     columns = {split: _columns(part, f"{place}: {split}") for split, part in parts.items()}
     for split, fields in columns.items():
-        for name in {*columns["train"]} ^ {*fields}:
-            where = split if name not in fields else "train"
+        for name in (*columns["train"], *fields):
+            if name in fields and name in columns["train"]:
+                continue
+            where = "train" if name in fields else split
             raise UserError(f"{place}: {where} has no field '{name}'.", nearest(name, columns[where]))
     targets = _targets(options, columns["train"], place)
     groups = groups_of(options, _samples(columns["train"]), place)
@@ -276,9 +278,8 @@ def _described(
         return FieldRef(kind="mask", shape=stored["train"].shape[1:], dtype="uint8", size=size, **common), stored
     if not is_target and train.dtype in (np.uint8, np.uint16) and train.ndim in (3, 4):
         stored = {split: as_pixels(values, where) for split, values in arrays.items()}
-        mean, std = _moments(stored["train"])
         shape, dtype = stored["train"].shape[1:], str(train.dtype)
-        return FieldRef(kind="image", shape=shape, dtype=dtype, mean=mean, std=std, **common), stored
+        return FieldRef(kind="image", shape=shape, dtype=dtype, **common), stored
     if train.dtype.kind in "bui":
         stored = {split: values.astype(np.int64) for split, values in arrays.items()}
         for split, values in stored.items():
@@ -287,8 +288,7 @@ def _described(
         size = _size(max(int(values.max(initial=0)) for values in stored.values()) + 1, names, where)
         return FieldRef(kind="ids", shape=train.shape[1:], dtype="int64", size=size, **common), stored
     stored = {split: values.astype(np.float32) for split, values in arrays.items()}
-    mean, std = _moments(stored["train"])
-    return FieldRef(kind="numbers", shape=train.shape[1:], dtype="float32", mean=mean, std=std, **common), stored
+    return FieldRef(kind="values", shape=train.shape[1:], dtype="float32", **common), stored
 
 
 def _size(size: int, names: tuple[str, ...], place: str) -> int:
@@ -355,7 +355,16 @@ def _cut(
             values[split], digests[split] = taken(whole, chosen), whole_digests[chosen]
         origins = origins_of(rows)
         groups = None if groups is None else groups[rows["train"]]
-    return FieldSplits(values, tuple(refs), digests, groups, origins, place, encoded.notes, encoded.vocabulary)
+    # Of the training split alone: a test sample must not move the mean.
+    described = tuple(_with_statistics(ref, values["train"][ref.name]) for ref in refs)
+    return FieldSplits(values, described, digests, groups, origins, place, encoded.notes, encoded.vocabulary)
+
+
+def _with_statistics(ref: FieldRef, train: np.ndarray) -> FieldRef:
+    if ref.kind not in ("image", "values"):
+        return ref
+    mean, std = _moments(train)
+    return ref.model_copy(update={"mean": mean, "std": std})
 
 
 def _without_padding(ref: FieldRef, arrays: Arrays) -> np.ndarray:

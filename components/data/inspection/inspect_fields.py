@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,22 @@ from torchmill.components.wording import count
 
 SHOWN = 12
 """Training samples that are shown."""
+
+NOT_SEARCHED: dict[str, Any] = {
+    "counts": {},
+    "majority_share": 0.0,
+    "imbalance": 0.0,
+    "equal_features": (),
+    "near_across": {},
+    "power": 1.0,
+    "contradictions": 0,
+    "contradicting": (),
+    "contradicting_origins": (),
+    "suspects": (),
+    "suspect_count": 0,
+    "labels_compared": 1.0,
+}
+"""Entries of the findings that are about labels, or about near copies."""
 
 
 def inspect_fields(data: DataRef, folder: Path) -> Findings:
@@ -50,7 +67,7 @@ def inspect_fields(data: DataRef, folder: Path) -> Findings:
     constant = [
         number
         for number, field in enumerate(named_fields(data))
-        if field.kind in ("numbers", "image") and field.std and not any(field.std)
+        if field.kind in ("values", "image") and field.std and not any(field.std)
     ]
     findings = Findings(
         kind=data.kind,
@@ -58,26 +75,15 @@ def inspect_fields(data: DataRef, folder: Path) -> Findings:
         shape=data.shape,
         classes=data.classes,
         sizes={split: len(values) for split, (values, _) in digests.items()},
-        counts={},
-        majority_share=0.0,
-        imbalance=0.0,
         constant_features=tuple(constant),
         constant_count=len(constant),
-        equal_features=(),
         copies_within=within,
         equal_across=equal,
-        near_across={},
         leakage=float(leaking.mean()),
         leaks=tuple(leaks),
         compared=len(test),
-        power=1.0,
-        contradictions=0,
-        contradicting=(),
-        contradicting_origins=(),
-        suspects=(),
-        suspect_count=0,
-        labels_compared=1.0,
         seconds=time.monotonic() - started,
+        **NOT_SEARCHED,
     )
     folder.mkdir(parents=True, exist_ok=True)
     report = dataclasses.asdict(findings)

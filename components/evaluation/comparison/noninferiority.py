@@ -130,13 +130,19 @@ def compare(champion: np.ndarray, challenger: np.ndarray, confidence: float) -> 
     )
 
 
-def judge(comparison: Comparison, gates: Mapping[str, bool], margin: float, measure: str) -> Verdict:
-    """Promote a challenger that passed its gates, is not worse by ``margin`` with confidence, and scores no lower."""
+def judge(
+    comparison: Comparison, gates: Mapping[str, bool], margin: float, measure: str, worse: str = "lower"
+) -> Verdict:
+    """Promote a challenger that passed its gates, is not worse by ``margin`` with confidence, and scores no lower.
+
+    Args:
+        worse: word for a worse score: that of an error is higher.
+    """
     low, high = (shown(measure, value) for value in (comparison.champion_score, comparison.challenger_score))
     scores = f"{measure.replace('_', ' ')} {high} against the champion's {low}"
     against = [f"it failed: {name}" for name, passed in gates.items() if not passed]
     if comparison.advantage > 0:
-        against.append("its score is lower")
+        against.append(f"its score is {worse}")
     if comparison.advantage_high >= margin:
         sure = confidence_words(comparison.confidence)
         against.append(

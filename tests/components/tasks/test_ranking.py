@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.components.tasks.trials import Trial
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.errors import UserError
 from torchmill.components.tasks.ranking import Ranking
 

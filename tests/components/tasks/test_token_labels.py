@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.components.tasks.trials import Trial
-from torchmill.components.data.batch import Batch
-from torchmill.components.data.field_refs import FieldRef
+from torchmill.components.batches.batch import Batch
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.errors import UserError
 from torchmill.components.metrics.spans import SpanLabels, matching_spans, spans_of
 from torchmill.components.tasks.token_labels import IGNORED, TokenLabels

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FieldKind = Literal["image", "numbers", "ids", "mask", "lengths"]
+FieldKind = Literal["image", "values", "ids", "mask", "lengths"]
+"""Pixels, plain numbers, whole numbers from 0, a class for each pixel, and lengths of ragged samples."""
 
 TARGET_NAMES = ("label", "labels", "target", "targets", "y", "mask", "masks", "tag", "tags", "class", "classes")
 """Names of fields that are targets, unless the data names its targets."""

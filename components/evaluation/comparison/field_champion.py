@@ -1,0 +1,134 @@
+"""Comparison of a challenger with the champion at a task over named fields: both answer one test split."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchmill.components.batches.field_refs import FieldRef
+from torchmill.components.data.content import read_digests, trained_digests
+from torchmill.components.data.field_samples import FieldSamples, read_fields
+from torchmill.components.data.named_fields import named_fields
+from torchmill.components.evaluation.comparison.noninferiority import (
+    Comparison,
+    Verdict,
+    confidence_of,
+    judge,
+    note_on_contests,
+)
+from torchmill.components.evaluation.config import PromoteConfig
+from torchmill.components.field_tasks.field_task import FieldTask
+from torchmill.components.field_tasks.statistics import RESAMPLES, resampled_measures, time_blocks
+from torchmill.components.initialization.fields_model import FieldsModel
+from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.field_run import answers_of, stored_fields
+from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
+from torchmill.components.onnx_model.session import open_session
+from torchmill.components.refs import DataRef
+from torchmill.components.tasks import is_share
+
+BATCH = 64
+
+
+def compare_field_models(
+    challenger: Path,
+    champion: Path,
+    data: DataRef,
+    config: PromoteConfig,
+    gates: Mapping[str, bool] = {},
+    trained_on: np.ndarray | None = None,
+    contest: int = 1,
+) -> Verdict:
+    """Decide whether a challenger may take the champion's place, by a paired bootstrap of the main measure.
+
+    Test samples that one of the two was trained on are left out for both. Of measures that are no shares, the margin
+    is relative to the champion's.
+
+    Args:
+        gates: results of the challenger's own checks, by name.
+        trained_on: digests of the champion's training samples; None if these are of ``data``.
+        contest: number of this contest among those that the test split has decided, from 1.
+    """
+    if unlike := _unlike(champion, data):
+        return Verdict("kept", f"the champion {unlike}, so they cannot be compared")
+    test, digests = read_fields(data, "test"), read_digests(data, "test")
+    known = [trained_digests(data), *([] if trained_on is None else [trained_on])]
+    seen = np.isin(digests, np.concatenate(known))
+    left_out = int(seen.sum())
+    if left_out == len(test):
+        return Verdict("kept", "both know all test samples: none is left to compare the two on")
+    test = test.part(torch.from_numpy(np.flatnonzero(~seen))) if left_out else test
+    task = FieldTask.open(data)
+    arrays = [_statistics(file, task, data, test) for file in (champion, challenger)]
+    if arrays[0].keys() != arrays[1].keys():
+        return Verdict("kept", "the champion answers with other statistics, so they cannot be compared")
+    comparison = _compared(arrays, task, len(test), left_out, confidence_of(config.confidence, contest), contest)
+    margin = config.margin if is_share(data.measure) else config.margin * abs(comparison.champion_score)
+    verdict = judge(comparison, gates, margin, data.measure, "lower" if task.better == "higher" else "higher")
+    note = f"{left_out:,} test samples that one of them was trained on were left out" if left_out else ""
+    reasons = (verdict.reason, note, note_on_contests(comparison, config.confidence, margin))
+    return Verdict(verdict.outcome, "; ".join(filter(None, reasons)), comparison, margin)
+
+
+def _unlike(champion: Path, data: DataRef) -> str:
+    """Return in words why a champion can't answer this data; empty if it can."""
+    metadata = metadata_of(read_without_weights(champion))
+    if names.FIELDS not in metadata:
+        return "is for a task of labels"
+    ours = {field.name: field for field in named_fields(data)}
+    for field in _inputs(metadata):
+        own = ours.get(field.name)
+        if field.file and (own is None or own.shape[1:] != field.shape[1:] or own.kind != field.kind):
+            return f"takes {field.words()}, which this data lacks"
+    return ""
+
+
+def _inputs(metadata: Mapping[str, str]) -> list[FieldRef]:
+    return [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
+
+
+def _statistics(file: Path, task: FieldTask, data: DataRef, test: FieldSamples) -> dict[str, np.ndarray]:
+    """Return the statistics of a model's answers to a split; random inputs are the same for every model."""
+    session = open_session(file)
+    fields = _inputs(metadata_of(read_without_weights(file)))
+    model, statistics = FieldsModel.of(torch.nn.Identity(), data), task.statistics()
+    for start in range(0, len(test), BATCH):
+        indices = torch.arange(start, min(start + BATCH, len(test)))
+        batch = model.prepared(test.take(indices))
+        answers = answers_of(session, stored_fields(test, fields, indices), BATCH)
+        answer = {name: torch.from_numpy(values) for name, values in answers.items()}
+        statistics.add(task.statistics_of(answer, batch))
+    return statistics.arrays
+
+
+def _compared(
+    arrays: list[dict[str, np.ndarray]], task: FieldTask, samples: int, left_out: int, confidence: float, contest: int
+) -> Comparison:
+    joined = {f"{number}{name}": values for number, part in enumerate(arrays) for name, values in part.items()}
+
+    def both(means: Mapping[str, Any]) -> dict[str, float]:
+        halves = [
+            task.summarized({name[1:]: value for name, value in means.items() if name[0] == half})[task.main_measure]
+            for half in "01"
+        ]
+        return {"champion": halves[0], "challenger": halves[1]}
+
+    blocks = time_blocks(samples, task.block) if task.block else None
+    value, draws = resampled_measures(joined, both, blocks)
+    sign = 1.0 if task.better == "higher" else -1.0
+    advantages = sign * (draws[:, 0] - draws[:, 1])
+    return Comparison(
+        method=f"paired bootstrap, {RESAMPLES} resamples",
+        samples=samples,
+        champion_score=value["champion"],
+        challenger_score=value["challenger"],
+        advantage=sign * (value["champion"] - value["challenger"]),
+        advantage_high=float(np.quantile(advantages, confidence)),
+        confidence=confidence,
+        p_value=min(1.0, 2 * float(min((advantages <= 0).mean(), (advantages >= 0).mean()))),
+        left_out=left_out,
+        contest=contest,
+    )

@@ -1,0 +1,43 @@
+"""Run an ONNX model whose inputs and outputs are named over samples of named fields."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchmill.components.batches.field_refs import FieldRef
+from torchmill.components.data.field_samples import FieldSamples
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Arrays = dict[str, np.ndarray]
+
+
+def stored_fields(samples: FieldSamples, fields: Sequence[FieldRef], indices: Tensor) -> dict[str, Tensor]:
+    """Return fields of some samples as the exported model takes them; random ones are drawn by a fixed seed."""
+    batch, rng = samples.take(indices), torch.Generator().manual_seed(0)
+    return {
+        field.name: _as_input(batch[field.name])
+        if field.name in batch
+        else torch.randn(len(indices), *field.shape, generator=rng)
+        for field in fields
+    }
+
+
+def _as_input(values: Tensor) -> Tensor:
+    return values.long() if values.dtype in (torch.int32, torch.int16) else values
+
+
+def answers_of(session: "onnxruntime.InferenceSession", inputs: Mapping[str, Tensor], size: int) -> Arrays:
+    """Return the named answers of a model to stored fields, in batches of one size."""
+    outputs = [output.name for output in session.get_outputs()]
+    taken = {entry.name for entry in session.get_inputs()}
+    samples = len(next(iter(inputs.values())))
+    batches = []
+    for start in range(0, samples, size):
+        part = {name: values[start : start + size].numpy() for name, values in inputs.items() if name in taken}
+        batches.append(session.run(outputs, part))
+    return {name: np.concatenate([batch[at] for batch in batches]) for at, name in enumerate(outputs)}
