@@ -8,8 +8,8 @@ from torch import Tensor
 
 from torchmill.components.batches.batch import Batch
 from torchmill.components.batches.field_refs import FieldRef, inputs_of
-from torchmill.components.errors import UserError
 from torchmill.components.batches.outputs import main_output
+from torchmill.components.errors import UserError
 from torchmill.components.metrics.series_plot import draw_fans
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from torchmill.components.batches.batch import Batch
 from torchmill.components.batches.field_refs import FieldRef, inputs_of
-from torchmill.components.errors import UserError
 from torchmill.components.batches.outputs import main_output
+from torchmill.components.errors import UserError
 from torchmill.components.metrics.sample_grid import as_rgb, save_grid
 
 BETTER, WORSE = "better", "worse"

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field
 
-from torchmill.components.data.content import row_digests
 from torchmill.components.batches.field_refs import FieldRef
+from torchmill.components.data.content import row_digests
 from torchmill.components.data.field_splits import FieldSplits
 from torchmill.components.data.formats.time_axis import TimeAxis, time_axis
 from torchmill.components.errors import UserError, nearest, shortened
