@@ -96,7 +96,7 @@ def facts(data: DataRef) -> dict[str, Any]:
     numbers = [field for field in inputs if field.kind == "values"]
     if len(numbers) == 1 and numbers[0].shape:
         values |= {"in_features": math.prod(numbers[0].shape)} | {"in_channels": numbers[0].shape[0]} | values
-    steps = [field for field in fields if field.is_target and field.kind == "numbers"]
+    steps = [field for field in fields if field.is_target and field.kind == "values"]
     if len(steps) == 1 and len(steps[0].shape) == 1:
         values["horizon"] = steps[0].shape[0]
         values |= {"season": steps[0].season} if steps[0].season else {}

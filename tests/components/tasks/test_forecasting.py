@@ -55,7 +55,7 @@ def test_a_network_beats_the_naive_forecasts_in_the_targets_own_units(trial):
 
 
 def fields(horizon: int = 3, steps: int = 8, **more) -> dict[str, FieldRef]:
-    common = {"kind": "numbers", "dtype": "float32"}
+    common = {"kind": "values", "dtype": "float32"}
     return {
         "history": FieldRef(name="history", file="history", shape=(2, steps), **common),
         "future": FieldRef(

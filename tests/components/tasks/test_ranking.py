@@ -50,7 +50,7 @@ def test_a_network_learns_the_order_and_its_export_scores_both_items(tmp_path, f
 
 
 def item(name: str, **more) -> FieldRef:
-    common = {"file": name, "kind": "numbers", "shape": (2,), "dtype": "float32", "mean": (0.0, 0.0), "std": (1.0, 1.0)}
+    common = {"file": name, "kind": "values", "shape": (2,), "dtype": "float32", "mean": (0.0, 0.0), "std": (1.0, 1.0)}
     return FieldRef(**{"name": name, **common, **more})
 
 
