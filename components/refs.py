@@ -376,32 +376,3 @@ class TrainResult(Ref):
     report: Path
     promotion: PromotionRef | None = None
     """Promotion; None if the run decides none."""
-
-
-class Comparison(Ref):
-    """One property of a run, compared with its reproduction's."""
-
-    what: str
-    recorded: str
-    again: str
-    is_result: bool = True
-    """False for a circumstance, which may explain a difference."""
-
-    @property
-    def is_equal(self) -> bool:
-        return self.recorded == self.again
-
-
-class Reproduction(Ref):
-    """A recorded run, run again."""
-
-    recorded: str
-    """Id of the recorded run."""
-    again: str
-    """Id of the run that repeats it."""
-    comparisons: tuple[Comparison, ...]
-
-    @property
-    def is_equal(self) -> bool:
-        """True if all results are equal, down to the weights' digest."""
-        return all(pair.is_equal for pair in self.comparisons if pair.is_result)

@@ -9,9 +9,9 @@ from torchmill.components.config import RunConfig
 from torchmill.components.data.config import DataConfig
 from torchmill.components.errors import UserError
 from torchmill.components.evaluation.config import EvaluateConfig
-from torchmill.components.refs import DataRef, EvaluationRef, FileRef, NetworkRef, Reproduction, TrainResult
+from torchmill.components.refs import DataRef, EvaluationRef, FileRef, NetworkRef, TrainResult
 from torchmill.components.runs.folders import Runs, below, data_cache
-from torchmill.components.runs.reproduction import RecordedRun, comparisons
+from torchmill.components.runs.reproduction import RecordedRun, Reproduction, comparisons
 from torchmill.flows.recipes import fetch_recipe
 from torchmill.flows.step import log_to_prefect
 

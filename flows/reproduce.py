@@ -1,6 +1,6 @@
 """`torchmill reproduce`: run a recorded run again from what was recorded, and compare the results."""
 
-from torchmill.components.refs import Reproduction
+from torchmill.components.runs.reproduction import Reproduction
 from torchmill.flows.recorded import compare, recorded_config
 from torchmill.flows.step import flow
 from torchmill.flows.train import train

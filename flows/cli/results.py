@@ -3,8 +3,9 @@
 from torchmill.components import tasks, tracking
 from torchmill.components.evaluation.evaluation import Evaluation
 from torchmill.components.evaluation.report.summary import summary
-from torchmill.components.refs import EvaluationRef, Reproduction, TrainResult
+from torchmill.components.refs import EvaluationRef, TrainResult
 from torchmill.components.runs.folders import Runs
+from torchmill.components.runs.reproduction import Reproduction
 from torchmill.components.tasks import shown, title
 from torchmill.components.wording import percent
 from torchmill.flows.services import up_state

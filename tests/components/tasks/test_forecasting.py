@@ -121,7 +121,7 @@ def test_misfits_are_told(batch):
         Forecasting(fields(), season=8)
     with pytest.raises(UserError, match="has 2 channels, and no number 2"):
         Forecasting(fields(), channel=2)
-    with pytest.raises(UserError, match=r"the fields are history \(numbers, float32 2x8\)\."):
+    with pytest.raises(UserError, match=r"the fields are history \(values, float32 2x8\)\."):
         Forecasting({"history": fields()["history"]})
 
 
