@@ -45,7 +45,7 @@ logger = logging.getLogger("torchmill")
 DATASETS = Path(__file__).with_name("datasets")
 
 VOCABULARY, COLUMNS = vocabulary.FILE, columns.FILE
-RESERVED = {"downloads", "path"}
+RESERVED = {"downloads", "path", "split"}
 """Arguments of ``load`` that a user doesn't set."""
 
 
@@ -62,16 +62,18 @@ def arguments(config: DataConfig, datasets: Path = DATASETS) -> dict[str, Any]:
     """
     kind, path = dataset_place(config.name)
     settings = {"validation_fraction": config.validation_fraction}
+    cut = {SPLIT: config.split} if config.split != USUAL_SPLIT else {}
     if path and kind not in names(datasets):  # the user's own function: checked when it is imported
-        return {**config.args, SPLIT: config.split} if config.split != USUAL_SPLIT else dict(config.args)
+        return {**config.args, **cut}
     option = Room(datasets)[kind]
-    if config.split != USUAL_SPLIT and not option.constant("ORDERED", False):
+    parameters = option.source.functions["load"]
+    if cut and "split" not in parameters and not option.constant("ORDERED", False):
         raise ConfigError(
             f"--data.split {config.split} is for your own data and for time series; {kind} is cut in its own way."
         )
-    parameters = option.source.functions["load"]
+    cut = cut if "split" in parameters else {}
     return {name: value for name, value in settings.items() if name in parameters} | _validated(
-        kind, config.args, datasets
+        kind, {**config.args, **cut}, datasets
     )
 
 
@@ -82,12 +84,14 @@ def _validated(kind: str, args: Mapping[str, Any], datasets: Path) -> dict[str, 
         ConfigError: an argument is unknown, of another type or out of range.
     """
     option = Room(datasets)[kind]
+    cut = {name: value for name, value in args.items() if name == SPLIT}
+    args = {name: value for name, value in args.items() if name != SPLIT}
     for name in args:
         if name in RESERVED or name not in option.source.functions["load"]:
             accepted = option.source.functions["load"].keys() - RESERVED
             raise ConfigError(*unknown_argument(kind, name, accepted))
     try:
-        return option.validated(args, "load")
+        return option.validated(args, "load") | cut
     except ValueError as error:
         raise ConfigError(f"{kind}: {error}.", "Set them by --data.args; `torchmill datasets` shows them.") from None
 
@@ -205,7 +209,7 @@ def _loader(
 
         return None, lambda: load_own(kind, path, args)
     module = Room(datasets).load(kind)
-    arguments = dict(args)
+    arguments = {name.removeprefix("data.") if name == SPLIT else name: value for name, value in args.items()}
     parameters = inspect.signature(module.load).parameters
     if "downloads" in parameters:
         arguments["downloads"] = folder / "downloads"

@@ -48,8 +48,9 @@ def data_set(name: str) -> Entry:
     """Describe the data set in ``components/data/datasets/NAME.py``."""
     source = DATASETS[name].source
     arguments = source.functions["load"]
-    # validation_fraction has a setting: --data.validation_fraction
-    own = [arguments[name] for name in arguments if name not in ("path", "downloads", "validation_fraction")]
+    # validation_fraction and split have settings: --data.validation_fraction
+    set_elsewhere = ("path", "downloads", "validation_fraction", "split")
+    own = [arguments[name] for name in arguments if name not in set_elsewhere]
     return Entry(f"{name}:PATH" if "path" in arguments else name, source.summary, "", shown_arguments(own))
 
 

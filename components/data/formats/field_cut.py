@@ -1,6 +1,6 @@
 """Cuts of the samples of named fields into splits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,11 @@ def taken(fields: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def origins_of(rows: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """Return names of the samples of each split: items of the user's data."""
-    return {split: [f"item {row}" for row in chosen.tolist()] for split, chosen in rows.items()}
+def origins_of(rows: Mapping[str, np.ndarray], origins: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Return the names of the samples of each split, which are rows of train: items of the data without names."""
+    names = origins.get("train")
+    cut = {split: [names[row] if names else f"item {row}" for row in chosen.tolist()] for split, chosen in rows.items()}
+    return {**origins, **cut}
 
 
 def groups_of(options: Mapping[str, Any], samples: int, place: str) -> np.ndarray | None:

@@ -101,6 +101,8 @@ def _holds_strings(values: Any) -> bool:
 
 
 def _holds_lists(values: Any) -> bool:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "U":
+        return values.ndim == 2
     if not isinstance(values, list) and not (isinstance(values, np.ndarray) and values.dtype == object):
         return False
     first = next((value for value in values if isinstance(value, list | tuple | np.ndarray) and len(value)), ())

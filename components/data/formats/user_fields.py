@@ -32,6 +32,10 @@ OPTIONS = ("targets", "groups", "names")
 MOST_CLASSES = IGNORED_PIXEL - 1
 """Classes of a mask that fit into bytes, beside the ignored ones."""
 
+REMEDY_FOR_TEXTS = (
+    "Cut them into tokens, a list of strings for each sample; or name the field among the 'targets' if it is a label."
+)
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -62,11 +66,14 @@ def _first_item_is_named(part: Any) -> bool:
     return isinstance(first, Mapping) or hasattr(first, "_fields")
 
 
-def load_fields(returned: Any, place: str, in_order: bool = False) -> FieldSplits:
+def load_fields(
+    returned: Any, place: str, in_order: bool = False, origins: Mapping[str, Sequence[str]] = {}
+) -> FieldSplits:
     """Return the splits of a function's value with named fields.
 
     Args:
         in_order: test with the last samples, since they follow each other in time.
+        origins: names of the samples by split; items of the function's value without them.
 
     Raises:
         UserError: fields are missing, of different lengths, or hold no numbers.
@@ -87,7 +94,7 @@ def load_fields(returned: Any, place: str, in_order: bool = False) -> FieldSplit
     groups = groups_of(options, _samples(columns["train"]), place)
     if in_order and groups is not None:
         raise UserError(f"{place} gives 'groups', and --data.split last cuts by order alone.", "Leave one of them out.")
-    columns, groups, origins = _cut_texts(columns, targets, groups, place, in_order)
+    columns, groups, origins = _cut_texts(columns, targets, groups, origins, place, in_order)
     encoded = encoded_strings(columns, targets, dict(options.get("names", {})), place)
     columns, options = encoded.columns, {**options, "names": encoded.names}
     values: dict[str, Arrays] = {split: {} for split in columns}
@@ -114,18 +121,23 @@ def _samples(fields: Mapping[str, Any]) -> int:
 
 
 def _cut_texts(
-    columns: dict[str, dict[str, Any]], targets: frozenset[str], groups: np.ndarray | None, place: str, in_order: bool
-) -> tuple[dict[str, dict[str, Any]], np.ndarray | None, dict[str, list[str]]]:
+    columns: dict[str, dict[str, Any]],
+    targets: frozenset[str],
+    groups: np.ndarray | None,
+    origins: Mapping[str, Sequence[str]],
+    place: str,
+    in_order: bool,
+) -> tuple[dict[str, dict[str, Any]], np.ndarray | None, Mapping[str, Sequence[str]]]:
     """Cut missing splits of texts from train, before their vocabulary is made; equal texts stay together."""
     tokens = token_columns(columns, targets)
     fractions = {"test": TEST_FRACTION, "validation": VALIDATION_FRACTION}
     missing = {split: fraction for split, fraction in fractions.items() if split not in columns}
     if not tokens or not missing:
-        return columns, groups, {}
+        return columns, groups, origins
     whole = columns["train"]
     rows = rows_of_splits(token_digests(whole, tokens) if groups is None else groups, missing, place, in_order)
     parts = {split: taken(whole, chosen) for split, chosen in rows.items()}
-    return {**columns, **parts}, None if groups is None else groups[rows["train"]], origins_of(rows)
+    return {**columns, **parts}, None if groups is None else groups[rows["train"]], origins_of(rows, origins)
 
 
 def _parts(returned: Any, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -203,9 +215,7 @@ def _arrays(raw: Mapping[str, Any], place: str) -> tuple[Arrays, Arrays]:
         return _images(opened, place), {}
     for split, values in opened.items():
         if isinstance(values, list) and not all(isinstance(value, np.ndarray) for value in values):
-            raise UserError(
-                f"{place} of {split} holds texts.", "Cut them into tokens: a list of strings for each sample."
-            )
+            raise UserError(f"{place} of {split} holds texts.", REMEDY_FOR_TEXTS)
     if not any(isinstance(values, list) for values in opened.values()):
         return _numbers(opened, place), {}
     longest = max(len(value) for values in opened.values() for value in values)
@@ -273,6 +283,8 @@ def _described(
         train = arrays["train"]
     if is_target and train.dtype.kind in "bui" and train.ndim > 2 and not ragged:
         stored = {split: _mask(values, f"{where} of {split}") for split, values in arrays.items()}
+        if {int(value) for values in stored.values() for value in np.unique(values)} == {0, IGNORED_PIXEL}:
+            raise UserError(f"{where} holds 0 and 255 alone, and 255 is ignored.", "Give 0 and 1: mask // 255.")
         size = max(int(values[values != IGNORED_PIXEL].max(initial=0)) for values in stored.values()) + 1
         size = _size(size, names, where)
         return FieldRef(kind="mask", shape=stored["train"].shape[1:], dtype="uint8", size=size, **common), stored
@@ -353,7 +365,7 @@ def _cut(
         whole, whole_digests = values["train"], digests["train"]
         for split, chosen in rows.items():
             values[split], digests[split] = taken(whole, chosen), whole_digests[chosen]
-        origins = origins_of(rows)
+        origins = origins_of(rows, origins)
         groups = None if groups is None else groups[rows["train"]]
     # Of the training split alone: a test sample must not move the mean.
     described = tuple(_with_statistics(ref, values["train"][ref.name]) for ref in refs)

@@ -89,6 +89,13 @@ def test_all_faults_are_told_at_once():
         splits_of(tokens=[[], *TEXTS[1:]], tags=[TAGS[0], "D N", *TAGS[2:]])
 
 
+def test_masks_of_0_and_255_alone_are_refused():
+    """255 is ignored: such a mask would have one class, and each network would be right."""
+    mask = np.tile(np.array([0, 255], np.uint8), (4, 8, 4))
+    with pytest.raises(UserError, match=r"0 and 255 alone, and 255 is ignored\. Give 0 and 1: mask // 255"):
+        load_fields({"image": np.zeros((4, 8, 8), np.uint8), "mask": mask}, "own")
+
+
 def test_labels_that_names_lack_are_told():
     part = {"tokens": TEXTS, "tags": TAGS}
     with pytest.raises(UserError, match="holds O, V, which 'names' lacks"):
