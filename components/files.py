@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from io import FileIO
@@ -168,11 +169,14 @@ def write_arrays(path: Path, arrays: Mapping[str, "ArrayLike"], *, compress: boo
     """Write named arrays into an ``.npz`` file, atomically."""
     import numpy as np
 
-    save = np.savez_compressed if compress else np.savez
+    kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
 
     def write(partial: Path) -> None:
-        with partial.open("wb") as file:  # savez adds .npz to a path, not to an open file
-            save(file, **arrays)  # ty: ignore[invalid-argument-type]
+        # As np.savez does, which takes no array called "file".
+        with zipfile.ZipFile(partial, "w", kind, allowZip64=True) as archive:
+            for name, values in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asanyarray(values), allow_pickle=False)
 
     write_atomically(path, write)
 

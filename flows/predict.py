@@ -7,11 +7,14 @@ from torchmill.components import tracking
 from torchmill.components.errors import UserError
 from torchmill.components.prediction.predict import Predictions
 from torchmill.components.prediction.predict import predict as predict_inputs
+from torchmill.components.prediction.predict_fields import FieldPredictions, is_of_fields, predict_fields
 from torchmill.components.runs.folders import Runs
 from torchmill.components.tracking.champions import ModelVersion, find_version
 from torchmill.flows.step import check_variables, flow, log_to_prefect
 
 logger = logging.getLogger("torchmill")
+
+USUAL_OUTPUT = Path("predictions.csv")
 
 NOTE_SECONDS = 30.0
 """Time for MLflow to take the note on drift."""
@@ -25,7 +28,7 @@ def predict(model: str, inputs: list[str], output: str, probabilities: bool = Tr
         model: an ONNX file, or a registered model: NAME, NAME@champion, NAME@7, champion. Each run looks the version
             up anew.
         inputs: image files, folders, tables or texts.
-        output: a .csv, .jsonl or .parquet file, which is overwritten.
+        output: a .csv, .jsonl or .parquet file, which is overwritten; .npz of a task over named fields.
         probabilities: write the probability of each class, too.
 
     Returns:
@@ -39,10 +42,17 @@ def predict(model: str, inputs: list[str], output: str, probabilities: bool = Tr
     return str(answer(model, [Path(place) for place in inputs], Path(output), probabilities).output)
 
 
-def answer(model: str, inputs: list[Path], output: Path, probabilities: bool = True) -> Predictions:
+def answer(model: str, inputs: list[Path], output: Path, probabilities: bool = True) -> Predictions | FieldPredictions:
     """Answer all inputs; attach the note on drift to the model's run, if it has one."""
     runs = Runs.here()
     file, version = _find_model(runs, model)
+    if is_of_fields(file):
+        answers = predict_fields(file, inputs, output.with_suffix(".npz") if output == USUAL_OUTPUT else output)
+        failed = f", {answers.unreadable:,} could not be read" if answers.unreadable else ""
+        masks = f", masks in {answers.masks}" if answers.masks else ""
+        by = version or file
+        logger.info("predict  %s answered by %s%s: %s%s", f"{answers.answered:,}", by, failed, answers.output, masks)
+        return answers
     predictions = predict_inputs(file, inputs, output, probabilities=probabilities)
     failed = f", {predictions.unreadable:,} could not be read" if predictions.unreadable else ""
     logger.info(

@@ -10,13 +10,15 @@ def _predict_options(parser: Parser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="an .onnx file, or a registered model: NAME, NAME@7, NAME@champion, champion"
     )
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="images, folders, tables or texts")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="images, folders, tables, texts, .npz or .npy"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("predictions.csv"),
         metavar="FILE",
-        help=".csv, .jsonl or .parquet (default: predictions.csv)",
+        help=".csv, .jsonl or .parquet (default: predictions.csv); .npz for tasks over named fields",
     )
     parser.add_argument("--no-probabilities", action="store_true", help="write only each label and its confidence")
 

@@ -1,0 +1,219 @@
+"""Predictions of a model of a task over named fields: arrays by name, or pictures, in; arrays by name out."""
+
+import json
+import logging
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from torchmill.components.batches.field_refs import FieldRef
+from torchmill.components.data.formats import image_files
+from torchmill.components.encoding.class_names import in_order
+from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.files import make_own_folder, write_arrays, write_atomically
+from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
+from torchmill.components.onnx_model.session import open_session
+from torchmill.components.reading import pictures
+from torchmill.components.reading.folders import walk
+from torchmill.components.reading.rules import USUAL
+from torchmill.components.wording import count
+
+logger = logging.getLogger("torchmill")
+
+BATCH = 64
+MAX_PIXELS = 64_000_000
+"""Largest picture to decode."""
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class FieldPredictions:
+    """The written files and their counts."""
+
+    output: Path
+    """``.npz`` file with each output of the model, and the names of the files in ``file`` if the inputs were files."""
+    masks: Path | None
+    """Folder with a PNG of classes for each picture; None if the model answers no masks."""
+    answered: int
+    unreadable: int
+
+
+def is_of_fields(model_file: Path) -> bool:
+    """Return True if a model was exported for a task over named fields."""
+    return model_file.is_file() and names.FIELDS in metadata_of(read_without_weights(model_file))
+
+
+def predict_fields(model_file: Path, places: Sequence[Path], output: Path) -> FieldPredictions:
+    """Answer all samples in ``places``, and write the model's outputs by name into an ``.npz`` file.
+
+    Places are an ``.npz`` file with an array for each input; a ``.npy`` file or pictures and folders of them, if the
+    model has one input. Answers that are a class for each pixel of a picture are also written as PNG files, one for
+    each picture, at its own size.
+
+    Raises:
+        UserError: a place can't be used, or an array does not fit the input of its name.
+
+    Example:
+        >>> predict_fields(Path("model.onnx"), [Path("photos")], Path("answers.npz"))  # doctest: +SKIP
+    """
+    if output.suffix.lower() != ".npz":
+        raise UserError(f"{output}: this model answers arrays by name.", "Give --output FILE.npz.")
+    if not output.parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for {output.name}.", "Make it first.")
+    metadata = metadata_of(read_without_weights(model_file))
+    fields = [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
+    for place in places:
+        if not place.exists():
+            beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+            raise UserError(f"There is no {place}.", nearest(place.name, beside))
+    if any(place.suffix.lower() in (".npz", ".npy") for place in places):
+        arrays = _arrays(places, fields)
+        answers = _answers(model_file, arrays)
+        write_arrays(output, answers)
+        return FieldPredictions(output, None, len(next(iter(arrays.values()))), 0)
+    files, arrays, unreadable = _pictures(places, fields)
+    answers = _answers(model_file, arrays)
+    write_arrays(output, {"file": np.array(files), **answers})
+    masks = _write_masks(files, answers, fields[0], output.with_name(f"{output.stem}.masks"))
+    return FieldPredictions(output, masks, len(files), unreadable)
+
+
+def _arrays(places: Sequence[Path], fields: Sequence[FieldRef]) -> Arrays:
+    """Return the inputs in files of arrays.
+
+    Raises:
+        UserError: an input is missing, or an array does not fit.
+    """
+    if len(places) > 1:
+        raise UserError(f"{len(places)} files of arrays at once.", "Give one .npz file, or one .npy file.")
+    place = places[0]
+    try:
+        given = _loaded(place)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{place} is no file of arrays: {' '.join(str(error).split())}") from None
+    wanted = [field.name for field in fields]
+    if "" in given:
+        if len(fields) > 1:
+            raise UserError(f"{place} is one array, and the model takes {', '.join(wanted)}.", "Give an .npz file.")
+        given = {wanted[0]: given[""]}
+    faults = [f"no array '{name}' (it has {shortened(list(given))})" for name in wanted if name not in given]
+    arrays = {field.name: given[field.name] for field in fields if field.name in given}
+    faults += [fault for field in fields if field.name in arrays for fault in _faults(field, arrays[field.name])]
+    sizes = {name: len(values) for name, values in arrays.items() if values.ndim}
+    if len(set(sizes.values())) > 1:
+        faults.append(f"different numbers of samples: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}")
+    if faults:
+        raise UserError(f"{place}: {'; '.join(faults)}.")
+    return {field.name: _typed(field, arrays[field.name]) for field in fields}
+
+
+def _loaded(place: Path) -> Arrays:
+    """Return the arrays of an ``.npz`` file by name; that of a ``.npy`` file under an empty name."""
+    if place.suffix.lower() == ".npy":
+        return {"": np.load(place, allow_pickle=False)}
+    with place.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+        return {name: loaded[name] for name in loaded.files}
+
+
+def _faults(field: FieldRef, values: np.ndarray) -> list[str]:
+    sides = field.shape[1:] if field.ragged else field.shape
+    given = values.shape[2:] if field.ragged else values.shape[1:]
+    if values.ndim != 1 + len(field.shape) or given != sides:
+        expected = ", ".join(["N", *(["length"] if field.ragged else []), *map(str, sides)])
+        return [f"'{field.name}' has the shape {values.shape}, not ({expected})"]
+    if values.dtype.kind not in "biuf":
+        return [f"'{field.name}' holds {values.dtype}, not numbers"]
+    if field.kind == "ids" and values.size and not 0 <= values.min() <= values.max() < field.size:
+        return [f"'{field.name}' holds {values.min()} to {values.max()}; ids go from 0 to {field.size - 1}"]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return [f"'{field.name}' holds values that are no finite numbers"]
+    return []
+
+
+def _typed(field: FieldRef, values: np.ndarray) -> np.ndarray:
+    kinds = {"ids": np.int64, "lengths": np.int64, "mask": np.uint8}
+    return values.astype(kinds.get(field.kind, np.dtype(field.dtype)), copy=False)
+
+
+def _pictures(places: Sequence[Path], fields: Sequence[FieldRef]) -> tuple[list[str], Arrays, int]:
+    """Return the names of picture files, their pixels, and the number of files that can't be read."""
+    images = [field for field in fields if field.kind == "image"]
+    if len(images) != 1 or len(fields) != 1 or images[0].dtype != "uint8":
+        takes = ", ".join(field.words() for field in fields)
+        raise UserError(f"The model takes {takes}, not pictures alone.", "Give an .npz file with these arrays.")
+    channels, height, width = images[0].shape
+    if channels not in (1, 3, 4):
+        raise UserError(f"The model takes images of {channels} channels.", "Give an .npz file: files have 1, 3 or 4.")
+    files, pixels, unreadable = [], [], 0
+    for file in _files(places):
+        read = image_files.read_pixels(file, (channels, height, width), USUAL, MAX_PIXELS)
+        if isinstance(read, str):
+            unreadable += 1
+            logger.warning("predict  %s %s: left out", file, read)
+            continue
+        files.append(str(file))
+        pixels.append(read)
+    if not files:
+        raise UserError(f"None of {count(unreadable, 'file')} could be read.")
+    return files, {images[0].name: np.stack(pixels)}, unreadable
+
+
+def _files(places: Sequence[Path]) -> list[Path]:
+    found: list[str] = []
+    for place in places:
+        if place.is_file():
+            found.append(str(place))
+            continue
+        inside = [
+            str(Path(folder) / name)
+            for folder, inner, _ in walk(place)
+            for name in inner
+            if Path(name).suffix.lower() in pictures.SUFFIXES
+        ]
+        if not inside:
+            raise UserError(f"There are no pictures in {place}.")
+        found += in_order(inside)
+    return [Path(file) for file in found]
+
+
+def _answers(model_file: Path, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    session = open_session(model_file)
+    outputs = [output.name for output in session.get_outputs()]
+    batches = []
+    for start in range(0, len(next(iter(arrays.values()))), BATCH):
+        part = {name: values[start : start + BATCH] for name, values in arrays.items()}
+        batches.append(session.run(outputs, part))
+    return {name: np.concatenate([batch[at] for batch in batches]) for at, name in enumerate(outputs)}
+
+
+def _write_masks(files: Sequence[str], answers: Arrays, image: FieldRef, folder: Path) -> Path | None:
+    """Write the first answer that is a class for each pixel, a PNG for each picture at its own size."""
+    masks = next(
+        (values for values in answers.values() if values.dtype.kind in "iu" and values.shape[1:] == image.shape[1:]),
+        None,
+    )
+    if masks is None:
+        return None
+    make_own_folder(folder)
+    for number, (file, mask) in enumerate(zip(files, masks, strict=True)):
+        with Image.open(file) as picture:
+            upright = pictures.traits(picture).size
+        scaled = _at_own_size(Image.fromarray(mask.astype(np.uint8)), upright)
+        path = folder / f"{number:06d}-{Path(file).stem}.png"
+        write_atomically(path, lambda partial, scaled=scaled: scaled.save(partial, format="png"))
+    return folder
+
+
+def _at_own_size(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return a mask of the middle of a picture at the picture's size; what was cut off at its sides is 255, ignored."""
+    ratio = min(size[0] / mask.size[0], size[1] / mask.size[1])
+    inner = (max(1, round(mask.size[0] * ratio)), max(1, round(mask.size[1] * ratio)))
+    whole = Image.new("L", size, 255)
+    whole.paste(mask.resize(inner, Image.Resampling.NEAREST), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return whole
