@@ -39,7 +39,8 @@ def evaluate_fields(
             batch = task.drawn(model.prepared(raw))
             losses.append((sum(task.loss(model, batch, phase)[0].item() for phase in task.phases or ("",)), raw.size))
             statistics.add(task.measured(model, batch))
-        some = task.drawn(model.prepared(test.to(device).take(torch.arange(min(DRAWN, len(test))))))
+        spread = torch.linspace(0, len(test) - 1, min(DRAWN, len(test))).long()
+        some = task.drawn(model.prepared(test.to(device).take(spread)))
         drawn = task.draw(model, some, folder)
     loss = sum(value * size for value, size in losses) / len(test)
     blocks = time_blocks(len(test), task.block) if task.block else None

@@ -16,7 +16,7 @@ class SpanLabels:
     types: tuple[str, ...]
     """Types of spans in sorted order."""
     begins: tuple[bool, ...]
-    """For each label, whether it begins a span."""
+    """True for each label that begins a span."""
     type_of: tuple[int, ...]
     """Type of each label; -1 of ``O``."""
 

@@ -11,8 +11,8 @@ INITIALIZATION = "none"
 class Tcn(nn.Module):
     """Residual layers of convolutions that see no later step, with gaps that double (Bai et al. 2018).
 
-    Forecasts are the last season's values and what the network adds to them, so that a trend or a level beyond those
-    of training shifts them. ``layers`` of 6 see 127 steps back.
+    The network adds its outputs to the last season's values. So forecasts follow a trend beyond the training data.
+    With 6 layers each forecast depends on the last 127 steps.
 
     Args:
         in_channels: columns of the history.

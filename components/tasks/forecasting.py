@@ -27,12 +27,12 @@ class Forecasting:
 
     Measures:
 
-    - ``mase`` (the main one, lower is better): mean absolute error over the mean absolute change from one season to the
-      next within the history (Hyndman & Koehler 2006), both summed over all windows
-    - ``naive_mase`` and ``seasonal_naive_mase``: the same of the last value and of the last season, repeated
-    - ``mae``: mean absolute error in the target's units
-    - ``pinball`` and ``coverage``, of quantiles: their mean loss in the target's units, and the share of values between
-      the lowest and the highest, 90 % at best
+    - ``mase`` (the main one, lower is better): mean absolute error, divided by the mean absolute change from one season
+      to the next within the history (Hyndman & Koehler 2006). It is the ratio of means over all windows.
+    - ``naive_mase`` and ``seasonal_naive_mase``: the same of the last value and of the last season, repeated.
+    - ``mae``: mean absolute error in the target's units.
+    - ``pinball``, of quantiles: mean loss of the quantiles in the target's units.
+    - ``coverage``, of quantiles: share of values between the lowest and the highest one, 90 % at best.
 
     Windows overlap, so intervals draw blocks of windows that follow each other.
 

@@ -96,7 +96,7 @@ class Ranking:
         return torch.stack(scores, 1)
 
     def _alike(self, values: Tensor, item: FieldRef) -> Tensor:
-        """Return an item standardized by the mean and deviation of both, in place of its own."""
+        """Return an item standardized by the mean and deviation of both items."""
         if not item.mean:
             return values
         shape = (1, -1, *(1,) * (values.dim() - 2)) if values.dim() > 1 else (-1,)

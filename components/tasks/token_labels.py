@@ -19,7 +19,7 @@ IGNORED = -100
 
 LENGTHS = "lengths"
 MOST_TYPES = 8
-"""Types of spans of which each has a measure of its own, if there are not more."""
+"""Largest number of types of spans that have an F1 each."""
 
 DRAWN = 20
 """Mistakes that are drawn."""

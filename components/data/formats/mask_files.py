@@ -80,8 +80,8 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 def _both(folder: Path) -> tuple[Path, Path] | None:
     folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    found = [next((folders[name] for name in names if name in folders), None) for names in (IMAGES, MASKS)]
-    return (found[0], found[1]) if found[0] and found[1] else None
+    images, masks = (next((folders[name] for name in names if name in folders), None) for names in (IMAGES, MASKS))
+    return (images, masks) if images and masks else None
 
 
 def _files(folder: Path) -> dict[str, Path]:

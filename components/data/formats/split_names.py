@@ -35,7 +35,7 @@ def split_and_rest(name: str) -> tuple[str, str]:
 
 
 def by_split(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return names by split and by what they are without it; all as train unless each names its split."""
+    """Return names by split and by their rest; all as train unless each names its split."""
     names = list(names)
     parts: dict[str, dict[str, str]] = {}
     for name in names:

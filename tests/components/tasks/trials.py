@@ -56,7 +56,7 @@ class Trial:
         return read_fields(self.data, split)
 
     def train(self, steps: int, size: int = 64, lr: float = 5e-3) -> None:
-        """Take some steps of Adam."""
+        """Train by some steps of Adam."""
         samples, model, task = self.samples("train"), self.model.train(), self.task
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         rng = torch.Generator().manual_seed(0)

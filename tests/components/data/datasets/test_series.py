@@ -1,4 +1,4 @@
-"""Time series are cut into windows by time, and what is wrong with a file is told with its line."""
+"""Time series become windows that are cut by time, and faults of a file are named with their lines."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ def hours(count: int) -> list[str]:
 def test_no_training_window_reaches_into_validation_or_test(tmp_path):
     splits = load(series(tmp_path, hours(400)), target="load", horizon=24, context=48)
     targets = {split: arrays["future"] for split, arrays in splits.arrays.items()}
-    # the value is the number of the step: 320 steps, of which 32 validate, before 80 that test
+    # The value is the number of the step. 80 of 400 steps test, and 32 before them validate.
     assert {split: (part.min(), part.max()) for split, part in targets.items()} == {
         "train": (48, 287),
         "validation": (288, 319),
