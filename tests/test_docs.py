@@ -105,7 +105,9 @@ def read(words: list[str]) -> argparse.Namespace:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_its_settings_exist(page: Path):
     known = {*config.fields(), *config.sections()}
-    names = re.findall(r"--((?:data|model|initialize|check|train|evaluate|export|promote)\.[a-z0-9_-]+)", prose(page))
+    names = re.findall(
+        r"--((?:data|task|model|initialize|check|train|evaluate|export|promote)\.[a-z0-9_-]+)", prose(page)
+    )
     assert [name for name in names if name.replace("-", "_") not in known] == []
 
 
@@ -128,12 +130,16 @@ def begin(run: config.RunConfig, cache: Path) -> None:
     """Prepare the data of a run, build the network and make the loss, offline."""
     from torchmill.components.data.fetch import arguments, fetch
     from torchmill.components.data.samples import read_sample
+    from torchmill.components.field_tasks.choice import for_task
     from torchmill.components.initialization.build import initialize
     from torchmill.components.training.losses import make_loss
 
-    settings = run.data.model_copy(update={"name": "digits"}) if run.data.name == "mnist" else run.data
-    data = fetch(settings.name, cache, args=arguments(settings))
+    name = {"mnist": "digits", "names": "text_folder:reviews"}.get(run.data.name, run.data.name)
+    settings = run.data.model_copy(update={"name": name})
+    data = for_task(fetch(settings.name, cache, args=arguments(settings)), run.task)
     network, _ = initialize(run.model.model_copy(update={"weights": None}), run.initialize, data, run.seed)
+    if data.goal:  # its losses ran once already
+        return
     sample = read_sample(data, 4, run.seed)
     inputs, labels = sample.take(torch.arange(4))
     outputs = network.eval()(StandardizedModel.of(torch.nn.Identity(), data).standardized(inputs))

@@ -122,14 +122,17 @@ def _network(config: configuration.RunConfig) -> tuple[Any, Any, Any]:
     """Return the data set, some of its samples, and the network with its first weights."""
     check_address_space()
     from torchmill.components.data.fetch import arguments, fetch
-    from torchmill.components.data.samples import read_sample
+    from torchmill.components.data.reading import read_sample
+    from torchmill.components.data.samples import Samples
+    from torchmill.components.field_tasks.choice import for_task
     from torchmill.components.initialization.build import initialize
     from torchmill.components.initialization.standardized_model import standardized
     from torchmill.components.runs.folders import data_cache
 
-    data = fetch(config.data.name, data_cache(), args=arguments(config.data))
+    data = for_task(fetch(config.data.name, data_cache(), args=arguments(config.data)), config.task)
     sample = read_sample(data, SAMPLE, config.seed)
-    network, _ = initialize(config.model, config.initialize, data, config.seed, standardized(sample, data))
+    inputs = standardized(sample, data) if isinstance(sample, Samples) else None
+    network, _ = initialize(config.model, config.initialize, data, config.seed, inputs)
     return data, sample, network
 
 
@@ -178,7 +181,7 @@ def find_lr(options: argparse.Namespace) -> int:
     from torchmill.flows.cli.console import show_log
 
     show_log()
-    from torchmill.components.data.samples import read_training
+    from torchmill.components.data.reading import read_training
     from torchmill.components.training.device import resolve
     from torchmill.components.training.setup import TrainingSetup
     from torchmill.components.training.tuning.find_lr import find_lr
