@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torchmill.components import files
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.content import read_digests
 from torchmill.components.data.field_samples import FieldSamples, read_fields
 from torchmill.components.data.field_splits import groups_file
@@ -121,6 +122,11 @@ def _digests(data: DataRef) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {**{split: (whole["train"][rows], rows) for split, rows in cut.items()}, "test": test}
 
 
+def _shown(value: float, field: FieldRef) -> str:
+    """Return a number, or the name of an id."""
+    return field.names[int(value)] if field.kind == "ids" and 0 <= value < len(field.names) else f"{value:g}"
+
+
 def show_samples(data: DataRef, samples: FieldSamples, folder: Path) -> None:
     """Write the first training samples: their fields in words, and images with their masks as a picture."""
     batch = samples.take(torch.arange(min(SHOWN, len(samples))))
@@ -130,7 +136,7 @@ def show_samples(data: DataRef, samples: FieldSamples, folder: Path) -> None:
         lines.append(f"{field.words()}{', target' if field.is_target else ''}")
         if field.name in batch and field.kind != "image":
             first = batch[field.name][:3].flatten(1) if batch[field.name].dim() > 1 else batch[field.name][:3, None]
-            lines += [f"  {' '.join(f'{value:g}' for value in row[:16])}" for row in first.tolist()]
+            lines += [f"  {' '.join(_shown(value, field) for value in row[:16])}" for row in first.tolist()]
     files.write_text(folder / "samples.txt", "\n".join(lines) + "\n")
     images = [field for field in named_fields(data) if field.kind == "image"]
     if images:

@@ -92,7 +92,7 @@ def test_loss_and_accuracy_follow_the_target():
     ("fields", "message"),
     [
         ([item("one"), item("two")], "needs two items of one shape"),
-        ([item("better"), item("worse", shape=(3,))], r"worse \(numbers, float32 3\)"),
+        ([item("better"), item("worse", shape=(3,))], r"worse \(values, float32 3\)"),
         ([item("one"), item("two"), item("three"), label()], "needs two items"),
         ([item("one"), item("two"), label(size=3)], "'y' holds 2; 0 says that one is better, and 1 that two is"),
     ],

@@ -10,6 +10,7 @@ from torchmill.components.data.config import DataConfig
 from torchmill.components.data.datasets import arrays, conll, masks
 from torchmill.components.data.fetch import arguments, fetch
 from torchmill.components.data.field_samples import read_fields
+from torchmill.components.data.inspection.inspect_fields import inspect_fields
 from torchmill.components.data.origins import read_origins
 from torchmill.components.data.summary import summary
 from torchmill.components.errors import UserError
@@ -191,6 +192,14 @@ def test_the_columns_of_conll_are_tokens_and_labels(tmp_path):
     assert splits.origins["test"] == ["test.txt line 3", "test.txt line 7"]
     assert conll.load(tmp_path, label=1).fields[1].names == ("NN", "NNP", "VBZ")
     assert set(conll.load(tmp_path, token=1).fields[0].names[2:]) == {"NNP", "VBZ"}
+
+
+def test_the_inspection_shows_words_and_labels(tmp_path):
+    (tmp_path / "all.conll").write_text("\n\n".join(f"Anna B-PER\nsaw O\nnumber{n} O" for n in range(50)))
+    data = fetch(f"conll:{tmp_path}/all.conll", tmp_path / "cache")
+    inspect_fields(data, tmp_path / "inspection")
+    shown = (tmp_path / "inspection" / "samples.txt").read_text()
+    assert "\n  Anna saw <unknown>\n" in shown and "\n  B-PER O O\n" in shown
 
 
 def test_one_file_is_cut_into_splits(tmp_path):
