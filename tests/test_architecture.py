@@ -237,10 +237,13 @@ def test_help_imports_nothing_slow_and_takes_a_fraction_of_importing_torch(tmp_p
 
 DECLARES = "the user's data, or a loss, declares itself"
 KEY = "key of a file on disk"
+OTHER = "name of a field, or of a user's folder, which is spelled like a kind"
 MAY_NAME_TASKS_AND_KINDS = {
     "components/data/datasets/csv.py": DECLARES,
     "components/data/datasets/image_folder.py": DECLARES,
+    "components/data/datasets/conll.py": OTHER,
     "components/data/formats/labels.py": DECLARES,
+    "components/data/formats/mask_files.py": OTHER,
     "components/training/losses/": DECLARES,
     "components/encoding/vocabulary.py": KEY,
     "components/evaluation/": KEY,

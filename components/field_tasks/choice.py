@@ -8,6 +8,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.field_tasks.config import AUTO, TaskConfig
 from torchmill.components.field_tasks.field_task import FieldTask
 from torchmill.components.refs import DataRef
+from torchmill.components.tasks import field_tasks
 
 logger = logging.getLogger("torchmill")
 
@@ -20,8 +21,8 @@ def for_task(data: DataRef, config: TaskConfig) -> DataRef:
     """
     name = config.name
     if name == AUTO and data.field_refs:
-        name = _recognized(data)
-        logger.info("task  %s, since the target of %s is a mask", name, data.name)
+        name, reason = _recognized(data)
+        logger.info("task  %s, since the target of %s %s", name, data.name, reason)
     if name in (AUTO, data.task) and not data.field_refs:
         return data
     if not config.model_copy(update={"name": name}).is_over_fields:
@@ -42,11 +43,22 @@ def _remedy(name: str) -> str:
     )
 
 
-def _recognized(data: DataRef) -> str:
+def _recognized(data: DataRef) -> tuple[str, str]:
+    """Return the only task that the target fits, and the reason.
+
+    Raises:
+        UserError: there may be others.
+    """
     targets = [field for field in named_fields(data) if field.is_target]
-    if len(targets) == 1 and targets[0].kind == "mask":
-        return "segmentation"
+    if len(targets) == 1:
+        (target,) = targets
+        if target.kind == "mask":
+            return "segmentation", "is a mask"
+        if target.season:
+            return "forecasting", "are the next steps of a time series"
+        if target.kind == "ids" and len(target.shape) == 1 and target.names:
+            return "token_labels", "are named labels of tokens"
     raise UserError(
         f"{data.name} has the fields {', '.join(field.words() for field in named_fields(data))}, and no task.",
-        "Name it: --task segmentation, or your own --task file.py:Class.",
+        f"Name it: --task {', '.join(field_tasks())}, or your own --task file.py:Class.",
     )

@@ -14,6 +14,8 @@ from torchmill.components.data.inspection.inspect_fields import inspect_fields
 from torchmill.components.data.origins import read_origins
 from torchmill.components.data.summary import summary
 from torchmill.components.errors import UserError
+from torchmill.components.field_tasks.choice import for_task
+from torchmill.components.field_tasks.config import TaskConfig
 
 RNG = np.random.default_rng(0)
 
@@ -197,6 +199,7 @@ def test_the_columns_of_conll_are_tokens_and_labels(tmp_path):
 def test_the_inspection_shows_words_and_labels(tmp_path):
     (tmp_path / "all.conll").write_text("\n\n".join(f"Anna B-PER\nsaw O\nnumber{n} O" for n in range(50)))
     data = fetch(f"conll:{tmp_path}/all.conll", tmp_path / "cache")
+    assert for_task(data, TaskConfig()).goal.reference == "token_labels"
     inspect_fields(data, tmp_path / "inspection")
     shown = (tmp_path / "inspection" / "samples.txt").read_text()
     assert "\n  Anna saw <unknown>\n" in shown and "\n  B-PER O O\n" in shown

@@ -13,6 +13,8 @@ from torchmill.components.data.field_samples import read_fields
 from torchmill.components.data.inspection.inspect_fields import inspect_fields
 from torchmill.components.data.summary import summary
 from torchmill.components.errors import ConfigError, UserError
+from torchmill.components.field_tasks.choice import for_task
+from torchmill.components.field_tasks.config import TaskConfig
 
 
 def series(folder: Path, times: list, header: str = "time,load,wind", row="{time},{number},{double}") -> Path:
@@ -53,6 +55,7 @@ def test_a_series_goes_through_the_cache_and_the_inspection(tmp_path):
     assert (data.shape, data.test_size, data.validation_size) == ((2, 72), 57, 9)
     lines = "\n".join(summary(data))
     assert "400 steps of 1 hour, season 24: 24 steps of 'load' from 72 of load, wind" in lines
+    assert for_task(data, TaskConfig()).goal.reference == "forecasting"
     samples = read_fields(data, "test")
     assert samples.fields["future"].shape == (57, 24)
     assert inspect_fields(data, tmp_path / "inspection").leakage == 0
