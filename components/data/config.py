@@ -81,8 +81,7 @@ class DataConfig(Named):
     args: JsonObject = Field(default_factory=dict)
     """Arguments for the data set as JSON; `torchmill datasets` shows them."""
     split: Literal["random", "last"] = "random"
-    """How your own data is cut where it brings no split. random: by content, equal samples together. last: the last
-    samples, in the order that your function returns them, test, and those before them validate."""
+    """Cut of your own data. random: by content. last: the last samples test, those before them validate."""
     validation_fraction: float = Field(0.1, gt=0, lt=0.9)
     """Share of the training data to split off for validation, by content and seed; unused for data with a
     validation split."""

@@ -20,8 +20,8 @@ def _choices() -> list[str]:
 
 class TaskConfig(Named):
     name: Annotated[str, Listed(_choices, "Tasks")] = AUTO
-    """What the network is trained for. auto: what the labels of the data are for; segmentation if its target is a
-    mask, forecasting of a time series, token_labels of named labels of tokens. Your own: file.py:Class."""
+    """Task that the network is trained for. auto: the only one that the target fits, or the one that labels
+    are for. Your own: file.py:Class."""
     args: JsonObject = Field(default_factory=dict)
     """Arguments of the task's constructor as JSON."""
 
