@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.flows.conftest import Place, make_used_place, use_prewarm
+from tests.toy_fields import own_file
 
 pytestmark = pytest.mark.services
 
@@ -78,14 +79,16 @@ def _make(folder: Path, data: Path, databases: Path) -> Place:
     return place
 
 
-def run_until(place: Place, seed: int, mark: str, delay: float, all_of_them: bool) -> str | None:
+def run_until(
+    place: Place, seed: int, mark: str, delay: float, all_of_them: bool, command: Sequence[str] = COMMAND
+) -> str | None:
     """Start the command and kill it `delay` seconds after it logged `mark`; return its stdout if it was faster.
 
     Args:
         all_of_them: kill all processes of the folder at once, as a power cut does; otherwise the command's process
             group.
     """
-    process = place.start(*COMMAND, "--seed", str(seed), start_new_session=True)
+    process = place.start(*command, "--seed", str(seed), start_new_session=True)
     assert process.stderr and process.stdout
     has_logged = threading.Event()
     lines: list[str] = []
@@ -132,7 +135,7 @@ def results_of(place: Place, out: str) -> dict[str, Any]:
         metrics.setdefault(key, []).append((step, None if by_nature else value))
     # A step that was done before the kill took no time in the last process.
     metrics = {key: values for key, values in metrics.items() if not key.endswith("_seconds")}
-    artifacts = place.runs / "artifacts" / "digits" / run_id / "artifacts"
+    (artifacts,) = (place.runs / "artifacts").glob(f"*/{run_id}/artifacts")
     files = {
         str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in artifacts.rglob("*")
@@ -174,7 +177,9 @@ def leftovers(place: Place, rounds: int) -> dict[str, Any]:
     }
 
 
-def kill_until_done(place: Place, seed: int, chance: random.Random, kills: int) -> tuple[str, list[str]]:
+def kill_until_done(
+    place: Place, seed: int, chance: random.Random, kills: int, command: Sequence[str] = COMMAND
+) -> tuple[str, list[str]]:
     """Run a training to its end with up to ``kills`` kills, in the order of the steps; return stdout and the kills."""
     moments: list[str] = []
     for place_of_kill in sorted(chance.randrange(len(MARKS)) for _ in range(kills)):
@@ -182,26 +187,28 @@ def kill_until_done(place: Place, seed: int, chance: random.Random, kills: int) 
         mark = "|".join(MARKS[place_of_kill:])
         delay = chance.uniform(0, 0.7) if place_of_kill else chance.uniform(0.2, 6)
         all_of_them = chance.random() < 0.4
-        out = run_until(place, seed, mark if place_of_kill else "", delay, all_of_them)
+        out = run_until(place, seed, mark if place_of_kill else "", delay, all_of_them, command)
         if out is not None:
             return out, moments
         step = MARKS[place_of_kill].strip() or "start"
         moments.append(f"{step} + {delay:.2f} s{', all processes' if all_of_them else ''}")
-    out = run_until(place, seed, "never said", 600, False)
+    out = run_until(place, seed, "never said", 600, False, command)
     assert out is not None
     return out, moments
 
 
-def rounds(make: MakePlace, kills: int, per_round: int) -> Iterator[tuple[int, list[str]]]:
+def rounds(
+    make: MakePlace, kills: int, per_round: int, command: Sequence[str] = COMMAND
+) -> Iterator[tuple[int, list[str]]]:
     """Train with one seed after the other until there were enough kills; compare each with an undisturbed training."""
     chance = random.Random(SEED)
     calm, killed = make("calm"), make("killed")
     done, seed = 0, 0
     while done < kills:
-        undisturbed = calm.torchmill(*COMMAND, "--seed", str(seed))
+        undisturbed = calm.torchmill(*command, "--seed", str(seed))
         assert undisturbed.returncode == 0, undisturbed.stderr
         expected = results_of(calm, undisturbed.stdout)
-        out, moments = kill_until_done(killed, seed, chance, min(per_round, kills - done))
+        out, moments = kill_until_done(killed, seed, chance, min(per_round, kills - done), command)
         assert results_of(killed, out) == expected, moments
         done, seed = done + len(moments), seed + 1
         yield seed, moments
@@ -232,3 +239,46 @@ def test_fifty_kills_across_all_steps_leave_no_difference(make: MakePlace):
         print(f"\nround {seed}: {len(moments)} kills, 0 differences: {'; '.join(moments)}", flush=True)
     print(f"\n{total} kills in {seed} runs, 0 differences, {time.monotonic() - started:.0f} s", flush=True)
     assert total >= KILLS
+
+
+TASKS = {
+    "segmentation": ("own.py:scans", "segmentation", "unet", "--train.augment", "flip,rotate"),
+    "language model": ("own.py:tokens", "language_model", "gpt", "--train.ema", "0.9"),
+    "GAN": ("own.py:images", "own.py:Adversarial", "own.py:Gan", "--train.clip", "norm:1"),
+}
+MORE = """
+def tokens():
+    return {"tokens": ragged()["tokens"]}
+
+def images():
+    return {"image": np.random.default_rng(5).integers(0, 255, (300, 8, 8)).astype(np.uint8)}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TORCHMILL_KILLS" not in os.environ, reason="takes a quarter of an hour: make faults")
+@pytest.mark.parametrize("task", TASKS)
+def test_kills_leave_no_difference_at_any_task(make: MakePlace, task: str):
+    def with_own_file(name: str) -> Place:
+        place = make(name)
+        own_file(place.folder, MORE)
+        return place
+
+    data, name, model, *more = TASKS[task]
+    epochs = (
+        "--train.epochs",
+        "12",
+        "--train.checkpoint_seconds",
+        "0.1",
+        "--train.batch_size",
+        "8",
+        "--train.lr",
+        "0.005",
+    )
+    command = ("train", "--json", "--data", data, "--task", name, "--model", model, *epochs, *more)
+    kills = min(KILLS, 20)
+    done = 0
+    for seed, moments in rounds(with_own_file, kills, 10, command):
+        done += len(moments)
+        print(f"\n{task}, round {seed}: {len(moments)} kills, 0 differences: {'; '.join(moments)}", flush=True)
+    assert done >= kills
