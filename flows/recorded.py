@@ -39,15 +39,18 @@ def score_again(run: str, config: RunConfig, other: DataConfig | None) -> Evalua
     """Score the weights of a recorded run on the test split of its own data set, or of another one."""
     from torchmill.components.data.content import recorded_digests
     from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.data.field_samples import read_fields
     from torchmill.components.data.samples import read_validation
     from torchmill.components.evaluation.evaluate import evaluate
+    from torchmill.components.evaluation.field_evaluation import evaluate_fields
     from torchmill.components.evaluation.other_data import as_trained, read_as_trained
+    from torchmill.components.field_tasks.choice import for_other_data, for_task
     from torchmill.components.initialization.weights import restore
     from torchmill.components.training.device import resolve
 
     runs = Runs.here()
     recorded = tracking.find_run(runs, run)
-    trained = fetch(config.data.name, data_cache(), args=arguments(config.data))
+    trained = for_task(fetch(config.data.name, data_cache(), args=arguments(config.data)), config.task)
     data = fetch(other.name, data_cache(), args=arguments(other)) if other else trained
     folder = evaluation_folder(runs, recorded.run_id, data)
     weights = FileRef.of(tracking.fetch_file(runs, recorded, "weights/best.safetensors", folder))
@@ -55,6 +58,13 @@ def score_again(run: str, config: RunConfig, other: DataConfig | None) -> Evalua
     trained_on = tracking.trained_on_file(runs, recorded.run_id)
     digests = recorded_digests(trained_on) if trained_on else None
     _warn_of_known_samples(recorded, data, digests)
+    if trained.goal:
+        data = for_other_data(data, trained)
+        size, device = config.evaluate.batch_size, resolve(config.device)
+        test = read_fields(data, "test")
+        scores = evaluate_fields(restore(network, weights, trained), test, data, device, size, folder)
+        logger.info("test  %s on %s, in %s", scores.words(), data.name, folder)
+        return scores
     validation = None
     if digests is not None or trained.validation_size:
         validation = read_validation(trained.with_split(config.data.validation_fraction, config.seed))

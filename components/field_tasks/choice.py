@@ -36,6 +36,22 @@ def for_task(data: DataRef, config: TaskConfig) -> DataRef:
     return data.model_copy(update={"goal": goal})
 
 
+def for_other_data(data: DataRef, trained: DataRef) -> DataRef:
+    """Return other data for a network that was trained: with the statistics and the task of the training data.
+
+    Raises:
+        UserError: it has other fields.
+    """
+    ours, theirs = ({field.name: field for field in named_fields(each)} for each in (trained, data))
+    for name, field in ours.items():
+        if name not in theirs or (theirs[name].kind, theirs[name].dtype) != (field.kind, field.dtype):
+            raise UserError(
+                f"{data.name} has no field like {field.words()} of {trained.name}.",
+                f"It has {', '.join(field.words() for field in theirs.values())}.",
+            )
+    return data.model_copy(update={"field_refs": named_fields(trained), "goal": trained.goal})
+
+
 def _remedy(name: str) -> str:
     return (
         f"A function of your own names its task beside 'train': {{'train': …, 'task': '{name}'}}; csv takes "

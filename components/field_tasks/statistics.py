@@ -171,8 +171,12 @@ def difference_interval(
         ]
         return {"difference": halves[1] - halves[0]}
 
-    value = difference({name: torch.from_numpy(values.astype(np.float64)).mean(0) for name, values in joined.items()})
-    return value["difference"], bootstrapped(joined, difference, blocks)["difference"]
+    return difference(means_of(joined))["difference"], bootstrapped(joined, difference, blocks)["difference"]
+
+
+def means_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Return the means of statistics over samples, float64, by name."""
+    return {name: torch.from_numpy(values.astype(np.float64)).mean(0) for name, values in arrays.items()}
 
 
 def write_statistics(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

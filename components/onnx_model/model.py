@@ -199,8 +199,11 @@ def open_model(file: Path) -> OnnxModel:
         UserError: the file is missing, is not ONNX, refers to files outside of its folder, does not fit into memory,
             or was not exported by Torchmill.
     """
-    proto = _parsed(file)
-    check_tensors(proto, file)
+    proto = read_checked(file)
+    if names.FIELDS in metadata_of(proto):
+        raise UserError(
+            f"{file} is of a task over named fields.", "`torchmill predict` takes it, and `torchmill evaluate RUN`."
+        )
     session = _session(file)
     _check_interface(session, file)
     if len(session.get_inputs()) != 1 or session.get_inputs()[0].type not in TAKEN:
@@ -212,6 +215,17 @@ def open_model(file: Path) -> OnnxModel:
     labels = _labels(session, metadata, file)
     _check_standardization(session, metadata, kind, file)
     return OnnxModel(file, session, kind, task, labels, _shape(session, kind, metadata, file), metadata)
+
+
+def read_checked(file: Path) -> onnx.ModelProto:
+    """Read an ONNX file without its weights, after a check of its sizes and of the files that it refers to.
+
+    Raises:
+        UserError: the file is missing, is not ONNX, refers to files outside of its folder, or does not fit into memory.
+    """
+    proto = _parsed(file)
+    check_tensors(proto, file)
+    return proto
 
 
 def _parsed(file: Path) -> onnx.ModelProto:

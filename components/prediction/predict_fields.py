@@ -16,7 +16,8 @@ from torchmill.components.encoding.class_names import in_order
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.files import make_own_folder, write_arrays, write_atomically
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
+from torchmill.components.onnx_model.model import read_checked
+from torchmill.components.onnx_model.proto import metadata_of
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.reading import pictures
 from torchmill.components.reading.folders import walk
@@ -45,8 +46,12 @@ class FieldPredictions:
 
 
 def is_of_fields(model_file: Path) -> bool:
-    """Return True if a model was exported for a task over named fields."""
-    return model_file.is_file() and names.FIELDS in metadata_of(read_without_weights(model_file))
+    """Return True if a model was exported for a task over named fields.
+
+    Raises:
+        UserError: the file cannot be used, as ``read_checked`` says.
+    """
+    return names.FIELDS in metadata_of(read_checked(model_file))
 
 
 def predict_fields(model_file: Path, places: Sequence[Path], output: Path) -> FieldPredictions:
@@ -66,7 +71,7 @@ def predict_fields(model_file: Path, places: Sequence[Path], output: Path) -> Fi
         raise UserError(f"{output}: this model answers arrays by name.", "Give --output FILE.npz.")
     if not output.parent.is_dir():
         raise UserError(f"There is no folder {output.parent} for {output.name}.", "Make it first.")
-    metadata = metadata_of(read_without_weights(model_file))
+    metadata = metadata_of(read_checked(model_file))
     fields = [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
     for place in places:
         if not place.exists():

@@ -13,6 +13,7 @@ from torchmill.components.metrics.predictions import Predictions
 from torchmill.components.runs.folders import Runs, below
 from torchmill.components.runs.reproduction import RecordedRun
 from torchmill.components.wording import count
+from torchmill.flows.recipes import fetch_recipe
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,36 @@ def compare(runs: Runs, first: str, second: str) -> Compared:
         ]
         raise UserError(f"These runs cannot be compared: {names[0]}, {names[1]}.", "Compare runs on the same data set.")
     folder = below(runs.work / "comparisons", "-".join(run.run_id[:12] for run in pair_of_runs))
-    predictions = [
-        Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", below(folder, run.run_id)))
-        for run in pair_of_runs
-    ]
     report = tracking.fetch_file(runs, pair_of_runs[0], "evaluation.json", below(folder, pair_of_runs[0].run_id))
     measure = Evaluation.read(report).measure
-    pairing = pair(*predictions, tasks.by_measure(measure).name)
+    if task := tasks.name_by_measure(measure):
+        predictions = [
+            Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", below(folder, run.run_id)))
+            for run in pair_of_runs
+        ]
+        pairing = pair(*predictions, task)
+    else:
+        pairing = _pair_statistics(runs, *pair_of_runs, folder)
     return Compared(*pair_of_runs, pairing, write_comparison(*pair_of_runs, pairing, measure, folder))
+
+
+def _pair_statistics(runs: Runs, first: RecordedRun, second: RecordedRun, folder: Path) -> Pairing:
+    """Compare two runs of a task over named fields, by the statistics of each test sample."""
+    from torchmill.components.data.fetch import arguments, fetch
+    from torchmill.components.evaluation.comparison.paired import pair_statistics
+    from torchmill.components.evaluation.field_evaluation import STATISTICS
+    from torchmill.components.field_tasks.choice import for_task
+    from torchmill.components.field_tasks.field_task import FieldTask
+    from torchmill.components.field_tasks.statistics import read_statistics
+    from torchmill.components.runs.folders import data_cache
+
+    config = fetch_recipe(runs, first, False)
+    data = for_task(fetch(config.data.name, data_cache(), args=arguments(config.data)), config.task)
+    statistics = [
+        read_statistics(tracking.fetch_file(runs, run, STATISTICS, below(folder, run.run_id)))
+        for run in (first, second)
+    ]
+    return pair_statistics(*statistics, FieldTask.open(data))
 
 
 def show(compared: Compared) -> None:

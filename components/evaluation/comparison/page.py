@@ -12,6 +12,7 @@ from torchmill.components.evaluation.report.page import render
 from torchmill.components.files import write_text
 from torchmill.components.metrics.paired import Difference, Pairing
 from torchmill.components.runs.reproduction import CIRCUMSTANCES, RecordedRun
+from torchmill.components.tasks import is_share
 from torchmill.components.wording import percent, points
 
 SHARES = ("accuracy", "macro F1", "label accuracy", "all labels right")
@@ -30,10 +31,14 @@ class Row(NamedTuple):
     verdict: str
 
 
+def _is_share(measure: str) -> bool:
+    return measure in SHARES or is_share(measure)
+
+
 def row(difference: Difference) -> Row:
     """Format a difference: shares in per cent, differences of shares in percentage points."""
     low, high = difference.difference_95
-    if difference.measure in SHARES:
+    if _is_share(difference.measure):
         values = percent(difference.first), percent(difference.second), points(difference.difference, sign=True)
         ends = f"{100 * low:+.2f} to {100 * high:+.2f}"
     else:
@@ -88,7 +93,7 @@ def _chart(pairing: Pairing) -> Markup:
     rows = [
         Bar(each.measure, each.difference, *each.difference_95, row(each).difference, each.verdict == "worse")
         for each in pairing.differences
-        if each.measure in SHARES
+        if _is_share(each.measure)
     ]
     return charts.bars(rows, 0.0, limits=(-1.0, 1.0))
 

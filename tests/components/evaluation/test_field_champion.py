@@ -8,10 +8,13 @@ import torch
 
 from tests.toy_fields import own_data
 from torchmill.components.data.field_samples import read_fields
+from torchmill.components.errors import UserError
 from torchmill.components.evaluation.comparison.field_champion import compare_field_models
+from torchmill.components.evaluation.comparison.paired import pair_statistics
 from torchmill.components.evaluation.config import PromoteConfig
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.field_export import export_fields
+from torchmill.components.field_tasks.field_task import FieldTask
 from torchmill.components.initialization.build import build
 
 MORE = """
@@ -82,3 +85,15 @@ def test_a_champion_for_other_fields_is_kept(models):
         files["good"], files["bad"], data.model_copy(update={"field_refs": fields}), PromoteConfig()
     )
     assert verdict.outcome == "kept" and "takes x (values, float32 3), which this data lacks" in verdict.reason
+
+
+def test_two_networks_are_compared_by_their_statistics(models):
+    data, _ = models
+    rng = np.random.default_rng(0)
+    first = {"error": rng.exponential(size=300)}
+    second = {"error": first["error"] * 0.9}
+    pairing = pair_statistics(first, second, FieldTask.open(data))
+    (difference,) = pairing.differences
+    assert difference.verdict == "better" and difference.difference == pytest.approx(-0.1 * first["error"].mean())
+    with pytest.raises(UserError, match="tested on other samples"):
+        pair_statistics(first, {"error": first["error"][:5]}, FieldTask.open(data))
