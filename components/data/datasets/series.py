@@ -22,9 +22,9 @@ from torchmill.components.reading.tables import MISSING, Table, number_of, read_
 ORDERED = True
 """Splits follow the order of time."""
 
-TIMES = ("time", "timestamp", "date", "datetime", "month", "hour", "day", "ds")
+TIMES = ("timestamp", "datetime", "time", "date", "ds", "month", "week", "day", "hour")
 TARGETS = ("target", "value", "y")
-"""Names of columns, in lower case, that are used if the user names none."""
+"""Names of columns, in lower case, that are used if the user names none; the best first."""
 
 HISTORY, FUTURE = "history", "future"
 SEASONS = 3
@@ -63,7 +63,7 @@ def load(
     for name in (*left_out, *filter(None, (time, target))):
         if name not in table.columns:
             raise UserError(f"{path} has no column '{name}'.", nearest(name, table.columns))
-    time = time or next((name for name in table.columns if name.lower() in TIMES and name not in left_out), "")
+    time = time or _usual_time(table, left_out)
     columns = [name for name in table.columns if name not in (*left_out, time)]
     target = target or _usual_target(columns, path)
     columns = [target, *(name for name in columns if name != target)]
@@ -81,6 +81,13 @@ def load(
     words = f"{len(values):,} steps{f' of {axis.step}' * bool(axis.step)}, season {season}"
     notes = (f"{words}: {horizon} steps of '{target}' from {context} of {shortened(columns)}", *axis.notes)
     return _windows(values, context, horizon, season, ends, _names(table, time), str(path), notes)
+
+
+def _usual_time(table: Table, left_out: Sequence[str]) -> str:
+    """Return the column of times by its name; empty if there is none. A month or an hour as a number is a value."""
+    columns = {name.lower(): name for name in table.columns if name not in left_out}
+    named = [columns[name] for name in TIMES if name in columns]
+    return next((name for name in named if not np.isfinite(number_of(table.cells(name)[0]))), "")
 
 
 def _usual_target(columns: Sequence[str], path: Path) -> str:

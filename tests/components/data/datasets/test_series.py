@@ -84,6 +84,13 @@ def test_a_file_of_values_alone_is_steps(tmp_path):
     assert splits.origins["train"][0] == "from line 26 on"
 
 
+def test_hours_as_numbers_are_values_beside_a_column_of_times(tmp_path):
+    file = series(tmp_path, hours(200), "hour,load,date", "{number},{double},{time}")
+    assert "of 1 hour, season 24: 24 steps of 'load' from 72 of load, hour" in load(file, target="load").notes[0]
+    splits = load(file, target="load", time="hour", ignore="date")
+    assert "season 1: 12 steps" in splits.notes[0]
+
+
 def test_gaps_are_told_with_the_first(tmp_path):
     times = hours(300)
     del times[100:103], times[200]
