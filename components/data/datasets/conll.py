@@ -1,4 +1,4 @@
-"""Texts with a label for each token, in CoNLL's columns; conll:PATH.
+"""CoNLL columns: your own texts with a label for each token; conll:PATH.
 
 PATH is a file, or a folder with train.txt and perhaps valid.txt (or dev.txt) and test.txt. Each line is a token with
 its label, in columns between spaces or tabs, and an empty line ends a text. Licence: yours.

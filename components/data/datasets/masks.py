@@ -1,4 +1,4 @@
-"""Images with masks: your own, in the folders images and masks with files of the same names; masks:PATH.
+"""Masks: your own images with a mask each, in folders images and masks with the same names; masks:PATH.
 
 PATH/images/FILE and PATH/masks/FILE, or these below PATH/train and perhaps PATH/val and PATH/test. A mask holds the
 class of each pixel as its grey level or its place in the palette; 255 is ignored. Licence: yours.

@@ -12,6 +12,9 @@ from tests.components.tasks.trials import Trial
 from torchmill.components.batches.batch import Batch
 from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.errors import UserError
+from torchmill.components.field_tasks.choice import for_task
+from torchmill.components.field_tasks.config import TaskConfig
+from torchmill.components.field_tasks.field_task import FieldTask
 from torchmill.components.field_tasks.statistics import SampleStatistics, time_blocks
 from torchmill.components.tasks.forecasting import QUANTILES, Forecasting
 
@@ -52,6 +55,12 @@ def test_a_network_beats_the_naive_forecasts_in_the_targets_own_units(trial):
     assert answers["forecast"].shape == (8, 12) and answers["quantiles"].shape == (8, 12, len(QUANTILES))
     assert 3000 < answers["forecast"].mean() < 7000
     assert (np.diff(answers["quantiles"], axis=2) >= 0).all()
+
+
+def test_the_season_is_that_of_the_series_unless_the_user_sets_another(trial):
+    assert trial.task.task.season == 24
+    other = for_task(trial.data, TaskConfig(name="forecasting", args={"season": 6}))
+    assert FieldTask.open(other).task.season == 6
 
 
 def fields(horizon: int = 3, steps: int = 8, **more) -> dict[str, FieldRef]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.components.tasks.trials import Trial
 from torchmill.components.batches.batch import Batch
@@ -86,6 +87,17 @@ def test_loss_and_accuracy_follow_the_target():
     torch.testing.assert_close(task.loss(lambda x: x.sum(1), batch), -margins.sigmoid().log().mean())
     statistics = task.measure(task.predict(lambda x: x.sum(1), batch), batch)
     assert statistics["pair_accuracy"].tolist() == [1, 0, 0.5]
+
+
+def test_pairs_of_pictures_are_drawn_the_higher_score_above(tmp_path):
+    moments = {"kind": "image", "shape": (1, 8, 8), "dtype": "uint8", "mean": (100.0,), "std": (50.0,)}
+    task = Ranking({"better": item("better", **moments), "worse": item("worse", **moments)})
+    raw = {"better": torch.full((3, 1, 8, 8), 40), "worse": torch.full((3, 1, 8, 8), 200)}
+    batch = Batch({name: (x - 100) / 50 for name, x in raw.items()}, raw, 3)
+    (path,) = task.draw(lambda x: x.mean((1, 2, 3)), batch, tmp_path)
+    drawn = np.asarray(Image.open(path).convert("L"))
+    assert drawn[drawn.shape[0] // 4, drawn.shape[1] // 6] == 200
+    assert drawn[3 * drawn.shape[0] // 4, drawn.shape[1] // 6] == 40
 
 
 @pytest.mark.parametrize(
