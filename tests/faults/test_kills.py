@@ -137,7 +137,7 @@ def results_of(place: Place, out: str) -> dict[str, Any]:
     metrics = {key: values for key, values in metrics.items() if not key.endswith("_seconds")}
     (artifacts,) = (place.runs / "artifacts").glob(f"*/{run_id}/artifacts")
     files = {
-        str(path.relative_to(artifacts)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(artifacts)): hashlib.sha256(_without_place(path)).hexdigest()
         for path in artifacts.rglob("*")
         if path.is_file()
     }
@@ -155,6 +155,12 @@ def results_of(place: Place, out: str) -> dict[str, Any]:
         "artifacts": files,
         "status": place.mlflow(f"SELECT status FROM runs WHERE run_uuid = '{run_id}'"),
     }
+
+
+def _without_place(path: Path) -> bytes:
+    """Return the content of a file; of a configuration without the comment that names the place of the user's data."""
+    content = path.read_bytes()
+    return content.partition(b"\n")[2] if path.name == "config.yaml" else content
 
 
 def leftovers(place: Place, rounds: int) -> dict[str, Any]:
