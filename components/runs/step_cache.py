@@ -192,7 +192,7 @@ def is_intact(ref: FileRef | DataRef) -> bool:
         from torchmill.components.data.fetch import prepared
 
         cached = prepared(ref.name, data_cache(), args=ref.args)
-        return cached is not None and cached.model_copy(update={"split": ref.split}) == ref
+        return cached is not None and cached.model_copy(update={"split": ref.split, "goal": ref.goal}) == ref
     try:
         return FileRef.of(ref.path) == ref
     except OSError:

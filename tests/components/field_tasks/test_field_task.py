@@ -16,6 +16,7 @@ from torchmill.components.field_tasks.statistics import SampleStatistics, differ
 from torchmill.components.initialization.build import build, initialize
 from torchmill.components.initialization.config import InitializeConfig, ModelConfig
 from torchmill.components.initialization.fields_model import FieldsModel
+from torchmill.components.runs.step_cache import is_intact
 
 BAD = """
 class NoPredict:
@@ -160,3 +161,12 @@ def test_the_doctor_finds_what_is_wrong(tmp_path, network, verdicts):
     report = check_fields(made, read_fields(data, "train"), data, "quick", lambda _: None)
     assert {verdict.check: verdict.verdict for verdict in report.verdicts if verdict.verdict != "pass"} == verdicts
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+
+
+def test_data_of_any_task_is_found_in_the_cache_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHMILL_DATA", str(tmp_path / "cache"))
+    data = own_data(tmp_path, "pairs", "Distance")
+    assert is_intact(data)
+    with (data.folder / "train_left.npy").open("ab") as file:
+        file.write(b"more")
+    assert not is_intact(data)
