@@ -243,10 +243,11 @@ def _proof(
     whole = next(_blocks(test, fields))
     session = open_session(file)
     complaints: list[str] = []
-    results, allowed = [], {}
+    results, allowed, rounding = [], {}, 0.0
     for size in sizes:
         inputs = whole if size == max(sizes) else few
         exact, single = double_answers(module, inputs), torch_answers(module, inputs)
+        rounding = max([rounding, *(_rounding(exact[name], single[name]) for name in exact)])
         limits = {name: _limit(exact[name], single[name], tolerance) for name in exact}
         allowed = {name: max(limit, allowed.get(name, 0.0)) for name, limit in limits.items()}
         outputs = answers_of(session, inputs, size)
@@ -262,6 +263,8 @@ def _proof(
         "agreement": min(result.agreement for result in results),
         "allowed": max(allowed.values(), default=0.0),
         "allowed_by_output": allowed,
+        "torch_float32_max_abs_diff": rounding,
+        "score_difference": None,
         "by_batch_size": [asdict(result) for result in results],
         "complaints": complaints,
         "gates": [{"name": "power", "evidence": power[1], "passed": power[0]}],
@@ -278,8 +281,12 @@ def _limit(exact: np.ndarray, single: np.ndarray, tolerance: float) -> float:
     """Return the allowed difference: a share of the largest value, or eight times torch's own rounding."""
     if exact.dtype.kind != "f" or not exact.size:
         return 0.0
-    rounding = float(np.abs(single.astype(np.float64) - exact).max())
-    return max(tolerance * max(1.0, float(np.abs(exact).max())), 8 * rounding)
+    return max(tolerance * max(1.0, float(np.abs(exact).max())), 8 * _rounding(exact, single))
+
+
+def _rounding(exact: np.ndarray, single: np.ndarray) -> float:
+    """Return the largest difference between float32 and float64 in torch; 0 of whole numbers."""
+    return float(np.abs(single.astype(np.float64) - exact).max(initial=0)) if exact.dtype.kind == "f" else 0.0
 
 
 def _compared(

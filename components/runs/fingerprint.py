@@ -27,15 +27,26 @@ from torchmill.components.user_code.reference import source_file
 ROOT = Path(__file__).parents[2]
 
 CODE = {
-    "fetch": ("components/data/fetch.py",),
+    "fetch": ("components/data/fetch.py", "components/field_tasks/choice.py"),
     "inspect": ("components/data/inspection/inspect.py",),
     "initialize": ("components/initialization/build.py",),
     "check": ("components/doctor/check.py", "components/doctor/examine.py", "components/initialization/build.py"),
     "fit": ("components/training/fit.py", "components/data/samples.py"),
-    "evaluate": ("components/evaluation/evaluate.py", "components/initialization/build.py"),
-    "export": ("components/export/export.py", "components/initialization/build.py"),
+    "evaluate": (
+        "components/evaluation/evaluate.py",
+        "components/evaluation/field_evaluation.py",
+        "components/initialization/build.py",
+    ),
+    "export": (
+        "components/export/export.py",
+        "components/export/field_export.py",
+        "components/initialization/build.py",
+    ),
     "register": (),
-    "promote": ("components/evaluation/comparison/champion.py",),
+    "promote": (
+        "components/evaluation/comparison/champion.py",
+        "components/evaluation/comparison/field_champion.py",
+    ),
 }
 """Our code that does each step. Options are found by their files, and data sets by their names."""
 
