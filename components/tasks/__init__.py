@@ -151,6 +151,10 @@ def shown_difference(measure: str, difference: float) -> str:
     return points(difference) if is_share(measure) else f"{difference:.4f}"
 
 
+TITLES = {"r2": "R²", "iou": "IoU", "dice": "Dice", "mase": "MASE", "mae": "MAE", "span_f1": "F1 of spans"}
+"""Measures that people write otherwise than by their names."""
+
+
 def title(measure: str) -> str:
     """Return a measure in words."""
-    return "R²" if measure == "r2" else measure.replace("_", " ")
+    return TITLES.get(measure, measure.replace("_", " "))

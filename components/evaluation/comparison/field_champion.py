@@ -20,7 +20,7 @@ from torchmill.components.evaluation.comparison.noninferiority import (
     note_on_contests,
 )
 from torchmill.components.evaluation.config import PromoteConfig
-from torchmill.components.field_tasks.field_task import FieldTask
+from torchmill.components.field_tasks.field_task import LOSS, FieldTask
 from torchmill.components.field_tasks.statistics import RESAMPLES, resampled_measures, time_blocks
 from torchmill.components.initialization.fields_model import FieldsModel
 from torchmill.components.onnx_model import names
@@ -52,6 +52,9 @@ def compare_field_models(
         trained_on: digests of the champion's training samples; None if these are of ``data``.
         contest: number of this contest among those that the test split has decided, from 1.
     """
+    task = FieldTask.open(data)
+    if task.main_measure == LOSS:
+        return Verdict("kept", "the task names no main_measure by which to compare them; promote by hand")
     if unlike := _unlike(champion, data):
         return Verdict("kept", f"the champion {unlike}, so they cannot be compared")
     test, digests = read_fields(data, "test"), read_digests(data, "test")
@@ -61,7 +64,6 @@ def compare_field_models(
     if left_out == len(test):
         return Verdict("kept", "both know all test samples: none is left to compare the two on")
     test = test.part(torch.from_numpy(np.flatnonzero(~seen))) if left_out else test
-    task = FieldTask.open(data)
     arrays = [_statistics(file, task, data, test) for file in (champion, challenger)]
     if arrays[0].keys() != arrays[1].keys():
         return Verdict("kept", "the champion answers with other statistics, so they cannot be compared")

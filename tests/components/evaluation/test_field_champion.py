@@ -30,6 +30,14 @@ class Line(nn.Module):
     def forward(self, x):
         return self.line(x)[:, 0]
 
+class Unmeasured:
+    def loss(self, network, batch):
+        return (network(batch) - batch["y"]).square().mean()
+    def predict(self, network, inputs):
+        return {"y": network(inputs)}
+    def measure(self, answer, batch):
+        return {"size": answer["y"].abs()}
+
 class Errors:
     main_measure, better = "error", "lower"
     def loss(self, network, batch):
@@ -97,3 +105,11 @@ def test_two_networks_are_compared_by_their_statistics(models):
     assert difference.verdict == "better" and difference.difference == pytest.approx(-0.1 * first["error"].mean())
     with pytest.raises(UserError, match="tested on other samples"):
         pair_statistics(first, {"error": first["error"][:5]}, FieldTask.open(data))
+
+
+def test_a_task_without_a_main_measure_promotes_nothing_by_itself(models):
+    data, files = models
+    goal = data.goal.model_copy(update={"reference": data.goal.reference.replace("Errors", "Unmeasured")})
+    unmeasured = data.model_copy(update={"goal": goal})
+    verdict = compare_field_models(files["good"], files["bad"], unmeasured, PromoteConfig())
+    assert verdict.outcome == "kept" and "names no main_measure" in verdict.reason
