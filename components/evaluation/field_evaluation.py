@@ -92,7 +92,8 @@ def draw_statistics(arrays: dict[str, np.ndarray], path: Path) -> None:
     numbers = {name: values for name, values in arrays.items() if values.ndim == 1} or {
         name: values.reshape(len(values), -1).mean(1) for name, values in arrays.items()
     }
-    shown = dict(list(numbers.items())[:4])
+    varying = {name: values for name, values in numbers.items() if np.ptp(values) > 0}
+    shown = dict(list((varying or numbers).items())[:4])
     figure, panels = figure_of(3.2 * len(shown), 2.8, columns=len(shown))
     for axes, (name, values) in zip(np.atleast_1d(panels), shown.items(), strict=True):
         axes.hist(values[np.isfinite(values)], bins=40, color=ACCENT)
