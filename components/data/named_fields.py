@@ -1,4 +1,4 @@
-"""The fields of a data set, by name, and what a network's constructor may ask about them."""
+"""The fields of a data set by name, and the facts about them that constructors may ask for."""
 
 import math
 from typing import Any

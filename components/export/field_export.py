@@ -188,7 +188,7 @@ def write_fields_model(
 
 
 def described(data: DataRef, fields: Sequence[FieldRef], module: Answering) -> dict[str, str]:
-    """Return the metadata by which ``predict`` knows what a model takes and answers."""
+    """Return the metadata: descriptions of the inputs, names of the outputs, and the vocabulary of tokens."""
     assert data.goal
     file = data.folder / VOCABULARY
     has_tokens = file.is_file()
@@ -294,21 +294,21 @@ def _compared(
 ) -> SizeComparison:
     worst, agreement = 0.0, 1.0
     for name, expected in exact.items():
-        given = outputs[name]
-        if given.shape != expected.shape:
-            complaints.append(f"batch size {size}: {name} has the shape {given.shape}, not {expected.shape}")
+        output = outputs[name]
+        if output.shape != expected.shape:
+            complaints.append(f"batch size {size}: {name} has the shape {output.shape}, not {expected.shape}")
             return SizeComparison(size, float("inf"), 0.0, len(expected))
         if expected.dtype.kind == "f":
-            difference = np.nan_to_num(np.abs(given - expected), nan=np.inf)
+            difference = np.nan_to_num(np.abs(output - expected), nan=np.inf)
             worst = max(worst, float(difference.max(initial=0)))
             if difference.max(initial=0) > limits[name]:
                 place = tuple(int(at) for at in np.unravel_index(difference.argmax(), difference.shape))
                 complaints.append(
-                    f"batch size {size}: {name}{list(place)} is {given[place]:.6g} instead of {expected[place]:.6g}; "
+                    f"batch size {size}: {name}{list(place)} is {output[place]:.6g} instead of {expected[place]:.6g}; "
                     f"allowed is {limits[name]:.3g}"
                 )
             continue
-        wrong = given != expected
+        wrong = output != expected
         own = float((single[name] != expected).mean())  # torch's own rounding decides some answers otherwise, too
         agreement = min(agreement, 1 - float(wrong.mean()))
         if wrong.mean() > max(2 * own, 1e-4 * (wrong.size > 10_000)):

@@ -82,8 +82,8 @@ class FieldTask:
     @classmethod
     def made(cls, reference: str, args: Mapping[str, object], data: DataRef) -> "FieldTask":
         """Make a task by its name or ``file.py:Class``; its constructor may ask for facts about the data by name."""
-        made = call(find(reference), args, reference, "--task.args", offered=facts(data), offered_by=data.name)
-        return cls(reference, made)
+        task = call(find(reference), args, reference, "--task.args", offered=facts(data), offered_by=data.name)
+        return cls(reference, task)
 
     @property
     def keeps_last(self) -> bool:
@@ -239,12 +239,12 @@ def find(reference: str) -> type[Any]:
             raise UserError(f"Unknown task {name!r}.", nearest(name, field_tasks()))
         return task_class(name)
     module = import_from(place)
-    found = getattr(module, name, None)
-    if found is None:
+    value = getattr(module, name, None)
+    if value is None:
         raise UserError(
             f"{place} has no '{name}'.",
             nearest(name, [key for key, value in vars(module).items() if inspect.isclass(value)]),
         )
-    if not inspect.isclass(found):
-        raise UserError(f"{reference} is a {type(found).__name__}, not a class.")
-    return found
+    if not inspect.isclass(value):
+        raise UserError(f"{reference} is a {type(value).__name__}, not a class.")
+    return value

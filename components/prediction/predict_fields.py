@@ -99,16 +99,22 @@ def _arrays(places: Sequence[Path], fields: Sequence[FieldRef]) -> Arrays:
         raise UserError(f"{len(places)} files of arrays at once.", "Give one .npz file, or one .npy file.")
     place = places[0]
     try:
-        given = _loaded(place)
+        arrays_of_file = _loaded(place)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{place} is no file of arrays: {' '.join(str(error).split())}") from None
-    wanted = [field.name for field in fields]
-    if "" in given:
+    expected_names = [field.name for field in fields]
+    if "" in arrays_of_file:
         if len(fields) > 1:
-            raise UserError(f"{place} is one array, and the model takes {', '.join(wanted)}.", "Give an .npz file.")
-        given = {wanted[0]: given[""]}
-    faults = [f"no array '{name}' (it has {shortened(list(given))})" for name in wanted if name not in given]
-    arrays = {field.name: given[field.name] for field in fields if field.name in given}
+            raise UserError(
+                f"{place} is one array, and the model takes {', '.join(expected_names)}.", "Give an .npz file."
+            )
+        arrays_of_file = {expected_names[0]: arrays_of_file[""]}
+    faults = [
+        f"no array '{name}' (it has {shortened(list(arrays_of_file))})"
+        for name in expected_names
+        if name not in arrays_of_file
+    ]
+    arrays = {field.name: arrays_of_file[field.name] for field in fields if field.name in arrays_of_file}
     faults += [fault for field in fields if field.name in arrays for fault in _faults(field, arrays[field.name])]
     sizes = {name: len(values) for name, values in arrays.items() if values.ndim}
     if len(set(sizes.values())) > 1:
@@ -128,8 +134,8 @@ def _loaded(place: Path) -> Arrays:
 
 def _faults(field: FieldRef, values: np.ndarray) -> list[str]:
     sides = field.shape[1:] if field.ragged else field.shape
-    given = values.shape[2:] if field.ragged else values.shape[1:]
-    if values.ndim != 1 + len(field.shape) or given != sides:
+    sides_of_values = values.shape[2:] if field.ragged else values.shape[1:]
+    if values.ndim != 1 + len(field.shape) or sides_of_values != sides:
         expected = ", ".join(["N", *(["length"] if field.ragged else []), *map(str, sides)])
         return [f"'{field.name}' has the shape {values.shape}, not ({expected})"]
     if values.dtype.kind not in "biuf":
@@ -170,10 +176,10 @@ def _pictures(places: Sequence[Path], fields: Sequence[FieldRef]) -> tuple[list[
 
 
 def _files(places: Sequence[Path]) -> list[Path]:
-    found: list[str] = []
+    paths: list[str] = []
     for place in places:
         if place.is_file():
-            found.append(str(place))
+            paths.append(str(place))
             continue
         inside = [
             str(Path(folder) / name)
@@ -183,8 +189,8 @@ def _files(places: Sequence[Path]) -> list[Path]:
         ]
         if not inside:
             raise UserError(f"There are no pictures in {place}.")
-        found += in_order(inside)
-    return [Path(file) for file in found]
+        paths += in_order(inside)
+    return [Path(file) for file in paths]
 
 
 def _answers(model_file: Path, arrays: Mapping[str, np.ndarray]) -> Arrays:

@@ -57,13 +57,13 @@ def inspect_fields(data: DataRef, folder: Path) -> Findings:
     for split in ("train", "validation"):
         values, rows = digests[split]
         order = np.argsort(values, kind="stable")
-        found = np.minimum(np.searchsorted(values[order], test), len(values) - 1)
-        same = values[order][found] == test
+        places = np.minimum(np.searchsorted(values[order], test), len(values) - 1)
+        same = values[order][places] == test
         equal[f"{split} and test"] = int(same.sum())
         leaking |= same
         for row in np.flatnonzero(same)[: MOST_LISTED - len(leaks)].tolist():
-            other = int(rows[order[found[row]]])
-            leaks.append(Leak(row, split, other, 1.0))
+            row_of_split = int(rows[order[places[row]]])
+            leaks.append(Leak(row, split, row_of_split, 1.0))
     leaks = _with_origins(leaks, data)
     constant = [
         number

@@ -58,8 +58,8 @@ def compare_field_models(
     if unlike := _unlike(champion, data):
         return Verdict("kept", f"the champion {unlike}, so they cannot be compared")
     test, digests = read_fields(data, "test"), read_digests(data, "test")
-    known = [trained_digests(data), *([] if trained_on is None else [trained_on])]
-    seen = np.isin(digests, np.concatenate(known))
+    digests_of_training = [trained_digests(data), *([] if trained_on is None else [trained_on])]
+    seen = np.isin(digests, np.concatenate(digests_of_training))
     left_out = int(seen.sum())
     if left_out == len(test):
         return Verdict("kept", "both know all test samples: none is left to compare the two on")
