@@ -38,8 +38,10 @@ logger = logging.getLogger("torchmill")
 
 MODEL, EXAMPLE, PARITY = "model.onnx", "example.npz", "parity.json"
 OPSET = 20
-SOME = 256
+SOME = 64
 """Test samples that are compared at other batch sizes than the largest, and by perturbed models."""
+MOST, MOST_NUMBERS = 4096, 32_000_000
+"""Test samples that are compared at the largest batch size: this number, or fewer if their answers are large."""
 EXAMPLES = 8
 NOISE = (1e-4, 1e-3, 1e-2)
 """Relative changes of all weights; the comparison must notice the last one."""
@@ -96,7 +98,9 @@ def export_fields(
     module = Answering(model, task, list(sample), list(answer)).eval()
     write_fields_model(module, fields, sample, data, metadata, rejected)
     sizes = [size for size in config.batch_sizes if size <= len(test)] or [1]
-    proof = _proof(rejected, module, fields, test, sizes, config.tolerance)
+    numbers = sum(values[0].numel() for values in answer.values())
+    most = min(len(test), MOST, max(EXAMPLES, MOST_NUMBERS // max(1, numbers)))
+    proof = _proof(rejected, module, fields, test, sizes, config.tolerance, most)
     write_text(folder / PARITY, as_json(proof))
     if not proof["passed"]:
         raise ParityError(
@@ -237,22 +241,31 @@ def _proof(
     test: FieldSamples,
     sizes: Sequence[int],
     tolerance: float,
+    most: int,
 ) -> dict[str, Any]:
-    """Compare a model with its network at each batch size, and show that changed weights would be noticed."""
-    few = stored_fields(test, fields, torch.linspace(0, len(test) - 1, min(SOME, len(test))).long())
-    whole = next(_blocks(test, fields))
+    """Compare a model with its network at each batch size, and show that changed weights would be noticed.
+
+    Args:
+        most: test samples, evenly spread, that are compared at the largest batch size.
+    """
+    few, whole = (
+        stored_fields(test, fields, torch.linspace(0, len(test) - 1, count).long()) for count in (min(SOME, most), most)
+    )
+    references = {
+        id(inputs): (double_answers(module, inputs), torch_answers(module, inputs)) for inputs in (few, whole)
+    }
     session = open_session(file)
     complaints: list[str] = []
     results, allowed, rounding = [], {}, 0.0
     for size in sizes:
         inputs = whole if size == max(sizes) else few
-        exact, single = double_answers(module, inputs), torch_answers(module, inputs)
+        exact, single = references[id(inputs)]
         rounding = max([rounding, *(_rounding(exact[name], single[name]) for name in exact)])
         limits = {name: _limit(exact[name], single[name], tolerance) for name in exact}
         allowed = {name: max(limit, allowed.get(name, 0.0)) for name, limit in limits.items()}
         outputs = answers_of(session, inputs, size)
         results.append(_compared(size, outputs, exact, single, limits, complaints))
-    power = _power(file, module, few, allowed, tolerance)
+    power = _power(file, few, references[id(few)][0], allowed)
     if not power[0]:
         complaints.append(power[1])
     worst = max(result.max_abs_diff for result in results)
@@ -269,12 +282,6 @@ def _proof(
         "complaints": complaints,
         "gates": [{"name": "power", "evidence": power[1], "passed": power[0]}],
     }
-
-
-def _blocks(test: FieldSamples, fields: Sequence[FieldRef]) -> Iterator[dict[str, Tensor]]:
-    """Yield stored fields of the whole test split, or of evenly spread samples if there are many."""
-    most = 4096
-    yield stored_fields(test, fields, torch.linspace(0, len(test) - 1, min(most, len(test))).long())
 
 
 def _limit(exact: np.ndarray, single: np.ndarray, tolerance: float) -> float:
@@ -316,11 +323,8 @@ def _compared(
     return SizeComparison(size, worst, agreement, len(next(iter(exact.values()))))
 
 
-def _power(
-    file: Path, module: Answering, inputs: Mapping[str, Tensor], allowed: Mapping[str, float], tolerance: float
-) -> tuple[bool, str]:
+def _power(file: Path, inputs: Mapping[str, Tensor], exact: Arrays, allowed: Mapping[str, float]) -> tuple[bool, str]:
     """Return whether the comparison notices weights that are changed by 1 % or less, and the evidence."""
-    exact = double_answers(module, inputs)
     for noise in NOISE:
         outputs = answers_of(open_changed(_noisy(read_without_weights(file), noise), file), inputs, BATCH)
         for name, expected in exact.items():
