@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmill.components.batches.batch import Batch
 from torchmill.components.data.field_samples import FieldSamples
 from torchmill.components.data.samples import Samples
+from torchmill.components.errors import UserError
 from torchmill.components.field_tasks.field_task import FieldTask
 from torchmill.components.initialization.build import outputs_of
 from torchmill.components.initialization.fields_model import FieldsModel
@@ -172,7 +173,10 @@ def make_learning(setup: TrainingSetup) -> Learning:
     """Return how a training's network learns."""
     data = setup.data
     if data.goal:
-        return FieldLearning(FieldTask.open(data))
+        task = FieldTask.open(data)
+        if task.phases and setup.config.processes not in ("auto", "1"):
+            raise UserError(f"{task.reference} has phases, which train in one process.", "Leave --train.processes out.")
+        return FieldLearning(task)
     assert isinstance(setup.training, Samples)
     objective = make_loss(setup.config, data, setup.training).to(setup.device)
     return LabelLearning(objective, data.task_object)

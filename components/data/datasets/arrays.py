@@ -15,6 +15,8 @@ from torchmill.components.data.formats.split_names import by_split, split_of
 from torchmill.components.data.formats.user_fields import load_fields
 from torchmill.components.errors import UserError, nearest, shortened
 
+NAMED_FIELDS = True
+
 Fields = dict[str, np.ndarray]
 
 LAYOUT = "Save fields with numpy.savez('data.npz', image=…, mask=…), or each with numpy.save('data/image.npy', …)."

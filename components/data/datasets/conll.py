@@ -15,6 +15,8 @@ from torchmill.components.data.formats.user_fields import load_fields
 from torchmill.components.errors import UserError, shortened
 from torchmill.components.reading.texts import lines, read_text
 
+NAMED_FIELDS = True
+
 DOCUMENT = "-DOCSTART-"
 """Token of lines that begin a document, which are no texts."""
 

@@ -22,6 +22,8 @@ from torchmill.components.data.formats.user_fields import load_fields
 from torchmill.components.errors import UserError
 from torchmill.components.reading.survey import Survey
 
+NAMED_FIELDS = True
+
 LARGEST_USUAL_SIZE = 256
 """Largest size, in pixels, that is chosen if nobody names one."""
 

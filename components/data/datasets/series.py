@@ -19,6 +19,8 @@ from torchmill.components.data.formats.time_axis import TimeAxis, time_axis
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.reading.tables import MISSING, Table, number_of, read_table
 
+NAMED_FIELDS = True
+
 ORDERED = True
 """Splits follow the order of time."""
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.components.models.test_contract import kinds
 from tests.toy import made, toy_data, with_different_answers
-from torchmill.components.data.config import dataset_names
+from torchmill.components.data.config import DATASETS, dataset_names
 from torchmill.components.data.fetch import fetch, read_vocabulary
 from torchmill.components.data.samples import read_sample, read_test
 from torchmill.components.export.config import ExportConfig
@@ -109,11 +109,10 @@ def data_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 KINDS = {"names": "tokens", "text_folder": "tokens", "csv": "numbers"}
 """Kinds of the inputs that are not images, by data set."""
+OF_LABELS = [name for name in dataset_names() if not DATASETS[name].constant("NAMED_FIELDS", False)]
+"""Data sets of inputs with labels; tests/components/field_tasks covers those of named fields."""
 PAIRS = [
-    (network, name)
-    for name in dataset_names()
-    for network in model_names()
-    if KINDS.get(name, "images") in kinds(network)
+    (network, name) for name in OF_LABELS for network in model_names() if KINDS.get(name, "images") in kinds(network)
 ]
 
 
@@ -123,7 +122,7 @@ def is_slow(network: str, name: str) -> bool:
 
 
 def test_every_data_set_has_a_network_and_every_network_a_data_set():
-    assert {name for _, name in PAIRS} == set(dataset_names())
+    assert {name for _, name in PAIRS} == set(OF_LABELS)
     assert {network for network, _ in PAIRS} == set(model_names())
 
 
