@@ -173,6 +173,8 @@ class Evaluation(Entry):
     samples: int = 0
     measure: str = ""
     """Name of the main measure."""
+    field_task: str = ""
+    """Task over named fields; empty of a task of labels."""
     measures: dict[str, float] = {}
     """Main measure first."""
     intervals: dict[str, Ends] = {}

@@ -55,6 +55,7 @@ def evaluate_fields(
     report = {
         "samples": len(test),
         "measure": name,
+        "field_task": data.goal.title if data.goal else "",
         name: measures[name],
         f"{name}_95": list(intervals[name]),
         **others,

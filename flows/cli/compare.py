@@ -46,13 +46,14 @@ def compare(runs: Runs, first: str, second: str) -> Compared:
         raise UserError(f"These runs cannot be compared: {names[0]}, {names[1]}.", "Compare runs on the same data set.")
     folder = below(runs.work / "comparisons", "-".join(run.run_id[:12] for run in pair_of_runs))
     report = tracking.fetch_file(runs, pair_of_runs[0], "evaluation.json", below(folder, pair_of_runs[0].run_id))
-    measure = Evaluation.read(report).measure
-    if task := tasks.name_by_measure(measure):
+    evaluation = Evaluation.read(report)
+    measure = evaluation.measure
+    if not evaluation.field_task:
         predictions = [
             Predictions.read(tracking.fetch_file(runs, run, "predictions.npz", below(folder, run.run_id)))
             for run in pair_of_runs
         ]
-        pairing = pair(*predictions, task)
+        pairing = pair(*predictions, tasks.by_measure(measure).name)
     else:
         pairing = _pair_statistics(runs, *pair_of_runs, folder)
     return Compared(*pair_of_runs, pairing, write_comparison(*pair_of_runs, pairing, measure, folder))

@@ -63,7 +63,8 @@ def show_reproduction(reproduction: Reproduction) -> None:
 
 def show_scores(scores: EvaluationRef) -> None:
     """Print the main measures of an evaluation, each with its interval."""
-    rows = summary(Evaluation.read(scores.report.path), tasks.name_by_measure(scores.measure))
+    evaluation = Evaluation.read(scores.report.path)
+    rows = summary(evaluation, "" if evaluation.field_task else tasks.by_measure(scores.measure).name)
     names, values = max(len(row.name) for row in rows), max(len(row.value) for row in rows)
     print(f"\n{'':{names}}  {'':{values}}  95 % interval, of {scores.samples:,} samples")
     for row in rows:
