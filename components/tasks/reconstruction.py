@@ -23,7 +23,8 @@ class Reconstruction:
 
     A variational network (Kingma & Welling 2014) gives (reconstruction, mean, log of the variance) of its code in
     training and in evaluation; the divergence from a standard normal is added to the loss, which is then the negative
-    evidence lower bound. In evaluation mode, its reconstruction should be that of the mean.
+    evidence lower bound. In evaluation mode, its reconstruction should be that of the mean: ``nats`` is then less than
+    the bound, which the training loss estimates.
 
     Measures: ``nats`` (the loss, of which less is better), ``error`` (root of the mean squared error, with pixels
     scaled to 0…1) and, of variational networks, ``divergence``.
