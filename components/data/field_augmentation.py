@@ -14,7 +14,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.refs import DataRef
 
 BOTH_WAYS = ("trivial", "rand")
-"""Augmentations of which some move pixels and some don't."""
+"""Augmentations that move the pixels of some images alone."""
 
 VIEW_STRIDE = 1_000_003
 """Distance of the batch numbers that the views of a batch draw by."""
@@ -72,7 +72,7 @@ class FieldAugmentation:
         return Batch.of(changed)
 
     def _moved(self, mover: Augmentation, mask: Tensor, epoch: int, number: int, samples: Tensor) -> Tensor:
-        """Move masks (N, H, W) like the images; what comes in is ignored (255)."""
+        """Move masks (N, H, W) like the images; pixels that come in are ignored (255)."""
         shifted = (mask + 1)[:, None]  # 255, ignored, becomes 0, which comes in at the edges
         with nearest_neighbour():
             moved = mover.moved(shifted, epoch, number, samples)

@@ -1,7 +1,6 @@
 """The splits of a prepared data set as batches of named fields, read from disk or from memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torchmill.components.batches.batch import Batch
 from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.named_fields import LENGTHS, named_fields
-from torchmill.components.data.samples import IN_MEMORY, ON_CARD, sequence_lengths
+from torchmill.components.data.samples import IN_MEMORY, ON_CARD, read_ahead, sequence_lengths
 from torchmill.components.data.splits import cut_validation, strata
 from torchmill.components.refs import DataRef
 
@@ -79,14 +78,7 @@ class FieldSamples:
         if not self.elsewhere:
             yield from map(self.take, batches)
             return
-        with ThreadPoolExecutor(1, "batches") as reader:
-            upcoming: Future[Batch] | None = None
-            for batch in batches:
-                ready, upcoming = upcoming, reader.submit(self.take, batch)
-                if ready:
-                    yield ready.result()
-            if upcoming:
-                yield upcoming.result()
+        yield from read_ahead(self.take, batches)
 
     def part(self, indices: Tensor) -> "FieldSamples":
         """Return some samples as a split; the indices are on the CPU."""

@@ -37,7 +37,7 @@ def describe(ref: DataRef, definition: str, digests: dict[str, str], places: lis
 
     Args:
         digests: digests of the files by name.
-        places: what the user's function read.
+        places: files and folders that the user's function read.
     """
     # Without the folder, so that a cache can be moved, or mounted elsewhere.
     data = ref.model_dump(mode="json", exclude={"folder"})

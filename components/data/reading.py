@@ -3,7 +3,6 @@
 from torchmill.components.data.field_samples import FieldSamples, read_field_sample, read_fields
 from torchmill.components.data.samples import Samples
 from torchmill.components.data.samples import read_sample as read_labelled_sample
-from torchmill.components.data.samples import read_test as read_labelled_test
 from torchmill.components.data.samples import read_training as read_labelled_training
 from torchmill.components.refs import DataRef
 
@@ -20,8 +19,3 @@ def read_training(data: DataRef) -> tuple[AnySamples, AnySamples]:
 def read_sample(data: DataRef, count: int, seed: int) -> AnySamples:
     """Return some samples of the training file."""
     return read_field_sample(data, count, seed) if data.goal else read_labelled_sample(data, count, seed)
-
-
-def read_test(data: DataRef) -> AnySamples:
-    """Return the test split. Only evaluation and the parity check may use it."""
-    return read_fields(data, "test") if data.goal else read_labelled_test(data)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import psutil
@@ -13,6 +13,8 @@ from torch import Tensor
 from torchmill.components.data.splits import cut_validation, strata
 from torchmill.components.encoding.vocabulary import PADDING
 from torchmill.components.refs import DataRef
+
+T = TypeVar("T")
 
 IN_MEMORY = 0.25
 """Share of the free memory up to which an array is read; larger ones are mapped from disk."""
@@ -70,14 +72,7 @@ class Samples:
         if self.rows is None:
             yield from map(self.take, batches)
             return
-        with ThreadPoolExecutor(1, "batches") as reader:
-            upcoming: Future[tuple[Tensor, Tensor]] | None = None
-            for batch in batches:
-                ready, upcoming = upcoming, reader.submit(self.take, batch)
-                if ready:
-                    yield ready.result()
-            if upcoming:
-                yield upcoming.result()
+        yield from read_ahead(self.take, batches)
 
     def part(self, indices: Tensor) -> "Samples":
         """Return some samples as a split; the indices are on the CPU."""
@@ -104,6 +99,18 @@ class Samples:
         if self.rows is None and self.lengths is None:
             return zip(split(self.inputs), split(self.labels), strict=True)
         return map(self.take, split(torch.arange(len(self))))
+
+
+def read_ahead(take: Callable[[Tensor], T], batches: Iterable[Tensor]) -> Iterator[T]:
+    """Yield ``take`` of each batch, read one batch ahead in a thread."""
+    with ThreadPoolExecutor(1, "batches") as reader:
+        upcoming: Future[T] | None = None
+        for batch in batches:
+            ready, upcoming = upcoming, reader.submit(take, batch)
+            if ready:
+                yield ready.result()
+        if upcoming:
+            yield upcoming.result()
 
 
 def read_training(data: DataRef) -> tuple[Samples, Samples]:

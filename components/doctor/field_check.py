@@ -58,10 +58,6 @@ def check_fields(
 Fresh = Callable[[], tuple[FieldsModel, Batch]]
 
 
-def _phases(task: FieldTask) -> tuple[str, ...]:
-    return tuple(task.phases) or ("",)
-
-
 def _loss(task: FieldTask, fresh: Fresh) -> Iterator[Verdict]:
     """Check that the loss is finite in both modes."""
     model, batch = fresh()
@@ -69,7 +65,7 @@ def _loss(task: FieldTask, fresh: Fresh) -> Iterator[Verdict]:
     with torch.no_grad():
         for mode in ("train", "eval"):
             getattr(model, mode)()
-            for phase in _phases(task):
+            for phase in task.phase_names:
                 values[f"{phase or 'loss'} in {mode} mode"] = task.loss(model, batch, phase)[0].item()
     bad = {name: value for name, value in values.items() if not math.isfinite(value)}
     evidence = ", ".join(f"{name} {value:.4g}" for name, value in (bad or values).items())
@@ -83,7 +79,7 @@ def _gradients(task: FieldTask, fresh: Fresh) -> Iterator[Verdict]:
     """Check that each trained parameter gets a finite gradient from some loss."""
     model, batch = fresh()
     model.train()
-    for phase in _phases(task):
+    for phase in task.phase_names:
         task.loss(model, batch, phase)[0].backward()
     trained = {name: weight for name, weight in model.network.named_parameters() if weight.requires_grad}
     missing = [name for name, weight in trained.items() if weight.grad is None]

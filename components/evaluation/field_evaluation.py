@@ -37,7 +37,7 @@ def evaluate_fields(
         torch.manual_seed(0)
         for raw in test.to(device).batches(batch_size):
             batch = task.drawn(model.prepared(raw))
-            losses.append((sum(task.loss(model, batch, phase)[0].item() for phase in task.phases or ("",)), raw.size))
+            losses.append((sum(task.loss(model, batch, phase)[0].item() for phase in task.phase_names), raw.size))
             statistics.add(task.measured(model, batch))
         spread = torch.linspace(0, len(test) - 1, min(DRAWN, len(test))).long()
         some = task.drawn(model.prepared(test.to(device).take(spread)))

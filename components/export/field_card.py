@@ -1,13 +1,11 @@
 """A model card for a model of a task over named fields."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from torchmill.components.batches.field_refs import FieldRef
-from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.field_run import fields_taken
 from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.tasks import shown, title
@@ -25,7 +23,7 @@ def field_card(
     """Return the lines of a card: score, inputs and outputs by name, a program that calls the model, and its proof."""
     assert data.goal
     metadata = metadata_of(read_without_weights(model.onnx.path))
-    fields = [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
+    fields = fields_taken(metadata)
     low, high = (shown(scores.measure, end) for end in (scores.score_low, scores.score_high))
     with np.load(model.example.path) as example:
         shapes = {name: (example[name].dtype, example[name].shape[1:]) for name in example.files}

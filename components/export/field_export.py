@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from torchmill.components.batches.batch import Batch
@@ -22,6 +20,7 @@ from torchmill.components.data.named_fields import LENGTHS_FIELD, named_fields
 from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import ParityError
+from torchmill.components.export.gates import NOISE, noisy
 from torchmill.components.export.parity import as_json
 from torchmill.components.export.tidy import named_by_modules, tidied
 from torchmill.components.export.to_onnx import export_quietly, offload, with_plain_weights, write_model
@@ -36,15 +35,13 @@ from torchmill.components.refs import DataRef, ExportRef, FileRef
 
 logger = logging.getLogger("torchmill")
 
-MODEL, EXAMPLE, PARITY = "model.onnx", "example.npz", "parity.json"
+MODEL, WEIGHTS, EXAMPLE, PARITY = "model.onnx", "model.weights", "example.npz", "parity.json"
 OPSET = 20
 SOME = 64
 """Test samples that are compared at other batch sizes than the largest, and by perturbed models."""
 MOST, MOST_NUMBERS = 4096, 32_000_000
 """Test samples that are compared at the largest batch size: this number, or fewer if their answers are large."""
 EXAMPLES = 8
-NOISE = (1e-4, 1e-3, 1e-2)
-"""Relative changes of all weights; the comparison must notice the last one."""
 BATCH = 64
 
 
@@ -87,7 +84,7 @@ def export_fields(
         ParityError: the model differs from the network. It stays as ``model.rejected.onnx``.
         UserError: the network cannot be exported.
     """
-    for earlier in (MODEL, EXAMPLE, PARITY):
+    for earlier in (MODEL, WEIGHTS, EXAMPLE, PARITY):
         (folder / earlier).unlink(missing_ok=True)
     rejected = folder / "model.rejected.onnx"
     network = with_plain_weights(network.cpu().eval().to(memory_format=torch.contiguous_format))
@@ -109,7 +106,7 @@ def export_fields(
         )
     rejected.replace(folder / MODEL)
     _write_example(folder / MODEL, stored_fields(test, fields, torch.arange(min(EXAMPLES, len(test)))))
-    weights = sorted(folder.glob("model.weights"))
+    weights = [path for path in (folder / WEIGHTS,) if path.exists()]
     return ExportRef(
         onnx=FileRef.of(folder / MODEL),
         report=FileRef.of(folder / PARITY),
@@ -187,7 +184,7 @@ def write_fields_model(
         name=type(module.model.network).__name__,
     )
     model = named_by_modules(tidied(program))
-    offload(model, path.with_name("model.weights"))
+    offload(model, path.with_name(WEIGHTS))
     write_model(model, {**described(data, fields, module), **metadata}, path)
 
 
@@ -195,9 +192,8 @@ def described(data: DataRef, fields: Sequence[FieldRef], module: Answering) -> d
     """Return the metadata: descriptions of the inputs, names of the outputs, and the vocabulary of tokens."""
     assert data.goal
     file = data.folder / VOCABULARY
-    has_tokens = file.is_file()
     return {
-        **({names.VOCABULARY: file.read_text(encoding="utf-8")} if has_tokens else {}),
+        **({names.VOCABULARY: file.read_text(encoding="utf-8")} if file.is_file() else {}),
         names.FORM: names.COMPLETE,
         names.TASK: data.goal.reference if ":" not in data.goal.reference else data.goal.title,
         names.FIELDS: json.dumps([field.model_dump(mode="json", exclude={"names"}) for field in fields]),
@@ -325,8 +321,10 @@ def _compared(
 
 def _power(file: Path, inputs: Mapping[str, Tensor], exact: Arrays, allowed: Mapping[str, float]) -> tuple[bool, str]:
     """Return whether the comparison notices weights that are changed by 1 % or less, and the evidence."""
+    proto = read_without_weights(file)
     for noise in NOISE:
-        outputs = answers_of(open_changed(_noisy(read_without_weights(file), noise), file), inputs, BATCH)
+        changed = noisy(proto, noise, file.parent)
+        outputs = answers_of(open_changed(changed or proto, file), inputs, BATCH)
         for name, expected in exact.items():
             if expected.dtype.kind == "f":
                 noticed = float(np.abs(outputs[name] - expected).max(initial=0)) > allowed[name]
@@ -335,20 +333,6 @@ def _power(file: Path, inputs: Mapping[str, Tensor], exact: Arrays, allowed: Map
             if noticed:
                 return True, f"weights changed by {noise:g} are noticed in {name}"
     return False, f"weights changed by {NOISE[-1]:g} would not be noticed: the answers hardly depend on the network"
-
-
-def _noisy(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto:
-    rng = np.random.default_rng(0)
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    for tensor in changed.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            continue
-        values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.ndim > 1:  # not scales of an interpolation
-            factors = 1 + noise * rng.standard_normal(values.shape)
-            tensor.CopyFrom(numpy_helper.from_array((values * factors).astype(np.float32), tensor.name))
-    return changed
 
 
 def _write_example(file: Path, inputs: Mapping[str, Tensor]) -> None:

@@ -223,7 +223,7 @@ def power(candidate: Candidate) -> Gate | None:
     inputs, name = candidate.inputs(), candidate.proto.graph.input[0].name
     largest = max(NOISE[-1], 10 * candidate.judge.allowed / scale(candidate.judge.outputs))
     for noise in (*NOISE[:-1], largest):
-        changed = _noisy(candidate.proto, noise, candidate.file.parent)
+        changed = noisy(candidate.proto, noise, candidate.file.parent)
         if changed is None:
             return None
         (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **{name: inputs})
@@ -300,7 +300,7 @@ def _with_prepared(proto: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
-def _noisy(proto: onnx.ModelProto, noise: float, folder: Path) -> onnx.ModelProto | None:
+def noisy(proto: onnx.ModelProto, noise: float, folder: Path) -> onnx.ModelProto | None:
     """Return a copy of a model with random relative errors in its weights; None if it has no weights.
 
     Of weights in a file beside the model, those are changed that fit into the model.

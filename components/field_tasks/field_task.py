@@ -90,6 +90,11 @@ class FieldTask:
         """True if no loss tells which epoch is the best."""
         return bool(self.phases)
 
+    @property
+    def phase_names(self) -> tuple[str, ...]:
+        """Names of the phases; a single empty one of a task with one loss."""
+        return tuple(self.phases) or ("",)
+
     def _phases(self) -> dict[str, Phase]:
         phases = {}
         for name, entries in getattr(self.task, "phases", {}).items():
@@ -108,12 +113,15 @@ class FieldTask:
 
     def loss(self, network: Any, batch: Batch, phase: str = "") -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss of a batch, and its parts by name, without graph."""
-        value = self.phases[phase].loss(network, batch) if phase else self.task.loss(network, batch)
+        value = self._own_loss(phase)(network, batch)
         if isinstance(value, Mapping):
             total = torch.stack([part.reshape(()) for part in value.values()]).sum()
             return total, {str(name): part.detach().reshape(()) for name, part in value.items()}
         parts = {f"{phase}_loss": value.detach().reshape(())} if phase else {}
         return value.reshape(()), parts
+
+    def _own_loss(self, phase: str) -> Callable[[Any, Batch], Any]:
+        return self.phases[phase].loss if phase else self.task.loss
 
     def predict(self, network: Any, batch: Batch) -> dict[str, Tensor]:
         """Return the answers to a batch of inputs by name."""
@@ -167,10 +175,10 @@ class FieldTask:
         Raises:
             UserError: a member fails, or returns something of another form; the message names it.
         """
-        for phase in self.phases or ("",):
+        for phase in self.phase_names:
             method = "loss" if not phase else f"the loss of phase {phase}"
             with self._said(method):
-                value = self.phases[phase].loss(network, batch) if phase else self.task.loss(network, batch)
+                value = self._own_loss(phase)(network, batch)
             _check_loss(value, f"{method} of the task {self.reference}" if not phase else f"{self.reference}: {method}")
         with torch.no_grad(), self._said("predict"):
             answer = self.task.predict(network, batch)

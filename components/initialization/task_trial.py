@@ -42,6 +42,6 @@ def try_task(network: nn.Module, reference: str, data: DataRef) -> Callable[[nn.
             layer.training = mode
 
     def run(changed: nn.Module) -> object:
-        return [task.loss(FieldsModel.of(changed, data, reference), batch, phase) for phase in task.phases or ("",)]
+        return [task.loss(FieldsModel.of(changed, data, reference), batch, phase) for phase in task.phase_names]
 
     return run

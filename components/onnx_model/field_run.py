@@ -1,5 +1,6 @@
 """Run an ONNX model whose inputs and outputs are named over samples of named fields."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,17 @@ from torch import Tensor
 
 from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.field_samples import FieldSamples
+from torchmill.components.onnx_model import names
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Arrays = dict[str, np.ndarray]
+
+
+def fields_taken(metadata: Mapping[str, str]) -> list[FieldRef]:
+    """Return the inputs of a model of a task over named fields, which its metadata describes."""
+    return [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
 
 
 def stored_fields(samples: FieldSamples, fields: Sequence[FieldRef], indices: Tensor) -> dict[str, Tensor]:
@@ -31,13 +38,13 @@ def _as_input(values: Tensor) -> Tensor:
     return values.long() if values.dtype in (torch.int32, torch.int16) else values
 
 
-def answers_of(session: "onnxruntime.InferenceSession", inputs: Mapping[str, Tensor], size: int) -> Arrays:
+def answers_of(session: "onnxruntime.InferenceSession", inputs: Mapping[str, Tensor | np.ndarray], size: int) -> Arrays:
     """Return the named answers of a model to stored fields, in batches of one size."""
     outputs = [output.name for output in session.get_outputs()]
     taken = {entry.name for entry in session.get_inputs()}
     samples = len(next(iter(inputs.values())))
     batches = []
     for start in range(0, samples, size):
-        part = {name: values[start : start + size].numpy() for name, values in inputs.items() if name in taken}
+        part = {name: np.asarray(values[start : start + size]) for name, values in inputs.items() if name in taken}
         batches.append(session.run(outputs, part))
     return {name: np.concatenate([batch[at] for batch in batches]) for at, name in enumerate(outputs)}

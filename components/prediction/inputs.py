@@ -53,19 +53,28 @@ def gather(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     Raises:
         UserError: a place doesn't exist or has no inputs of the model's kind, or a table lacks columns.
     """
-    for place in places:
-        if not place.exists():
-            beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
-            raise UserError(f"There is no {place}.", nearest(place.name, beside))
+    check_places(places)
     if model.field.is_picture:
         return _images(model, places)
     return _texts(model, places) if model.field.is_sequence else _numbers(model, places)
 
 
+def check_places(places: Sequence[Path]) -> None:
+    """Check that files and folders exist.
+
+    Raises:
+        UserError: one doesn't.
+    """
+    for place in places:
+        if not place.exists():
+            beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+            raise UserError(f"There is no {place}.", nearest(place.name, beside))
+
+
 def _images(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     if model.shape[0] not in (1, 3, 4):
         raise UserError(f"{model.file} takes images of {model.shape[0]} channels.", "Image files have 1, 3 or 4.")
-    files = _files(places, pictures.SUFFIXES, model.field.samples)
+    files = files_in(places, pictures.SUFFIXES, model.field.samples)
     channels, height, width = model.shape
 
     def read(number: int) -> np.ndarray | Unreadable:
@@ -75,7 +84,7 @@ def _images(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     return Inputs(files, [stamp(file) for file in files], read)
 
 
-def _files(places: Sequence[Path], suffixes: frozenset[str], noun: str) -> list[str]:
+def files_in(places: Sequence[Path], suffixes: frozenset[str], noun: str) -> list[str]:
     """Return files in natural order; folders are searched for the suffixes, with their subfolders."""
     files: list[str] = []
     for place in places:
@@ -99,7 +108,7 @@ def _texts(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     names: list[str] = []
     digests: list[str] = []
     texts: list[str | Callable[[], str]] = []
-    for place in _files(places, frozenset({*TABLES, ".txt"}), "texts"):
+    for place in files_in(places, frozenset({*TABLES, ".txt"}), "texts"):
         file = Path(place)
         if file.suffix.lower() not in TABLES and model.rules.text_per == "file":
             names.append(place)
@@ -148,7 +157,7 @@ def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     names: list[str] = []
     rows: list[list[Any]] = []
     read_by: list[Columns] = []
-    for place in _files(places, frozenset(TABLES), "tables"):
+    for place in files_in(places, frozenset(TABLES), "tables"):
         file = Path(place)
         cells, numbers = read_cells(file)
         columns = model.columns or _columns_in_order(model, file, list(cells))

@@ -1,9 +1,8 @@
 """Predictions of a model of a task over named fields: arrays by name, or pictures, in; arrays by name out."""
 
-import json
 import logging
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,25 +11,21 @@ from PIL import Image
 
 from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.formats import image_files
-from torchmill.components.encoding.class_names import in_order
-from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.errors import UserError, shortened
 from torchmill.components.files import make_own_folder, write_arrays, write_atomically
 from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.field_run import Arrays, answers_of, fields_taken
 from torchmill.components.onnx_model.model import read_checked
 from torchmill.components.onnx_model.proto import metadata_of
 from torchmill.components.onnx_model.session import open_session
+from torchmill.components.prediction.inputs import MAX_PIXELS, check_places, files_in
 from torchmill.components.reading import pictures
-from torchmill.components.reading.folders import walk
 from torchmill.components.reading.rules import USUAL
 from torchmill.components.wording import count
 
 logger = logging.getLogger("torchmill")
 
 BATCH = 64
-MAX_PIXELS = 64_000_000
-"""Largest picture to decode."""
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -72,18 +67,15 @@ def predict_fields(model_file: Path, places: Sequence[Path], output: Path) -> Fi
     if not output.parent.is_dir():
         raise UserError(f"There is no folder {output.parent} for {output.name}.", "Make it first.")
     metadata = metadata_of(read_checked(model_file))
-    fields = [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
-    for place in places:
-        if not place.exists():
-            beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
-            raise UserError(f"There is no {place}.", nearest(place.name, beside))
+    fields = fields_taken(metadata)
+    check_places(places)
     if any(place.suffix.lower() in (".npz", ".npy") for place in places):
         arrays = _arrays(places, fields)
-        answers = _answers(model_file, arrays)
+        answers = answers_of(open_session(model_file), arrays, BATCH)
         write_arrays(output, answers)
         return FieldPredictions(output, None, len(next(iter(arrays.values()))), 0)
     files, arrays, unreadable = _pictures(places, fields)
-    answers = _answers(model_file, arrays)
+    answers = answers_of(open_session(model_file), arrays, BATCH)
     write_arrays(output, {"file": np.array(files), **answers})
     masks = _write_masks(files, answers, fields[0], output.with_name(f"{output.stem}.masks"))
     return FieldPredictions(output, masks, len(files), unreadable)
@@ -162,45 +154,17 @@ def _pictures(places: Sequence[Path], fields: Sequence[FieldRef]) -> tuple[list[
     if channels not in (1, 3, 4):
         raise UserError(f"The model takes images of {channels} channels.", "Give an .npz file: files have 1, 3 or 4.")
     files, pixels, unreadable = [], [], 0
-    for file in _files(places):
-        read = image_files.read_pixels(file, (channels, height, width), USUAL, MAX_PIXELS)
+    for file in files_in(places, pictures.SUFFIXES, "pictures"):
+        read = image_files.read_pixels(Path(file), (channels, height, width), USUAL, MAX_PIXELS)
         if isinstance(read, str):
             unreadable += 1
             logger.warning("predict  %s %s: left out", file, read)
             continue
-        files.append(str(file))
+        files.append(file)
         pixels.append(read)
     if not files:
         raise UserError(f"None of {count(unreadable, 'file')} could be read.")
     return files, {images[0].name: np.stack(pixels)}, unreadable
-
-
-def _files(places: Sequence[Path]) -> list[Path]:
-    paths: list[str] = []
-    for place in places:
-        if place.is_file():
-            paths.append(str(place))
-            continue
-        inside = [
-            str(Path(folder) / name)
-            for folder, inner, _ in walk(place)
-            for name in inner
-            if Path(name).suffix.lower() in pictures.SUFFIXES
-        ]
-        if not inside:
-            raise UserError(f"There are no pictures in {place}.")
-        paths += in_order(inside)
-    return [Path(file) for file in paths]
-
-
-def _answers(model_file: Path, arrays: Mapping[str, np.ndarray]) -> Arrays:
-    session = open_session(model_file)
-    outputs = [output.name for output in session.get_outputs()]
-    batches = []
-    for start in range(0, len(next(iter(arrays.values()))), BATCH):
-        part = {name: values[start : start + BATCH] for name, values in arrays.items()}
-        batches.append(session.run(outputs, part))
-    return {name: np.concatenate([batch[at] for batch in batches]) for at, name in enumerate(outputs)}
 
 
 def _write_masks(files: Sequence[str], answers: Arrays, image: FieldRef, folder: Path) -> Path | None:

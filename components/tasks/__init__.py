@@ -20,7 +20,7 @@ __all__ = ["LabelTask", "Labels", "Mistake", "Scores", "Statistics", "Task"]
 
 
 class Task(Protocol):
-    """What a network is trained for, over batches of named fields: a plain class, built-in or in a user's file.
+    """Purpose of a training over batches of named fields: a plain class, built-in or in a user's file.
 
     Batches hold inputs as networks take them (standardized), and targets as the data has them. ``network(batch)``
     passes the inputs that the network's ``forward`` names, or the only one; ``network.encoder(batch["image"])`` calls

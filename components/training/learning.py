@@ -21,7 +21,6 @@ from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.validation import validate
 
 Model = StandardizedModel | FieldsModel
-AnySamples = Samples | FieldSamples
 AnyBatch = tuple[Tensor, Tensor] | Batch
 """Inputs and labels, or named fields."""
 

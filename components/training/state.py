@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from torchmill.components.data.reading import AnySamples
 from torchmill.components.errors import UserError
 from torchmill.components.initialization.pretrained import frozen_norms
 from torchmill.components.training.checkpoint import Checkpoints
@@ -17,7 +18,7 @@ from torchmill.components.training.compilation import Compiled
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from torchmill.components.training.ema import Ema, set_buffer
-from torchmill.components.training.learning import AnyBatch, AnySamples, Learning, Model, make_learning
+from torchmill.components.training.learning import AnyBatch, Learning, Model, make_learning
 from torchmill.components.training.memory import free_cached_memory, is_out_of_memory, too_little_memory
 from torchmill.components.training.memory_format import prepare_model
 from torchmill.components.training.nonfinite import NotFinite

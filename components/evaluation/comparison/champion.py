@@ -52,9 +52,11 @@ def compare_with_champion(
     ours, theirs = open_model(challenger), open_model(champion)
     if unlike := theirs.unlike(data):
         return Verdict("kept", f"the champion {unlike}, so they cannot be compared")
-    test, left_out, note = _unseen(data, trained_on)
-    if not len(test):
+    rows, left_out, note = unseen(data, trained_on)
+    if not len(rows):
         return Verdict("kept", f"{note}: none is left to compare the two on")
+    test = read_test(data)
+    test = test.part(rows) if left_out else test
     encoding = read_encoding(data)
     both = [answers(model, test, encoding) for model in (theirs, ours)]
     scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in both]
@@ -65,9 +67,13 @@ def compare_with_champion(
     return replace(verdict, reason="; ".join(filter(None, notes)))
 
 
-def _unseen(data: DataRef, trained_on: np.ndarray | None) -> tuple[Samples, int, str]:
-    """Return the test samples that neither model was trained on, the number of the others, and a note on these."""
-    test, digests, own = read_test(data), read_digests(data, "test"), trained_digests(data)
+def unseen(data: DataRef, trained_on: np.ndarray | None) -> tuple[torch.Tensor, int, str]:
+    """Return the rows of test samples that neither model was trained on, the number of the others, and a note on these.
+
+    Args:
+        trained_on: digests of the champion's training samples; None if these are of ``data``.
+    """
+    digests, own = read_digests(data, "test"), trained_digests(data)
     by_challenger = np.isin(digests, own)
     by_champion = by_challenger if trained_on is None else np.isin(digests, trained_on)
     seen = by_challenger | by_champion
@@ -75,11 +81,10 @@ def _unseen(data: DataRef, trained_on: np.ndarray | None) -> tuple[Samples, int,
     if left_out:
         names = [name for name, has in (("champion", by_champion), ("challenger", by_challenger)) if has.any()]
         models = " or the ".join(names)
-        note = f"{left_out:,} of {len(test):,} test samples were left out: the {models} was trained on them"
-        test = test.part(torch.from_numpy(np.flatnonzero(~seen)))
+        note = f"{left_out:,} of {len(digests):,} test samples were left out: the {models} was trained on them"
     elif trained_on is not None and len(trained_on) and not np.isin(trained_on, own).any():
         note = f"this data has none of the {len(trained_on):,} samples the champion was trained on, at least as such"
-    return test, left_out, note
+    return torch.from_numpy(np.flatnonzero(~seen)), left_out, note
 
 
 def answers(model: OnnxModel, test: Samples, encoding: Encoding | None) -> np.ndarray:

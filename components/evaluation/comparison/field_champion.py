@@ -1,6 +1,5 @@
 """Comparison of a challenger with the champion at a task over named fields: both answer one test split."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchmill.components.batches.field_refs import FieldRef
-from torchmill.components.data.content import read_digests, trained_digests
 from torchmill.components.data.field_samples import FieldSamples, read_fields
 from torchmill.components.data.named_fields import named_fields
+from torchmill.components.evaluation.comparison.champion import unseen
 from torchmill.components.evaluation.comparison.noninferiority import (
     Comparison,
     Verdict,
@@ -24,7 +22,7 @@ from torchmill.components.field_tasks.field_task import LOSS, FieldTask
 from torchmill.components.field_tasks.statistics import RESAMPLES, resampled_measures, time_blocks
 from torchmill.components.initialization.fields_model import FieldsModel
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.field_run import answers_of, stored_fields
+from torchmill.components.onnx_model.field_run import answers_of, fields_taken, stored_fields
 from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
@@ -57,20 +55,17 @@ def compare_field_models(
         return Verdict("kept", "the task names no main_measure by which to compare them; promote by hand")
     if unlike := _unlike(champion, data):
         return Verdict("kept", f"the champion {unlike}, so they cannot be compared")
-    test, digests = read_fields(data, "test"), read_digests(data, "test")
-    digests_of_training = [trained_digests(data), *([] if trained_on is None else [trained_on])]
-    seen = np.isin(digests, np.concatenate(digests_of_training))
-    left_out = int(seen.sum())
-    if left_out == len(test):
-        return Verdict("kept", "both know all test samples: none is left to compare the two on")
-    test = test.part(torch.from_numpy(np.flatnonzero(~seen))) if left_out else test
+    rows, left_out, note = unseen(data, trained_on)
+    if not len(rows):
+        return Verdict("kept", f"{note}: none is left to compare the two on")
+    test = read_fields(data, "test")
+    test = test.part(rows) if left_out else test
     arrays = [_statistics(file, task, data, test) for file in (champion, challenger)]
     if arrays[0].keys() != arrays[1].keys():
         return Verdict("kept", "the champion answers with other statistics, so they cannot be compared")
     comparison = _compared(arrays, task, len(test), left_out, confidence_of(config.confidence, contest), contest)
     margin = config.margin if is_share(data.measure) else config.margin * abs(comparison.champion_score)
     verdict = judge(comparison, gates, margin, data.measure, "lower" if task.better == "higher" else "higher")
-    note = f"{left_out:,} test samples that one of them was trained on were left out" if left_out else ""
     reasons = (verdict.reason, note, note_on_contests(comparison, config.confidence, margin))
     return Verdict(verdict.outcome, "; ".join(filter(None, reasons)), comparison, margin)
 
@@ -81,21 +76,17 @@ def _unlike(champion: Path, data: DataRef) -> str:
     if names.FIELDS not in metadata:
         return "is for a task of labels"
     ours = {field.name: field for field in named_fields(data)}
-    for field in _inputs(metadata):
+    for field in fields_taken(metadata):
         own = ours.get(field.name)
         if field.file and (own is None or own.shape[1:] != field.shape[1:] or own.kind != field.kind):
             return f"takes {field.words()}, which this data lacks"
     return ""
 
 
-def _inputs(metadata: Mapping[str, str]) -> list[FieldRef]:
-    return [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
-
-
 def _statistics(file: Path, task: FieldTask, data: DataRef, test: FieldSamples) -> dict[str, np.ndarray]:
     """Return the statistics of a model's answers to a split; random inputs are the same for every model."""
     session = open_session(file)
-    fields = _inputs(metadata_of(read_without_weights(file)))
+    fields = fields_taken(metadata_of(read_without_weights(file)))
     model, statistics = FieldsModel.of(torch.nn.Identity(), data), task.statistics()
     for start in range(0, len(test), BATCH):
         indices = torch.arange(start, min(start + BATCH, len(test)))

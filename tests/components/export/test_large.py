@@ -99,7 +99,7 @@ def test_small_errors_in_weights_beside_a_model_are_noticed(large, tmp_path, mon
     proto = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     make_files_small(monkeypatch)
     monkeypatch.setattr(gates, "MOST_NOISY", 50_000)
-    noisy = gates._noisy(proto, 1e-2, tmp_path)
+    noisy = gates.noisy(proto, 1e-2, tmp_path)
     assert noisy and weights_beside(noisy)  # the largest are too large to be changed
     changed = [weight.name for weight in noisy.graph.initializer if weight not in proto.graph.initializer]
     assert changed
