@@ -34,6 +34,7 @@ from torchmill.components.refs import (
     PromotionRef,
 )
 from torchmill.components.runs.folders import Runs, data_cache
+from torchmill.components.tasks import title
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.wording import count
 from torchmill.flows import promotion
@@ -297,8 +298,7 @@ def evaluate(config: EvaluateConfig, trained: FitRef, data: DataRef) -> Evaluati
     tracking.log_metrics(run, scores.metrics())
     tracking.log_files(run, [picture.path for picture in (scores.picture, *scores.pictures)], "pictures")
     tracking.log_files(run, [file.path for file in (scores.report, scores.predictions) if file])
-    measure, loss = scores.measure.replace("_", " "), data.loss_words
-    logger.info("test  %s %s, %s %.4f", measure, scores.words(), loss, scores.loss)
+    logger.info("test  %s %s, %s %.4f", title(scores.measure), scores.words(), data.loss_words, scores.loss)
     return scores
 
 

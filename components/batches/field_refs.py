@@ -37,7 +37,7 @@ class FieldRef(Description):
     size: int = 0
     """Number of different ids or classes, counted from 0; 0 of other kinds."""
     names: tuple[str, ...] = ()
-    """Names of ids or classes; empty if nobody named them."""
+    """Names of ids or classes, or of labels that are 0 or 1 each; empty if nobody named them."""
     season: int = 0
     """Steps of a season of a time series; 0 of other fields."""
     ragged: bool = False
@@ -58,6 +58,8 @@ class TaskRef(Description):
     """Main measure."""
     better: Literal["higher", "lower"] = "lower"
     """Direction in which the main measure improves."""
+    outputs: int = 0
+    """Outputs of a network for each sample; 0 if the fields tell."""
 
     @property
     def title(self) -> str:

@@ -70,7 +70,7 @@ def _label(data: DataRef) -> FieldRef:
 def facts(data: DataRef) -> dict[str, Any]:
     """Return the arguments that a task or a network may ask for by name.
 
-    - ``num_classes``: of the only target with classes
+    - ``num_classes``: outputs that the task asks for, or classes of the only target that has some
     - ``in_channels``, ``image_size``, ``image_height``, ``image_width``: of the only image among the inputs
     - ``vocab_size``, ``num_embeddings``, ``padding_index``, ``max_length``: of the only ids among the inputs
     - ``in_features``, ``in_channels``: of the only numbers among the inputs
@@ -80,7 +80,9 @@ def facts(data: DataRef) -> dict[str, Any]:
     fields = named_fields(data)
     values: dict[str, Any] = {}
     classes = [field for field in fields if field.is_target and field.size]
-    if len(classes) == 1:
+    if data.goal and data.goal.outputs:
+        values["num_classes"] = data.goal.outputs
+    elif len(classes) == 1:
         values["num_classes"] = classes[0].size
     elif data.classes:
         values["num_classes"] = len(data.classes)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torchmill.components.initialization.statistics import LayerStatistics
 from torchmill.components.metrics.plots import ACCENT, INK, QUIET, SECOND, figure_of, save
+from torchmill.components.tasks import title
 from torchmill.components.training.progress import EpochResult
 
 MOST_LAYERS = 60
@@ -17,7 +18,7 @@ def draw_layers(statistics: Sequence[LayerStatistics], path: Path) -> None:
     rows = range(len(shown))
     titles = "deviation of weights", "deviation of outputs"
     panels = zip((weights_axes, outputs_axes), titles, ("std", "output_std"), strict=True)
-    for axes, title, statistic in panels:
+    for axes, heading, statistic in panels:
         for when, colour in (("before", QUIET), ("after", ACCENT)):
             values = [getattr(getattr(layer, when), statistic) for layer in shown]
             places = [(value, row) for value, row in zip(values, rows, strict=True) if value]
@@ -26,7 +27,7 @@ def draw_layers(statistics: Sequence[LayerStatistics], path: Path) -> None:
                 axes.set_xscale("log")
         axes.set_yticks(rows, [layer.after.layer or "the network" for layer in shown] if axes is weights_axes else [])
         axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)  # a network may have no layer to fill
-        axes.set_title(title, loc="left", color=INK)
+        axes.set_title(heading, loc="left", color=INK)
         axes.grid(axis="x", color="#e6e9ef")
         axes.spines[["top", "right"]].set_visible(False)
     outputs_axes.legend(frameon=False)
@@ -46,7 +47,7 @@ def draw_curves(history: Sequence[EpochResult], path: Path) -> None:
         best = next((row.epoch for row in reversed(history) if row.is_best), None)
         if best is not None:
             axes.axvline(best, color=SECOND, linewidth=1, linestyle=":", label="best")
-        axes.set_title(measure.replace("_", " "), loc="left", color=INK)
+        axes.set_title(title(measure), loc="left", color=INK)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color="#e6e9ef")

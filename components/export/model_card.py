@@ -14,7 +14,7 @@ from torchmill.components.onnx_model.bare import is_bare
 from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
 from torchmill.components.state_files import require_json
-from torchmill.components.tasks import shown
+from torchmill.components.tasks import shown, title
 from torchmill.components.wording import as_markdown, markdown_table, percent
 
 COLUMNS_SHOWN = 30
@@ -59,7 +59,7 @@ def write_card(
 
 
 def _summary_lines(network: NetworkRef, data: DataRef, scores: EvaluationRef) -> list[str]:
-    measure = scores.measure.replace("_", " ")
+    measure = title(scores.measure)
     low, high = (shown(scores.measure, value) for value in (scores.score_low, scores.score_high))
     return [
         f"# {as_markdown(network.reference)} on {as_markdown(data.name)}",

@@ -8,7 +8,7 @@ from torchmill.components.errors import UserError
 from torchmill.components.field_tasks.config import AUTO, TaskConfig
 from torchmill.components.field_tasks.field_task import FieldTask
 from torchmill.components.refs import DataRef
-from torchmill.components.tasks import field_tasks
+from torchmill.components.tasks import field_tasks, names, task_class
 
 logger = logging.getLogger("torchmill")
 
@@ -23,16 +23,15 @@ def for_task(data: DataRef, config: TaskConfig) -> DataRef:
     if name == AUTO and data.field_refs:
         name, reason = _recognized(data)
         logger.info("task  %s, since the target of %s %s", name, data.name, reason)
-    if name in (AUTO, data.task) and not data.field_refs:
-        return data
-    if not config.model_copy(update={"name": name}).is_over_fields:
-        has = "named fields" if data.field_refs else f"labels for {data.task}"
-        raise UserError(
-            f"--task {name}: {data.name} has {has}.",
-            "Return (inputs, labels) for tasks of labels." if data.field_refs else _remedy(name),
-        )
+    if not data.field_refs:
+        if name in (AUTO, data.task):
+            return data
+        if name in names():
+            raise UserError(f"--task {name}: {data.name} has labels for {data.task}.", _remedy(name))
     task = FieldTask.made(name, config.args, data)
-    goal = TaskRef(reference=name, args=config.args, measure=task.main_measure, better=task.better)
+    goal = TaskRef(
+        reference=name, args=config.args, measure=task.main_measure, better=task.better, outputs=task.outputs
+    )
     return data.model_copy(update={"goal": goal})
 
 
@@ -67,13 +66,11 @@ def _recognized(data: DataRef) -> tuple[str, str]:
     """
     targets = [field for field in named_fields(data) if field.is_target]
     if len(targets) == 1:
-        (target,) = targets
-        if target.kind == "mask":
-            return "segmentation", "is a mask"
-        if target.season:
-            return "forecasting", "are the next steps of a time series"
-        if target.kind == "ids" and len(target.shape) == 1 and target.names:
-            return "token_labels", "are named labels of tokens"
+        rules = {name: getattr(task_class(name), "fits", None) for name in field_tasks()}
+        reasons = {name: fits(targets[0]) for name, fits in rules.items() if fits}
+        fitting = {name: reason for name, reason in reasons.items() if reason}
+        if len(fitting) == 1:
+            return next(iter(fitting.items()))
     raise UserError(
         f"{data.name} has the fields {', '.join(field.words() for field in named_fields(data))}, and no task.",
         f"Name it: --task {', '.join(field_tasks())}, or your own --task file.py:Class.",

@@ -15,7 +15,7 @@ AUTO = "auto"
 
 
 def _choices() -> list[str]:
-    return [*names(), *field_tasks()]
+    return list(dict.fromkeys((*names(), *field_tasks())))
 
 
 class TaskConfig(Named):
@@ -33,11 +33,6 @@ class TaskConfig(Named):
         elif name not in (AUTO, *_choices()):
             raise ValueError(f"unknown task '{name}'. {nearest(name, [AUTO, *_choices()])} Your own: file.py:Class")
         return name
-
-    @property
-    def is_over_fields(self) -> bool:
-        """True if the task is over named fields."""
-        return self.name != AUTO and self.name not in names()
 
     def options(self) -> Iterator[Option]:
         if self.name in field_tasks():

@@ -57,6 +57,7 @@ class FieldTask:
         self.main_measure: str = getattr(task, "main_measure", LOSS)
         usual = "lower" if self.main_measure == LOSS else "higher"
         self.better: Literal["higher", "lower"] = getattr(task, "better", usual)
+        self.outputs: int = getattr(task, "outputs", 0)
         self.views: int = getattr(task, "views", 1)
         self.block: int = getattr(task, "block", 0)
         self.noise: dict[str, tuple[int, ...]] = getattr(task, "noise", {})

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torchmill.components import fields
 from torchmill.components.config import RunConfig, deciding, sections
 from torchmill.components.data.config import AUGMENTATIONS, DATASETS, DataConfig, dataset_names, dataset_place
-from torchmill.components.field_tasks.config import TaskConfig
+from torchmill.components.field_tasks.config import AUTO, TaskConfig
 from torchmill.components.fields import FIELDS
 from torchmill.components.initialization.config import MODELS, SCHEMES, TORCHVISION, ModelConfig
 from torchmill.components.refs import DataRef, FileRef, FitRef, NetworkRef, Ref
@@ -251,7 +251,7 @@ def user_code(section: Section) -> list[str]:
         case ModelConfig():
             return [section.name]
         case TaskConfig():
-            return [section.name] if section.is_over_fields else []
+            return [section.name] if section.name != AUTO else []
         case TrainConfig():
             return [section.loss] if ":" in section.loss else []
         case DataConfig():

@@ -28,6 +28,9 @@ class Task(Protocol):
 
     A task may have more members:
 
+    - ``fits(target)``, static: why the only target of a data set may be meant for the task, empty if it is not; such a
+      task needs no name on the command line
+    - ``outputs``: number of outputs that a network's constructor gets as ``num_classes``
     - ``main_measure``: name of the measure by which networks are compared; the loss without one
     - ``better``: "higher" (the default of a main measure) or "lower"
     - ``block``: samples follow each other in time, and intervals draw blocks of at least this many
@@ -70,18 +73,18 @@ DEFAULT = "classification"
 """Task of data sets and ONNX files that name none."""
 
 
-def _is_of_labels(option: Option) -> bool:
-    return not any(name.endswith(".loss") for name in option.source.functions)
+def _has(method: str, option: Option) -> bool:
+    return any(name.endswith(f".{method}") for name in option.source.functions)
 
 
 def names() -> list[str]:
-    """Return the names of the tasks of labels, which data sets have."""
-    return TASKS.names(_is_of_labels)
+    """Return the names of the tasks of labels, for data sets whose samples have one input and labels."""
+    return TASKS.names(lambda option: _has("read_labels", option))
 
 
 def field_tasks() -> list[str]:
     """Return the names of the tasks over named fields."""
-    return TASKS.names(lambda option: not _is_of_labels(option))
+    return TASKS.names(lambda option: _has("loss", option))
 
 
 def checked(name: str) -> str:
@@ -97,13 +100,18 @@ def checked(name: str) -> str:
 
 @functools.cache
 def _instance(name: str) -> LabelTask:
-    return cast(LabelTask, task_class(name)())
+    return cast(LabelTask, _class_with("read_labels", name)())
 
 
 def task_class(name: str) -> type[Any]:
-    """Return the class in the file of a task."""
+    """Return the class in the file of a task that has the members of ``Task``."""
+    return _class_with("loss", name)
+
+
+def _class_with(member: str, name: str) -> type[Any]:
     module = TASKS.load(name)
-    (cls,) = (cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__)
+    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
+    (cls,) = (cls for cls in classes if hasattr(cls, member))
     return cls
 
 

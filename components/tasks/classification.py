@@ -1,23 +1,86 @@
 """One class for each sample."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.tasks import Labels, Mistake, Scores, Statistics
+from torchmill.components.tasks._label_field import label_field, outputs_for
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from torchmill.components.batches.batch import Batch
     from torchmill.components.metrics.intervals import Interval
     from torchmill.components.metrics.paired import Difference, Pairing
     from torchmill.components.metrics.predictions import Predictions
 
 
+MOST_SCORES = 100
+"""Largest number of classes that are counted one by one."""
+
+FEW = 8
+"""Largest number of classes that have an F1 each among the measures."""
+
+
 class Classification:
+    """Loss: cross-entropy. The network gives logits (N, classes), for any inputs.
+
+    Measures: ``accuracy`` (the main one); ``cross_entropy``, the mean loss, nats; ``macro_f1``, the mean of the F1 of
+    classes that occur, up to 100 classes; and ``NAME_f1`` of each class, up to 8.
+    """
+
+    main_measure = "accuracy"
+
+    def __init__(self, fields: Mapping[str, FieldRef]):
+        remedy = "Return {…, 'label': a class for each sample}, names or whole numbers from 0."
+        self.target = label_field(fields, self.fits, "Classification", remedy)
+        self.outputs = self.target.size
+
+    @staticmethod
+    def fits(target: FieldRef) -> str:
+        return "is a class for each sample" if target.kind == "ids" and not target.shape else ""
+
+    def loss(self, network: "nn.Module", batch: "Batch") -> "Tensor":
+        from torch.nn import functional as F
+
+        return F.cross_entropy(self._logits(network, batch), batch[self.target.name])
+
+    def predict(self, network: "nn.Module", inputs: "Batch") -> "dict[str, Tensor]":
+        """Return ``logits`` and ``probabilities`` (N, classes), and ``index``: the likeliest class, (N,)."""
+        logits = self._logits(network, inputs)
+        return {"logits": logits, "probabilities": logits.softmax(1), "index": logits.argmax(1)}
+
+    def measure(self, answer: "Mapping[str, Tensor]", batch: "Batch") -> "dict[str, Tensor]":
+        from torch.nn import functional as F
+
+        truth, index = batch[self.target.name], answer["index"]
+        right = truth == index
+        values = {"accuracy": right, "cross_entropy": F.cross_entropy(answer["logits"], truth, reduction="none")}
+        if self.outputs > MOST_SCORES:
+            return values
+        true, answered = (F.one_hot(classes, self.outputs) for classes in (truth, index))
+        return {**values, "class_right": true * right[:, None], "class_true": true, "class_answered": answered}
+
+    def summarize(self, means: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        values = {name: means[name] for name in ("accuracy", "cross_entropy")}
+        if "class_true" not in means:
+            return values
+        true, answered = means["class_true"], means["class_answered"]
+        f1 = 2 * means["class_right"] / (true + answered).clamp(min=1e-12)
+        values["macro_f1"] = f1[true > 0].mean()
+        names = self.target.names if self.outputs <= FEW else ()
+        return values | {f"{name}_f1": score for name, score in zip(names, f1, strict=False)}
+
+    def _logits(self, network: "nn.Module", batch: "Batch") -> "Tensor":
+        return outputs_for(network, batch, self.outputs, "logits")
+
+
+class LabelClassification:
     name = "classification"
     singular, plural = "class", "classes"
     output_words = "a logit for each class"

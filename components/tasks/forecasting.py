@@ -64,6 +64,10 @@ class Forecasting:
             raise UserError(f"The history has {channels} channels, and no number {channel}.", "They count from 0.")
         self.mean, self.std = list(self.target.mean), [value or 1.0 for value in self.target.std]
 
+    @staticmethod
+    def fits(target: FieldRef) -> str:
+        return "are the next steps of a time series" if target.season else ""
+
     def loss(self, network: torch.nn.Module, batch: Batch) -> Tensor:
         output = self._output(network, batch)
         truth = (batch[self.target.name] - output.new_tensor(self.mean)) / output.new_tensor(self.std)

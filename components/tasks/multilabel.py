@@ -1,23 +1,82 @@
 """Yes or no for each of several labels."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.tasks import Labels, Mistake, Scores, Statistics
+from torchmill.components.tasks._label_field import label_field, outputs_for
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from torchmill.components.batches.batch import Batch
     from torchmill.components.metrics.intervals import Interval
     from torchmill.components.metrics.paired import Pairing
     from torchmill.components.metrics.predictions import Predictions
 
 
 class Multilabel:
+    """Loss: binary cross-entropy. The network gives logits (N, labels), for any inputs.
+
+    Measures: ``label_accuracy`` (the main one), the share of right labels; ``exact_match``, the share of samples with
+    all labels right; and ``macro_f1``, the mean F1 of labels that occur.
+    """
+
+    main_measure = "label_accuracy"
+
+    def __init__(self, fields: Mapping[str, FieldRef]):
+        remedy = "Return {…, 'labels': 0 or 1 for each label, integers (N, K)}."
+        self.target = label_field(fields, self.fits, "Yes or no for several labels", remedy)
+        (self.outputs,) = self.target.shape
+
+    @staticmethod
+    def fits(target: FieldRef) -> str:
+        if target.kind != "ids" or len(target.shape) != 1 or target.size > 2 or target.ragged:
+            return ""
+        return "are 0 or 1 for each label" if len(target.names) in (0, target.shape[0]) else ""
+
+    def loss(self, network: "nn.Module", batch: "Batch") -> "Tensor":
+        return self.losses(self._logits(network, batch), batch).mean()
+
+    def losses(self, logits: "Tensor", batch: "Batch") -> "Tensor":
+        from torch.nn import functional as F
+
+        truth = batch[self.target.name].to(logits)
+        return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
+
+    def predict(self, network: "nn.Module", inputs: "Batch") -> "dict[str, Tensor]":
+        """Return ``logits`` and ``probabilities`` (N, labels), and ``labels``: 1 for yes, int64 (N, labels)."""
+        logits = self._logits(network, inputs)
+        return {"logits": logits, "probabilities": logits.sigmoid(), "labels": (logits > 0).long()}
+
+    def measure(self, answer: "Mapping[str, Tensor]", batch: "Batch") -> "dict[str, Tensor]":
+        truth, labels = batch[self.target.name], answer["labels"]
+        right = truth == labels
+        return {
+            "label_accuracy": right.double().mean(1),
+            "exact_match": right.all(1),
+            "cross_entropy": self.losses(answer["logits"], batch),
+            "label_right": truth * labels,
+            "label_true": truth,
+            "label_answered": labels,
+        }
+
+    def summarize(self, means: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        true, answered = means["label_true"], means["label_answered"]
+        f1 = 2 * means["label_right"] / (true + answered).clamp(min=1e-12)
+        values = {name: means[name] for name in ("label_accuracy", "exact_match", "cross_entropy")}
+        return {**values, "macro_f1": f1[true > 0].mean() if bool((true > 0).any()) else true.sum()}
+
+    def _logits(self, network: "nn.Module", batch: "Batch") -> "Tensor":
+        return outputs_for(network, batch, self.outputs, "a logit for each label")
+
+
+class LabelMultilabel:
     name = "multilabel"
     singular, plural = "label", "labels"
     output_words = "a logit for each label"

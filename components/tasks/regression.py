@@ -1,16 +1,21 @@
 """Numbers, in units of their own."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchmill.components.batches.field_refs import FieldRef
+from torchmill.components.errors import UserError
 from torchmill.components.tasks import Labels, Mistake, Scores, Statistics
+from torchmill.components.tasks._label_field import label_field, outputs_for
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from torchmill.components.batches.batch import Batch
     from torchmill.components.metrics.intervals import Interval
     from torchmill.components.metrics.paired import Pairing
     from torchmill.components.metrics.predictions import Predictions
@@ -21,7 +26,81 @@ FEW = 20
 """Different whole numbers, given as fractions, that may be meant as classes."""
 
 
+MOST_TARGETS = 64
+"""Largest number of targets with an R² each; more are taken as values of one."""
+
+
 class Regression:
+    """Loss: squared error of standardized targets, which may have any shape. The network gives values of that shape.
+
+    Networks answer in units of the targets' deviation, from their mean; both are of the training split.
+
+    Measures: ``r2`` (the main one), the explained variance, mean over targets; ``mae`` and ``rmse``, in the target's
+    units, over all targets.
+    """
+
+    main_measure = "r2"
+
+    def __init__(self, fields: Mapping[str, FieldRef]):
+        remedy = "Return {…, 'target': numbers, (N,) or of any shape (N, …)}."
+        self.target = label_field(fields, self.fits, "Regression", remedy)
+        self.shape = self.target.shape
+        self.outputs = math.prod(self.shape)
+        sides = [1] * (len(self.shape) - 1)
+        self.mean = np.reshape(self.target.mean, (-1, *sides)).tolist()
+        self.std = np.reshape([value or 1.0 for value in self.target.std], (-1, *sides)).tolist()
+
+    @staticmethod
+    def fits(target: FieldRef) -> str:
+        return "is a number" if target.kind == "values" and not target.season else ""
+
+    def loss(self, network: "nn.Module", batch: "Batch") -> "Tensor":
+        outputs = self._outputs(network, batch)
+        return (outputs - self._standardized(batch[self.target.name])).square().mean()
+
+    def predict(self, network: "nn.Module", inputs: "Batch") -> "dict[str, Tensor]":
+        """Return ``values`` in the targets' own units, of their shape."""
+        outputs = self._outputs(network, inputs)
+        return {"values": outputs * outputs.new_tensor(self.std) + outputs.new_tensor(self.mean)}
+
+    def measure(self, answer: "Mapping[str, Tensor]", batch: "Batch") -> "dict[str, Tensor]":
+        truth = batch[self.target.name].double()
+        truth = truth.reshape(len(truth), *self._broadcast)
+        errors = answer["values"].double() - truth
+        scaled, truth = (errors / errors.new_tensor(self.std)).flatten(1), self._standardized(truth).flatten(1)
+        values = {"squares": scaled.square(), "truth": truth, "truth_squares": truth.square()}
+        if self.outputs > MOST_TARGETS:
+            values = {name: value.mean(1, keepdim=True) for name, value in values.items()}
+        return {**values, "error": errors.flatten(1).abs().mean(1), "error_squares": errors.flatten(1).square().mean(1)}
+
+    def summarize(self, means: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        variance = means["truth_squares"] - means["truth"].square()
+        r2 = 1 - means["squares"] / variance.clamp(min=1e-12)
+        return {"r2": r2.mean(), "mae": means["error"], "rmse": means["error_squares"].sqrt()}
+
+    @property
+    def _broadcast(self) -> tuple[int, ...]:
+        return self.shape or (1,)
+
+    def _standardized(self, truth: "Tensor") -> "Tensor":
+        truth = truth.reshape(len(truth), *self._broadcast)
+        return (truth - truth.new_tensor(self.mean)) / truth.new_tensor(self.std)
+
+    def _outputs(self, network: "nn.Module", batch: "Batch") -> "Tensor":
+        if len(self.shape) < 2:
+            return outputs_for(network, batch, self.outputs, "a number for each target")
+        from torchmill.components.batches.outputs import main_output
+
+        outputs = main_output(network(batch), "values")
+        if outputs.shape[1:] != self.shape:
+            raise UserError(
+                f"The network gives {tuple(outputs.shape)}; expected values (N, {', '.join(map(str, self.shape))}).",
+                "Its answers have the shape of the target.",
+            )
+        return outputs
+
+
+class LabelRegression:
     name = "regression"
     singular, plural = "target", "targets"
     output_words = "a number for each target"
@@ -57,7 +136,6 @@ class Regression:
 
     def read_labels(self, labels: Labels, place: str, names: tuple[str, ...]) -> tuple[Labels, tuple[str, ...]]:
         from torchmill.components.encoding.class_names import width_of
-        from torchmill.components.errors import UserError
 
         width = width_of(labels, place, names)
         values = {}

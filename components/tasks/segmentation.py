@@ -50,6 +50,10 @@ class Segmentation:
             raise UserError(f"The masks are {sides[0]} pixels, and the pictures {sides[1]}.", "Bring them to one size.")
         self.target, self.image, self.classes, self.dice = masks[0].name, images[0].name, masks[0].size, dice
 
+    @staticmethod
+    def fits(target: FieldRef) -> str:
+        return "is a mask" if target.kind == "mask" else ""
+
     def loss(self, network: torch.nn.Module, batch: Batch) -> Tensor | dict[str, Tensor]:
         logits, truth = self._logits(network, batch), batch[self.target]
         cross_entropy = F.cross_entropy(logits, truth, ignore_index=IGNORED, reduction="sum")

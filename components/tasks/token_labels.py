@@ -51,6 +51,13 @@ class TokenLabels:
         self.spans = SpanLabels.of(target.names)
         self.main_measure = "span_f1" if self.spans else "token_accuracy"
 
+    @staticmethod
+    def fits(target: FieldRef) -> str:
+        if target.kind != "ids" or len(target.shape) != 1 or not target.names:
+            return ""
+        is_of_tokens = target.ragged or target.size > 2 or len(target.names) != target.shape[0]
+        return "are named labels of tokens" if is_of_tokens else ""
+
     def loss(self, network: torch.nn.Module, batch: Batch) -> Tensor:
         logits, truth = self._logits(network, batch), self._truth(batch)
         total = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), ignore_index=IGNORED, reduction="sum")

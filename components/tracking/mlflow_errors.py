@@ -1,5 +1,6 @@
 """Errors while a journal is delivered: whether MLflow refused the record, and the message for the user."""
 
+import json
 from dataclasses import dataclass
 
 from torchmill.components.errors import Unreachable, UserError
@@ -14,10 +15,12 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "RESO
 def is_refusal(error: Exception) -> bool:
     """Return True if MLflow has answered, and will answer the same when asked again."""
     from mlflow.exceptions import MlflowException
-    from requests import HTTPError
+    from requests import HTTPError, JSONDecodeError
 
-    # Faults in the code, ours or MLflow's: waiting doesn't mend them.
-    if isinstance(error, FileNotFoundError | LookupError | TypeError | AttributeError):
+    # Faults in the code, ours or MLflow's: waiting doesn't mend them. A server that stumbles may answer no JSON.
+    if isinstance(error, FileNotFoundError | LookupError | TypeError | AttributeError | AssertionError):
+        return True
+    if isinstance(error, ValueError) and not isinstance(error, JSONDecodeError | json.JSONDecodeError):
         return True
     if isinstance(error, HTTPError) and error.response is not None:
         return 400 <= error.response.status_code < 500

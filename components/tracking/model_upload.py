@@ -47,7 +47,7 @@ def _log_model(run_id: str, experiment_id: str, name: str, file: Path, example: 
     if is_large:
         onnx.load_external_data_for_model(proto, str(file.parent))
     arrays = np.load(example)
-    (graph_input,) = proto.graph.input
+    inputs = list(proto.graph.input)
 
     def spec(value: onnx.ValueInfoProto) -> TensorSpec:
         sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in value.type.tensor_type.shape.dim]
@@ -64,8 +64,8 @@ def _log_model(run_id: str, experiment_id: str, name: str, file: Path, example: 
         await_registration_for=0,
         tags=dict(tags),
         onnx_model=proto,
-        signature=ModelSignature(Schema([spec(graph_input)]), Schema([spec(value) for value in proto.graph.output])),
-        input_example={graph_input.name: arrays[graph_input.name][:2]},
+        signature=ModelSignature(Schema([*map(spec, inputs)]), Schema([*map(spec, proto.graph.output)])),
+        input_example={value.name: arrays[value.name][:2] for value in inputs},
         # Without this list, MLflow runs the model to infer the requirements: up to half a minute.
         pip_requirements=[f"{library}=={metadata.version(library)}" for library in ("onnxruntime", "onnx", "numpy")],
         onnx_execution_providers=["CPUExecutionProvider"],

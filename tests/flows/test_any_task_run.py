@@ -21,6 +21,7 @@ def test_train_compare_evaluate_and_predict(tmp_path: Path, data: Path, database
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout.splitlines()[-1])
     assert "accuracy" in result["metrics"] or "test_accuracy" in result["metrics"]
+    assert (result["onnx"]["version"], result["promotion"]["outcome"]) == ("1", "promoted")  # with two inputs
     page = (Path(result["folder"]) / "report.html").read_text()
     assert "accuracy" in page and "task.name" in page and "own.py:Distance" in page
     again = place.torchmill(*COMMAND, "--train.epochs", "2", "--name", "first")

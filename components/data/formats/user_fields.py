@@ -297,7 +297,9 @@ def _described(
         for split, values in stored.items():
             if values.min(initial=0) < 0 and not (is_target and set(np.unique(values[values < 0])) == {IGNORED}):
                 raise UserError(f"{where} of {split} holds {values.min()}.", "Ids count from 0.")
-        size = _size(max(int(values.max(initial=0)) for values in stored.values()) + 1, names, where)
+        size = max(int(values.max(initial=0)) for values in stored.values()) + 1
+        are_of_columns = is_target and train.ndim == 2 and size <= 2 and len(names) == train.shape[1] and not ragged
+        size = 2 if are_of_columns else _size(size, names, where)
         return FieldRef(kind="ids", shape=train.shape[1:], dtype="int64", size=size, **common), stored
     stored = {split: values.astype(np.float32) for split, values in arrays.items()}
     return FieldRef(kind="values", shape=train.shape[1:], dtype="float32", **common), stored

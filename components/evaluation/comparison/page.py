@@ -12,7 +12,7 @@ from torchmill.components.evaluation.report.page import render
 from torchmill.components.files import write_text
 from torchmill.components.metrics.paired import Difference, Pairing
 from torchmill.components.runs.reproduction import CIRCUMSTANCES, RecordedRun
-from torchmill.components.tasks import is_share
+from torchmill.components.tasks import is_share, title
 from torchmill.components.wording import percent, points
 
 SHARES = ("accuracy", "macro F1", "label accuracy", "all labels right")
@@ -106,5 +106,5 @@ def _curves(first: RecordedRun, second: RecordedRun, measures: Sequence[str]) ->
             Series(run.name, [Point(*pair) for pair in run.metrics.get(name, []) if pair[0] > 0], colour)
             for run, colour in ((first, "quiet"), (second, "a"))
         ]
-        drawn.append(charts.lines(series, "epoch", name.replace("_", " ")))
+        drawn.append(charts.lines(series, "epoch", title(name)))
     return drawn

@@ -188,7 +188,7 @@ def _curves(record: Record) -> list[Markup]:
             Series(split, [Point(*pair) for pair in record.curves.get(f"{split}_{measure}", [])], colour)
             for split, colour in (("train", "quiet"), ("validation", "a"))
         ]
-        drawn.append(charts.lines(series, "epoch", measure.replace("_", " "), marked=record.trained.best_epoch))
+        drawn.append(charts.lines(series, "epoch", title(measure), marked=record.trained.best_epoch))
     return drawn
 
 

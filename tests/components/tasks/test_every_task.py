@@ -196,7 +196,7 @@ def test_an_unknown_task_is_answered_with_the_nearest(tmp_path):
 FOURTH = '''
 """Classes in an order."""
 
-from torchmill.components.tasks.classification import Classification
+from torchmill.components.tasks.classification import LabelClassification
 
 
 class Ordinal:
@@ -204,7 +204,7 @@ class Ordinal:
     main_measure = "within_one"
 
     def __getattr__(self, member):
-        return getattr(Classification(), member)
+        return getattr(LabelClassification(), member)
 
     def recognizes(self, labels):
         return False  # whole numbers are classes unless the user names this task
