@@ -309,7 +309,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     Raises:
         UserError: it cannot be exported, or its answers differ from the network's.
     """
-    from torchmill.components.data.field_samples import read_fields
+    from torchmill.components.data.field_samples import read_field_sample, read_fields
     from torchmill.components.data.samples import read_sample, read_test
     from torchmill.components.export.export import export
     from torchmill.components.export.field_export import export_fields
@@ -318,8 +318,7 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     from torchmill.components.runs.snapshot import portable_reference
 
     run, network = current_run(), restore(trained.network, trained.weights, data)
-    smaller = {config.int8, config.fp16} != {"off"} and not data.goal
-    calibration = read_sample(data, CALIBRATION, seed=0) if smaller else None
+    asked = {config.int8, config.fp16} != {"off"}
     about = {
         "network": portable_reference(trained.network.reference),
         "data": f"{portable_reference(data.name)} sha256:{data.sha256}",
@@ -328,9 +327,10 @@ def export(config: ExportConfig, trained: FitRef, scores: EvaluationRef, data: D
     }
     try:
         if data.goal:
-            model = export_fields(network, data, read_fields(data, "test"), config, about, run.folder)
+            few = read_field_sample(data, CALIBRATION, seed=0) if asked else None
+            model = export_fields(network, data, read_fields(data, "test"), config, about, run.folder, few)
         else:
-            test = read_test(data)
+            test, calibration = read_test(data), read_sample(data, CALIBRATION, seed=0) if asked else None
             model = export(network, data, test, config, about, run.folder, scores.temperature, calibration)
     finally:
         tracking.log_files(run, [path for path in [run.folder / "parity.json"] if path.exists()])

@@ -76,10 +76,10 @@ def check_network(
 
 
 def _export_fields(sample: FieldSamples, data: DataRef, candidate: nn.Module) -> None:
-    from torchmill.components.export.field_export import export_fields  # which imports scipy
+    from torchmill.components.export.field_export import write_compared  # which imports scipy
 
     with temporary_folder() as folder:
-        export_fields(candidate, data, sample, ExportConfig(batch_sizes=(2,)), {}, folder)
+        write_compared(candidate, data, sample, ExportConfig(batch_sizes=(2,)), {}, folder)
 
 
 def conclude(report: Report, reference: str, folder: Path) -> CheckRef:

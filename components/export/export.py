@@ -20,7 +20,7 @@ from torchmill.components.export.first_divergence import first_divergence
 from torchmill.components.export.gates import Candidate, Gate, gates
 from torchmill.components.export.parity import JUDGE_BATCH, Judgement, Parity, as_json, compare, refer
 from torchmill.components.export.pre_and_post import OPSET
-from torchmill.components.export.quantize import Bits, Smaller, quantize
+from torchmill.components.export.quantize import Bits, LabelSubject, Smaller, Subject, quantize
 from torchmill.components.export.to_onnx import export_core, offload, write_bare, write_complete
 from torchmill.components.export.triton import triton_config
 from torchmill.components.files import temporary_folder, write_arrays, write_text
@@ -94,10 +94,10 @@ def export(
             judge = next(iter(proofs.values())).parity.judge
             check = functools.partial(_gates_of_smaller, network, data, test, temperature, judge)
             build = next(iter(builds.values()))
-            smaller = _write_smaller(plain, model, build, data, test, calibration, config, folder, check)
+            smaller = write_smaller(plain, model, build, LabelSubject(data, calibration, test), config, folder, check)
             verdicts = {bits: small.as_plain() for bits, small in smaller.items()}
             write_text(folder / "parity.json", parity_json(proofs, **({"smaller": verdicts} if verdicts else {})))
-            _check_required(config, smaller)
+            check_required(config, smaller)
     for form, file in files.items():
         rejected[form].replace(file)
     main = next(iter(files.values()))
@@ -231,13 +231,11 @@ def _rejected(file: Path) -> Path:
     return file.with_suffix(".rejected.onnx")
 
 
-def _write_smaller(
+def write_smaller(
     core: Path,
     model: Path,
     build: Build,
-    data: DataRef,
-    test: Samples,
-    calibration: Samples,
+    subject: Subject,
     config: ExportConfig,
     folder: Path,
     check: Callable[[Path], Sequence[Gate]],
@@ -247,7 +245,7 @@ def _write_smaller(
     verdicts: dict[Bits, Smaller] = {}
     for bits in (bits for bits, switch in switches.items() if switch != "off"):
         path = folder / SMALLER[bits]
-        small = quantize(bits, core, model, build, path, data, calibration, test, config.budget, check)
+        small = quantize(bits, core, model, build, path, subject, config.budget, check)
         logger.info("%s  %s: %s", bits, "accepted" if small.accepted else "fp32 stays", small.reason)
         verdicts[bits] = small
     return verdicts
@@ -265,7 +263,7 @@ def _gates_of_smaller(
     return gates(replace(candidate, judge=replace(judge, allowed=allowed)), without=("power",))
 
 
-def _check_required(config: ExportConfig, verdicts: Mapping[Bits, Smaller]) -> None:
+def check_required(config: ExportConfig, verdicts: Mapping[Bits, Smaller]) -> None:
     """Raise ParityError if a smaller model that is "on" was not accepted."""
     for bits, small in verdicts.items():
         if getattr(config, bits) == "on" and not small.accepted:

@@ -89,6 +89,10 @@ class Candidate:
         inputs, _ = self.test.first(samples).take(torch.arange(samples))
         return filled(prepared_inputs(as_taken(inputs), self.metadata), self.sizes)
 
+    def named_inputs(self, samples: int) -> dict[str, np.ndarray]:
+        """Return the first test inputs under the name of the model's input."""
+        return {self.proto.graph.input[0].name: self.inputs(samples)}
+
     def difference(self, outputs: np.ndarray) -> float:
         """Return the largest difference of outputs for the first test inputs from the reference, in its units."""
         expected = self.judge.outputs[: len(outputs)]
@@ -243,11 +247,11 @@ def _openvino(candidate: Candidate) -> Gate:
     fixed, *_ = candidate.sizes
     batches = (fixed,) if fixed else BATCHES
     try:
-        results = by_openvino(candidate.file, output, candidate.inputs(max(batches)), batches)
+        results = by_openvino(candidate.file, candidate.named_inputs(max(batches)), batches)
     except Unable as unable:
         gate = _reference(candidate)
         return replace(gate, evidence=f"{gate.evidence}; OpenVINO does not run the model, {unable}")
-    apart = max(candidate.difference(outputs) for outputs in results)
+    apart = max(candidate.difference(outputs[output]) for outputs in results)
     sizes = ", ".join(map(str, batches))
     allowed = max(judge.allowed, OTHER_ROUNDING * scale(judge.outputs))
     return Gate("runtime", f"OpenVINO differs by {apart:.1e} at batch sizes {sizes} in turn", apart <= allowed)
@@ -261,9 +265,9 @@ def _reference(candidate: Candidate) -> Gate:
         candidate.model(few.take(torch.arange(1))[0])
     if counter.get_total_flops() > REFERENCE_FLOPS:
         return Gate("reference", f"not tried: {counter.get_total_flops():.1e} operations a sample would take minutes")
-    inputs, output = candidate.inputs(REFERENCE_SAMPLES), candidate.data.task_object.onnx_output
+    inputs, output = candidate.named_inputs(REFERENCE_SAMPLES), candidate.data.task_object.onnx_output
     try:
-        outputs = by_reference(candidate.file, output, inputs)[:REFERENCE_SAMPLES]
+        outputs = by_reference(candidate.file, inputs)[output][:REFERENCE_SAMPLES]
     except Unable as unable:
         return Gate("reference", f"not available, {unable}")
     apart = candidate.difference(outputs)

@@ -1,7 +1,7 @@
 """A second, independent runtime runs an ONNX model: OpenVINO if it is installed, else ONNX's own implementation."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -23,8 +23,10 @@ def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
-def by_openvino(file: Path, output: str, inputs: np.ndarray, batches: Sequence[int] = BATCHES) -> list[np.ndarray]:
-    """Return the outputs of a model in OpenVINO, for the first inputs at each batch size in turn.
+def by_openvino(
+    file: Path, inputs: Mapping[str, np.ndarray], batches: Sequence[int] = BATCHES
+) -> list[dict[str, np.ndarray]]:
+    """Return the outputs of a model in OpenVINO by name, for the first inputs at each batch size in turn.
 
     Raises:
         Unable: OpenVINO does not take the model.
@@ -38,14 +40,18 @@ def by_openvino(file: Path, output: str, inputs: np.ndarray, batches: Sequence[i
     core = openvino.Core()
     try:
         model = core.compile_model(core.read_model(str(file)), "CPU", settings)
-        port = next(port for port in model.outputs if output in port.get_names())
-        return [np.array(model(np.ascontiguousarray(inputs[:size]))[port]) for size in batches]
+        ports = [(name, port) for port in model.outputs for name in port.get_names()]
+        results = []
+        for size in batches:
+            outputs = model({name: np.ascontiguousarray(values[:size]) for name, values in inputs.items()})
+            results.append({name: np.array(outputs[port]) for name, port in ports})
+        return results
     except RuntimeError as error:
         raise Unable(f"{type(error).__name__}: {' '.join(str(error).split())[-200:]}") from error
 
 
-def by_reference(file: Path, output: str, inputs: np.ndarray) -> np.ndarray:
-    """Return the output of a model in ONNX's reference implementation.
+def by_reference(file: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the outputs of a model in ONNX's reference implementation by name.
 
     Raises:
         Unable: it lacks an operator, or fails by itself.
@@ -54,7 +60,7 @@ def by_reference(file: Path, output: str, inputs: np.ndarray) -> np.ndarray:
 
     try:
         evaluator = ReferenceEvaluator(str(file))
-        (values,) = evaluator.run([output], {evaluator.input_names[0]: inputs})
+        outputs: Any = evaluator.run(None, dict(inputs))
     except Exception as error:  # its errors share no base class
         raise Unable(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-    return np.asarray(values)
+    return {name: np.asarray(values) for name, values in zip(evaluator.output_names, outputs, strict=True)}

@@ -3,10 +3,10 @@
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import onnx
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 Bits = Literal["int8", "fp16"]
+Inputs = dict[str, np.ndarray]
+"""Inputs of a model by name."""
 
 CALIBRATION = 512
 """Number of training samples for the calibration of activation ranges."""
@@ -38,6 +40,62 @@ SECONDS, ROUNDS = 0.15, 7
 SURE = 0.975
 """Level of the one-sided interval of the loss: the upper end of a two-sided 95 % interval."""
 GPU = "CUDAExecutionProvider"
+
+
+class Subject(Protocol):
+    """The data that a smaller model is calibrated on and judged by."""
+
+    @property
+    def measure(self) -> str:
+        """Main measure."""
+        ...
+
+    def calibration(self, core: "onnxruntime.InferenceSession") -> Iterable[Inputs]:
+        """Return batches of training samples as a core takes them."""
+        ...
+
+    def compare(self, model: Path, smaller: Path) -> Comparison:
+        """Compare the answers of both models to the test split."""
+        ...
+
+    def budget(self, comparison: Comparison, share: float) -> float:
+        """Return the largest loss of the main measure that a setting allows."""
+        ...
+
+    def inputs(self, session: "onnxruntime.InferenceSession", samples: int) -> Inputs:
+        """Return a batch of test samples as a model takes them."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelSubject:
+    """Samples with one input and labels."""
+
+    data: DataRef
+    training: Samples
+    test: Samples
+
+    @property
+    def measure(self) -> str:
+        return self.data.measure
+
+    def calibration(self, core: "onnxruntime.InferenceSession") -> Iterable[Inputs]:
+        (takes,) = core.get_inputs()
+        batches, _ = run(core, self.training, 32)
+        return ({takes.name: batch} for batch in batches)
+
+    def compare(self, model: Path, smaller: Path) -> Comparison:
+        outputs = (run(open_session(file), self.test, 64)[1] for file in (model, smaller))
+        scores = [sample_scores(self.data.task, each, self.test.labels.numpy()) for each in outputs]
+        return compare(scores[0], scores[1], SURE)
+
+    def budget(self, comparison: Comparison, share: float) -> float:
+        return share
+
+    def inputs(self, session: "onnxruntime.InferenceSession", samples: int) -> Inputs:
+        (takes,) = session.get_inputs()
+        inputs, _ = self.test.take(torch.arange(samples) % len(self.test))
+        return {takes.name: prepared_inputs(as_taken(inputs), session.get_modelmeta().custom_metadata_map)}
 
 
 @dataclass(frozen=True)
@@ -67,9 +125,7 @@ def quantize(
     model: Path,
     build: Callable[[ir.Model, Path], None],
     path: Path,
-    data: DataRef,
-    calibration: Samples,
-    test: Samples,
+    subject: Subject,
     budget: float,
     check: Callable[[Path], Sequence[Gate]] = lambda _: (),
 ) -> Smaller:
@@ -82,7 +138,6 @@ def quantize(
         core: bare model, with a free batch.
         model: the same in the published form, to compare with.
         build: function that writes the published form of a bare model, and uses that up.
-        calibration: training samples; the test split judges the model.
         budget: largest loss of accuracy, share of right labels or R²: upper end of the paired loss's 95 % interval.
         check: function that checks a written model before its speed is measured; one that fails a check is refused.
     """
@@ -90,9 +145,9 @@ def quantize(
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer recommends a preparation that changes nothing here
     try:
         with temporary_folder() as scratch:
-            WRITERS[bits](core, calibration, scratch / "core.onnx")
+            WRITERS[bits](core, subject, scratch / "core.onnx")
             build(tidied(ir.load(scratch / "core.onnx")), path)
-            verdict = _judge(bits, model, path, data, test, budget, check)
+            verdict = _judge(bits, model, path, subject, budget, check)
     except Exception as error:  # onnxruntime's tools can fail in any way on a graph
         verdict = Smaller(False, f"it cannot be made: {' '.join(str(error).split())[:300]}")
     finally:
@@ -102,7 +157,7 @@ def quantize(
     return verdict
 
 
-def _int8(core: Path, calibration: Samples, path: Path) -> None:
+def _int8(core: Path, subject: Subject, path: Path) -> None:
     """Quantize statically, with activation ranges from calibration samples.
 
     Weights have a scale per output channel. They have 7 bits on CPUs without VNNI, where the sum of two 8-bit products
@@ -110,16 +165,11 @@ def _int8(core: Path, calibration: Samples, path: Path) -> None:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    session = open_session(core)
-    (takes,) = session.get_inputs()
-    batches, _ = run(session, calibration, 32)
+    batches = iter(subject.calibration(open_session(core)))
 
     class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = ({takes.name: batch} for batch in batches)
-
         def get_next(self) -> Any:  # None ends the data, which onnxruntime's annotation leaves out
-            return next(self.batches, None)
+            return next(batches, None)
 
     quantize_static(
         core,
@@ -134,7 +184,7 @@ def _int8(core: Path, calibration: Samples, path: Path) -> None:
     )
 
 
-def _fp16(core: Path, calibration: Samples, path: Path) -> None:
+def _fp16(core: Path, subject: Subject, path: Path) -> None:
     """Convert a network's weights and activations; its input and output keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -142,25 +192,23 @@ def _fp16(core: Path, calibration: Samples, path: Path) -> None:
     path.write_bytes(halved.SerializeToString(deterministic=True))
 
 
-WRITERS: dict[Bits, Callable[[Path, Samples, Path], None]] = {"int8": _int8, "fp16": _fp16}
+WRITERS: dict[Bits, Callable[[Path, Subject, Path], None]] = {"int8": _int8, "fp16": _fp16}
 
 
 def _judge(
     bits: Bits,
     model: Path,
     path: Path,
-    data: DataRef,
-    test: Samples,
-    budget: float,
+    subject: Subject,
+    share: float,
     check: Callable[[Path], Sequence[Gate]],
 ) -> Smaller:
-    sessions = open_session(model), open_session(path)
-    scores = [sample_scores(data.task, run(session, test, 64)[1], test.labels.numpy()) for session in sessions]
-    comparison: Comparison = compare(*scores, SURE)
+    comparison = subject.compare(model, path)
+    budget = subject.budget(comparison, share)
     sizes = {"bytes": path.stat().st_size, "bytes_before": model.stat().st_size}
     measured: dict[str, Any] = {"loss": comparison.advantage, "loss_high": comparison.advantage_high, **sizes}
     lost, most, allowed = (
-        shown_difference(data.measure, loss) for loss in (comparison.advantage, comparison.advantage_high, budget)
+        shown_difference(subject.measure, loss) for loss in (comparison.advantage, comparison.advantage_high, budget)
     )
     loss_text = f"it loses {lost} (up to {most})"
     if not comparison.advantage_high <= budget:
@@ -176,14 +224,9 @@ def _judge(
 
         if GPU not in onnxruntime.get_available_providers():
             return Smaller(True, f"{loss_text}; its speed can only be measured on a GPU", **measured)
-        providers = (GPU, *CPU)
-        sessions = open_session(model, providers), open_session(path, providers)
-    (takes,) = sessions[0].get_inputs()
-    speeds = []
-    for size in BATCHES:
-        inputs, _ = test.take(torch.arange(size) % len(test))
-        taken = prepared_inputs(as_taken(inputs), sessions[0].get_modelmeta().custom_metadata_map)
-        speeds.append(_speed_up(*sessions, {takes.name: taken}))
+    providers = (GPU, *CPU) if bits == "fp16" else CPU
+    sessions = open_session(model, providers), open_session(path, providers)
+    speeds = [_speed_up(*sessions, subject.inputs(sessions[0], size)) for size in BATCHES]
     return Smaller(min(speeds) > 1, f"{loss_text}; {_speed_text(speeds)}", speed=tuple(speeds), **measured)
 
 
@@ -192,9 +235,7 @@ def _speed_text(speeds: Sequence[float]) -> str:
     return ", ".join(parts)
 
 
-def _speed_up(
-    first: "onnxruntime.InferenceSession", second: "onnxruntime.InferenceSession", inputs: dict[str, np.ndarray]
-) -> float:
+def _speed_up(first: "onnxruntime.InferenceSession", second: "onnxruntime.InferenceSession", inputs: Inputs) -> float:
     """Return the median speed of the second session relative to the first, measured alternately."""
 
     def seconds(session: "onnxruntime.InferenceSession") -> float:

@@ -8,6 +8,7 @@ from torchmill.components.onnx_model.proto import read_without_weights
 
 TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "TYPE_UINT8",
+    onnx.TensorProto.UINT16: "TYPE_UINT16",
     onnx.TensorProto.INT64: "TYPE_INT64",
     onnx.TensorProto.FLOAT: "TYPE_FP32",
     onnx.TensorProto.BOOL: "TYPE_BOOL",
@@ -26,8 +27,7 @@ def triton_config(file: Path) -> str:
     Source: "Model Configuration" in the user guide of Triton Inference Server.
     """
     graph = read_without_weights(file).graph
-    (entry,) = graph.input
-    is_fixed = bool(_sides(entry)[0] > 0)
+    is_fixed = bool(_sides(graph.input[0])[0] > 0)
     lines = [
         'backend: "onnxruntime"',
         f'default_model_filename: "{file.name}"',

@@ -60,14 +60,45 @@ def compare_field_models(
         return Verdict("kept", f"{note}: none is left to compare the two on")
     test = read_fields(data, "test")
     test = test.part(rows) if left_out else test
-    arrays = [_statistics(file, task, data, test) for file in (champion, challenger)]
-    if arrays[0].keys() != arrays[1].keys():
+    try:
+        comparison = compare_answers(
+            (champion, challenger), task, data, test, confidence_of(config.confidence, contest), left_out, contest
+        )
+    except OtherStatistics:
         return Verdict("kept", "the champion answers with other statistics, so they cannot be compared")
-    comparison = _compared(arrays, task, len(test), left_out, confidence_of(config.confidence, contest), contest)
-    margin = config.margin if is_share(data.measure) else config.margin * abs(comparison.champion_score)
+    margin = margin_of(data.measure, config.margin, comparison)
     verdict = judge(comparison, gates, margin, data.measure, "lower" if task.better == "higher" else "higher")
     reasons = (verdict.reason, note, note_on_contests(comparison, config.confidence, margin))
     return Verdict(verdict.outcome, "; ".join(filter(None, reasons)), comparison, margin)
+
+
+class OtherStatistics(ValueError):
+    """Two models answer with other statistics of a sample."""
+
+
+def margin_of(measure: str, share: float, comparison: Comparison) -> float:
+    """Return the largest loss that a share allows: of measures that are no shares, it is relative to the champion's."""
+    return share if is_share(measure) else share * abs(comparison.champion_score)
+
+
+def compare_answers(
+    files: tuple[Path, Path],
+    task: FieldTask,
+    data: DataRef,
+    test: FieldSamples,
+    confidence: float,
+    left_out: int = 0,
+    contest: int = 1,
+) -> Comparison:
+    """Compare a champion and a challenger by the main measure of their answers to the same samples.
+
+    Raises:
+        OtherStatistics: their answers give other statistics.
+    """
+    arrays = [_statistics(file, task, data, test) for file in files]
+    if arrays[0].keys() != arrays[1].keys():
+        raise OtherStatistics(f"{files[1].name} gives other statistics")
+    return _compared(arrays, task, len(test), left_out, confidence, contest)
 
 
 def _unlike(champion: Path, data: DataRef) -> str:

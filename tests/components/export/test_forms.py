@@ -185,8 +185,8 @@ def test_openvino_gives_the_same_answers_while_batches_grow(both):
     proto = onnx.load(folder / "model.onnx")
     inputs = as_taken(read_test(data).inputs[: max(BATCHES)])
     expected = open_session(folder / "model.onnx").run(["logits"], {proto.graph.input[0].name: inputs})[0]
-    for outputs in by_openvino(folder / "model.onnx", "logits", inputs):
-        np.testing.assert_allclose(outputs, expected[: len(outputs)], rtol=1e-3, atol=1e-4)
+    for outputs in by_openvino(folder / "model.onnx", {proto.graph.input[0].name: inputs}):
+        np.testing.assert_allclose(outputs["logits"], expected[: len(outputs["logits"])], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", slow_but([(31, 57)], [(40, 30), (31, 57), (24, 24), (90, 70)]))
@@ -196,8 +196,8 @@ def test_openvino_takes_pictures_of_any_size(both, size):
     _, folder = both
     large = np.random.default_rng(0).integers(0, 256, (4, *size, 4), dtype=np.uint8)
     expected = open_session(folder / "model.onnx").run(["logits"], {"pixels": large})[0]
-    for outputs in by_openvino(folder / "model.onnx", "logits", large, (1, 3, 4)):
-        np.testing.assert_allclose(outputs, expected[: len(outputs)], rtol=1e-2, atol=1e-2)
+    for outputs in by_openvino(folder / "model.onnx", {"pixels": large}, (1, 3, 4)):
+        np.testing.assert_allclose(outputs["logits"], expected[: len(outputs["logits"])], rtol=1e-2, atol=1e-2)
 
 
 def test_the_metadata_says_how_to_prepare_pixels(toy, trained, toy_test, tmp_path):

@@ -15,7 +15,7 @@ from torchmill.components.export import export as exports
 from torchmill.components.export import quantize as smaller
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import ParityError, export
-from torchmill.components.export.quantize import quantize
+from torchmill.components.export.quantize import LabelSubject, quantize
 from torchmill.components.export.to_onnx import export_core, write_bare, write_complete
 from torchmill.components.onnx_model.run import run
 from torchmill.components.onnx_model.session import open_session
@@ -52,9 +52,8 @@ def faster(monkeypatch):
 
 
 def test_it_is_smaller_and_answers_alike(exported, core, build, toy, toy_test, tmp_path, faster):
-    found = quantize(
-        "int8", core, exported.path, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05
-    )
+    subject = LabelSubject(toy, read_sample(toy, 64, 0), toy_test)
+    found = quantize("int8", core, exported.path, build, tmp_path / "small.onnx", subject, 0.05)
     assert found.accepted and found.speed == (1.5, 1.5), found.reason
     assert found.bytes == (tmp_path / "small.onnx").stat().st_size < 0.5 * exported.path.stat().st_size
     plain, small = (
@@ -68,7 +67,9 @@ def test_it_is_smaller_and_answers_alike(exported, core, build, toy, toy_test, t
 
 def test_a_calibration_on_what_is_no_data_is_refused(exported, core, build, toy, toy_test, tmp_path, faster):
     black = Samples(torch.zeros(32, 1, 28, 28, dtype=torch.uint8), torch.zeros(32, dtype=torch.int64))
-    found = quantize("int8", core, exported.path, build, tmp_path / "small.onnx", toy, black, toy_test, 0.005)
+    found = quantize(
+        "int8", core, exported.path, build, tmp_path / "small.onnx", LabelSubject(toy, black, toy_test), 0.005
+    )
     assert not found.accepted and "allowed is up to 0.50 points" in found.reason
     assert found.loss_high is not None and found.loss_high > 0.005
     assert not (tmp_path / "small.onnx").exists()
@@ -76,9 +77,8 @@ def test_a_calibration_on_what_is_no_data_is_refused(exported, core, build, toy,
 
 def test_one_that_is_not_faster_is_refused(exported, core, build, toy, toy_test, tmp_path, monkeypatch):
     monkeypatch.setattr(smaller, "_speed_up", lambda *_: 0.9)
-    found = quantize(
-        "int8", core, exported.path, build, tmp_path / "small.onnx", toy, read_sample(toy, 64, 0), toy_test, 0.05
-    )
+    subject = LabelSubject(toy, read_sample(toy, 64, 0), toy_test)
+    found = quantize("int8", core, exported.path, build, tmp_path / "small.onnx", subject, 0.05)
     assert not found.accepted and "0.90 times as fast at batch size 1" in found.reason
 
 
@@ -119,7 +119,9 @@ def test_a_bare_model_alone_gets_smaller_as_well(trained, toy, toy_test, tmp_pat
 
 
 def test_half_of_the_bits_answer_alike(exported, core, build, toy, toy_test, tmp_path):
-    found = quantize("fp16", core, exported.path, build, tmp_path / "small.onnx", toy, toy_test, toy_test, 0.05)
+    found = quantize(
+        "fp16", core, exported.path, build, tmp_path / "small.onnx", LabelSubject(toy, toy_test, toy_test), 0.05
+    )
     assert found.accepted and "can only be measured on a GPU" in found.reason, found.reason
     assert found.bytes and found.bytes < 0.6 * exported.path.stat().st_size
     pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 57, 3), dtype=np.uint8)
