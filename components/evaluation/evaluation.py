@@ -145,6 +145,15 @@ class MistakeEntry(Entry):
     """First numbers of the input."""
 
 
+class WorstEntry(Entry):
+    """A test sample for which the main measure is among the worst, at a task over named fields."""
+
+    sample: int
+    origin: str = ""
+    value: float
+    """Main measure of this sample alone."""
+
+
 class Attribution(Entry):
     """Contributions of tokens or cells to one answer."""
 
@@ -188,6 +197,7 @@ class Evaluation(Entry):
     robustness: Robustness | None = None
     error_slices: tuple[Slice, ...] = Field((), validation_alias=AliasChoices("error_groups", "error_slices"))
     mistakes: tuple[MistakeEntry, ...] = ()
+    worst: tuple[WorstEntry, ...] = ()
     saliency: SaliencyEntry = SaliencyEntry()
     pictures: list[str] = []
 

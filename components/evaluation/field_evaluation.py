@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from torchmill.components.data.field_samples import FieldSamples
+from torchmill.components.evaluation.analysis.worst_samples import draw_worst, told, worst_rows
 from torchmill.components.field_tasks.field_task import LOSS, FieldTask
 from torchmill.components.field_tasks.statistics import SampleStatistics, time_blocks, write_statistics
 from torchmill.components.files import write_text
@@ -50,7 +51,9 @@ def evaluate_fields(
     name = task.main_measure
     write_statistics(folder / STATISTICS, statistics.arrays)
     draw_statistics(statistics.arrays, folder / "statistics.png")
-    pictures = [*drawn, folder / "statistics.png"]
+    worst = worst_rows(task, statistics.arrays)
+    bad = draw_worst(task, model, test.to(device), list(worst), folder, drawn)
+    pictures = [*drawn, *bad, folder / "statistics.png"]
     others = {key: value for key, value in measures.items() if key != name}
     report = {
         "samples": len(test),
@@ -61,6 +64,7 @@ def evaluate_fields(
         **others,
         **{f"{key}_95": list(intervals[key]) for key in others},
         "loss": loss,
+        "worst": told(worst, data),
         "pictures": [path.name for path in pictures],
     }
     write_text(folder / "evaluation.json", json.dumps(report, indent=1))

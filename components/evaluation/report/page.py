@@ -111,6 +111,7 @@ def _contents(record: Record) -> dict[str, Any]:
         "settings": _settings(record.config),
         "seconds": sum(step.seconds for step in record.steps.values()) or 1.0,
         "percent": percent,
+        "shown": shown,
         "points": lambda share: f"{100 * share:+.2f}",
     }
 
