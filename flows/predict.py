@@ -27,8 +27,8 @@ def predict(model: str, inputs: list[str], output: str, probabilities: bool = Tr
     Args:
         model: an ONNX file, or a registered model: NAME, NAME@champion, NAME@7, champion. Each run looks the version
             up anew.
-        inputs: image files, folders, tables or texts.
-        output: a .csv, .jsonl or .parquet file, which is overwritten; .npz of a task over named fields.
+        inputs: image files, folders, tables or texts; of a task over named fields also file.py:function.
+        output: a .csv, .jsonl or .parquet file, which is overwritten; .npz or .jsonl of a task over named fields.
         probabilities: write the probability of each class, too.
 
     Returns:
@@ -47,7 +47,7 @@ def answer(model: str, inputs: list[Path], output: Path, probabilities: bool = T
     runs = Runs.here()
     file, version = _find_model(runs, model)
     if is_of_fields(file):
-        answers = predict_fields(file, inputs, output.with_suffix(".npz") if output == USUAL_OUTPUT else output)
+        answers = predict_fields(file, inputs, None if output == USUAL_OUTPUT else output)
         failed = f", {answers.unreadable:,} could not be read" if answers.unreadable else ""
         masks = f", masks in {answers.masks}" if answers.masks else ""
         by = version or file

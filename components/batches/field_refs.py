@@ -5,8 +5,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FieldKind = Literal["image", "values", "ids", "mask", "lengths"]
-"""Pixels, plain numbers, whole numbers from 0, a class for each pixel, and lengths of ragged samples."""
+FieldKind = Literal["image", "values", "ids", "mask", "audio", "lengths"]
+"""Pixels, plain numbers, whole numbers from 0, a class for each pixel, waveforms, and lengths of ragged samples."""
+
+TextForm = Literal["", "words", "spaces", "whole"]
+"""Form of texts that became ids: lists of words with punctuation apart, lists of words that spaces separate, or whole
+texts; empty of fields that held no texts."""
+
+LENGTHS = "lengths"
+"""Name of the field with the lengths of ragged samples, and of the parameter by which ``forward`` gets them."""
+
+OWN_LENGTHS, OWN_MASK = "_lengths", "_mask"
+"""Endings that, behind the name of a ragged field, name its lengths and its mask."""
 
 TARGET_NAMES = ("label", "labels", "target", "targets", "y", "mask", "masks", "tag", "tags", "class", "classes")
 """Names of fields that are targets, unless the data names its targets."""
@@ -41,7 +51,19 @@ class FieldRef(Description):
     season: int = 0
     """Steps of a season of a time series; 0 of other fields."""
     ragged: bool = False
-    """True if samples have different lengths, which the field ``lengths`` holds."""
+    """True if samples have different lengths."""
+    lengths: str = LENGTHS
+    """Name of the field that holds the lengths of ragged samples; fields of the same lengths share it."""
+    padding: int = 0
+    """Value behind the end of ragged samples."""
+    text: TextForm = ""
+    rate: int = 0
+    """Samples of a second of a waveform; 0 of other kinds."""
+
+    @property
+    def length_axis(self) -> str:
+        """Name of the free axis of a ragged field: the same for fields of the same lengths."""
+        return "length" if self.lengths == LENGTHS else f"{self.lengths.removesuffix(OWN_LENGTHS)}_length"
 
     def words(self) -> str:
         """Return the field in words, for example ``image (image, uint8 3x64x64)``."""
@@ -65,6 +87,17 @@ class TaskRef(Description):
     def title(self) -> str:
         """Name of the task or of its class."""
         return self.reference.rpartition(":")[2]
+
+
+def lengths_fields(fields: Sequence[FieldRef]) -> list[FieldRef]:
+    """Return the fields of lengths that ragged fields need, in the order of these; of any data set.
+
+    Example:
+        >>> [field.name for field in lengths_fields(named_fields(data))]  # doctest: +SKIP
+        ['lengths', 'answer_lengths']
+    """
+    names = dict.fromkeys(field.lengths for field in fields if field.ragged)
+    return [FieldRef(name=name, file=name, kind="lengths", shape=(), dtype="int64") for name in names]
 
 
 def inputs_of(fields: Sequence[FieldRef]) -> list[FieldRef]:

@@ -1,5 +1,6 @@
 """The splits of a prepared data set as batches of named fields, read from disk or from memory."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from torchmill.components.batches.batch import Batch
-from torchmill.components.batches.field_refs import FieldRef
-from torchmill.components.data.named_fields import LENGTHS, named_fields
+from torchmill.components.batches.field_refs import LENGTHS, FieldRef
+from torchmill.components.data.named_fields import named_fields
 from torchmill.components.data.samples import IN_MEMORY, ON_CARD, read_ahead, sequence_lengths
 from torchmill.components.data.splits import cut_validation, strata
 from torchmill.components.refs import DataRef
@@ -32,13 +33,18 @@ class FieldSamples:
     """Rows of the split in the fields that are elsewhere, on the CPU."""
     elsewhere: frozenset[str] = frozenset()
     """Names of fields on disk, or on the CPU while batches are on a GPU."""
-    ragged: frozenset[str] = frozenset()
-    """Names of fields that are cut to the longest sample of a batch."""
-    lengths: Tensor | None = None
-    """Lengths of the samples, on the CPU; None if no field is ragged."""
+    ragged: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Fields that are cut to the longest sample of a batch, with the names of their lengths."""
+    all_lengths: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Lengths of the samples by name, on the CPU; empty if no field is ragged."""
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Lengths of the samples, of the first ragged field, on the CPU; None if no field is ragged."""
+        return next(iter(self.all_lengths.values()), None)
 
     def to(self, device: torch.device) -> "FieldSamples":
         """Return the samples with batches on a device; fields that are too large for it stay on the CPU."""
@@ -57,7 +63,7 @@ class FieldSamples:
             indices: on the CPU.
         """
         chosen = indices.to(self.device)
-        longest = None if self.lengths is None else int(self.lengths[indices].max())
+        lengths = {name: values[indices] for name, values in self.all_lengths.items()}
         taken = {}
         for name, values in self.fields.items():
             if name in self.elsewhere:
@@ -68,9 +74,8 @@ class FieldSamples:
             else:
                 taken[name] = values[chosen]
             if name in self.ragged:
-                taken[name] = taken[name][:, :longest]
-        if self.lengths is not None:
-            taken[LENGTHS] = self.lengths[indices].to(self.device)
+                taken[name] = taken[name][:, : int(lengths[self.ragged[name]].max())]
+        taken |= {name: values.to(self.device) for name, values in lengths.items()}
         return Batch.of(taken)
 
     def ahead(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
@@ -87,8 +92,8 @@ class FieldSamples:
             for name, values in self.fields.items()
         }
         rows = None if self.rows is None else self.rows[indices]
-        lengths = None if self.lengths is None else self.lengths[indices]
-        return replace(self, fields=fields, size=len(indices), rows=rows, lengths=lengths)
+        lengths = {name: values[indices] for name, values in self.all_lengths.items()}
+        return replace(self, fields=fields, size=len(indices), rows=rows, all_lengths=lengths)
 
     def first(self, count: int) -> "FieldSamples":
         """Return the first samples as a split."""
@@ -124,21 +129,21 @@ def _samples(data: DataRef, split: Split, rows: np.ndarray | None) -> FieldSampl
     fields = named_fields(data)
     arrays, elsewhere = {}, set()
     for field in fields:
-        arrays[field.name] = _read(data, split, field, in_memory=field.name == LENGTHS)
+        arrays[field.name] = _read(data, split, field, in_memory=field.kind == "lengths")
         if isinstance(arrays[field.name], np.memmap):
             elsewhere.add(field.name)
         elif rows is not None:
             arrays[field.name] = arrays[field.name][rows]
     first = arrays[fields[0].name]
     size = len(rows) if rows is not None else len(first)
-    ragged = frozenset(field.name for field in fields if field.ragged)
-    lengths = arrays.pop(LENGTHS, None)
-    if ragged and lengths is None:  # tokens of a data set of labels, padded with 0
+    ragged = {field.name: field.lengths for field in fields if field.ragged}
+    lengths = {field.name: arrays.pop(field.name) for field in fields if field.kind == "lengths"}
+    if ragged and not lengths:  # tokens of a data set of labels, padded with 0
         tokens = arrays[next(iter(ragged))]
         chosen = np.arange(size) if rows is None else rows
         blocks = [chosen[start : start + 65_536] for start in range(0, size, 65_536)]
         in_place = rows is not None and not isinstance(tokens, np.memmap)
-        lengths = (
+        lengths[LENGTHS] = (
             sequence_lengths(np.asarray(tokens))
             if in_place
             else np.concatenate([sequence_lengths(np.asarray(tokens[block])) for block in blocks])
@@ -149,7 +154,7 @@ def _samples(data: DataRef, split: Split, rows: np.ndarray | None) -> FieldSampl
         rows=torch.from_numpy(np.arange(size) if rows is None else rows) if elsewhere else None,
         elsewhere=frozenset(elsewhere),
         ragged=ragged,
-        lengths=None if lengths is None else torch.from_numpy(np.ascontiguousarray(lengths)).long(),
+        all_lengths={name: torch.from_numpy(np.ascontiguousarray(values)).long() for name, values in lengths.items()},
     )
 
 

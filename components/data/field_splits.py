@@ -10,8 +10,7 @@ from torchmill.components import fields, files
 from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.data.content import digests_file
 from torchmill.components.data.origins import write_origins
-from torchmill.components.encoding import vocabulary
-from torchmill.components.encoding.vocabulary import Vocabulary
+from torchmill.components.encoding.texts import TextEncoding, as_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +27,8 @@ class FieldSplits:
     origins: Mapping[str, Sequence[str]]
     source: str
     notes: tuple[str, ...] = ()
-    vocabulary: Vocabulary | None = None
-    """Vocabulary of the inputs that are texts; None if there are none."""
+    encoding: TextEncoding | None = None
+    """Encoding of the inputs that are texts; None if there are none."""
 
     def facts(self) -> dict[str, object]:
         """Return the entries of the data set's description."""
@@ -58,10 +57,10 @@ class FieldSplits:
             files.write_array(written[-1], self.digests[split])
             if origins := self.origins.get(split):
                 written.append(write_origins(folder, split, origins))
-        if self.vocabulary:
-            written.append(folder / vocabulary.FILE)
+        for name, content in as_files(self.encoding).items():
+            written.append(folder / name)
             with files.new_file(written[-1]) as file:
-                file.write(self.vocabulary.as_json().encode())
+                file.write(content.encode())
         if self.groups is not None:
             written.append(groups_file(folder))
             files.write_array(written[-1], self.groups)

@@ -9,10 +9,10 @@ from torchmill.components import files
 from torchmill.components.data.content import digests_file
 from torchmill.components.data.field_splits import groups_file
 from torchmill.components.data.origins import origins_file
-from torchmill.components.encoding import columns, vocabulary
+from torchmill.components.encoding import columns, texts
 from torchmill.components.refs import DataRef
 
-FORMAT = 3
+FORMAT = 4
 """Version of the cache's format. A change prepares all data anew."""
 
 SPLITS = ("train", "validation", "test")
@@ -25,7 +25,8 @@ def begin(folder: Path) -> None:
     """Remove what describes a former preparation, so that a kill from here on leaves no manifest of other files."""
     with files.writing(folder):
         for stale in (
-            *(folder / "manifest.json", folder / columns.FILE, folder / vocabulary.FILE, groups_file(folder)),
+            *(folder / "manifest.json", folder / columns.FILE, groups_file(folder)),
+            *(folder / name for name in texts.FILES),
             *(origins_file(folder, split) for split in SPLITS),
         ):
             stale.unlink(missing_ok=True)

@@ -5,17 +5,11 @@ from typing import Any
 
 from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.encoding import vocabulary
-from torchmill.components.encoding.vocabulary import PADDING, Vocabulary
+from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.refs import DataRef
-
-LENGTHS = "lengths"
-"""Name of the field with the lengths of ragged samples, and of the parameter by which ``forward`` gets them."""
 
 IGNORED, IGNORED_PIXEL = -100, 255
 """Class of positions that no loss and no measure counts: in batches, as torch has it, and in stored masks."""
-
-
-LENGTHS_FIELD = FieldRef(name=LENGTHS, file=LENGTHS, kind="lengths", shape=(), dtype="int64")
 
 
 def named_fields(data: DataRef) -> tuple[FieldRef, ...]:
@@ -93,7 +87,7 @@ def facts(data: DataRef) -> dict[str, Any]:
         values |= {"in_channels": channels, "image_size": height, "image_height": height, "image_width": width}
     ids = [field for field in inputs if field.kind == "ids"]
     if len(ids) == 1:
-        values |= {"vocab_size": ids[0].size, "num_embeddings": ids[0].size, "padding_index": PADDING}
+        values |= {"vocab_size": ids[0].size, "num_embeddings": ids[0].size, "padding_index": ids[0].padding}
         values |= {"max_length": ids[0].shape[0]} if ids[0].shape else {}
     numbers = [field for field in inputs if field.kind == "values"]
     if len(numbers) == 1 and numbers[0].shape:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from torchmill.components.encoding.words import Pieces
 from torchmill.components.state_files import parse_json
 
 FILE = "vocabulary.json"
@@ -57,6 +58,26 @@ class Vocabulary:
     def ids(self) -> dict[str, int]:
         """Ids of the tokens."""
         return {token: number for number, token in enumerate(self.tokens)}
+
+    @property
+    def padding(self) -> int:
+        """Id that pads texts."""
+        return PADDING
+
+    def pieces(self, words: Sequence[str], most: int | None) -> Pieces:
+        """Return the ids of words, an id for each.
+
+        Args:
+            most: largest number of ids; the end of a longer text is cut off.
+        """
+        ids = [self.ids.get(word.lower() if self.lower_case else word, UNKNOWN) for word in words[:most]]
+        firsts = [*range(len(ids)), *[-1] * (len(words) - len(ids))]
+        return Pieces(ids or [UNKNOWN], firsts, len(words) > len(ids))
+
+    def text_pieces(self, text: str, most: int | None) -> Pieces:
+        """Return the ids of a text."""
+        tokens = tokenize(text, self.level, self.lower_case)
+        return self.pieces(tokens, most)._replace(firsts=[])
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return token ids, int32 (texts, longest text), with padding at the end.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from torchmill.components.batches.batch import Batch
-from torchmill.components.batches.field_refs import FieldRef
-from torchmill.components.data.fetch import VOCABULARY
+from torchmill.components.batches.field_refs import FieldRef, lengths_fields
 from torchmill.components.data.field_samples import FieldSamples
-from torchmill.components.data.named_fields import LENGTHS_FIELD, named_fields
+from torchmill.components.data.named_fields import named_fields
+from torchmill.components.encoding.texts import read_files
 from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.export import SMALLER, ParityError, check_required, write_smaller
@@ -205,7 +205,8 @@ def exported_fields(task: FieldTask, data: DataRef, read: Sequence[str]) -> list
     Raises:
         UserError: the answers depend on a target.
     """
-    fields = {field.name: field for field in (*named_fields(data), LENGTHS_FIELD, *task.noise_fields())}
+    ours = named_fields(data)
+    fields = {field.name: field for field in (*ours, *lengths_fields(ours), *task.noise_fields())}
     for name in read:
         if fields[name].is_target:
             raise UserError(
@@ -228,7 +229,7 @@ def write_fields_model(
     Raises:
         UserError: torch cannot export the network.
     """
-    axes = {field.name: {0: "batch", 1: "length"} if field.ragged else {0: "batch"} for field in fields}
+    axes = {field.name: {0: "batch", **({1: field.length_axis} if field.ragged else {})} for field in fields}
     program = export_quietly(
         module,
         tuple(sample.values()),
@@ -244,12 +245,11 @@ def write_fields_model(
 
 
 def described(data: DataRef, fields: Sequence[FieldRef], module: Answering) -> dict[str, str]:
-    """Return the metadata: descriptions of the inputs, names of the outputs, and the vocabulary of tokens."""
+    """Return the metadata: descriptions of the inputs, names of the outputs, and the encoding of texts."""
     assert data.goal
-    file = data.folder / VOCABULARY
     named = [list(field.names) for field in named_fields(data) if field.is_target and field.names]
     return {
-        **({names.VOCABULARY: file.read_text(encoding="utf-8")} if file.is_file() else {}),
+        **{Path(file).stem: content for file, content in read_files(data.folder).items()},  # vocabulary or tokenizer
         names.FORM: names.COMPLETE,
         names.TASK: data.goal.reference if ":" not in data.goal.reference else data.goal.title,
         names.FIELDS: json.dumps([field.model_dump(mode="json", exclude={"names"}) for field in fields]),

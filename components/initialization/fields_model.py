@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from torchmill.components.batches.batch import Batch
-from torchmill.components.batches.field_refs import FieldRef, inputs_of
-from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, LENGTHS, named_fields
+from torchmill.components.batches.field_refs import LENGTHS, OWN_LENGTHS, OWN_MASK, FieldRef, inputs_of
+from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, named_fields
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.refs import DataRef
 
@@ -39,7 +39,7 @@ class FieldsModel(nn.Module):
         self.network = network
         self.fields = {field.name: field for field in fields}
         self.reference = reference
-        self._taken: str | tuple[str, ...] | None = None
+        self._taken: str | dict[str, str] | None = None
         self.takes_tokens = any(field.ragged for field in fields)
         for field in inputs_of(fields):
             if field.mean:
@@ -53,8 +53,8 @@ class FieldsModel(nn.Module):
         return cls(network, named_fields(data), reference)
 
     @property
-    def taken(self) -> str | tuple[str, ...]:
-        """Fields that ``forward`` names; a single name if it is given by position.
+    def taken(self) -> str | dict[str, str]:
+        """Fields by the parameters of ``forward`` that get them; a single name if it is given by position.
 
         Raises:
             UserError: ``forward`` needs something that no field offers.
@@ -68,7 +68,8 @@ class FieldsModel(nn.Module):
             batch, taken = args[0], self.taken
             if isinstance(taken, str):
                 return self.network(batch[taken], **kwargs)
-            return self.network(**{name: self._argument(name, batch) for name in taken}, **kwargs)
+            arguments = {parameter: self._argument(name, batch) for parameter, name in taken.items()}
+            return self.network(**arguments, **kwargs)
         return self.network(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -87,14 +88,16 @@ class FieldsModel(nn.Module):
         return Batch(fields, batch.raw, batch.size, views)
 
     def _argument(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
-        if name != ATTENTION_MASK or name in batch:
+        if name in batch:
             return batch[name]
-        return attention_mask(batch[self.ragged], batch[LENGTHS])
+        if name == ATTENTION_MASK:
+            return self._mask(next(field.name for field in self.fields.values() if field.ragged), batch)
+        if name.endswith(OWN_MASK):
+            return self._mask(name.removesuffix(OWN_MASK), batch)
+        return batch[self.fields[name.removesuffix(OWN_LENGTHS)].lengths]
 
-    @property
-    def ragged(self) -> str:
-        """Name of the first field whose samples have different lengths."""
-        return next(field.name for field in self.fields.values() if field.ragged)
+    def _mask(self, ragged: str, batch: Mapping[str, Tensor]) -> Tensor:
+        return attention_mask(batch[ragged], batch[self.fields[ragged].lengths])
 
     def _prepared(self, name: str, values: Tensor) -> Tensor:
         field = self.fields.get(name)
@@ -107,7 +110,10 @@ class FieldsModel(nn.Module):
         if field.is_target or not field.mean:
             return values if values.is_floating_point() else values.float()
         offset, scale = getattr(self, f"offset_{name}"), getattr(self, f"scale_{name}")
-        shape = (1, -1, *(1,) * (values.dim() - 2)) if values.dim() > 1 else (-1,)
+        if field.ragged:  # steps first, then features
+            shape = (1, 1, *(1,) * (values.dim() - 3), -1) if values.dim() > 2 else (1, 1)
+        else:
+            shape = (1, -1, *(1,) * (values.dim() - 2)) if values.dim() > 1 else (-1,)
         return (values.to(scale.dtype) - offset.view(shape)) * scale.view(shape)
 
 
@@ -117,15 +123,24 @@ def attention_mask(values: Tensor, lengths: Tensor) -> Tensor:
     return (steps < lengths[:, None]).long()
 
 
-def taken_fields(network: nn.Module, fields: Sequence[FieldRef], reference: str = "") -> str | tuple[str, ...]:
-    """Return the fields that a network's ``forward`` names; a single name if it is given by position.
+def _lengths_and_masks(fields: Sequence[FieldRef]) -> list[str]:
+    """Return the names by which ``forward`` gets lengths and masks; without names of fields if all lengths are one."""
+    ragged = [field for field in inputs_of(fields) if field.ragged]
+    own = [f"{field.name}{ending}" for field in ragged for ending in (OWN_LENGTHS, OWN_MASK)]
+    names = [LENGTHS, ATTENTION_MASK] if any(field.ragged for field in fields) else []
+    return [*names, *(name for name in own if name not in names)]
+
+
+def taken_fields(network: nn.Module, fields: Sequence[FieldRef], reference: str = "") -> str | dict[str, str]:
+    """Return the fields by the parameters of ``forward`` that get them; a single name if it is given by position.
+
+    The first parameter gets the only input whatever its name, for example ``input_ids`` the field ``tokens``.
 
     Raises:
         UserError: it needs something that no field offers.
     """
     inputs = [field.name for field in inputs_of(fields)]
-    is_ragged = any(field.ragged for field in fields)
-    offered = [*inputs, *((LENGTHS, ATTENTION_MASK) if is_ragged else ())]
+    offered = [*inputs, *_lengths_and_masks(fields)]
     try:
         parameters = [
             each
@@ -136,11 +151,14 @@ def taken_fields(network: nn.Module, fields: Sequence[FieldRef], reference: str 
         return inputs[0]
     required = [each.name for each in parameters if each.default is each.empty]
     unknown = [name for name in required if name not in offered]
-    named = tuple(each.name for each in parameters if each.name in offered)
+    named = {each.name: each.name for each in parameters if each.name in offered}
+    by_position = len(inputs) == 1 and not named.keys() & set(inputs)
+    if by_position and not named and len(required) <= 1:
+        return inputs[0]
+    if by_position and named and parameters[0].name not in named and set(unknown) <= {parameters[0].name}:
+        return {parameters[0].name: inputs[0], **named}
     if not unknown and named:
         return named
-    if len(inputs) == 1 and len(required) <= 1 and not set(named) & set(inputs):
-        return inputs[0]
     name = reference or type(network).__name__
     if not parameters:
         raise UserError(f"forward of {name} takes no inputs.", f"The data offers {', '.join(offered)}.")

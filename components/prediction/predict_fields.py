@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from torchmill.components.onnx_model.field_run import Arrays, answers_of, fields
 from torchmill.components.onnx_model.model import read_checked
 from torchmill.components.onnx_model.proto import metadata_of
 from torchmill.components.onnx_model.session import open_session
+from torchmill.components.prediction.field_answers import write_rows
+from torchmill.components.prediction.field_inputs import TEXTS, FieldInputs, gather_samples, is_own_function
 from torchmill.components.prediction.inputs import MAX_PIXELS, check_places, files_in
 from torchmill.components.reading import pictures
 from torchmill.components.reading.rules import USUAL
@@ -26,6 +28,7 @@ from torchmill.components.wording import count
 logger = logging.getLogger("torchmill")
 
 BATCH = 64
+FORMATS = (".npz", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class FieldPredictions:
     """The written files and their counts."""
 
     output: Path
-    """``.npz`` file with each output of the model, and the names of the files in ``file`` if the inputs were files."""
+    """``.npz`` file with each output of the model, and the names of the samples in ``file`` if they have some; or
+    ``.jsonl`` with an object for each sample."""
     masks: Path | None
     """Folder with a PNG of classes for each picture; None if the model answers no masks."""
     answered: int
@@ -49,12 +53,20 @@ def is_of_fields(model_file: Path) -> bool:
     return names.FIELDS in metadata_of(read_checked(model_file))
 
 
-def predict_fields(model_file: Path, places: Sequence[Path], output: Path) -> FieldPredictions:
-    """Answer all samples in ``places``, and write the model's outputs by name into an ``.npz`` file.
+def predict_fields(model_file: Path, places: Sequence[Path], output: Path | None = None) -> FieldPredictions:
+    """Answer all samples in ``places``, and write the model's answers by name.
 
-    Places are an ``.npz`` file with an array for each input; a ``.npy`` file or pictures and folders of them, if the
-    model has one input. Answers that are a class for each pixel of a picture are also written as PNG files, one for
-    each picture, at its own size.
+    Places are
+
+    - an ``.npz`` file with an array for each input, or a ``.npy`` file if the model has one input;
+    - pictures and folders of them, if the model has one input. Answers that are a class for each pixel are also written
+      as PNG files, one for each picture, at its own size;
+    - texts: ``.txt`` with a text in each line, ``.jsonl`` with an object of inputs in each line, and CoNLL columns;
+    - a function of the user's, ``file.py:function``, that returns fields: those of its test split if it gives splits.
+
+    Args:
+        output: ``.npz`` file of arrays, or ``.jsonl`` with an object for each sample, in which texts have spans or
+            labels; ``predictions.jsonl`` of texts, else ``predictions.npz``, without it.
 
     Raises:
         UserError: a place can't be used, or an array does not fit the input of its name.
@@ -62,23 +74,57 @@ def predict_fields(model_file: Path, places: Sequence[Path], output: Path) -> Fi
     Example:
         >>> predict_fields(Path("model.onnx"), [Path("photos")], Path("answers.npz"))  # doctest: +SKIP
     """
-    if output.suffix.lower() != ".npz":
-        raise UserError(f"{output}: this model answers arrays by name.", "Give --output FILE.npz.")
-    if not output.parent.is_dir():
-        raise UserError(f"There is no folder {output.parent} for {output.name}.", "Make it first.")
     metadata = metadata_of(read_checked(model_file))
     fields = fields_taken(metadata)
-    check_places(places)
+    output = output or Path("predictions.jsonl" if any(field.text for field in fields) else "predictions.npz")
+    _check_output(output)
+    check_places([place for place in places if not is_own_function(place)])
     if any(place.suffix.lower() in (".npz", ".npy") for place in places):
         arrays = _arrays(places, fields)
+        _check_is_npz(output)
         answers = answers_of(open_session(model_file), arrays, BATCH)
         write_arrays(output, answers)
         return FieldPredictions(output, None, len(next(iter(arrays.values()))), 0)
+    if any(field.text for field in fields) or any(map(is_own_function, places)):
+        return _of_samples(model_file, gather_samples(_text_files(places), fields, metadata), metadata, output)
+    _check_is_npz(output)
     files, arrays, unreadable = _pictures(places, fields)
     answers = answers_of(open_session(model_file), arrays, BATCH)
     write_arrays(output, {"file": np.array(files), **answers})
     masks = _write_masks(files, answers, fields[0], output.with_name(f"{output.stem}.masks"))
     return FieldPredictions(output, masks, len(files), unreadable)
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"{output}: this model answers arrays by name.", f"Give --output FILE{' or FILE'.join(FORMATS)}."
+        )
+    if not output.parent.is_dir():
+        raise UserError(f"There is no folder {output.parent} for {output.name}.", "Make it first.")
+
+
+def _check_is_npz(output: Path) -> None:
+    if output.suffix.lower() != ".npz":
+        raise UserError(f"{output}: answers to arrays and pictures are arrays.", "Give --output FILE.npz.")
+
+
+def _text_files(places: Sequence[Path]) -> list[Path]:
+    """Return places with the files of texts in folders in place of these."""
+    files: list[Path] = []
+    for place in places:
+        files += [place] if is_own_function(place) else map(Path, files_in([place], TEXTS, "texts"))
+    return files
+
+
+def _of_samples(model_file: Path, inputs: FieldInputs, metadata: Mapping[str, str], output: Path) -> FieldPredictions:
+    session = open_session(model_file)
+    if output.suffix.lower() == ".jsonl":
+        write_rows(session, inputs, metadata, output, BATCH)
+    else:  # all are padded to the longest, so that answers are arrays
+        answers = answers_of(session, inputs.arrays(range(len(inputs))), BATCH)
+        write_arrays(output, {"file": np.array(inputs.names), **answers})
+    return FieldPredictions(output, None, len(inputs), 0)
 
 
 def _arrays(places: Sequence[Path], fields: Sequence[FieldRef]) -> Arrays:

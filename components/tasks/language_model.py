@@ -14,11 +14,7 @@ from torchmill.components.batches.outputs import main_output
 from torchmill.components.errors import UserError
 from torchmill.components.metrics.plots import draw_texts
 
-END = 0
-"""Token before the first and after the last one of a text: that of padding, which a text itself never holds."""
-
 IGNORED = -100
-LENGTHS = "lengths"
 SHOWN, LONGEST = 12, 64
 """Texts that are drawn, and their largest length."""
 
@@ -26,8 +22,8 @@ SHOWN, LONGEST = 12, 64
 class LanguageModel:
     """Loss: nats a token. The network gives logits (N, L, tokens) for tokens (N, L), each from those up to its place.
 
-    Texts of different lengths begin and end with the token 0: their end is predicted, too. Windows of one length are
-    parts of a longer text, and have no end.
+    Texts of different lengths begin and end with the token of padding: their end is predicted, too. Windows of one
+    length are parts of a longer text, and have no end.
 
     Measures: ``bits`` a token (the main one; of characters: bits a character) and ``perplexity``, 2 to the power of it.
     """
@@ -42,7 +38,7 @@ class LanguageModel:
                 f"{', '.join(field.words() for field in fields.values())}.",
                 "Return {'tokens': integers (N, L)}, or use a data set of texts.",
             )
-        self.field = inputs[0]
+        self.field, self.end = inputs[0], inputs[0].padding
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> Tensor:
         logits, targets = self._logits(network, batch), self._targets(batch)
@@ -70,7 +66,7 @@ class LanguageModel:
         for _ in range(longest):
             logits = self._logits(network, Batch.of({self.field.name: written}))[:, -1]
             written = torch.cat([written, torch.multinomial(logits.softmax(1), 1, generator=rng)], 1)
-        texts = [row[: row.index(END) if END in row else None] for row in written.tolist()]
+        texts = [row[: row.index(self.end) if self.end in row else None] for row in written.tolist()]
         path = folder / "samples_written.png"
         draw_texts([self._words(text) for text in texts], path)
         return [path]
@@ -84,9 +80,9 @@ class LanguageModel:
     def _logits(self, network: torch.nn.Module, inputs: Batch) -> Tensor:
         """Return logits (N, L + 1, tokens): the tokens are shifted by the one that begins a text."""
         tokens = inputs[self.field.name]
-        shifted = {self.field.name: F.pad(tokens, (1, 0), value=END)}
+        shifted = {self.field.name: F.pad(tokens, (1, 0), value=self.end)}
         if self.field.ragged:
-            shifted[LENGTHS] = (tokens != END).sum(1) + 1
+            shifted[self.field.lengths] = (tokens != self.end).sum(1) + 1
         logits = main_output(network(inputs.replaced(shifted)), "logits")
         if logits.dim() != 3 or logits.shape[1] != tokens.shape[1] + 1 or logits.shape[2] < self.field.size:
             raise UserError(
@@ -99,8 +95,8 @@ class LanguageModel:
     def _targets(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the token of each place, (N, L + 1): that after the last is the end, if texts have one."""
         tokens = batch[self.field.name].long()
-        if LENGTHS not in batch:
+        if not self.field.ragged:
             return F.pad(tokens, (0, 1), value=IGNORED)
-        places, lengths = torch.arange(tokens.shape[1] + 1, device=tokens.device), batch[LENGTHS][:, None]
-        targets = torch.where(places < lengths, F.pad(tokens, (0, 1), value=END), END)
+        places, lengths = torch.arange(tokens.shape[1] + 1, device=tokens.device), batch[self.field.lengths][:, None]
+        targets = torch.where(places < lengths, F.pad(tokens, (0, 1), value=self.end), self.end)
         return torch.where(places <= lengths, targets, IGNORED)

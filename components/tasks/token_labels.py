@@ -17,7 +17,6 @@ from torchmill.components.metrics.spans import SpanLabels, matching_spans, spans
 IGNORED = -100
 """Label of tokens that neither loss nor measures count."""
 
-LENGTHS = "lengths"
 MOST_TYPES = 8
 """Largest number of types of spans that have an F1 each."""
 
@@ -40,7 +39,7 @@ class TokenLabels:
     def __init__(self, fields: Mapping[str, FieldRef]):
         targets = [field for field in fields.values() if field.is_target and field.kind == "ids" and field.shape]
         target = targets[0] if len(targets) == 1 and len(targets[0].shape) == 1 else None
-        inputs = [field for field in inputs_of(list(fields.values())) if target and field.shape[:1] == target.shape]
+        inputs = [field for field in inputs_of(list(fields.values())) if target and _same_steps(field, target)]
         if not target or not inputs:
             raise UserError(
                 f"Labels of tokens need tokens and one target of the same length; the fields are "
@@ -130,10 +129,10 @@ class TokenLabels:
     def _truth(self, batch: Batch) -> Tensor:
         """Return the label of each token, (N, L), and -100 for padding."""
         truth = batch[self.target.name]
-        if LENGTHS not in batch:
+        if not self.target.ragged:
             return truth
         places = torch.arange(truth.shape[1], device=truth.device)
-        return torch.where(places < batch[LENGTHS][:, None], truth, IGNORED)
+        return torch.where(places < batch[self.target.lengths][:, None], truth, IGNORED)
 
     def _logits(self, network: torch.nn.Module, inputs: Batch) -> Tensor:
         logits = main_output(network(inputs), "logits")
@@ -145,3 +144,9 @@ class TokenLabels:
                 "Take num_classes in its constructor, and give logits for each token.",
             )
         return logits
+
+
+def _same_steps(field: FieldRef, target: FieldRef) -> bool:
+    """Return True if each step of an input has a label."""
+    same_lengths = (field.ragged, field.lengths) == (target.ragged, target.lengths)
+    return field.shape[:1] == target.shape and same_lengths

@@ -89,3 +89,11 @@ def _takes_any(function: Callable[..., Any]) -> bool:
         return any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return False
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Return True if a function takes an argument of a name."""
+    try:
+        return name in inspect.signature(function).parameters or _takes_any(function)
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False

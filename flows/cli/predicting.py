@@ -11,14 +11,18 @@ def _predict_options(parser: Parser) -> None:
         "model", metavar="MODEL", help="an .onnx file, or a registered model: NAME, NAME@7, NAME@champion, champion"
     )
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="INPUT", help="images, folders, tables, texts, .npz or .npy"
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help="images, folders, tables, texts, .npz or .npy; file.py:function of named fields",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("predictions.csv"),
         metavar="FILE",
-        help=".csv, .jsonl or .parquet (default: predictions.csv); .npz for tasks over named fields",
+        help=".csv, .jsonl or .parquet (default: predictions.csv); .npz or .jsonl for tasks over named fields",
     )
     parser.add_argument("--no-probabilities", action="store_true", help="write only each label and its confidence")
 

@@ -39,12 +39,16 @@ def load(
     path: Path,
     token: Annotated[int, Field(ge=0, le=1000)] = 0,
     label: Annotated[int | None, Field(ge=0, le=1000)] = None,
+    tokenizer: str | None = None,
+    max_length: Annotated[int | None, Field(ge=1, le=1_000_000)] = None,
 ) -> FieldSplits:
     """Read texts as fields ``tokens`` and ``labels``.
 
     Args:
         token: column of the tokens, from 0.
         label: column of the labels, from 0; without it the last one.
+        tokenizer: file of a pretrained tokenizer, ``tokenizer.json``; without it, each word is a token.
+        max_length: tokens of a text that count; by default all words, or 256 tokens of a tokenizer.
 
     Raises:
         UserError: a file is missing, empty or not UTF-8, or lines have other numbers of columns.
@@ -52,7 +56,18 @@ def load(
     texts = {split: _read(file, token, label) for split, file in _files(path).items()}
     returned = {split: {"tokens": part.tokens, "labels": part.labels} for split, part in texts.items()}
     origins = {split: part.origins for split, part in texts.items()}
-    return load_fields({**returned, "targets": ["labels"]}, str(path), origins=origins)
+    options = {"targets": ["labels"], "max_length": max_length}
+    return load_fields({**returned, **options}, str(path), origins=origins, tokenizer=tokenizer)
+
+
+def read_tokens(file: Path) -> tuple[list[list[str]], list[str]]:
+    """Return the tokens of each text in a file, which needs no labels, and the origins of the texts.
+
+    Raises:
+        UserError: as ``load``.
+    """
+    texts = _read(file, 0, 0)
+    return texts.tokens, texts.origins
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -112,6 +127,6 @@ def _read(file: Path, token: int, label: int | None) -> Texts:
         )
     if not texts.tokens:
         raise UserError(f"{file} has no tokens.", "Write each token with its label in a line.")
-    if width == 1:
+    if width == 1 and label != token:
         raise UserError(f"{file} has one column alone.", "Write each token with its label in a line: Anna B-PER")
     return texts

@@ -1,12 +1,12 @@
 """Named fields from the user's own function: mappings of arrays, or Datasets whose items are mappings or tuples."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchmill.components.batches.field_refs import TARGET_NAMES, FieldRef
-from torchmill.components.data.content import digests_of, row_digests
+from torchmill.components.batches.field_refs import TARGET_NAMES, FieldRef, inputs_of, lengths_fields
 from torchmill.components.data.field_splits import FieldSplits
 from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.field_cut import (
@@ -17,26 +17,38 @@ from torchmill.components.data.formats.field_cut import (
     rows_of_splits,
     taken,
 )
-from torchmill.components.data.formats.token_fields import Encoded, encoded_strings, token_columns, token_digests
+from torchmill.components.data.formats.ragged_fields import (
+    Arrays,
+    LengthsByName,
+    digests_of_rows,
+    is_ragged,
+    padded,
+    ragged_moments,
+    without_padding,
+)
+from torchmill.components.data.formats.token_fields import (
+    Encoded,
+    encoded_strings,
+    text_rules,
+    token_columns,
+    token_digests,
+)
 from torchmill.components.data.formats.user_values import Pictures, as_images, as_pixels, kind_of, opened_values
-from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, LENGTHS, LENGTHS_FIELD
+from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL
+from torchmill.components.encoding.tokenizer import Tokenizer
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.reading.survey import Survey
 from torchmill.components.user_code.importing import first_hand
 from torchmill.components.wording import count
 
 SPLITS = ("train", "validation", "test")
-OPTIONS = ("targets", "groups", "names")
+OPTIONS = ("targets", "groups", "names", "tokenizer", "level", "lower_case", "max_length")
 """Keys that the function's mapping may hold beside the splits."""
 
 MOST_CLASSES = IGNORED_PIXEL - 1
 """Classes of a mask that fit into bytes, beside the ignored ones."""
 
-REMEDY_FOR_TEXTS = (
-    "Cut them into tokens, a list of strings for each sample; or name the field among the 'targets' if it is a label."
-)
-
-Arrays = dict[str, np.ndarray]
+REMEDY_FOR_TEXTS = "Give a string, or a list of strings, for each sample."
 
 
 def has_named_fields(returned: Any) -> bool:
@@ -67,13 +79,18 @@ def _first_item_is_named(part: Any) -> bool:
 
 
 def load_fields(
-    returned: Any, place: str, in_order: bool = False, origins: Mapping[str, Sequence[str]] = {}
+    returned: Any,
+    place: str,
+    in_order: bool = False,
+    origins: Mapping[str, Sequence[str]] = {},
+    tokenizer: str | None = None,
 ) -> FieldSplits:
     """Return the splits of a function's value with named fields.
 
     Args:
         in_order: test with the last samples, since they follow each other in time.
         origins: names of the samples by split; items of the function's value without them.
+        tokenizer: file of a tokenizer; the function's own "tokenizer", or words, without it.
 
     Raises:
         UserError: fields are missing, of different lengths, or hold no numbers.
@@ -95,25 +112,43 @@ def load_fields(
     if in_order and groups is not None:
         raise UserError(f"{place} gives 'groups', and --data.split last cuts by order alone.", "Leave one of them out.")
     columns, groups, origins = _cut_texts(columns, targets, groups, origins, place, in_order)
-    encoded = encoded_strings(columns, targets, dict(options.get("names", {})), place)
+    file = tokenizer or options.get("tokenizer")
+    rules = text_rules(options, Tokenizer.read(Path(file).expanduser()) if file else None, place)
+    encoded = encoded_strings(columns, targets, dict(options.get("names", {})), rules, place)
     columns, options = encoded.columns, {**options, "names": encoded.names}
     values: dict[str, Arrays] = {split: {} for split in columns}
     refs: list[FieldRef] = []
-    lengths: dict[str, np.ndarray] = {}
+    shared = LengthsByName()
     for name in columns["train"]:
+        where = f"{place} field '{name}'"
         raw = {split: columns[split][name] for split in columns}
-        arrays, ragged = _arrays(raw, f"{place} field '{name}'")
-        if ragged:
-            _same_lengths(lengths, ragged, f"{place} field '{name}'")
-        ref, stored = _described(name, arrays, name in targets, bool(ragged), options, place)
+        padding = encoded.padding if name in encoded.tokens else 0
+        arrays, lengths = _arrays(raw, where, name in encoded.ragged, padding)
+        ref, stored = _described(name, arrays, name in targets, bool(lengths), options, place)
+        ref = ref.model_copy(update=encoded.traits(name))
+        if lengths:
+            ref = ref.model_copy(update={"lengths": shared.name_of(name, lengths, name in targets, where)})
         refs.append(ref)
         for split in columns:
             values[split][name] = stored[split]
-    if lengths:
-        refs.append(LENGTHS_FIELD)
+    for ref in lengths_fields(refs):
+        refs.append(ref)
         for split in columns:
-            values[split][LENGTHS] = lengths[split]
+            values[split][ref.name] = shared.lengths[ref.name][split]
     return _cut(values, tuple(refs), groups, origins, encoded, place, in_order)
+
+
+def own_columns(returned: Any, place: str) -> tuple[str, dict[str, Any]]:
+    """Return the fields of the samples to answer in a function's value, and their split; empty if it gives no splits.
+
+    Raises:
+        UserError: it has no named fields.
+    """
+    if not has_named_fields(returned):
+        raise UserError(f"{place} gives no named fields.", "Return an array or a list for each field by its name.")
+    parts, _ = _parts(returned, place)
+    split = "test" if "test" in parts else "train"
+    return split if len(parts) > 1 else "", _columns(parts[split], place)
 
 
 def _samples(fields: Mapping[str, Any]) -> int:
@@ -204,13 +239,14 @@ def _copied(value: Any) -> Any:
     return np.array(value) if isinstance(value, np.ndarray) else value
 
 
-def _arrays(raw: Mapping[str, Any], place: str) -> tuple[Arrays, Arrays]:
-    """Return a field's values as an array for each split, and the lengths of samples if these differ."""
-    opened: dict[str, Any] = {}
-    for split, values in raw.items():
-        where = f"{place} of {split}"
-        is_ragged = isinstance(values, list) and len({len(value) for value in values if np.ndim(value)}) > 1
-        opened[split] = [np.asarray(value) for value in values] if is_ragged else opened_values(values, where)
+def _arrays(raw: Mapping[str, Any], place: str, ragged: bool, padding: int) -> tuple[Arrays, Arrays]:
+    """Return a field's values as an array for each split, and the lengths of ragged samples."""
+    opened: dict[str, Any] = {
+        split: [np.asarray(value) for value in values]
+        if ragged or is_ragged(values)
+        else opened_values(values, f"{place} of {split}")
+        for split, values in raw.items()
+    }
     if any(isinstance(values, Pictures) for values in opened.values()):
         return _images(opened, place), {}
     for split, values in opened.items():
@@ -218,18 +254,8 @@ def _arrays(raw: Mapping[str, Any], place: str) -> tuple[Arrays, Arrays]:
             raise UserError(f"{place} of {split} holds texts.", REMEDY_FOR_TEXTS)
     if not any(isinstance(values, list) for values in opened.values()):
         return _numbers(opened, place), {}
-    longest = max(len(value) for values in opened.values() for value in values)
-    padded, lengths = {}, {}
-    for split, values in opened.items():
-        lengths[split] = np.array([len(value) for value in values], np.int64)
-        sides = {value.shape[1:] for value in values}
-        if len(sides) > 1:
-            raise UserError(f"{place} of {split}: samples have the shapes {shortened(sorted(sides))}.")
-        first = values[0]
-        padded[split] = np.zeros((len(values), longest, *first.shape[1:]), first.dtype)
-        for row, value in enumerate(values):
-            padded[split][row, : len(value)] = value
-    return _numbers(padded, place), lengths
+    arrays, lengths = padded(opened, padding, place)
+    return _numbers(arrays, place), lengths
 
 
 def _images(opened: Mapping[str, Any], place: str) -> Arrays:
@@ -258,17 +284,6 @@ def _numbers(arrays: Mapping[str, np.ndarray], place: str) -> Arrays:
                 "Fill them in, or leave these samples out.",
             )
     return dict(arrays)
-
-
-def _same_lengths(lengths: Arrays, ragged: Arrays, place: str) -> None:
-    for split, values in ragged.items():
-        if not np.array_equal(lengths.setdefault(split, values), values):
-            row = int(np.flatnonzero(lengths[split] != values)[0])
-            raise UserError(
-                f"{place} of {split}: sample {row} has the length {values[row]}, and {lengths[split][row]} in "
-                "an earlier field.",
-                "Ragged fields must have the same lengths.",
-            )
 
 
 def _described(
@@ -352,13 +367,13 @@ def _cut(
     in_order: bool,
 ) -> FieldSplits:
     """Return the splits; without a test split, a fifth of the samples is cut off, groups whole."""
-    inputs = [ref.name for ref in refs if not ref.is_target and ref.name != LENGTHS]
+    inputs = [ref.name for ref in inputs_of(refs)]
     if not inputs:
         raise UserError(f"{place} has targets alone.", "Name the targets: 'targets' beside 'train'.")
     numbers = [ref for ref in refs if ref.name in inputs and ref.name not in encoded.tokens]
     digests = {
         split: digests_of_rows(
-            [*([encoded.digests[split]] if encoded.tokens else []), *(_without_padding(ref, arrays) for ref in numbers)]
+            [*([encoded.digests[split]] if encoded.tokens else []), *(without_padding(ref, arrays) for ref in numbers)]
         )
         for split, arrays in values.items()
     }
@@ -370,26 +385,13 @@ def _cut(
         origins = origins_of(rows, origins)
         groups = None if groups is None else groups[rows["train"]]
     # Of the training split alone: a test sample must not move the mean.
-    described = tuple(_with_statistics(ref, values["train"][ref.name]) for ref in refs)
-    return FieldSplits(values, described, digests, groups, origins, place, encoded.notes, encoded.vocabulary)
+    described = tuple(_with_statistics(ref, values["train"]) for ref in refs)
+    return FieldSplits(values, described, digests, groups, origins, place, encoded.notes, encoded.encoding)
 
 
-def _with_statistics(ref: FieldRef, train: np.ndarray) -> FieldRef:
+def _with_statistics(ref: FieldRef, train: Arrays) -> FieldRef:
     if ref.kind not in ("image", "values"):
         return ref
-    mean, std = _moments(train)
+    values = train[ref.name]
+    mean, std = ragged_moments(values, train[ref.lengths]) if ref.ragged else _moments(values)
     return ref.model_copy(update={"mean": mean, "std": std})
-
-
-def _without_padding(ref: FieldRef, arrays: Arrays) -> np.ndarray:
-    """Return a field, or the digest of each sample of a ragged one: its padding depends on the longest sample."""
-    if not ref.ragged:
-        return arrays[ref.name]
-    lengths = arrays[LENGTHS].tolist()
-    return digests_of(row[:length].tobytes() for row, length in zip(arrays[ref.name], lengths, strict=True))
-
-
-def digests_of_rows(fields: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the digest of each sample's inputs, uint64 (N,)."""
-    digests = [row_digests(values if values.ndim > 1 else values.reshape(-1, 1)) for values in fields]
-    return digests[0] if len(digests) == 1 else row_digests(np.stack(digests, 1))

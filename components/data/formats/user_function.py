@@ -26,7 +26,7 @@ from torchmill.components.errors import UserError, nearest
 from torchmill.components.reading.rules import ReadingRules
 from torchmill.components.reading.survey import Survey, depth_note, full_scale
 from torchmill.components.refs import SPLIT, USUAL_SPLIT
-from torchmill.components.user_code.call import call
+from torchmill.components.user_code.call import call, takes
 from torchmill.components.user_code.importing import import_from
 
 TEST_FRACTION = 0.2
@@ -37,6 +37,9 @@ TEXT_VALIDATION_FRACTION = 0.1
 
 MAX_LENGTH = 256
 """Longest text in tokens, unless the function says otherwise."""
+
+TOKENIZER = "tokenizer"
+"""Argument that names the file of a tokenizer; the function gets it if it takes one by this name."""
 
 SPLITS = ("train", "validation", "test")
 OPTIONS = ("classes", "task", "level", "lower_case", "max_length")
@@ -66,10 +69,16 @@ def load_own(file: str, function: str, args: Mapping[str, Any]) -> Splits | Fiel
     """
     place = f"{file}:{function}"
     in_order = args.get(SPLIT, USUAL_SPLIT) != USUAL_SPLIT
-    own = {name: value for name, value in args.items() if name != SPLIT}
-    returned = call(_function(file, function), own, place, "--data.args")
+    called, own = _function(file, function), {name: value for name, value in args.items() if name != SPLIT}
+    tokenizer = None if takes(called, TOKENIZER) else own.pop(TOKENIZER, None)
+    returned = call(called, own, place, "--data.args")
     if has_named_fields(returned):
-        return load_fields(returned, place, in_order)
+        return load_fields(returned, place, in_order, tokenizer=tokenizer)
+    if tokenizer:
+        raise UserError(
+            f"{place} gives pairs of inputs and labels, and a tokenizer makes named fields.",
+            "Return {'text': texts, 'label': labels}.",
+        )
     parts, options = _parts(returned, place)
     read = {split: read_pair(part, f"{place}: {split}") for split, part in parts.items()}
     inputs = {split: values for split, (values, _, _) in read.items()}
@@ -142,6 +151,15 @@ def _inputs(inputs: dict[str, Values], place: str) -> tuple[dict[str, np.ndarray
             notes = [depth_note("the images", largest, rules.top)]
         arrays = [as_inputs(values, part, rules.top) for part, values in parts.items()]
     return dict(zip(inputs, arrays, strict=True)), rules, tuple(notes)
+
+
+def call_own(file: str, function: str, args: Mapping[str, Any]) -> Any:
+    """Return the value of the user's function.
+
+    Raises:
+        UserError: it is missing, or fails.
+    """
+    return call(_function(file, function), args, f"{file}:{function}", "--data.args")
 
 
 def _function(file: str, name: str) -> Callable[..., Any]:

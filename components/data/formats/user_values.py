@@ -176,10 +176,10 @@ def _file(file: Path) -> Any:
         return _picture(image)
 
 
-def _names_files(values: Sequence[Any]) -> bool:
+def name_files(values: Sequence[Any]) -> bool:
     """Return True for names of image files; the first has to exist."""
     return (
-        bool(values)
+        len(values) > 0
         and all(isinstance(value, str) and value.lower().endswith(tuple(pictures.SUFFIXES)) for value in values)
         and Path(values[0]).expanduser().is_file()
     )
@@ -188,7 +188,7 @@ def _names_files(values: Sequence[Any]) -> bool:
 def _opened(values: list[Any], place: str) -> Pictures | TextFiles | list[Any]:
     """Return pictures or texts for files and images; other values as they are."""
     are_files = any(isinstance(value, Path) for value in values)
-    if _names_files(values):
+    if name_files(values):
         logger.info("%s are names of image files, which are read", place)
         values, are_files = [Path(value).expanduser() for value in values], True
     opened: list[Any] = []

@@ -47,7 +47,7 @@ def test_fields_go_to_the_parameters_of_their_names(tmp_path):
     data = own_data(tmp_path, "pairs", "Distance")
     network = build(f"{tmp_path}/own.py:Both", {}, data)
     model = FieldsModel.of(network.eval(), data)
-    assert model.taken == ("right", "left")
+    assert list(model.taken) == ["right", "left"]
     batch = model.prepared(read_fields(data, "test").take(torch.arange(5)))
     left, right = model(batch)
     assert torch.equal(left, network.body(batch["left"])) and torch.equal(right, network.body(batch["right"]))

@@ -125,7 +125,8 @@ def field(name: str, **more) -> FieldRef:
 
 
 def test_padding_and_ignored_tokens_count_for_nothing():
-    task = TokenLabels({"tokens": field("tokens"), "tags": field("tags", is_target=True, names=NAMES)})
+    ragged = {"tokens": field("tokens", ragged=True), "tags": field("tags", is_target=True, names=NAMES, ragged=True)}
+    task = TokenLabels(ragged)
     tags = torch.tensor([[2, IGNORED, 4, 0], [1, 0, 0, 0]])
     batch = Batch.of({"tokens": torch.ones(2, 4, dtype=torch.long), "tags": tags, "lengths": torch.tensor([4, 1])})
     logits = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))

@@ -76,7 +76,6 @@ def test_digests_do_not_depend_on_the_longest_sample():
         ({"tokens": [*TEXTS[:3], ["a", 3, "b", "c"]]}, "sample 3 has a int as token 1"),
         ({"tags": [*TAGS[:3], ["D", "N"]]}, "sample 3 has the length 2, and 4"),
         ({"tags": [*TAGS[:3], None]}, r"field 'tags': sample 3 is nothing \(None\), not a list of strings"),
-        ({"tokens": ["one", "two", "three", "four"], "tags": TAGS}, "Cut them into tokens"),
     ],
 )
 def test_malformed_texts_are_named_with_their_place(changes, message):

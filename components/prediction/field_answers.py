@@ -1,0 +1,126 @@
+"""Answers of models of tasks over named fields in words: spans and labels of texts, as JSON lines."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchmill.components.files import write_atomically
+from torchmill.components.metrics.spans import OUTSIDE, SpanLabels, spans_of
+from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.field_run import answers_of
+from torchmill.components.prediction.field_inputs import FieldInputs
+from torchmill.components.state_files import parse_json
+from torchmill.components.wording import count
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+logger = logging.getLogger("torchmill")
+
+MOST_NUMBERS = 64
+"""Numbers of an answer that a line holds at most."""
+
+
+class AnswersInWords:
+    """Answers to samples as JSON objects, by the names in a model's metadata."""
+
+    def __init__(self, inputs: FieldInputs, metadata: Mapping[str, str]):
+        self.inputs = inputs
+        self.classes = parse_json(metadata.get(names.CLASSES, "[]"), tuple[str, ...])
+        self.spans = SpanLabels.of(self.classes)
+        self.has_words = next((field.text for field in inputs.fields if field.text), "whole") != "whole"
+        self.left_out: dict[str, None] = {}
+
+    def row(self, row: int, answer: Mapping[str, np.ndarray], steps: int) -> dict[str, Any]:
+        """Return the answers to a sample, with the sample itself.
+
+        Args:
+            answer: values without the dimension of samples, by name.
+            steps: length of the batch's texts with padding.
+        """
+        shown: dict[str, Any] = {"file": self.inputs.names[row]}
+        if self.inputs.texts:
+            shown["text"] = self.inputs.texts[row].text
+        for name, values in answer.items():
+            is_whole, of_steps = values.dtype.kind in "iu", values.ndim == 1 and len(values) == steps
+            if is_whole and of_steps and self.has_words:
+                shown |= self._of_words(row, name, values)
+            elif is_whole and not values.ndim:
+                shown[name] = self.classes[int(values)] if 0 <= values < len(self.classes) else int(values)
+            elif not values.ndim:
+                shown[name] = _short(values)
+            elif values.ndim > 1 or of_steps or len(values) > MOST_NUMBERS:
+                self.left_out[name] = None
+            elif len(values) == len(self.classes):
+                shown[name] = dict(zip(self.classes, _short(values), strict=True))
+            else:
+                shown[name] = _short(values)
+        return shown
+
+    def _of_words(self, row: int, name: str, values: np.ndarray) -> dict[str, Any]:
+        """Return spans, or a label for each word; None for words without tokens and those that were cut off."""
+        text, places = self.inputs.texts[row]
+        labels = [int(values[first]) if first >= 0 else None for first in self.inputs.pieces[row].firsts]
+        if not self.spans:
+            return {
+                "words": [text[start:end] for start, end in places],
+                name: [None if label is None else self._label(label) for label in labels],
+            }
+        outside = self.classes.index(OUTSIDE) if OUTSIDE in self.classes else 0
+        spans = []
+        for first, end, kind in spans_of([outside if label is None else label for label in labels], self.spans):
+            start, stop = places[first][0], places[end - 1][1]
+            spans.append({"type": kind, "text": text[start:stop], "start": start, "end": stop})
+        return {"spans": spans}
+
+    def _label(self, label: int) -> str | int:
+        return self.classes[label] if label < len(self.classes) else label
+
+
+def _short(values: np.ndarray) -> Any:
+    """Return numbers with seven digits, the precision of float32."""
+    if values.dtype.kind != "f":
+        return values.tolist()
+    return [float(f"{value:.7g}") for value in values.tolist()] if values.ndim else float(f"{values:.7g}")
+
+
+def write_rows(
+    session: "onnxruntime.InferenceSession",
+    inputs: FieldInputs,
+    metadata: Mapping[str, str],
+    output: Path,
+    size: int,
+) -> None:
+    """Write a JSON object for each sample, in batches of one size; answers of many numbers are left out."""
+    words = AnswersInWords(inputs, metadata)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(inputs), size):
+            batch = range(start, min(start + size, len(inputs)))
+            arrays = inputs.arrays(batch)
+            steps = _steps(inputs, arrays)
+            answers = answers_of(session, arrays, size)
+            for at, row in enumerate(batch):
+                yield words.row(row, {name: values[at] for name, values in answers.items()}, steps)
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8") as file:
+            for row in rows():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    write_atomically(output, write)
+    if words.left_out:
+        logger.info("predict  %s: left out of %s; --output FILE.npz has it", ", ".join(words.left_out), output.name)
+    if cut := sum(each.is_cut for each in inputs.pieces):
+        logger.warning(
+            "predict  %s longer than those of training: their ends have no answers", count(cut, "text is", "texts are")
+        )
+
+
+def _steps(inputs: FieldInputs, arrays: Mapping[str, np.ndarray]) -> int:
+    first: Sequence[str] = [field.name for field in inputs.fields if field.text]
+    return arrays[first[0]].shape[1] if first else -1

@@ -1,0 +1,262 @@
+"""Inputs of models of tasks over named fields, from texts, JSON lines, columns, and the user's own functions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from torchmill.components.batches.field_refs import FieldRef, inputs_of
+from torchmill.components.data.datasets import conll
+from torchmill.components.data.formats.user_fields import own_columns
+from torchmill.components.data.formats.user_function import call_own
+from torchmill.components.encoding.texts import TextEncoding, of_files
+from torchmill.components.encoding.words import Pieces, joined, places_of_words
+from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.sizes import EXPORTED
+from torchmill.components.reading.texts import lines, read_text
+from torchmill.components.state_files import Damaged, parse_json
+
+COLUMNS = (".conll", ".iob", ".bio")
+TEXTS = frozenset({".txt", ".jsonl", *COLUMNS})
+"""Endings of files of texts, in lower case."""
+
+MOST_TOLD = 3
+"""Faults that an error lists."""
+
+
+class Text(NamedTuple):
+    """A text, and first character and end of each of its words; no words of whole texts."""
+
+    text: str
+    words: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class FieldInputs:
+    """Samples in their order."""
+
+    names: Sequence[str]
+    """Place of each sample, for example a file and a line."""
+    fields: Sequence[FieldRef]
+    columns: Mapping[str, Sequence[Any]]
+    """Values of each input without lengths: an array (N, …), or an array for each sample of ragged ones."""
+    texts: Sequence[Text] = ()
+    """Texts of the first input that holds some; empty without one."""
+    pieces: Sequence[Pieces] = ()
+    """Ids of these texts, with the place of each word's first one."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def arrays(self, rows: range) -> dict[str, np.ndarray]:
+        """Return the inputs of some samples as the model takes them: padded to the longest, with lengths."""
+        taken: dict[str, np.ndarray] = {}
+        for field in self.fields:
+            if field.kind == "lengths":
+                ragged = next(other for other in self.fields if other.ragged and other.lengths == field.name)
+                taken[field.name] = np.array([len(self.columns[ragged.name][row]) for row in rows], np.int64)
+                continue
+            values = self.columns[field.name]
+            if not field.ragged:
+                taken[field.name] = np.asarray(values[rows.start : rows.stop])
+                continue
+            longest = max(len(values[row]) for row in rows)
+            first = values[rows.start]
+            padded = np.full((len(rows), longest, *first.shape[1:]), field.padding, first.dtype)
+            for at, row in enumerate(rows):
+                padded[at, : len(values[row])] = values[row]
+            taken[field.name] = padded
+        return taken
+
+
+def is_own_function(place: Path) -> bool:
+    """Return True for ``file.py:function``."""
+    file, _, function = str(place).rpartition(":")
+    return file.endswith(".py") and bool(function)
+
+
+def encoding_of(metadata: Mapping[str, str]) -> TextEncoding | None:
+    """Return the encoding of a model's texts; None if its metadata has none.
+
+    Raises:
+        UserError: the metadata is damaged, or the library of its tokenizer is not installed.
+    """
+    keys = (names.VOCABULARY, names.TOKENIZER)
+    try:
+        return of_files({f"{key}.json": metadata[key] for key in keys if key in metadata})
+    except Damaged as error:
+        raise UserError(f"The vocabulary of the model is damaged: {error}", EXPORTED) from error
+
+
+def gather_samples(places: Sequence[Path], fields: Sequence[FieldRef], metadata: Mapping[str, str]) -> FieldInputs:
+    """Read samples from files of texts, or from the value of the user's function.
+
+    Raises:
+        UserError: a place can't be read, or does not fit the model's inputs; all faults of a file are told.
+    """
+    inputs = inputs_of(fields)
+    if noise := [field.name for field in inputs if not field.file]:
+        raise UserError(
+            f"The model takes random inputs: {', '.join(noise)}.", "Give an .npz file with an array for each input."
+        )
+    origins: list[str] = []
+    columns: dict[str, list[Any]] = {field.name: [] for field in inputs}
+    classes = parse_json(metadata.get(names.CLASSES, "[]"), tuple[str, ...])
+    for place in places:
+        rows, read = _own(place, inputs) if is_own_function(place) else _file(place, inputs, classes)
+        origins += rows
+        for name, values in read.items():
+            columns[name] += list(values)
+    return _encoded(origins, fields, columns, encoding_of(metadata))
+
+
+def _own(place: Path, inputs: Sequence[FieldRef]) -> tuple[list[str], Mapping[str, Sequence[Any]]]:
+    """Return names of samples and values of inputs that the user's function gives; those of test if it gives splits."""
+    file, _, function = str(place).rpartition(":")
+    split, columns = own_columns(call_own(file, function, {}), str(place))
+    if missing := [field.name for field in inputs if field.name not in columns]:
+        raise UserError(
+            f"{place} has no field {' and no field '.join(missing)}.", nearest(missing[0], map(str, columns))
+        )
+    count = len(next(iter(columns.values())))
+    rows = [f"{place} {split} item {row}".replace("  ", " ") for row in range(count)]
+    return rows, {field.name: columns[field.name] for field in inputs}
+
+
+def _file(
+    place: Path, inputs: Sequence[FieldRef], classes: Sequence[str]
+) -> tuple[list[str], Mapping[str, Sequence[Any]]]:
+    """Return names of samples and values of inputs in a file."""
+    content = lines(read_text(place))
+    if place.suffix.lower() == ".jsonl":
+        return _json_lines(place, content, inputs)
+    (field,) = _only_text(place, inputs)
+    if place.suffix.lower() in COLUMNS or (field.text != "whole" and _has_label_column(content, classes)):
+        texts, origins = conll.read_tokens(place)
+        return [f"{place.parent / origin}" for origin in origins], {field.name: texts}
+    return [f"{place} line {number}" for number in range(1, len(content) + 1)], {field.name: content}
+
+
+def _only_text(place: Path, inputs: Sequence[FieldRef]) -> Sequence[FieldRef]:
+    if len(inputs) != 1 or not inputs[0].text:
+        takes = ", ".join(field.words() for field in inputs)
+        raise UserError(
+            f"{place} holds texts alone, and the model takes {takes}.",
+            "Give a .jsonl file with an object for each sample, or an .npz file with an array for each input.",
+        )
+    return inputs
+
+
+def _has_label_column(content: Sequence[str], classes: Sequence[str]) -> bool:
+    """Return True if each line is empty or ends in one of the model's labels."""
+    cells = [line.split() for line in content]
+    cells = [row for row in cells if row and row[0] != conll.DOCUMENT]
+    return bool(cells) and all(len(row) > 1 and row[-1] in classes for row in cells)
+
+
+def _json_lines(
+    place: Path, content: Sequence[str], inputs: Sequence[FieldRef]
+) -> tuple[list[str], Mapping[str, Sequence[Any]]]:
+    columns: dict[str, list[Any]] = {field.name: [] for field in inputs}
+    origins, faults = [], []
+    for number, line in enumerate(content, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            faults.append(f"line {number} is no JSON ({error})")
+            continue
+        if not isinstance(value, dict):
+            value = {inputs[0].name: value} if len(inputs) == 1 else {}
+        if missing := [field.name for field in inputs if field.name not in value]:
+            faults.append(f"line {number} has no '{missing[0]}'")
+            continue
+        origins.append(f"{place} line {number}")
+        for field in inputs:
+            columns[field.name].append(value[field.name])
+    if faults:
+        more = f", and {len(faults) - MOST_TOLD} more" * (len(faults) > MOST_TOLD)
+        example = json.dumps({field.name: "…" for field in inputs}, ensure_ascii=False)
+        raise UserError(f"{place}: {', '.join(faults[:MOST_TOLD])}{more}.", f"Write an object in each line: {example}.")
+    return origins, columns
+
+
+def _encoded(
+    origins: Sequence[str],
+    fields: Sequence[FieldRef],
+    columns: Mapping[str, Sequence[Any]],
+    encoding: TextEncoding | None,
+) -> FieldInputs:
+    if not origins:
+        raise UserError("There are no samples.")
+    encoded: dict[str, Sequence[Any]] = {}
+    shown: tuple[Sequence[Text], Sequence[Pieces]] = ((), ())
+    faults = []
+    for field in inputs_of(fields):
+        if not field.text:
+            encoded[field.name], odd = _numbers(field, columns[field.name], origins)
+            faults += odd
+            continue
+        assert encoding
+        texts = [_text(value, field) for value in columns[field.name]]
+        faults += [
+            f"{origin}: '{field.name}' is no text" for origin, text in zip(origins, texts, strict=True) if text is None
+        ]
+        if faults:
+            continue
+        read = [text for text in texts if text is not None]
+        pieces = [_pieces(text, field, encoding) for text in read]
+        encoded[field.name] = [np.array(each.ids, np.int64) for each in pieces]
+        shown = shown if shown[0] else (read, pieces)
+    if faults:
+        more = f"; and {len(faults) - MOST_TOLD} more" * (len(faults) > MOST_TOLD)
+        raise UserError(f"{'; '.join(faults[:MOST_TOLD])}{more}.", "Give strings, lists of strings, or numbers.")
+    return FieldInputs(origins, fields, encoded, *shown)
+
+
+def _text(value: Any, field: FieldRef) -> Text | None:
+    """Return a text of a string or of a list of words; None of other values."""
+    if isinstance(value, str):
+        return Text(value, () if field.text == "whole" else places_of_words(value, field.text))
+    if not isinstance(value, list | tuple | np.ndarray) or not all(isinstance(word, str) for word in value):
+        return None
+    words = list(map(str, value))
+    text, starts = joined(words)
+    return Text(text, [(start, start + len(word)) for start, word in zip(starts, words, strict=True)])
+
+
+def _pieces(text: Text, field: FieldRef, encoding: TextEncoding) -> Pieces:
+    longest = field.shape[0]
+    if field.text == "whole":
+        return encoding.text_pieces(text.text, longest)
+    return encoding.pieces([text.text[start:end] for start, end in text.words], longest)
+
+
+def _numbers(field: FieldRef, values: Sequence[Any], origins: Sequence[str]) -> tuple[Sequence[Any], list[str]]:
+    """Return values of an input as it is stored, and faults."""
+    kind = np.int64 if field.kind == "ids" else np.dtype(field.dtype)
+    arrays, faults = [], []
+    sides = field.shape[1:] if field.ragged else field.shape
+    for origin, value in zip(origins, values, strict=True):
+        try:
+            array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        except ValueError:
+            faults.append(f"{origin}: '{field.name}' holds lists of different lengths")
+            continue
+        if array.dtype.kind not in "biuf":
+            faults.append(f"{origin}: '{field.name}' holds {array.dtype}, not numbers")
+        elif (array.shape[1:] if field.ragged else array.shape) != sides or (field.ragged and not array.ndim):
+            expected = ", ".join(map(str, (*(["length"] if field.ragged else []), *sides)))
+            faults.append(f"{origin}: '{field.name}' has the shape {array.shape}, not ({expected})")
+        elif field.kind == "ids" and array.size and not 0 <= array.min() <= array.max() < field.size:
+            faults.append(f"{origin}: '{field.name}' holds {shortened([*map(str, np.unique(array).tolist())])}")
+        elif array.dtype.kind == "f" and not np.isfinite(array).all():
+            faults.append(f"{origin}: '{field.name}' holds values that are no finite numbers")
+        arrays.append(array.astype(kind))
+    values = arrays if field.ragged or faults else list(np.stack(arrays))
+    return values, faults
