@@ -11,6 +11,7 @@ from torchmill.components.data.content import read_digests
 from torchmill.components.data.field_splits import groups_file
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
+from torchmill.components.errors import UserError
 from torchmill.components.reading.rules import USUAL, ReadingRules
 from torchmill.components.refs import DataRef
 
@@ -138,13 +139,23 @@ def cut_validation(data: DataRef, labels: np.ndarray) -> tuple[np.ndarray, np.nd
 
     Returns:
         Sorted indices of the training and of the validation split.
+
+    Raises:
+        UserError: all samples are equal or of one group, so none can be cut off.
     """
     if data.is_ordered:
         rows = cut_last(len(labels), {"validation": data.split.fraction})
         return rows["train"], rows["validation"]
     groups = groups_file(data.folder)
-    keys = np.load(groups) if data.field_refs and groups.is_file() else read_digests(data, "train")
+    has_groups = bool(data.field_refs) and groups.is_file()
+    keys = np.load(groups) if has_groups else read_digests(data, "train")
     rows = cut(labels, keys, {"validation": data.split.fraction}, data.split.seed)
+    if not len(rows["validation"]):
+        what = "are of one group" if has_groups else "are equal"
+        raise UserError(
+            f"All {len(labels):,} training samples of {data.name} {what}, so none can be cut off to validate with.",
+            f"Give {'more groups' if has_groups else 'different samples'}, or a 'validation' split.",
+        )
     return rows["train"], rows["validation"]
 
 

@@ -17,6 +17,9 @@ VALIDATION_FRACTION = 0.1
 """Share of texts to validate with. Runs can't cut it, since the vocabulary must not hold validation texts."""
 
 
+VALIDATION = "validation"
+
+
 def rows_of_splits(
     keys: np.ndarray, fractions: Mapping[str, float], place: str, in_order: bool = False
 ) -> dict[str, np.ndarray]:
@@ -32,7 +35,11 @@ def rows_of_splits(
     if in_order:
         rows = cut_last(len(keys), dict(reversed([*fractions.items()])))
     else:
-        rows = cut(np.zeros(len(keys), np.int64), keys, fractions)
+        # Of few groups, one is left for the validation split that each run cuts.
+        later = {} if VALIDATION in fractions else {VALIDATION: VALIDATION_FRACTION}
+        rows = cut(np.zeros(len(keys), np.int64), keys, {**fractions, **later})
+        kept = [rows["train"], *(rows.pop(part) for part in later)]
+        rows["train"] = np.sort(np.concatenate(kept))
     if empty := [split for split, chosen in rows.items() if not len(chosen)]:
         distinct = len(np.unique(keys))
         equal = "" if in_order else f": of its {len(keys):,}, {distinct:,} are distinct, and equal ones stay together"

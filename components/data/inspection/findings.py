@@ -32,11 +32,13 @@ class Leak(NamedTuple):
     origin: str = ""
     """Origin of the test sample, for example its file; empty if it is unknown."""
     other_origin: str = ""
+    verb: str = ""
+    """What the test sample has to do with the other, in words; empty if it is, or nearly is, the other."""
 
     def words(self) -> str:
         """Return the finding in words."""
         test, training = self.origin or f"test {self.row}", self.other_origin or f"{self.split} {self.other_row}"
-        return f"{test} {'is' if self.likeness == 1 else 'is nearly'} {training}"
+        return f"{test} {self.verb or ('is' if self.likeness == 1 else 'is nearly')} {training}"
 
 
 class Suspect(NamedTuple):
@@ -98,12 +100,20 @@ class Findings:
     labels_compared: float
     """Share of the training file's labels that were compared with their neighbours'; the others aren't doubted."""
     seconds: float
+    overlapping: int = 0
+    """Number of test windows of a series that share steps with training windows."""
 
     def lines(self) -> list[str]:
         """Return the findings that a user should read before training, in words; none if all is well."""
         lines = []
         copies, near = sum(self.equal_across.values()), sum(self.near_across.values())
-        if self.leaks or copies or near:
+        if self.overlapping:
+            words = next(leak.words() for leak in self.leaks if leak.verb)
+            lines.append(
+                f"{percent(self.leakage)} of the test windows are, or overlap, training windows ({words}): windows of "
+                "one series that are cut at random"
+            )
+        elif self.leaks or copies or near:
             lines.append(
                 f"{percent(self.leakage)} of the test samples are in train or validation, too; between all splits "
                 f"{copies:,} equal and {near:,} nearly equal"
@@ -146,6 +156,13 @@ class Leakage(UserError):
 def leakage_error(data: DataRef, findings: Findings, limit: float) -> Leakage:
     """Return the error for a data set whose leakage is above the limit. It names some of the test samples."""
     examples = "; ".join(leak.words() for leak in findings.leaks[:3])
+    if findings.overlapping:
+        return Leakage(
+            f"{percent(findings.leakage)} of the test windows of {data.name} are, or overlap, training windows "
+            f"(allowed: {percent(limit)}): {examples}. A score on them would flatter.",
+            "Cut by time, with --data.split last or series:FILE; or name the series of each window by 'groups' beside "
+            "'train'. To train anyway: --data.allow_leakage.",
+        )
     return Leakage(
         f"{percent(findings.leakage)} of the test samples of {data.name} are among the training samples, equal or "
         f"nearly so (allowed: {percent(limit)}): {examples}. A score on them would flatter.",

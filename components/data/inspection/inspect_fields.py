@@ -15,6 +15,7 @@ from torchmill.components.data.content import read_digests
 from torchmill.components.data.field_samples import FieldSamples, read_fields
 from torchmill.components.data.field_splits import groups_file
 from torchmill.components.data.inspection.findings import MOST_LISTED, Findings, Leak
+from torchmill.components.data.inspection.overlaps import Overlaps, overlaps, time_field
 from torchmill.components.data.named_fields import named_fields
 from torchmill.components.data.origins import read_origins
 from torchmill.components.data.splits import cut_validation, strata
@@ -45,7 +46,8 @@ NOT_SEARCHED: dict[str, Any] = {
 def inspect_fields(data: DataRef, folder: Path) -> Findings:
     """Inspect all splits, and write ``inspection.json``, ``samples.txt`` and, of images, ``samples.png`` to a folder.
 
-    Samples are copies if all their inputs are equal. Near copies are searched for in data sets of labels alone.
+    Samples are copies if all their inputs are equal, and windows of a series leak if they share steps. Near copies are
+    searched for in data sets of labels alone.
     """
     started = time.monotonic()
     digests = _digests(data)
@@ -64,6 +66,12 @@ def inspect_fields(data: DataRef, folder: Path) -> Findings:
         for row in np.flatnonzero(same)[: MOST_LISTED - len(leaks)].tolist():
             row_of_split = int(rows[order[places[row]]])
             leaks.append(Leak(row, split, row_of_split, 1.0))
+    windows, searched = _overlapping(data), np.arange(len(test))
+    if windows:
+        searched = windows.searched
+        leaking[windows.rows] = True
+        some = zip(windows.rows[: MOST_LISTED - len(leaks)].tolist(), windows.others.tolist(), strict=False)
+        leaks += [Leak(row, "train", other, 0.0, verb="overlaps") for row, other in some]
     leaks = _with_origins(leaks, data)
     constant = [
         number
@@ -80,7 +88,8 @@ def inspect_fields(data: DataRef, folder: Path) -> Findings:
         constant_count=len(constant),
         copies_within=within,
         equal_across=equal,
-        leakage=float(leaking.mean()),
+        leakage=float(leaking[searched].mean()),
+        overlapping=len(windows.rows) if windows else 0,
         leaks=tuple(leaks),
         compared=len(test),
         seconds=time.monotonic() - started,
@@ -93,6 +102,16 @@ def inspect_fields(data: DataRef, folder: Path) -> Findings:
     files.write_text(folder / "inspection.json", json.dumps(report, indent=1, ensure_ascii=False))
     show_samples(data, read_fields(data, "train"), folder)
     return dataclasses.replace(findings, seconds=time.monotonic() - started)
+
+
+def _overlapping(data: DataRef) -> Overlaps | None:
+    """Return the test windows of a series that share steps with training windows; None if the cut is one in time."""
+    field = None if data.is_ordered else time_field(named_fields(data))
+    if field is None:
+        return None
+    train, test = (np.load(data.folder / f"{split}_{field.file}.npy", mmap_mode="r") for split in ("train", "test"))
+    lengths = {"test": np.load(data.folder / f"test_{field.lengths}.npy")} if field.ragged else {}
+    return overlaps(train, test, field, lengths)
 
 
 def _with_origins(leaks: list[Leak], data: DataRef) -> list[Leak]:
