@@ -1,6 +1,6 @@
 """Descriptions of named fields, and of the task that a network is trained for, as they travel between steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -82,6 +82,8 @@ class TaskRef(Description):
     """Direction in which the main measure improves."""
     outputs: int = 0
     """Outputs of a network for each sample; 0 if the fields tell."""
+    noise: dict[str, tuple[int, ...]] = {}
+    """Shapes of random inputs of a sample by name."""
 
     @property
     def title(self) -> str:
@@ -103,3 +105,11 @@ def lengths_fields(fields: Sequence[FieldRef]) -> list[FieldRef]:
 def inputs_of(fields: Sequence[FieldRef]) -> list[FieldRef]:
     """Return the fields that a network may take, without lengths."""
     return [field for field in fields if not field.is_target and field.kind != "lengths"]
+
+
+def noise_fields(noise: Mapping[str, Sequence[int]]) -> list[FieldRef]:
+    """Return the fields of random inputs, which no file holds, from their shapes by name."""
+    return [
+        FieldRef(name=name, file="", kind="values", shape=tuple(shape), dtype="float32")
+        for name, shape in noise.items()
+    ]

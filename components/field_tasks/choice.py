@@ -30,7 +30,12 @@ def for_task(data: DataRef, config: TaskConfig) -> DataRef:
             raise UserError(f"--task {name}: {data.name} has labels for {data.task}.", _remedy(name))
     task = FieldTask.made(name, config.args, data)
     goal = TaskRef(
-        reference=name, args=config.args, measure=task.main_measure, better=task.better, outputs=task.outputs
+        reference=name,
+        args=config.args,
+        measure=task.main_measure,
+        better=task.better,
+        outputs=task.outputs,
+        noise={field.name: field.shape for field in task.noise_fields()},
     )
     return data.model_copy(update={"goal": goal})
 

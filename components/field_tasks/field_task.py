@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchmill.components.batches.batch import Batch
-from torchmill.components.batches.field_refs import FieldRef
+from torchmill.components.batches.field_refs import FieldRef, noise_fields
 from torchmill.components.data.named_fields import facts
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.field_tasks.statistics import SampleStatistics
@@ -143,10 +143,7 @@ class FieldTask:
 
     def noise_fields(self) -> list[FieldRef]:
         """Return the random inputs of the task."""
-        return [
-            FieldRef(name=name, file="", kind="values", shape=tuple(shape), dtype="float32")
-            for name, shape in self.noise.items()
-        ]
+        return noise_fields(self.noise)
 
     def drawn(self, batch: Batch) -> Batch:
         """Return a batch with the task's random inputs, which torch's generator of the device draws."""

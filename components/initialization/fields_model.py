@@ -50,7 +50,11 @@ class FieldsModel(nn.Module):
     @classmethod
     def of(cls, network: nn.Module, data: DataRef, reference: str = "") -> "FieldsModel":
         """Wrap a network for the fields of a data set."""
-        return cls(network, named_fields(data), reference)
+        noise = data.goal.noise if data.goal else {}
+        random = [
+            FieldRef(name=name, file="", kind="values", shape=shape, dtype="float32") for name, shape in noise.items()
+        ]
+        return cls(network, (*named_fields(data), *random), reference)
 
     @property
     def taken(self) -> str | dict[str, str]:
@@ -139,8 +143,10 @@ def taken_fields(network: nn.Module, fields: Sequence[FieldRef], reference: str 
     Raises:
         UserError: it needs something that no field offers.
     """
-    inputs = [field.name for field in inputs_of(fields)]
-    offered = [*inputs, *_lengths_and_masks(fields)]
+    inputs, random = (
+        [field.name for field in inputs_of(fields) if bool(field.file) == stored] for stored in (True, False)
+    )
+    offered = [*inputs, *_lengths_and_masks(fields), *random]
     try:
         parameters = [
             each

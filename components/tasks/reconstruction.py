@@ -15,6 +15,7 @@ from torchmill.components.batches.outputs import main_output, other_outputs
 from torchmill.components.errors import UserError
 from torchmill.components.metrics.sample_grid import as_rgb, save_grid
 
+NOISE = "noise"
 BYTE, WORD = 255.0, 65535.0
 
 
@@ -23,8 +24,9 @@ class Reconstruction:
 
     A variational network (Kingma & Welling 2014) gives (reconstruction, mean, log of the variance) of its code in
     training and in evaluation; the divergence from a standard normal is added to the loss, which is then the negative
-    evidence lower bound. In evaluation mode, its reconstruction should be that of the mean: ``nats`` is then less than
-    the bound, which the training loss estimates.
+    evidence lower bound. Its forward may take ``noise`` to draw the code by: then ``nats`` estimates the bound, by one
+    draw for each sample, and the exported model has the noise as an input. A network that draws by itself must answer
+    from the mean in evaluation mode, and ``nats`` is less than the bound.
 
     Measures: ``nats`` (the loss, of which less is better), ``error`` (root of the mean squared error, with pixels
     scaled to 0…1) and, of variational networks, ``divergence``.
@@ -33,6 +35,7 @@ class Reconstruction:
         likelihood: ``bernoulli`` takes logits of pixels scaled to 0…1; ``gaussian`` takes values of deviation 1 around
             the standardized input. By default pixels are bernoulli, and numbers gaussian.
         beta: weight of the divergence (Higgins et al. 2017).
+        noise: length of the code, which standard normal numbers of the field ``noise`` draw; 0 for no such field.
     """
 
     main_measure, better = "nats", "lower"
@@ -42,6 +45,7 @@ class Reconstruction:
         fields: Mapping[str, FieldRef],
         likelihood: Literal["auto", "bernoulli", "gaussian"] = "auto",
         beta: float = 1.0,
+        noise: int = 0,
     ):
         inputs = [field for field in inputs_of(list(fields.values())) if field.kind in ("image", "values")]
         if len(inputs) != 1:
@@ -50,6 +54,7 @@ class Reconstruction:
                 f"{', '.join(field.words() for field in fields.values())}."
             )
         self.field, self.beta = inputs[0], beta
+        self.noise = {NOISE: (noise,)} if noise else {}
         usual = "bernoulli" if self.field.kind == "image" else "gaussian"
         self.likelihood = usual if likelihood == "auto" else likelihood
         if self.likelihood == "bernoulli" and self.field.kind != "image":
@@ -87,15 +92,16 @@ class Reconstruction:
         return measures | ({"divergence": means["divergence"]} if "divergence" in means else {})
 
     def draw(self, network: torch.nn.Module, batch: Batch, folder: Path) -> list[Path]:
-        """Draw pictures over their reconstructions."""
-        if self.field.kind != "image":
-            return []
-        path = folder / "reconstructions.png"
-        pairs = self._truth(batch), self.predict(network, batch)["reconstruction"]
+        """Draw pictures over their reconstructions; and new ones if the network has ``decode(noise)``."""
         if self.likelihood == "gaussian":
             return []
-        save_grid([as_rgb(255 * images.cpu().numpy()) for images in pairs], path)
-        return [path]
+        pictures = {"reconstructions.png": (self._truth(batch), self.predict(network, batch)["reconstruction"])}
+        if NOISE in batch and callable(decode := getattr(network, "decode", None)):
+            decoded = main_output(decode(batch[NOISE]), "reconstruction", "logits").sigmoid()
+            pictures["samples.png"] = (decoded.view_as(pictures["reconstructions.png"][0]),)
+        for name, rows in pictures.items():
+            save_grid([as_rgb(255 * images.cpu().numpy()) for images in rows], folder / name)
+        return [folder / name for name in pictures]
 
     def _main(self, output: object, inputs: Batch) -> Tensor:
         main = main_output(output, "reconstruction", "logits")
