@@ -242,6 +242,7 @@ MAY_NAME_TASKS_AND_KINDS = {
     "components/data/datasets/csv.py": DECLARES,
     "components/data/datasets/image_folder.py": DECLARES,
     "components/data/datasets/conll.py": OTHER,
+    "components/data/datasets/text.py": OTHER,
     "components/data/formats/labels.py": DECLARES,
     "components/data/formats/mask_files.py": OTHER,
     "components/training/losses/": DECLARES,

@@ -42,6 +42,8 @@ class Vocabulary:
     """Longest text in tokens; more are cut off."""
     tokens: Annotated[tuple[str, ...], Field(min_length=len(SPECIAL))]
     """Tokens in the order of their ids: padding, unknown, then the most frequent first."""
+    keeps_spaces: bool = False
+    """True if line feeds and repeated spaces are kept; only of characters."""
 
     @classmethod
     def of(
@@ -76,8 +78,12 @@ class Vocabulary:
 
     def text_pieces(self, text: str, most: int | None) -> Pieces:
         """Return the ids of a text."""
-        tokens = tokenize(text, self.level, self.lower_case)
+        tokens = tokenize(text, self.level, self.lower_case, self.keeps_spaces)
         return self.pieces(tokens, most)._replace(firsts=[])
+
+    def stream(self, text: str) -> list[int]:
+        """Return the ids of a long text."""
+        return self.text_pieces(text, None).ids if text else []
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return token ids, int32 (texts, longest text), with padding at the end.
@@ -118,6 +124,7 @@ class Vocabulary:
     def as_json(self) -> str:
         """Return the vocabulary as JSON."""
         rules = {"level": self.level, "lower_case": self.lower_case, "max_length": self.max_length}
+        rules |= {"keeps_spaces": True} if self.keeps_spaces else {}
         return json.dumps({**rules, "tokens": self.tokens}, ensure_ascii=False)
 
     @classmethod
@@ -135,8 +142,8 @@ def normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def tokenize(text: str, level: Level, lower_case: bool) -> list[str]:
+def tokenize(text: str, level: Level, lower_case: bool, keeps_spaces: bool = False) -> list[str]:
     """Return the tokens of a text."""
-    text = normalized(text)
+    text = unicodedata.normalize("NFC", text) if keeps_spaces else normalized(text)
     text = text.lower() if lower_case else text
     return list(text) if level == "characters" else WORD.findall(text)

@@ -34,6 +34,30 @@ def joined(words: Sequence[str]) -> tuple[str, list[int]]:
     return " ".join(words), starts
 
 
+MARKS = {"Ġ": " ", "▁": " ", "</w>": " ", "Ċ": "\n"}
+"""Marks of subwords that begin or end words, and what they stand for."""
+
+CONTINUES = "##"
+"""Beginning of subwords that continue a word, as BERT has it."""
+
+
+def spelled(tokens: Sequence[str]) -> str:
+    """Return the text of tokens: characters, words or subwords with the usual marks.
+
+    Example:
+        >>> spelled(["sub", "##words", "are"]), spelled(["Ġsub", "words"]), spelled(["a", "b"])
+        ('subwords are', ' subwords', 'ab')
+    """
+    if any(mark in token for token in tokens for mark in MARKS):
+        text = "".join(tokens)
+        for mark, meaning in MARKS.items():
+            text = text.replace(mark, meaning)
+        return text
+    if all(len(token) == 1 for token in tokens):
+        return "".join(tokens)
+    return " ".join(tokens).replace(f" {CONTINUES}", "")
+
+
 def form_of(texts: Iterable[Sequence[str]]) -> TextForm:
     """Return how texts must have been cut into words: with punctuation apart, or at spaces alone."""
     counts: Counter[str] = Counter()

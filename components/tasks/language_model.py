@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmill.components.batches.batch import Batch
 from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.batches.outputs import main_output
+from torchmill.components.encoding.words import spelled
 from torchmill.components.errors import UserError
 from torchmill.components.metrics.plots import draw_texts
 
@@ -73,9 +74,7 @@ class LanguageModel:
 
     def _words(self, tokens: list[int]) -> str:
         names = self.field.names
-        if not names:
-            return " ".join(map(str, tokens))
-        return ("" if max(map(len, names[2:]), default=1) == 1 else " ").join(names[token] for token in tokens)
+        return spelled([names[token] for token in tokens]) if names else " ".join(map(str, tokens))
 
     def _logits(self, network: torch.nn.Module, inputs: Batch) -> Tensor:
         """Return logits (N, L + 1, tokens): the tokens are shifted by the one that begins a text."""
