@@ -28,6 +28,17 @@ class Description(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class SoundRules(Description):
+    """How sound files become waveforms: float32 from -1 to 1, (steps,), or (steps, channels) of several channels."""
+
+    rate: int
+    """Steps a second, Hz."""
+    resample: bool = False
+    """True if files of other rates are resampled; else they are refused."""
+    mono: bool = False
+    """True if channels are averaged; else files of another number of channels are refused."""
+
+
 class FieldRef(Description):
     """A named field of a data set: an array (N, …) for each split, in ``{split}_{file}.npy``."""
 
@@ -57,8 +68,8 @@ class FieldRef(Description):
     padding: int = 0
     """Value behind the end of ragged samples."""
     text: TextForm = ""
-    rate: int = 0
-    """Samples of a second of a waveform; 0 of other kinds."""
+    sound: SoundRules | None = None
+    """How sound files become the field; None of fields that are no sound."""
 
     @property
     def length_axis(self) -> str:

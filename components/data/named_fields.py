@@ -67,7 +67,8 @@ def facts(data: DataRef) -> dict[str, Any]:
     - ``num_classes``: outputs that the task asks for, or classes of the only target that has some
     - ``in_channels``, ``image_size``, ``image_height``, ``image_width``: of the only image among the inputs
     - ``vocab_size``, ``num_embeddings``, ``padding_index``, ``max_length``: of the only ids among the inputs
-    - ``in_features``, ``in_channels``: of the only numbers among the inputs
+    - ``in_features``, ``in_channels``: of the only numbers among the inputs; of ragged ones, numbers of each step
+    - ``sample_rate``: of the only waveforms, Hz
     - ``horizon``, ``season``: of the only target of numbers in a row, steps to forecast, and of a time series' season
     - ``fields``: all fields by name
     """
@@ -89,11 +90,18 @@ def facts(data: DataRef) -> dict[str, Any]:
     if len(ids) == 1:
         values |= {"vocab_size": ids[0].size, "num_embeddings": ids[0].size, "padding_index": ids[0].padding}
         values |= {"max_length": ids[0].shape[0]} if ids[0].shape else {}
-    numbers = [field for field in inputs if field.kind == "values"]
+    numbers = [field for field in inputs if field.kind in ("values", "audio")]
     if len(numbers) == 1 and numbers[0].shape:
-        values |= {"in_features": math.prod(numbers[0].shape)} | {"in_channels": numbers[0].shape[0]} | values
+        values = _facts_of_numbers(numbers[0]) | values
     steps = [field for field in fields if field.is_target and field.kind == "values"]
     if len(steps) == 1 and len(steps[0].shape) == 1:
         values["horizon"] = steps[0].shape[0]
         values |= {"season": steps[0].season} if steps[0].season else {}
     return values | {"fields": {field.name: field for field in fields}}
+
+
+def _facts_of_numbers(field: FieldRef) -> dict[str, Any]:
+    sides = field.shape[1:] if field.ragged else field.shape
+    channels = (field.shape[-1] if len(field.shape) > 1 else 1) if field.ragged or field.sound else field.shape[0]
+    rate = {"sample_rate": field.sound.rate} if field.sound else {}
+    return {"in_features": math.prod(sides), "in_channels": channels, **rate}

@@ -121,7 +121,12 @@ def lengths(candidate: FieldCandidate) -> Gate | None:
         return None
     counts = {field.name for field in candidate.fields if field.kind == "lengths"}
     longest = candidate.inputs[ragged[0]].shape[1]
-    tried = sorted({1, 2, max(1, longest // 2)} - {longest})
+    of_tokens = all(field.kind == "ids" for field in candidate.fields if field.ragged)
+    # Convolutions over signals need a few steps: samples are cut to none that the data could not have.
+    shortest = min((int(candidate.inputs[name].min()) for name in counts), default=longest // 2)
+    tried = sorted(
+        ({1, 2, max(1, longest // 2)} if of_tokens else {shortest, (shortest + longest) // 2}) - {0, longest}
+    )
     for length in tried:
         inputs = {
             name: values[:, :length] if name in ragged else values.clamp(max=length) if name in counts else values

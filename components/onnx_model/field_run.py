@@ -35,7 +35,8 @@ def stored_fields(samples: FieldSamples, fields: Sequence[FieldRef], indices: Te
 
 
 def _as_input(values: Tensor) -> Tensor:
-    return values.long() if values.dtype in (torch.int32, torch.int16) else values
+    """Return a field in the model's type; contiguous, since exports of cut, ragged samples would read their strides."""
+    return (values.long() if values.dtype in (torch.int32, torch.int16) else values).contiguous()
 
 
 def answers_of(session: "onnxruntime.InferenceSession", inputs: Mapping[str, Tensor | np.ndarray], size: int) -> Arrays:

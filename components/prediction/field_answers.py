@@ -107,6 +107,8 @@ def write_rows(
             for at, row in enumerate(batch):
                 yield words.row(row, {name: values[at] for name, values in answers.items()}, steps)
 
+        yield from ({"file": file, "error": reason} for file, reason in inputs.unreadable.items())
+
     def write(partial: Path) -> None:
         with partial.open("w", encoding="utf-8") as file:
             for row in rows():

@@ -1,5 +1,6 @@
 """Inputs of models of tasks over named fields, from texts, JSON lines, columns, and the user's own functions."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torchmill.components.encoding.words import Pieces, joined, places_of_words
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.sizes import EXPORTED
+from torchmill.components.reading.sound import Unusable, fitted, read_wav
 from torchmill.components.reading.texts import lines, read_text
 from torchmill.components.state_files import Damaged, parse_json
 
@@ -48,6 +50,8 @@ class FieldInputs:
     """Texts of the first input that holds some; empty without one."""
     pieces: Sequence[Pieces] = ()
     """Ids of these texts, with the place of each word's first one."""
+    unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Files that can't be read, with the reasons; they are no samples."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -112,6 +116,36 @@ def gather_samples(places: Sequence[Path], fields: Sequence[FieldRef], metadata:
         for name, values in read.items():
             columns[name] += list(values)
     return _encoded(origins, fields, columns, encoding_of(metadata))
+
+
+def is_of_sound(fields: Sequence[FieldRef]) -> bool:
+    """Return True if sound files are all that a model takes."""
+    inputs = inputs_of(fields)
+    return len(inputs) == 1 and inputs[0].sound is not None
+
+
+def read_sounds(files: Sequence[Path], fields: Sequence[FieldRef]) -> FieldInputs:
+    """Read sound files as training did.
+
+    Raises:
+        UserError: none can be read.
+    """
+    (field,) = inputs_of(fields)
+    assert field.sound
+    channels = field.shape[-1] if len(field.shape) > 1 else 1
+    waveforms, unreadable = {}, {}
+    for file in files:
+        try:
+            waveform = fitted(read_wav(file), field.sound, channels)
+            if not field.ragged and len(waveform) != field.shape[0]:
+                raise Unusable(f"has {len(waveform):,} steps, not {field.shape[0]:,} as all of training")
+            waveforms[str(file)] = waveform
+        except Unusable as error:
+            unreadable[str(file)] = str(error)
+    if not waveforms:
+        listed = "; ".join(f"{file} {reason}" for file, reason in [*unreadable.items()][:MOST_TOLD])
+        raise UserError(f"No sound can be used: {listed}.")
+    return FieldInputs([*waveforms], fields, {field.name: [*waveforms.values()]}, unreadable=unreadable)
 
 
 def _own(place: Path, inputs: Sequence[FieldRef]) -> tuple[list[str], Mapping[str, Sequence[Any]]]:

@@ -19,16 +19,26 @@ from torchmill.components.onnx_model.model import read_checked
 from torchmill.components.onnx_model.proto import metadata_of
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.prediction.field_answers import write_rows
-from torchmill.components.prediction.field_inputs import TEXTS, FieldInputs, gather_samples, is_own_function
+from torchmill.components.prediction.field_inputs import (
+    TEXTS,
+    FieldInputs,
+    gather_samples,
+    is_of_sound,
+    is_own_function,
+    read_sounds,
+)
 from torchmill.components.prediction.inputs import MAX_PIXELS, check_places, files_in
 from torchmill.components.reading import pictures
 from torchmill.components.reading.rules import USUAL
+from torchmill.components.reading.sound import SUFFIXES
 from torchmill.components.wording import count
 
 logger = logging.getLogger("torchmill")
 
 BATCH = 64
 FORMATS = (".npz", ".jsonl")
+COMPLAINTS = 5
+"""Number of unreadable files to log singly."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ def predict_fields(model_file: Path, places: Sequence[Path], output: Path | None
     - an ``.npz`` file with an array for each input, or a ``.npy`` file if the model has one input;
     - pictures and folders of them, if the model has one input. Answers that are a class for each pixel are also written
       as PNG files, one for each picture, at its own size;
+    - sounds, ``.wav``, and folders of them, if the model has one input;
     - texts: ``.txt`` with a text in each line, ``.jsonl`` with an object of inputs in each line, and CoNLL columns;
     - a function of the user's, ``file.py:function``, that returns fields: those of its test split if it gives splits.
 
@@ -76,7 +87,8 @@ def predict_fields(model_file: Path, places: Sequence[Path], output: Path | None
     """
     metadata = metadata_of(read_checked(model_file))
     fields = fields_taken(metadata)
-    output = output or Path("predictions.jsonl" if any(field.text for field in fields) else "predictions.npz")
+    in_words = is_of_sound(fields) or any(field.text for field in fields)
+    output = output or Path("predictions.jsonl" if in_words else "predictions.npz")
     _check_output(output)
     check_places([place for place in places if not is_own_function(place)])
     if any(place.suffix.lower() in (".npz", ".npy") for place in places):
@@ -85,8 +97,12 @@ def predict_fields(model_file: Path, places: Sequence[Path], output: Path | None
         answers = answers_of(open_session(model_file), arrays, BATCH)
         write_arrays(output, answers)
         return FieldPredictions(output, None, len(next(iter(arrays.values()))), 0)
-    if any(field.text for field in fields) or any(map(is_own_function, places)):
-        return _of_samples(model_file, gather_samples(_text_files(places), fields, metadata), metadata, output)
+    if in_words or any(map(is_own_function, places)):
+        if is_of_sound(fields) and not any(map(is_own_function, places)):
+            inputs = read_sounds([*map(Path, files_in(places, SUFFIXES, "sounds"))], fields)
+        else:
+            inputs = gather_samples(_text_files(places), fields, metadata)
+        return _of_samples(model_file, inputs, metadata, output)
     _check_is_npz(output)
     files, arrays, unreadable = _pictures(places, fields)
     answers = answers_of(open_session(model_file), arrays, BATCH)
@@ -124,7 +140,9 @@ def _of_samples(model_file: Path, inputs: FieldInputs, metadata: Mapping[str, st
     else:  # all are padded to the longest, so that answers are arrays
         answers = answers_of(session, inputs.arrays(range(len(inputs))), BATCH)
         write_arrays(output, {"file": np.array(inputs.names), **answers})
-    return FieldPredictions(output, None, len(inputs), 0)
+    for file, reason in [*inputs.unreadable.items()][:COMPLAINTS]:
+        logger.warning("predict  %s %s: left out", file, reason)
+    return FieldPredictions(output, None, len(inputs), len(inputs.unreadable))
 
 
 def _arrays(places: Sequence[Path], fields: Sequence[FieldRef]) -> Arrays:
