@@ -17,6 +17,10 @@ TaskName = Annotated[str, AfterValidator(tasks.checked)]
 """Name of a file in components/tasks/."""
 
 
+TargetScale = Literal["linear", "log"]
+"""Scale of targets in training: their own, or their logarithm."""
+
+
 class Ref(BaseModel):
     """A frozen value that travels between steps."""
 
@@ -90,8 +94,12 @@ class DataRef(Ref):
     """Mean per channel or feature of the training inputs, with pixels scaled to 0…1. Empty for tokens."""
     std: tuple[float, ...] = ()
     target_mean: tuple[float, ...] = ()
-    """Mean of each training target of a regression."""
+    """Mean of each training target of a regression, on ``target_scale``."""
     target_std: tuple[float, ...] = ()
+    target_scale: TargetScale = "linear"
+    """Scale on which targets are learned; answers, measures and the exported model keep their own units."""
+    target_spread: tuple[float, ...] = ()
+    """Deviation of each training target in its own units; empty if that is ``target_std``."""
     vocabulary_size: int = 0
     """Number of tokens, with padding (0) and unknown (1)."""
     rules: ReadingRules = USUAL
@@ -104,8 +112,18 @@ class DataRef(Ref):
     """Guesses and omissions of the preparation, in words; no part of the digest."""
 
     def identity(self) -> dict[str, str]:
-        described = self.model_dump_json(exclude={"folder", "source", "split", "notes", "goal"})
+        described = self.model_dump_json(exclude={"folder", "source", "split", "notes", "goal", *self.later_fields})
         return {f"the data ({self.name})": hashlib.sha256(described.encode()).hexdigest()}
+
+    @property
+    def later_fields(self) -> set[str]:
+        """Fields without a value that earlier versions did not have: the identity of their data is as it was."""
+        return set() if self.target_scale != "linear" else {"target_scale", "target_spread"}
+
+    @property
+    def target_units(self) -> tuple[float, ...]:
+        """Deviation of each training target of a regression, in its own units; empty for other tasks."""
+        return self.target_spread or self.target_std
 
     @property
     def is_ordered(self) -> bool:

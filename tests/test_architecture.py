@@ -239,12 +239,12 @@ DECLARES = "the user's data, or a loss, declares itself"
 KEY = "key of a file on disk"
 OTHER = "name of a field, or of a user's folder, which is spelled like a kind"
 MAY_NAME_TASKS_AND_KINDS = {
-    "components/data/datasets/csv.py": DECLARES,
     "components/data/datasets/image_folder.py": DECLARES,
     "components/data/datasets/conll.py": OTHER,
     "components/data/datasets/text.py": OTHER,
     "components/data/formats/labels.py": DECLARES,
     "components/data/formats/mask_files.py": OTHER,
+    "components/data/formats/table_": DECLARES,
     "components/training/losses/": DECLARES,
     "components/encoding/vocabulary.py": KEY,
     "components/evaluation/": KEY,

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import csv as table_reader
+from pyarrow import parquet
 
 from tests.docs_pages import (
     DOCS,
@@ -157,10 +159,19 @@ def write_data(folder: Path) -> None:
         f"{number},{number % 7}.5,{'red' if number % 3 else 'blue'},{number}.25,{number % 2}" for number in range(40)
     ]
     (folder / "table.csv").write_text("\n".join(["id,size,color,price,label", *rows]))
+    write_houses(folder)
     (folder / "reviews").mkdir()
     for kind in ("good", "bad"):
         lines = [f"a {kind} film number {number}" for number in range(20)]
         (folder / "reviews" / f"{kind}.txt").write_text("\n".join(lines))
+
+
+def write_houses(folder: Path) -> None:
+    """Write the tables with gaps and dates that pages speak of."""
+    rows = [f"{n},{'' if n % 5 else n},2026-01-{n % 28 + 1:02},seen {n % 4} times,{n * n + 1.5}" for n in range(40)]
+    (folder / "houses.csv").write_text("\n".join(["id,area,sold,note,price", *rows]))
+    for name in ("houses", "table"):
+        parquet.write_table(table_reader.read_csv(folder / f"{name}.csv"), folder / f"{name}.parquet")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NEEDS_A_RUN], ids=named)

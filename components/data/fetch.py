@@ -258,7 +258,7 @@ def _prepare(
     begin(folder)
     # Before the arrays are saved: one that is mapped from a file may be renamed.
     mean, std = fields.field(kind).statistics(splits.train.inputs)
-    target_mean, target_std = tasks.task(splits.task).statistics(splits.train.labels)
+    targets = splits.target_statistics()
     shape = splits.train.inputs.shape[1:]
     if splits.vocabulary:
         shape = (splits.vocabulary.max_length,)
@@ -279,8 +279,7 @@ def _prepare(
         test_size=len(splits.test),
         mean=mean,
         std=std,
-        target_mean=target_mean,
-        target_std=target_std,
+        **targets,
         vocabulary_size=len(splits.vocabulary.tokens) if splits.vocabulary else 0,
         rules=splits.rules,
         notes=splits.notes,

@@ -56,7 +56,7 @@ def _label(data: DataRef) -> FieldRef:
         dtype="float32",
         is_target=True,
         mean=data.target_mean,
-        std=data.target_std,
+        std=data.target_units,
         names=data.classes,
     )
 

@@ -166,6 +166,8 @@ def _samples(
 ) -> Samples:
     if indices is not None:
         labels = labels[indices]
+    if standardize and data.target_scale == "log":
+        labels = np.log(labels)
     labels = data.task_object.trained_on(labels, (data.target_mean, data.target_std) if standardize else None)
     rows = None
     if isinstance(inputs, np.memmap):

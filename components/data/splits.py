@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError
 from torchmill.components.reading.rules import USUAL, ReadingRules
-from torchmill.components.refs import DataRef
+from torchmill.components.refs import DataRef, TargetScale
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +49,23 @@ class Splits:
     """Vocabulary of token ids."""
     columns: Columns | None = None
     """Columns of the table that the inputs came from, if they have names."""
+    target_scale: TargetScale = "linear"
+    """Scale on which the targets of a regression are learned."""
     source: str = ""
     """Origin of the data; empty if the module's ``SOURCE`` names it."""
     rules: ReadingRules = USUAL
     """Rules for reading files of such data."""
     notes: tuple[str, ...] = ()
     """Guesses and omissions, in words, for a user to check."""
+
+    def target_statistics(self) -> dict[str, Any]:
+        """Return the entries of a ``DataRef`` about the training targets; empty tuples if there are none."""
+        task, labels, spread = tasks.task(self.task), self.train.labels, ()
+        if self.target_scale == "log":
+            _, spread = task.statistics(labels)
+            labels = np.log(labels)
+        mean, std = task.statistics(labels)
+        return {"target_mean": mean, "target_std": std, "target_scale": self.target_scale, "target_spread": spread}
 
 
 def cut(labels: np.ndarray, groups: np.ndarray, fractions: Mapping[str, float], seed: int = 0) -> dict[str, np.ndarray]:

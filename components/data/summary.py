@@ -73,7 +73,9 @@ def _column_lines(data: DataRef, most: int | None) -> Iterator[str]:
     row = np.load(data.folder / "train_inputs.npy", mmap_mode="r")[0].reshape(-1)
     examples = columns.cells(np.asarray(row))
     for column in columns.columns[:most]:
-        kind = f"category of {len(column.categories):,}" if column.categories else "number"
+        singular = "date" if column.is_date else "number"
+        kind = f"category of {len(column.categories):,}" if column.categories else singular
+        kind += " and other" * column.has_other + ", gaps" * column.has_gaps
         yield f"column {column.name:{NAME_WIDTH}} {kind:16} for example {examples[column.name]}"
     if most is not None and len(columns.columns) > most:
         yield f"and {len(columns.columns) - most:,} more columns: torchmill data {data.name}"

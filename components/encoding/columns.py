@@ -2,45 +2,134 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from torchmill.components.encoding.dates import DATE_PARTS, TIME_PARTS, date_parts, iso, seconds_of
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.state_files import parse_json
 
 FILE = "columns.json"
 """Name of the file in a data set's folder."""
 
+NUMERIC, CATEGORICAL = "numeric", "categorical"
+"""Inputs of a model that takes the cells of a table."""
+
+UNKNOWN = "?"
+"""Cell of a category that is not known."""
+
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers, of texts, or of categories, which are one-hot encoded."""
+    """A column of numbers, of dates, of texts, or of categories, which are one-hot encoded.
+
+    The raw values of numbers and dates are float64 (N,), nan where a cell has none; dates are Unix times in seconds.
+    Those of categories are texts.
+    """
 
     name: str
     categories: tuple[str, ...] = ()
-    """Categories in the order of their one-hot numbers; empty for a column of numbers or texts."""
+    """Categories in the order of their one-hot numbers; empty for other columns. Cells without a value are ``""``."""
     offset: float = 0.0
-    """Number that is subtracted from each cell, in float64, before it becomes float32."""
+    """Number that is subtracted from each cell, in float64, before it becomes float32; of dates in days."""
+    median: float | None = None
+    """Median of training, which takes the place of gaps; None if gaps are refused."""
+    has_gaps: bool = False
+    """True if training had gaps: a number more tells where."""
+    has_other: bool = False
+    """True if rare and unknown categories have a one-hot number of their own, the last one."""
+    is_date: bool = False
+    day_first: bool | None = None
+    """Order of dates such as 03/04/2024; None if all are written unambiguously."""
+    has_times: bool = False
+    """True if dates have times of the day."""
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """Names of the column's numbers."""
+        if self.categories:
+            names = [*self.categories, *["other"] * self.has_other]
+            return tuple(f"{self.name} = {category}" for category in names)
+        parts = (*DATE_PARTS, *TIME_PARTS * self.has_times) if self.is_date else ()
+        numbers = [f"{self.name}: {part}" for part in parts] or [self.name]
+        return (*numbers, *[f"{self.name} has no value"] * self.has_gaps)
 
     @property
     def width(self) -> int:
         """Number of numbers that a cell becomes."""
-        return len(self.categories) or 1
+        return len(self.features)
 
     @property
-    def features(self) -> list[str]:
-        """Names of the column's numbers."""
-        return [f"{self.name} = {category}" for category in self.categories] or [self.name]
+    def kind(self) -> str:
+        """Meaning of a cell, in a word."""
+        return "name" if self.categories else "date" if self.is_date else "number"
 
-    def shown(self, number: float) -> str:
-        """Return a stored number as its cell was."""
-        return f"{number + self.offset:.15g}" if self.offset else f"{number:.5g}"
+    def encode(self, raw: np.ndarray) -> np.ndarray:
+        """Return raw values as float32 (N, width). An unknown category is "other", or else all 0."""
+        if self.categories:
+            one_hot = self.one_hot(raw)
+            rest = [~one_hot.any(1, keepdims=True)] if self.has_other else []
+            return np.concatenate([one_hot, *rest], 1).astype(np.float32)
+        gaps = np.isnan(raw)
+        filled = raw if self.median is None else np.where(gaps, self.median, raw)
+        if self.is_date:
+            numbers = date_parts(filled, self.offset, self.has_times)
+        else:
+            numbers = (filled - self.offset)[:, None].astype(np.float32)
+        return np.concatenate([numbers, gaps[:, None].astype(np.float32)], 1) if self.has_gaps else numbers
 
-    def one_hot(self, cells: Sequence[str]) -> np.ndarray:
+    def raw(self, encoded: np.ndarray) -> np.ndarray:
+        """Return raw values that ``encode`` turns into these numbers (N, width)."""
+        if self.categories:
+            hot = encoded[:, : len(self.categories)].astype(bool)
+            known = np.array(self.categories, object)[hot.argmax(1)]
+            return np.where(hot.any(1), known, self.unknown)
+        if self.is_date:
+            values = seconds_of(encoded, self.offset, self.has_times)
+        else:
+            values = encoded[:, 0].astype(np.float64) + self.offset
+        return np.where(encoded[:, -1].astype(bool), np.nan, values) if self.has_gaps else values
+
+    def translated(self, source: "Column", encoded: np.ndarray) -> np.ndarray:
+        """Return numbers (N, …) that a column of the same kind has encoded as this column encodes them."""
+        if not self.categories:
+            return self.encode(source.raw(encoded))
+        places = {category: number for number, category in enumerate(source.categories)}
+        none = np.zeros((len(encoded), 1), encoded.dtype)
+        hot = [encoded[:, [places[name]]] if name in places else none for name in self.categories]
+        rest = [1 - np.concatenate(hot, 1).any(1, keepdims=True)] if self.has_other else []
+        return np.concatenate([*hot, *rest], 1)
+
+    @property
+    def unknown(self) -> str:
+        """A text that is no category of this column."""
+        text = UNKNOWN
+        while text in self.categories:
+            text += UNKNOWN
+        return text
+
+    @property
+    def shown_median(self) -> str:
+        """Median as a cell has it."""
+        assert self.median is not None
+        return iso(self.median) if self.is_date else f"{self.median:.15g}" if self.offset else f"{self.median:.5g}"
+
+    def shown(self, encoded: np.ndarray) -> str:
+        """Return the cell that became some numbers (width,)."""
+        (value,) = self.raw(encoded[None])
+        if self.categories:
+            return str(value)
+        if np.isnan(value):
+            return "no value"
+        return iso(value) if self.is_date else f"{value:.15g}" if self.offset else f"{value:.5g}"
+
+    def one_hot(self, cells: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return bool (N, categories). The row of an unknown category is all False."""
-        return np.asarray(cells)[:, None] == np.asarray(self.categories)
+        numbers = {category: number for number, category in enumerate(self.categories)}
+        at = np.array([numbers.get(cell, -1) for cell in cells], np.int64)
+        return at[:, None] == np.arange(len(self.categories))
 
 
 @dataclass(frozen=True)
@@ -65,9 +154,37 @@ class Columns:
         return tuple(name for column in self.columns for name in column.features)
 
     @property
+    def of_numbers(self) -> tuple[Column, ...]:
+        """Columns of numbers and dates."""
+        return tuple(column for column in self.columns if not column.categories)
+
+    @property
+    def of_categories(self) -> tuple[Column, ...]:
+        """Columns of categories."""
+        return tuple(column for column in self.columns if column.categories)
+
+    @property
+    def take_gaps(self) -> bool:
+        """True if gaps have a meaning in all columns: then an exported model takes the cells themselves."""
+        return all(column.categories or column.median is not None for column in self.columns)
+
+    @property
     def category_spans(self) -> dict[str, slice]:
         """Positions of the categories of each column that has some, by name."""
-        return {column.name: self.spans[column.name] for column in self.columns if column.categories}
+        return {column.name: self.spans[column.name] for column in self.of_categories}
+
+    @cached_property
+    def shares(self) -> frozenset[int]:
+        """Positions of the numbers that are 0 or 1: categories, weekdays and gaps."""
+        starts = {name: span.start for name, span in self.spans.items()}
+        return frozenset(
+            starts[column.name] + at
+            for column in self.columns
+            for at in range(column.width)
+            if column.categories
+            or (column.has_gaps and at == column.width - 1)
+            or (column.is_date and DATE_PARTS.index("Monday") <= at < len(DATE_PARTS))
+        )
 
     @cached_property
     def spans(self) -> dict[str, slice]:
@@ -77,15 +194,31 @@ class Columns:
 
     def cells(self, row: np.ndarray) -> dict[str, str]:
         """Return the cells that became a row of numbers (F,), by column; "?" for an unknown category."""
-        cells = {}
-        for column, span in zip(self.columns, self.spans.values(), strict=True):
-            hot = [category for category, number in zip(column.categories, row[span].tolist(), strict=False) if number]
-            cells[column.name] = (hot or ["?"])[0] if column.categories else column.shown(float(row[span][0]))
-        return cells
+        return {column.name: column.shown(row[self.spans[column.name]]) for column in self.columns}
 
     def decode(self, row: np.ndarray) -> str:
         """Return the cells of a row in words."""
         return ", ".join(f"{name} {cell}" for name, cell in self.cells(row).items())
+
+    def model_inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the raw values of encoded rows (N, F), as an exported model takes them.
+
+        Numbers and dates are float64 (N, K), and categories are texts (N, C); either is left out if there are none.
+        """
+        raw = {column.name: column.raw(rows[:, self.spans[column.name]]) for column in self.columns}
+        sides = {NUMERIC: self.of_numbers, CATEGORICAL: self.of_categories}
+        return {
+            side: np.stack([raw[column.name] for column in columns], 1) for side, columns in sides.items() if columns
+        }
+
+    def encode(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Return ``model_inputs`` as float32 (N, F)."""
+        numbers, categories = (
+            iter(inputs.get(NUMERIC, np.empty((0, 0))).T),
+            iter(inputs.get(CATEGORICAL, np.empty(0)).T),
+        )
+        blocks = [column.encode(next(categories if column.categories else numbers)) for column in self.columns]
+        return np.concatenate(blocks, 1)
 
     def unknown(self, source: "Columns") -> dict[str, list[str]]:
         """Return the categories of ``source`` that these columns don't know, by the columns that both have."""
@@ -100,40 +233,40 @@ class Columns:
     def translation(self, source: "Columns") -> Callable[[np.ndarray], np.ndarray]:
         """Return a function from rows that ``source`` has encoded, (N, F), to rows of these columns.
 
-        Columns are matched by name. An unknown category becomes all 0, as it does when a table is read.
+        Columns are matched by name. A category that one of them doesn't know is encoded as when a table is read.
 
         Raises:
-            UserError: a column is missing, or has categories here and numbers there.
+            UserError: a column is missing, or holds something else there.
         """
         theirs = {column.name: column for column in source.columns}
-        positions: list[int] = []  # of our numbers in their rows; -1 for an unknown category
-        shifts: list[float] = []
         for column in self.columns:
             if column.name not in theirs:
                 raise UserError(f"There is no column '{column.name}'.", nearest(column.name, theirs))
-            match, start = theirs[column.name], source.spans[column.name].start
-            if bool(match.categories) != bool(column.categories):
-                names, numbers = ("there", "here") if match.categories else ("here", "there")
-                raise UserError(f"The column '{column.name}' holds names {names}, and numbers {numbers}.")
-            position = {category: start + number for number, category in enumerate(match.categories)}
-            positions += [position.get(category, -1) for category in column.categories] or [start]
-            shifts += [0.0] * len(column.categories) or [match.offset - column.offset]
-        has_source, shift = np.array(positions) >= 0, np.array(shifts)
-        if not shift.any():
-            return lambda rows: np.where(has_source, rows[:, positions], rows.dtype.type(0))
-        return lambda rows: np.where(has_source, rows[:, positions] + shift, 0).astype(rows.dtype)
+            if (here := column.kind) != (there := theirs[column.name].kind):
+                raise UserError(f"The column '{column.name}' holds {here}s here, and {there}s there.")
+
+        def translate(rows: np.ndarray) -> np.ndarray:
+            blocks = [
+                column.translated(theirs[column.name], rows[:, source.spans[column.name]]) for column in self.columns
+            ]
+            return np.concatenate(blocks, 1).astype(rows.dtype)
+
+        return translate
 
     def as_json(self) -> str:
-        """Return the columns as JSON."""
+        """Return the columns as JSON; what a column has by default is left out."""
         columns = [
-            {"name": column.name}
-            | ({"categories": column.categories} if column.categories else {})
-            | ({"offset": column.offset} if column.offset else {})
+            {
+                entry.name: getattr(column, entry.name)
+                for entry in fields(column)
+                if entry.name == "name" or getattr(column, entry.name) != entry.default
+            }
             for column in self.columns
         ]
         return json.dumps(columns, ensure_ascii=False)
 
     @classmethod
+    @lru_cache(8)
     def from_json(cls, text: str) -> "Columns":
         """Parse the output of ``as_json``.
 
@@ -141,3 +274,20 @@ class Columns:
             Damaged: the text is no such output.
         """
         return cls(parse_json(text, tuple[Column, ...]))
+
+
+def unusual(column: Column, raw: np.ndarray) -> list[str]:
+    """Return in words which raw values of a column (N,) training did not have, and what they count as."""
+    if not column.categories:
+        gaps = int(np.isnan(raw).sum()) if not column.has_gaps and column.median is not None else 0
+        how = f"in training none was missing; the median {column.shown_median} is taken" if gaps else ""
+        return [f"{gaps:,} of {len(raw):,} cells of '{column.name}' have no value: {how}"] if gaps else []
+    learned = set(column.categories)
+    unknown = [cell for cell in raw.tolist() if cell not in learned]
+    if not unknown:
+        return []
+    how = "other" if column.has_other else "none"
+    return [
+        f"{len(unknown):,} of {len(raw):,} values of '{column.name}' are no categories that were learned, for example "
+        f"{unknown[0]!r}: they count as {how}"
+    ]

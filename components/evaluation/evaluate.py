@@ -66,7 +66,7 @@ def judge(
         encoding: of the test inputs, where that is not the data set's.
     """
     outputs = answer(test)
-    found = data.task_object.scores(outputs, test.labels, data.classes, data.target_std, temperature)
+    found = data.task_object.scores(outputs, test.labels, data.classes, data.target_units, temperature)
     encoding = encoding or read_encoding(data)
     numbers, truth = outputs.numpy(), test.labels.numpy()
     mistakes = worst_mistakes(numbers, truth, data, temperature)

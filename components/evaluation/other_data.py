@@ -32,7 +32,8 @@ def as_trained(data: DataRef, trained: DataRef) -> DataRef:
             "Give a data set of the same shape and classes.",
         )
     # The folder, too: what tokens and columns mean is looked up there.
-    names = ("mean", "std", "target_mean", "target_std", "vocabulary_size", "shape", "folder")
+    names = ("mean", "std", "target_mean", "target_std", "target_scale", "target_spread")
+    names += ("vocabulary_size", "shape", "folder")
     return data.model_copy(update={name: getattr(trained, name) for name in names})
 
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from string import Template
 
 from torchmill.components.encoding.columns import Columns
+from torchmill.components.fields._cells import preparation_of_cells
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.bare import is_bare
 from torchmill.components.refs import DataRef
 
-STANDARD = ("csv", "io", "json", "re", "sys", "unicodedata")
+STANDARD = ("csv", "datetime", "io", "json", "math", "re", "sys", "unicodedata")
 """Modules of Python that the code may use."""
 
 PROGRAM = """\
@@ -24,7 +25,7 @@ $read$answer
 
 for name, item in $items:
     try:
-        inputs = read(item)[None]  # a batch of one
+        inputs = $batch
     except (KeyError, OSError, TypeError, ValueError) as error:
         print(name, f"cannot be read: {error}", sep="\\t")
         continue
@@ -32,7 +33,7 @@ $show"""
 
 ANSWER = """\
 def answer(inputs):
-    return session.run(["$output"], {"$input": inputs})[0]
+    return session.run(["$output"], $inputs)[0]
 """
 ANSWER_BARE = """\
 def answer(inputs):
@@ -98,14 +99,17 @@ def program(file: str, metadata: Mapping[str, str], data: DataRef, columns: Colu
         columns: columns of the table that the model was trained on.
     """
     task, bare = data.task_object, is_bare(metadata)
+    takes_cells = bool(columns and columns.take_gaps)
     read, items, _ = data.field.card_code(data.shape, data.rules, columns)
     entries = {
         "input": data.field.bare_input if bare else data.field.onnx_input,
         "output": names.PROBABILITIES if task.has_probabilities and not bare else task.onnx_output,
     }
-    answer = (around_network(metadata, data) + ANSWER_BARE) if bare else ANSWER
+    entries["inputs"] = "inputs" if takes_cells else f'{{"{entries["input"]}": inputs}}'
+    answer = (around_network(metadata, data, columns) + ANSWER_BARE) if bare else ANSWER
     body = Template(PROGRAM).safe_substitute(
         file=file,
+        batch="read(item)" if takes_cells else "read(item)[None]  # a batch of one",
         read=read.rstrip("\n") + "\n\n\n",
         answer=Template(answer).safe_substitute(entries),
         items=items,
@@ -114,10 +118,12 @@ def program(file: str, metadata: Mapping[str, str], data: DataRef, columns: Colu
     return Template(body).safe_substitute(imports=_imports(body))
 
 
-def around_network(metadata: Mapping[str, str], data: DataRef) -> str:
+def around_network(metadata: Mapping[str, str], data: DataRef, columns: Columns | None = None) -> str:
     """Return Python that prepares the inputs of the bare form, and turns its outputs into answers."""
     mean, std = (json.loads(metadata.get(key, "[]")) for key in (names.MEAN, names.STD))
     prepare = Template(STANDARDIZE).substitute(mean=mean, std=std) if data.field.is_picture else AS_IT_IS
+    if columns and columns.take_gaps:
+        prepare = preparation_of_cells(columns) + "\n\n"
     finish = Template(FINISH[data.task_object.activation])
     return prepare + finish.substitute(temperature=metadata.get(names.TEMPERATURE, "1"))
 

@@ -274,13 +274,11 @@ def check_required(config: ExportConfig, verdicts: Mapping[Bits, Smaller]) -> No
 def _write_example(model: Path, data: DataRef, test: Samples, path: Path) -> None:
     """Write a few test inputs and the model's outputs for them."""
     session = open_session(model)
-    (taken,) = session.get_inputs()
-    samples = fixed_sizes(taken.shape)[0] or EXAMPLES
-    batches, _ = run(session, test.first(samples), samples)
-    inputs = {taken.name: batches[0]}
+    samples = fixed_sizes(session.get_inputs()[0].shape)[0] or EXAMPLES
+    (inputs, *_), _ = run(session, test.first(samples), samples)
     outputs_named = [output.name for output in session.get_outputs()]
     outputs = zip(outputs_named, answers(session, outputs_named, **inputs), strict=True)
-    write_arrays(path, {**inputs, **{name: _plain(values) for name, values in outputs}})
+    write_arrays(path, {name: _plain(values) for name, values in (*inputs.items(), *outputs)})
 
 
 def _divergence(candidate: Candidate) -> str:
@@ -293,5 +291,5 @@ def _divergence(candidate: Candidate) -> str:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """Convert label names to fixed-width text, which numpy reads without unpickling."""
+    """Convert texts to fixed width, which numpy reads without unpickling."""
     return values.astype(str) if values.dtype == object else values

@@ -1,5 +1,6 @@
 """The first layer at which an ONNX model differs from its network."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ NEAR = 1e-3
 """Largest relative difference of two equal values; real faults are mostly far greater."""
 
 
-def first_divergence(file: Path, model: StandardizedModel, inputs: np.ndarray, taken: np.ndarray | None = None) -> str:
+def first_divergence(
+    file: Path, model: StandardizedModel, inputs: np.ndarray, taken: Mapping[str, np.ndarray] | None = None
+) -> str:
     """Run both on the same inputs and return the layers between which they part, in words.
 
     A layer counts as equal if any tensor of the graph has the same values, in any shape: the exporter keeps no names,
@@ -24,7 +27,7 @@ def first_divergence(file: Path, model: StandardizedModel, inputs: np.ndarray, t
     Args:
         model: the network in eval mode, on the CPU.
         inputs: inputs for ``model``.
-        taken: the same as the ONNX model takes them; None if it takes them as they are.
+        taken: the same as the ONNX model takes them, by name; None if it takes them as they are.
     """
     layers = _outputs_of_layers(model, inputs)
     values = _inner_values(file, inputs if taken is None else taken)
@@ -58,15 +61,15 @@ def _outputs_of_layers(model: StandardizedModel, inputs: np.ndarray) -> list[tup
     return layers
 
 
-def _inner_values(file: Path, inputs: np.ndarray) -> list[np.ndarray]:
+def _inner_values(file: Path, inputs: np.ndarray | Mapping[str, np.ndarray]) -> list[np.ndarray]:
     wider = read_without_weights(file)
-    name = wider.graph.input[0].name
+    by_name = {wider.graph.input[0].name: inputs} if isinstance(inputs, np.ndarray) else inputs
     outputs = {value.name for value in wider.graph.output}
     for node in wider.graph.node:
         inner = [value for value in node.output if value and value not in outputs]
         wider.graph.output.extend(onnx.ValueInfoProto(name=value) for value in inner)
     session = open_changed(wider, file)
-    return [value for value in answers(session, None, **{name: inputs}) if value.dtype == np.float32]
+    return [value for value in answers(session, None, **by_name) if value.dtype == np.float32]
 
 
 def _is_among(output: np.ndarray, values: list[np.ndarray]) -> bool:

@@ -1,7 +1,7 @@
 """Checks of an ONNX file before it is published, in addition to the comparison of its outputs."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,13 @@ import torch
 from onnx import numpy_helper
 
 from torchmill.components.data.samples import Samples
+from torchmill.components.encoding.columns import CATEGORICAL, NUMERIC, Columns
 from torchmill.components.export.other_runtime import BATCHES, Unable, by_openvino, by_reference, has_openvino
 from torchmill.components.export.parity import Judgement, predict_double, scale
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.bare import filled, is_bare, prepared_inputs
+from torchmill.components.onnx_model.bare import is_bare
+from torchmill.components.onnx_model.feed import fed, takes_cells
 from torchmill.components.onnx_model.proto import metadata_of, open_changed, read_without_weights
 from torchmill.components.onnx_model.run import answers, as_taken
 from torchmill.components.refs import DataRef
@@ -80,18 +82,20 @@ class Candidate:
 
     @property
     def sizes(self) -> list[int | None]:
-        """Sizes of the input; None for free ones."""
-        return [side.dim_value or None for side in self.proto.graph.input[0].type.tensor_type.shape.dim]
+        """Sizes of the first input; None for free ones."""
+        return next(iter(self.sizes_by_input.values()))
 
-    def inputs(self, samples: int = SAMPLE) -> np.ndarray:
-        """Return the first test inputs as the model takes them."""
+    @property
+    def sizes_by_input(self) -> dict[str, list[int | None]]:
+        """Sizes of each input."""
+        dims = {entry.name: entry.type.tensor_type.shape.dim for entry in self.proto.graph.input}
+        return {name: [side.dim_value or None for side in sides] for name, sides in dims.items()}
+
+    def inputs(self, samples: int = SAMPLE) -> dict[str, np.ndarray]:
+        """Return the first test inputs as the model takes them, by name."""
         samples = min(self.sizes[0] or samples, len(self.test))
         inputs, _ = self.test.first(samples).take(torch.arange(samples))
-        return filled(prepared_inputs(as_taken(inputs), self.metadata), self.sizes)
-
-    def named_inputs(self, samples: int) -> dict[str, np.ndarray]:
-        """Return the first test inputs under the name of the model's input."""
-        return {self.proto.graph.input[0].name: self.inputs(samples)}
+        return fed(as_taken(inputs), self.metadata, self.sizes_by_input)
 
     def difference(self, outputs: np.ndarray) -> float:
         """Return the largest difference of outputs for the first test inputs from the reference, in its units."""
@@ -124,7 +128,7 @@ def meaning(candidate: Candidate) -> Gate | None:
         return Gate("labels", "the labels in the metadata are not those of the data, in their order", False)
     if candidate.is_bare:
         return Gate("labels", "their names in the metadata are those of the data")
-    inputs = {data.field.onnx_input: candidate.inputs()}
+    inputs = candidate.inputs()
     outputs = [data.task_object.onnx_output, names.PROBABILITIES, names.LABELS]
     logits, probabilities, labels, *index = answers(
         candidate.session(), [*outputs, *[names.INDEX] * data.task_object.is_exclusive], **inputs
@@ -188,7 +192,7 @@ def texts(candidate: Candidate) -> Gate | None:
     data = candidate.data
     if not data.field.is_sequence or candidate.is_bare:
         return None
-    inputs = candidate.inputs()
+    (inputs,) = candidate.inputs().values()
     (longest,) = data.shape
     padded = np.zeros((len(inputs), longest + 5), np.int64)
     padded[:, : inputs.shape[1]] = inputs
@@ -204,6 +208,42 @@ def texts(candidate: Candidate) -> Gate | None:
         if not apart <= candidate.judge.allowed:
             return Gate("texts", f"{name}: outputs differ by {apart:.3g}", False)
     return Gate("texts", f"texts padded beyond {longest} tokens, unknown ids and empty texts: the network's answers")
+
+
+def cells(candidate: Candidate) -> Gate | None:
+    """Check rows without values, in one column after the other and in all, and unknown categories."""
+    if not takes_cells(candidate.sizes_by_input):
+        return None
+    columns = Columns.from_json(candidate.metadata[names.COLUMNS])
+    session, worst, cases = candidate.session(), 0.0, _odd_cells(candidate.inputs(), columns)
+    for name, raw in cases.items():
+        (outputs,) = answers(session, [candidate.data.task_object.onnx_output], **raw)
+        encoded = columns.encode(raw).reshape(-1, *candidate.data.shape)
+        exact = predict_double(candidate.model, _as_samples(encoded, candidate.test)) / candidate.judge.units
+        apart = float(np.abs(outputs / candidate.judge.units - exact).max())
+        # Odd rows may have larger answers than the test split, of which float32 has fewer digits.
+        larger = max(1.0, scale(exact) / scale(candidate.judge.outputs))
+        if not apart <= candidate.judge.allowed * larger:
+            return Gate("cells", f"{name}: outputs differ by {apart:.3g}", False)
+        worst = max(worst, apart)
+    return Gate("cells", f"{', '.join(cases)}: the network's answers ({worst:.1e})")
+
+
+def _odd_cells(inputs: Mapping[str, np.ndarray], columns: Columns) -> dict[str, dict[str, np.ndarray]]:
+    """Return inputs of a model that takes cells, with gaps and unknown categories, by what is odd about them."""
+    nothing = {NUMERIC: np.nan, CATEGORICAL: ""}
+    rows = np.arange(len(next(iter(inputs.values()))))
+    single = {name: cells.copy() for name, cells in inputs.items()}
+    for name, cells in single.items():
+        cells[rows, rows % cells.shape[1]] = nothing[name]
+    cases = {
+        "a cell of each row without a value": single,
+        "rows without any": {name: np.full_like(cells, nothing[name]) for name, cells in inputs.items()},
+    }
+    if CATEGORICAL in inputs:
+        unknown = [[column.unknown for column in columns.of_categories]] * len(rows)
+        cases["unknown categories"] = {**inputs, CATEGORICAL: np.array(unknown, object)}
+    return cases
 
 
 def constant(candidate: Candidate) -> Gate | None:
@@ -224,13 +264,13 @@ def constant(candidate: Candidate) -> Gate | None:
 
 def power(candidate: Candidate) -> Gate | None:
     """Check that the comparison would notice slightly wrong weights."""
-    inputs, name = candidate.inputs(), candidate.proto.graph.input[0].name
+    inputs = candidate.inputs()
     largest = max(NOISE[-1], 10 * candidate.judge.allowed / scale(candidate.judge.outputs))
     for noise in (*NOISE[:-1], largest):
         changed = noisy(candidate.proto, noise, candidate.file.parent)
         if changed is None:
             return None
-        (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **{name: inputs})
+        (outputs,) = answers(candidate.session(changed), [candidate.data.task_object.onnx_output], **inputs)
         apart = candidate.difference(outputs)
         if not apart <= candidate.judge.allowed:
             return Gate("power", f"a relative error of {noise:g} in the weights would be noticed ({apart:.1e})")
@@ -247,7 +287,7 @@ def _openvino(candidate: Candidate) -> Gate:
     fixed, *_ = candidate.sizes
     batches = (fixed,) if fixed else BATCHES
     try:
-        results = by_openvino(candidate.file, candidate.named_inputs(max(batches)), batches)
+        results = by_openvino(candidate.file, candidate.inputs(max(batches)), batches)
     except Unable as unable:
         gate = _reference(candidate)
         return replace(gate, evidence=f"{gate.evidence}; OpenVINO does not run the model, {unable}")
@@ -265,7 +305,7 @@ def _reference(candidate: Candidate) -> Gate:
         candidate.model(few.take(torch.arange(1))[0])
     if counter.get_total_flops() > REFERENCE_FLOPS:
         return Gate("reference", f"not tried: {counter.get_total_flops():.1e} operations a sample would take minutes")
-    inputs, output = candidate.named_inputs(REFERENCE_SAMPLES), candidate.data.task_object.onnx_output
+    inputs, output = candidate.inputs(REFERENCE_SAMPLES), candidate.data.task_object.onnx_output
     try:
         outputs = by_reference(candidate.file, inputs)[output][:REFERENCE_SAMPLES]
     except Unable as unable:
@@ -328,6 +368,7 @@ CHECKS: dict[str, Check] = {
     "labels": meaning,
     "pictures": pictures,
     "texts": texts,
+    "cells": cells,
     "constant": constant,
     "power": power,
     "runtime": other_runtime,

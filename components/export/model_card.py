@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchmill.components.encoding.columns import Column, Columns
+from torchmill.components.encoding.columns import CATEGORICAL, NUMERIC, Column, Columns
 from torchmill.components.errors import shortened
 from torchmill.components.export.card_code import around_network, program
 from torchmill.components.export.field_card import field_card
@@ -43,7 +43,9 @@ def write_card(
     columns = None
     if not data.field.is_sequence and names.COLUMNS in metadata:
         columns = Columns.from_json(metadata[names.COLUMNS])
-    input_name = data.field.bare_input if is_bare(metadata) else data.field.onnx_input
+    takes_cells = bool(columns and columns.take_gaps)
+    named = f"{NUMERIC}, {CATEGORICAL}" if takes_cells else data.field.onnx_input
+    input_name = data.field.bare_input if is_bare(metadata) else named
     lines = [
         *_summary_lines(network, data, scores),
         *_interface_lines(input_name, data, metadata),
@@ -115,7 +117,7 @@ def _code_lines(model: ExportRef, data: DataRef, metadata: Mapping[str, str], co
             "```python",
             "# preprocess.py",
             "import numpy as np\n",
-            around_network(metadata_of(read_without_weights(model.bare.path)), data).rstrip("\n"),
+            around_network(metadata_of(read_without_weights(model.bare.path)), data, columns).rstrip("\n"),
             "```",
             "",
         ]
@@ -167,5 +169,14 @@ def _column_lines(columns: Columns) -> list[str]:
 
 def _holds(column: Column) -> str:
     if column.categories:
-        return shortened(column.categories, 12)
-    return f"a number, minus {column.offset:,.0f} before it becomes float32" if column.offset else "a number"
+        named = [category or "no value" for category in column.categories]
+        return shortened([*named, *["other"] * column.has_other], 12)
+    if column.is_date:
+        kind = "a date and time" if column.has_times else "a date"
+    else:
+        offset = f", minus {column.offset:,.0f} before it becomes float32" if column.offset else ""
+        kind = f"a number{offset}"
+    if column.median is None:
+        return kind
+    marked = ", and marked" if column.has_gaps else ""
+    return f"{kind}; without a value {column.shown_median}{marked}"

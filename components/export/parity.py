@@ -198,11 +198,11 @@ Reference = tuple[np.ndarray, Judgement]
 def refer(model: StandardizedModel, data: DataRef, test: Samples, tolerance: float) -> Reference:
     """Return torch's float32 outputs, (samples, outputs), and the judgement from its float64 outputs."""
     # Targets are compared in their deviations: their own units may differ by orders of magnitude.
-    units = np.array([value or 1.0 for value in data.target_std] or [1.0])
+    units = np.array([value or 1.0 for value in data.target_units] or [1.0])
     single = predict(model, test, JUDGE_BATCH).double().numpy() / units
     outputs = predict_double(model, test) / units
     rounding = float(np.abs(single - outputs).max())
-    truth = test.labels.numpy() / units if data.target_std else test.labels.numpy()
+    truth = test.labels.numpy() / units if data.target_units else test.labels.numpy()
     return single, Judgement(outputs, truth, data.task, units, max(tolerance * scale(outputs), 8 * rounding))
 
 

@@ -8,6 +8,7 @@ import onnx.inliner
 import onnx_ir as ir
 from torch import nn
 
+from torchmill.components.data.fetch import read_columns
 from torchmill.components.export.tidy import tidied
 from torchmill.components.initialization.standardized_model import StandardizedModel
 from torchmill.components.onnx_graph.pictures import standardized
@@ -33,7 +34,7 @@ def add_pre_and_postprocessing(core: ir.Model, data: DataRef, temperature: float
         module = StandardizedModel.of(nn.Identity(), data)
         piece = standardized(module.offset.numpy(), module.scale.numpy()).to_model_proto()
         _insert_before(core.graph, plain(piece, names.STANDARDIZE, [str(core.graph.inputs[0].name)]))
-    if before := data.field.preprocessing(data.shape, data.vocabulary_size, data.rules):
+    if before := data.field.preprocessing(data.shape, data.vocabulary_size, data.rules, read_columns(data)):
         _insert_before(core.graph, plain(before, names.BEFORE, [names.PREPARED]))
     if behind := data.task_object.postprocessing(data.classes, temperature):
         _append(core.graph, plain(behind, names.BEHIND, names.ANSWERS), len(data.classes))
@@ -71,15 +72,16 @@ def _inlined(piece: bytes) -> bytes:
 def _insert_before(graph: ir.Graph, piece: ir.Model) -> None:
     """Prepare the input of a graph by another graph."""
     (entry,), (result,) = graph.inputs, piece.graph.outputs
-    taken = piece.graph.inputs[0]
-    if taken.shape is None:
-        taken.shape = entry.shape
+    taken = list(piece.graph.inputs)
+    for value in taken:
+        if value.shape is None:
+            value.shape = entry.shape
     result.type, result.shape = entry.type, entry.shape
     entry.replace_all_uses_with(result)
     first = graph[0]
     nodes = _released(piece.graph, graph)
     graph.insert_before(first, nodes)
-    graph.inputs[0] = taken
+    graph.inputs[:] = taken
 
 
 def _append(graph: ir.Graph, piece: ir.Model, columns: int) -> None:

@@ -18,7 +18,7 @@ from torchmill.components.evaluation.comparison.noninferiority import Comparison
 from torchmill.components.export.gates import Gate
 from torchmill.components.export.tidy import tidied
 from torchmill.components.files import temporary_folder
-from torchmill.components.onnx_model.bare import prepared_inputs
+from torchmill.components.onnx_model.feed import fed
 from torchmill.components.onnx_model.run import as_taken, run
 from torchmill.components.onnx_model.session import CPU, open_session
 from torchmill.components.refs import DataRef
@@ -80,9 +80,7 @@ class LabelSubject:
         return self.data.measure
 
     def calibration(self, core: "onnxruntime.InferenceSession") -> Iterable[Inputs]:
-        (takes,) = core.get_inputs()
-        batches, _ = run(core, self.training, 32)
-        return ({takes.name: batch} for batch in batches)
+        return run(core, self.training, 32)[0]
 
     def compare(self, model: Path, smaller: Path) -> Comparison:
         outputs = (run(open_session(file), self.test, 64)[1] for file in (model, smaller))
@@ -93,9 +91,9 @@ class LabelSubject:
         return share
 
     def inputs(self, session: "onnxruntime.InferenceSession", samples: int) -> Inputs:
-        (takes,) = session.get_inputs()
+        sizes = {taken.name: taken.shape for taken in session.get_inputs()}
         inputs, _ = self.test.take(torch.arange(samples) % len(self.test))
-        return {takes.name: prepared_inputs(as_taken(inputs), session.get_modelmeta().custom_metadata_map)}
+        return fed(as_taken(inputs), session.get_modelmeta().custom_metadata_map, sizes)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def with_plain_weights(network: nn.Module) -> nn.Module:
 def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Return the metadata that describes a model's input and output, so that the file needs no others."""
     columns = read_columns(data)
-    takes, prepares = data.field.describe_input(data.shape, columns is not None, data.rules)
+    takes, prepares = data.field.describe_input(data.shape, columns, data.rules)
     described = {
         names.FORM: names.COMPLETE,
         names.CLASSES: json.dumps(list(data.classes)),
@@ -175,7 +175,7 @@ def describe(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
 def describe_bare(data: DataRef, temperature: float = 1.0) -> dict[str, str]:
     """Return the metadata that describes the bare form, and how its inputs are prepared."""
     task, described = data.task_object, describe(data, temperature)
-    takes, prepares = data.field.describe_bare_input(data.shape, names.COLUMNS in described, data.rules)
+    takes, prepares = data.field.describe_bare_input(data.shape, read_columns(data), data.rules)
     answer = f"{task.onnx_output}, float32 (batch, {len(data.classes)})"
     if task.has_probabilities:
         answer += f"; probabilities are the {task.activation} of logits / temperature"

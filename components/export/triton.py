@@ -11,6 +11,7 @@ TYPES: dict[int, str] = {
     onnx.TensorProto.UINT16: "TYPE_UINT16",
     onnx.TensorProto.INT64: "TYPE_INT64",
     onnx.TensorProto.FLOAT: "TYPE_FP32",
+    onnx.TensorProto.DOUBLE: "TYPE_FP64",
     onnx.TensorProto.BOOL: "TYPE_BOOL",
     onnx.TensorProto.STRING: "TYPE_STRING",
 }

@@ -105,18 +105,24 @@ class Field(Protocol):
         """Yield measures of each input: name, unit and values (N,)."""
         ...
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
+    def describe_input(
+        self, shape: tuple[int, ...], columns: "Columns | None" = None, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
         """Return the input of the ONNX model and its preprocessing, in words for its metadata."""
         ...
 
     def describe_bare_input(
-        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+        self, shape: tuple[int, ...], columns: "Columns | None" = None, rules: ReadingRules = USUAL
     ) -> tuple[str, str]:
         """Return the input of the bare ONNX model, and what has to be done before, in words for its metadata."""
         ...
 
     def preprocessing(
-        self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL
+        self,
+        shape: tuple[int, ...],
+        vocabulary_size: int,
+        rules: ReadingRules = USUAL,
+        columns: "Columns | None" = None,
     ) -> "ModelProto | None":
         """Return a graph from raw inputs to those of training; None if they are the same."""
         ...

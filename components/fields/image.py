@@ -126,7 +126,9 @@ class Image:
 
     # ONNX model
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
+    def describe_input(
+        self, shape: tuple[int, ...], columns: "Columns | None" = None, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
         takes = (
             "uint8 pixels 0-255, (batch, height, width, channels) or (batch, channels, height, width), of any height "
         )
@@ -137,17 +139,23 @@ class Image:
         return takes, f"{ground}scaled as Pillow's ImageOps.fit does with BILINEAR to {shape[2]}x{shape[1]}"
 
     def describe_bare_input(
-        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+        self, shape: tuple[int, ...], columns: "Columns | None" = None, rules: ReadingRules = USUAL
     ) -> tuple[str, str]:
         channels, height, width = shape
         colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
-        _, prepares = self.describe_input(shape, has_columns, rules)
+        _, prepares = self.describe_input(shape, columns, rules)
         return (
             f"float32 (batch, {channels}, {height}, {width}), {colours}: (pixels / 255 - mean) / std",
             f"none: outside, uint8 pixels have to be {prepares}, and then standardised",
         )
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
+    def preprocessing(
+        self,
+        shape: tuple[int, ...],
+        vocabulary_size: int,
+        rules: ReadingRules = USUAL,
+        columns: "Columns | None" = None,
+    ) -> "ModelProto":
         from torchmill.components.onnx_graph.pictures import MOST_VALUES, pictures
         from torchmill.components.onnx_graph.refusals import saying
 

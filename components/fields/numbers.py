@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchmill.components.encoding.columns import FILE, Columns
+from torchmill.components.encoding.columns import CATEGORICAL, FILE, NUMERIC, Columns
 from torchmill.components.fields import CardCode, Sums
+from torchmill.components.fields._cells import code_of_cells
 from torchmill.components.reading.rules import USUAL, ReadingRules
 from torchmill.components.reading.tables import MISSING
 
@@ -53,6 +54,9 @@ text = unicodedata.normalize("NFC", Path(sys.argv[1]).read_bytes().decode("utf-8
 delimiter = max(",;\\t", key=text.partition("\\n")[0].count)
 """
 """Python that reads rows of a table as ``predict`` does."""
+
+ROWS = 'csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)'
+"""Expression of the rows."""
 
 ARRAYS = """\
 def read(sample):
@@ -113,18 +117,27 @@ class Numbers:
 
     # ONNX model
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
-        takes = f"float32 (batch, {', '.join(map(str, shape))})"
-        order = ", the columns in their order; one of categories is a 0 or 1 for each of these, "
-        order += "of one with an offset that is subtracted first"
-        return takes + order * has_columns, "standardised"
+    def describe_input(
+        self, shape: tuple[int, ...], columns: Columns | None = None, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
+        if columns and columns.take_gaps:
+            return _describe_cells(columns), "gaps filled, categories and dates encoded, standardised"
+        return _describe_features(shape, columns is not None), "standardised"
 
     def describe_bare_input(
-        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+        self, shape: tuple[int, ...], columns: Columns | None = None, rules: ReadingRules = USUAL
     ) -> tuple[str, str]:
-        return self.describe_input(shape, has_columns, rules)
+        described = _describe_features(shape, columns is not None)
+        encoded = ", gaps filled, and categories and dates encoded, as the metadata's columns say"
+        return described + encoded * bool(columns and columns.take_gaps), "standardised"
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
+    def preprocessing(
+        self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL, columns: Columns | None = None
+    ) -> "ModelProto":
+        if columns and columns.take_gaps:
+            from torchmill.components.onnx_graph.tables import cells
+
+            return cells(columns)
         from torchmill.components.onnx_graph.numbers import finite
         from torchmill.components.onnx_graph.refusals import saying
 
@@ -134,9 +147,12 @@ class Numbers:
         if not columns:
             code = Template(ARRAYS).substitute(shape=shape)
             return CardCode(code, "enumerate(np.load(sys.argv[1]), 1)", "samples.npy")
+        if columns.take_gaps:
+            return CardCode(
+                code_of_cells(columns), f"enumerate((row for row in {ROWS} if any(row.values())), 1)", "table.csv"
+            )
         code = Template(ROW).substitute(missing=sorted(MISSING), largest=float(np.finfo(np.float32).max), shape=shape)
-        rows = 'csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)'
-        return CardCode(code, f"enumerate({rows}, 1)", "table.csv")
+        return CardCode(code, f"enumerate({ROWS}, 1)", "table.csv")
 
     # Predictions
 
@@ -158,3 +174,25 @@ class Numbers:
 
     def drift(self, total: Mapping[str, Any]) -> dict[str, Any]:
         return {}
+
+
+def _describe_features(shape: tuple[int, ...], has_columns: bool) -> str:
+    takes = f"float32 (batch, {', '.join(map(str, shape))})"
+    order = ", the columns in their order; one of categories is a 0 or 1 for each of these, "
+    order += "of one with an offset that is subtracted first"
+    return takes + order * has_columns
+
+
+def _describe_cells(columns: Columns) -> str:
+    """Return the inputs of a model that takes the cells of a table, in words."""
+    numbers, categories = columns.of_numbers, columns.of_categories
+    dates = [column.name for column in numbers if column.is_date]
+    times = f", dates as Unix times in seconds ({', '.join(dates)})" if dates else ""
+    words = []
+    if numbers:
+        names = ", ".join(column.name for column in numbers)
+        words.append(f"{NUMERIC}: float64 (batch, {len(numbers)}), nan without a value{times}: {names}")
+    if categories:
+        names = ", ".join(column.name for column in categories)
+        words.append(f"{CATEGORICAL}: texts (batch, {len(categories)}), empty without a value: {names}")
+    return "; ".join(words)

@@ -102,20 +102,28 @@ class Tokens:
 
     # ONNX model
 
-    def describe_input(self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL) -> tuple[str, str]:
+    def describe_input(
+        self, shape: tuple[int, ...], columns: "Columns | None" = None, rules: ReadingRules = USUAL
+    ) -> tuple[str, str]:
         return (
             "int64 token ids (batch, length), padded with 0 at the end, 1 for what is not in the vocabulary",
             f"cut after {shape[0]} tokens",
         )
 
     def describe_bare_input(
-        self, shape: tuple[int, ...], has_columns: bool, rules: ReadingRules = USUAL
+        self, shape: tuple[int, ...], columns: "Columns | None" = None, rules: ReadingRules = USUAL
     ) -> tuple[str, str]:
-        takes, _ = self.describe_input(shape, has_columns, rules)
+        takes, _ = self.describe_input(shape, columns, rules)
         prepares = f"none: outside, texts have to be cut after {shape[0]} tokens, and an empty one is one unknown token"
         return takes, prepares
 
-    def preprocessing(self, shape: tuple[int, ...], vocabulary_size: int, rules: ReadingRules = USUAL) -> "ModelProto":
+    def preprocessing(
+        self,
+        shape: tuple[int, ...],
+        vocabulary_size: int,
+        rules: ReadingRules = USUAL,
+        columns: "Columns | None" = None,
+    ) -> "ModelProto":
         from torchmill.components.onnx_graph.texts import texts
 
         return texts(vocabulary_size, shape[0]).to_model_proto()

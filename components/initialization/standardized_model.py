@@ -27,6 +27,7 @@ class StandardizedModel(nn.Module):
         dimensions: number of dimensions of one input.
         target_mean: mean of each regression target, to return outputs in the targets' units; empty otherwise.
         target_std: standard deviation of each regression target; empty otherwise.
+        is_log: the targets' mean and deviation are those of their logarithm.
     """
 
     offset: Tensor
@@ -45,6 +46,7 @@ class StandardizedModel(nn.Module):
         dimensions: int = 3,
         target_mean: Sequence[float] = (),
         target_std: Sequence[float] = (),
+        is_log: bool = False,
     ):
         super().__init__()
         self.network = network
@@ -56,7 +58,7 @@ class StandardizedModel(nn.Module):
         self.register_buffer("target_offset", torch.tensor(target_mean, dtype=torch.float32))
         self.register_buffer("target_scale", torch.tensor([value or 1.0 for value in target_std], dtype=torch.float32))
         self.takes_tokens = not mean
-        self.gives_units = bool(target_mean)
+        self.gives_units, self.is_log = bool(target_mean), is_log
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
 
     @classmethod
@@ -80,6 +82,7 @@ class StandardizedModel(nn.Module):
             dimensions=len(data.shape),
             target_mean=data.target_mean if in_units else (),
             target_std=data.target_std if in_units else (),
+            is_log=in_units and data.target_scale == "log",
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -88,7 +91,10 @@ class StandardizedModel(nn.Module):
     def behind(self, standardized: Tensor) -> Tensor:
         """Return the outputs for inputs that are standardized already."""
         outputs = self.network(standardized)
-        return outputs * self.target_scale + self.target_offset if self.gives_units else outputs
+        if not self.gives_units:
+            return outputs
+        scaled = outputs * self.target_scale + self.target_offset
+        return scaled.exp() if self.is_log else scaled
 
     def standardized(self, inputs: Tensor) -> Tensor:
         """Return the inputs as the network takes them: standardized floats, or token ids as int64."""

@@ -17,7 +17,8 @@ from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.bare import filled, fixed_sizes, is_bare, prepared_inputs, standardized
+from torchmill.components.onnx_model.bare import fixed_sizes, is_bare, standardized
+from torchmill.components.onnx_model.feed import fed, takes_cells
 from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.onnx_model.sizes import EXPORTED, check_memory, check_tensors
@@ -28,7 +29,13 @@ from torchmill.components.state_files import Damaged, parse_json
 if TYPE_CHECKING:
     import onnxruntime
 
-TAKEN = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
+TAKEN: dict[str, Any] = {
+    "tensor(uint8)": np.uint8,
+    "tensor(int64)": np.int64,
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(string)": object,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +100,6 @@ class OnnxModel:
         return self.vocabulary if self.field.is_sequence else self.columns
 
     @cached_property
-    def takes(self) -> tuple[str, Any]:
-        """Name and type of the input."""
-        (taken,) = self.session.get_inputs()
-        return taken.name, TAKEN[taken.type]
-
-    @cached_property
     def _outputs(self) -> list[str]:
         return [output.name for output in self.session.get_outputs()]
 
@@ -136,17 +137,17 @@ class OnnxModel:
         return value if math.isfinite(value) and value > 0 else 1.0
 
     def _run(self, output: str, inputs: np.ndarray) -> np.ndarray:
-        name, kind = self.takes
+        taken = self.session.get_inputs()
+        sizes, kinds = {value.name: value.shape for value in taken}, {value.name: TAKEN[value.type] for value in taken}
         requested = output if output in self._outputs else self._outputs[0]
-        inputs = prepared_inputs(inputs, self.metadata)
-        fixed = fixed_sizes(self.session.get_inputs()[0].shape)
-        most = fixed[0] or max(1, len(inputs))
+        most = fixed_sizes(taken[0].shape)[0] or max(1, len(inputs))
         batches = [inputs[start : start + most] for start in range(0, max(1, len(inputs)), most)]
         values = []
         try:
             for batch in batches:
-                taken = np.ascontiguousarray(filled(batch, fixed), kind)
-                values.append(np.asarray(self.session.run([requested], {name: taken})[0])[: len(batch)])
+                arrays = fed(batch, self.metadata, sizes)
+                arrays = {name: np.ascontiguousarray(array, kinds[name]) for name, array in arrays.items()}
+                values.append(np.asarray(self.session.run([requested], arrays)[0])[: len(batch)])
         except Exception as error:  # onnxruntime's errors share no base class
             raise UserError(f"{self.file} does not take these inputs: {' '.join(str(error).split())[:300]}") from error
         return np.concatenate(values)
@@ -170,8 +171,8 @@ class OnnxModel:
     @cached_property
     def takes_any_size(self) -> bool:
         """True if it takes images of any height and width."""
-        (taken,) = self.session.get_inputs()
-        return self.field.is_picture and not all(isinstance(size, int) for size in taken.shape[1:])
+        sizes = self.session.get_inputs()[0].shape[1:]
+        return self.field.is_picture and not all(isinstance(size, int) for size in sizes)
 
 
 def _unlike_vocabulary(ours: Vocabulary, theirs: Vocabulary) -> str:
@@ -206,7 +207,8 @@ def open_model(file: Path) -> OnnxModel:
         )
     session = _session(file)
     _check_interface(session, file)
-    if len(session.get_inputs()) != 1 or session.get_inputs()[0].type not in TAKEN:
+    taken = {value.name: value.type for value in session.get_inputs()}
+    if not takes_cells(taken) and (len(taken) != 1 or not TAKEN.keys() >= set(taken.values())):
         inputs = ", ".join(f"{taken.name} ({taken.type})" for taken in session.get_inputs())
         raise UserError(f"{file} takes {inputs}: not one input of pixels, tokens or numbers.", EXPORTED)
     metadata = metadata_of(proto)
@@ -267,6 +269,8 @@ def _check_interface(session: "onnxruntime.InferenceSession", file: Path) -> Non
 
 def _kind(session: "onnxruntime.InferenceSession", metadata: dict[str, str], file: Path) -> str:
     """Return the kind in the metadata; for old files without it, the kind that the input's name implies."""
+    if takes_cells([taken.name for taken in session.get_inputs()]):
+        return next(name for name in fields.names() if metadata.get(names.KIND) == name)
     (taken,) = session.get_inputs()
     by_input = {fields.field(name).onnx_input: name for name in fields.names()}
     kind = name if (name := metadata.get(names.KIND)) in fields.names() else by_input.get(taken.name)
@@ -318,7 +322,7 @@ def _labels(session: "onnxruntime.InferenceSession", metadata: dict[str, str], f
 
 def _shape(session: "onnxruntime.InferenceSession", kind: str, metadata: dict[str, str], file: Path) -> tuple[int, ...]:
     noted = tuple(int(size) for size in re.findall(r"[0-9]{1,9}", metadata.get(names.SHAPE, "")))
-    if fields.field(kind).is_sequence:
+    if fields.field(kind).is_sequence or takes_cells([taken.name for taken in session.get_inputs()]):
         return noted
     (taken,) = session.get_inputs()
     fixed = tuple(taken.shape[1:])

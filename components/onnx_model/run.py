@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchmill.components.data.samples import Samples
-from torchmill.components.onnx_model.bare import filled, fixed_sizes, prepared_inputs
+from torchmill.components.onnx_model.feed import fed
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -16,18 +16,17 @@ if TYPE_CHECKING:
 
 def run(
     session: "onnxruntime.InferenceSession", samples: Samples, batch_size: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return the batches of inputs as the model takes them, and the first output for all samples.
+) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+    """Return the batches of inputs as the model takes them, by name, and the first output for all samples.
 
     A bare model's inputs are prepared by its metadata. If its sizes are fixed, they are filled up with zeros.
     """
-    (takes,) = session.get_inputs()
+    sizes = {taken.name: taken.shape for taken in session.get_inputs()}
     metadata = session.get_modelmeta().custom_metadata_map
-    prepared = [prepared_inputs(as_taken(inputs), metadata) for inputs, _ in samples.batches(batch_size)]
-    fixed = fixed_sizes(takes.shape)
-    batches = [filled(batch, fixed) for batch in prepared]
-    outputs = [np.asarray(session.run(None, {takes.name: batch})[0]) for batch in batches]
-    return batches, np.concatenate([output[: len(batch)] for output, batch in zip(outputs, prepared, strict=True)])
+    raw = [as_taken(inputs) for inputs, _ in samples.batches(batch_size)]
+    batches = [fed(inputs, metadata, sizes) for inputs in raw]
+    outputs = [np.asarray(session.run(None, batch)[0]) for batch in batches]
+    return batches, np.concatenate([output[: len(inputs)] for output, inputs in zip(outputs, raw, strict=True)])
 
 
 def answers(

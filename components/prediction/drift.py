@@ -86,7 +86,7 @@ def _comparison(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, A
     off = abs(float(shift[worst]))
     far, few = off > max(FAR, SURE / math.sqrt(samples)), off > FAR
     words = f"the mean of {_feature(model, worst)} is {off:.2f} training deviations off"
-    if any(span.start <= worst < span.stop for span in _categories(model).values()):  # a 0 or 1: its mean is a share
+    if model.columns and worst in model.columns.shares:  # a 0 or 1: its mean is a share
         shares = f"{percent(float(mean[worst]))} of the inputs, and in {percent(float(usual[worst]))} of the training's"
         words = f"{_feature(model, worst)} is in {shares}"
     return {

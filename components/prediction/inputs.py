@@ -1,6 +1,7 @@
 """Inputs of a prediction: image files, rows of tables or lines of text, each with its name."""
 
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -11,19 +12,22 @@ from typing import Any
 import numpy as np
 
 from torchmill.components.data.formats import image_files
+from torchmill.components.data.formats.table_columns import raw_values
 from torchmill.components.encoding.class_names import in_order
-from torchmill.components.encoding.columns import Columns
+from torchmill.components.encoding.columns import Column, Columns, unusual
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.onnx_model.model import OnnxModel
 from torchmill.components.reading import pictures
 from torchmill.components.reading.folders import stamp, walk
-from torchmill.components.reading.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, number_of, read_cells
+from torchmill.components.reading.table_files import read_any_table
+from torchmill.components.reading.tables import MISSING, USUAL_LABELS, USUAL_TEXTS, Table
 from torchmill.components.reading.texts import lines, read_text
+
+logger = logging.getLogger("torchmill")
 
 MAX_PIXELS = 64_000_000
 """Largest image to decode."""
 TABLES = (".csv", ".tsv", ".parquet")
-LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -143,48 +147,62 @@ def _whole(file: Path) -> str:
 
 def _text_cells(model: OnnxModel, file: Path) -> tuple[list[str], list[int]]:
     """Return the cells of the column of texts, and their lines."""
-    columns, numbers = read_cells(file)
+    table = read_any_table(file, single=True)
     trained = model.columns.names if model.columns else ()
-    usual = [name for name in columns if name.lower() in USUAL_TEXTS]
-    column = next((name for name in (*trained, *usual) if name in columns), None)
-    if column is None and len(columns) > 1:
+    usual = [name for name in table.columns if name.lower() in USUAL_TEXTS]
+    column = next((name for name in (*trained, *usual) if name in table.columns), None)
+    if column is None and len(table.columns) > 1:
         expected = next(iter(trained), "text")
-        raise UserError(f"{file} has no column '{expected}'.", nearest(expected, columns))
-    return [str(cell) for cell in columns[column or next(iter(columns))]], numbers
+        raise UserError(f"{file} has no column '{expected}'.", nearest(expected, table.columns))
+    return table.cells(column or table.columns[0]), table.lines
 
 
 def _numbers(model: OnnxModel, places: Sequence[Path]) -> Inputs:
     names: list[str] = []
-    rows: list[list[Any]] = []
-    read_by: list[Columns] = []
+    digests: list[str] = []
+    values: list[np.ndarray | Unreadable] = []
     for place in files_in(places, frozenset(TABLES), "tables"):
         file = Path(place)
-        cells, numbers = read_cells(file)
-        columns = model.columns or _columns_in_order(model, file, list(cells))
-        missing = [name for name in columns.names if name not in cells]
+        table = read_any_table(file, single=True)
+        columns = model.columns or _columns_in_order(model, file, list(table.columns))
+        missing = [name for name in columns.names if name not in table.columns]
         if missing:
             message = f"{file} has no column {', '.join(repr(name) for name in missing[:8])}"
-            raise UserError(f"{message}{', …' * (len(missing) > 8)}.", nearest(missing[0], cells))
-        names += [f"{place} line {number}" for number in numbers]
-        rows += map(list, zip(*(cells[name] for name in columns.names), strict=True))
-        read_by += [columns] * len(numbers)
+            raise UserError(f"{message}{', …' * (len(missing) > 8)}.", nearest(missing[0], table.columns))
+        names += [f"{place} {table.unit} {number}" for number in table.lines]
+        cells = [table.cells(name) for name in columns.names]
+        digests += map("\0".join, zip(*cells, strict=True))
+        values += _encoded(columns, table, model.shape)
+    return Inputs(names, digests, values.__getitem__)
 
-    def read(number: int) -> np.ndarray | Unreadable:
-        values: list[float] = []
-        for column, cell in zip(read_by[number].columns, rows[number], strict=True):
-            text = "" if cell is None else str(cell).strip()
-            if not text or (text.lower() in MISSING and text not in column.categories):
-                return Unreadable(f"no value in '{column.name}'")
-            if column.categories:
-                values += [text == kind for kind in column.categories]
-                continue
-            value = number_of(text) if not isinstance(cell, bool) else float(cell)
-            if not abs(value) <= LARGEST:
-                return Unreadable(f"{cell!r} is not a number in '{column.name}'")
-            values.append(value - column.offset)
-        return np.array(values, np.float32).reshape(model.shape)
 
-    return Inputs(names, ["\0".join(map(str, row)) for row in rows], read)
+def _encoded(columns: Columns, table: Table, shape: tuple[int, ...]) -> list[np.ndarray | Unreadable]:
+    """Return each row of a table as float32, or why it can't be read; what training didn't have is logged."""
+    raw = {column.name: raw_values(table, column) for column in columns.columns}
+    faults: dict[int, str] = {}
+    for column in reversed(columns.columns):  # the first fault of a row counts
+        cells, values = table.cells(column.name), raw[column.name]
+        for row in np.flatnonzero(_wrong(column, values, columns.take_gaps)).tolist():
+            is_gap = cells[row].lower() in MISSING
+            what = "date" if column.is_date else "number"
+            gap = f"no value in '{column.name}'"
+            faults[row] = gap if is_gap else f"{cells[row]!r} is not a {what} in '{column.name}'"
+        if columns.take_gaps:
+            for words in unusual(column, values):
+                logger.warning("predict  %s: %s", table.file, words)
+    good = [row for row in range(len(table.rows)) if row not in faults]
+    blocks = [column.encode(raw[column.name][good]) for column in columns.columns]
+    encoded = iter(np.concatenate(blocks, 1).reshape(-1, *shape))
+    return [Unreadable(faults[row]) if row in faults else next(encoded) for row in range(len(table.rows))]
+
+
+def _wrong(column: Column, values: np.ndarray, take_gaps: bool) -> np.ndarray:
+    """Return True for raw values that can't be encoded."""
+    if take_gaps:
+        return np.zeros(len(values), bool) if column.categories else np.isinf(values)
+    if column.categories:
+        return np.array([cell.lower() in MISSING and cell not in column.categories for cell in values.tolist()], bool)
+    return ~np.isfinite(values)
 
 
 def _columns_in_order(model: OnnxModel, file: Path, names: list[str]) -> Columns:

@@ -4,22 +4,26 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from torchmill.components.errors import UserError, nearest
+from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.reading.texts import decoded, lines
 
 USUAL_LABELS = ("label", "target", "class", "y")
 USUAL_TEXTS = ("text", "sentence", "review")
 """Names of columns, in lower case, that are used if the user names none."""
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+MISSING = frozenset({"", "na", "n/a", "nan", "-nan", "nat", "null", "none", "?", "#n/a", "#na", "<na>", "#n/a n/a"})
 """Cells, in lower case, that hold no value."""
+
+PLACES_SHOWN = 5
+"""Cells of a column that an error names."""
+
+LARGEST = float(np.finfo(np.float32).max)
 
 LONGEST_CELL = 10_000_000
 """Longest cell in characters."""
@@ -45,7 +49,11 @@ class Table:
     columns: tuple[str, ...]
     rows: list[list[str]]
     lines: list[int]
-    """Line of each row in the file, from 1."""
+    """Line of each row in the file, from 1; of Parquet its number."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Types of columns in the file's schema: number, date or text. A text file has none."""
+    unit: str = "line"
+    """Word for a place in the file: line or row."""
 
     def cells(self, name: str) -> list[str]:
         """Return the cells of a column, empty ones too.
@@ -68,13 +76,16 @@ class Table:
             UserError: the column is missing, or a cell has no value.
         """
         cells = self.cells(name)
-        if lines := [line for cell, line in zip(cells, self.lines, strict=True) if cell.lower() in missing]:
+        if gaps := [line for cell, line in zip(cells, self.lines, strict=True) if cell.lower() in missing]:
             raise UserError(
-                f"{self.file} line {lines[0]}: the column '{name}' has no value there"
-                + (f", nor in {len(lines) - 1:,} other lines." if len(lines) > 1 else "."),
-                "Fill it in, or leave these rows or this column out.",
+                f"{self.file} {self.no_value(name, gaps)}.", "Fill it in, or leave these rows or this column out."
             )
         return cells
+
+    def no_value(self, name: str, lines: Sequence[int]) -> str:
+        """Return in words that some lines have no value in a column."""
+        more = f", nor in {shortened([f'{line:,}' for line in lines[1:]], PLACES_SHOWN - 1)}" if lines[1:] else ""
+        return f"{self.unit} {lines[0]}: the column '{name}' has no value there{more}"
 
     def names(self, name: str) -> list[str]:
         """Return the cells of a column of names or texts, among which "none" and "NA" are values.
@@ -87,14 +98,15 @@ class Table:
         if odd and all(with_sign(cell) for _, cell in odd):
             line, cell = odd[0]
             raise UserError(
-                f"{self.file} line {line}: '{cell}' in the column '{name}' is a number written with {with_sign(cell)}.",
+                f"{self.file} {self.unit} {line}: '{cell}' in the column '{name}' is a number written with "
+                f"{with_sign(cell)}.",
                 "Write fractions with a point, nothing between thousands, and no unit: 0.5 and 2000.",
             )
         return cells
 
     def origins(self) -> list[str]:
         """Return each row's name for people: its line in the file."""
-        return [f"{self.file.name} line {line}" for line in self.lines]
+        return [f"{self.file.name} {self.unit} {line}" for line in self.lines]
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a column as float64.
@@ -105,10 +117,26 @@ class Table:
         cells = self.column(name)
         values = np.array([number_of(cell) for cell in cells])
         if rows := np.flatnonzero(~np.isfinite(values)).tolist():
-            raise UserError(
-                f"{self.file} line {self.lines[rows[0]]}: '{cells[rows[0]]}' in the column '{name}' is not a number."
-            )
+            places = self.places(rows, cells)
+            raise UserError(f"{self.file} {places[0]} in the column '{name}' is not a number{nor(places[1:])}.")
         return values
+
+    def places(self, rows: Sequence[int], cells: Sequence[str]) -> list[str]:
+        """Return rows with their cells of a column, in words."""
+        return [f"{self.unit} {self.lines[row]}: '{cells[row]}'" for row in rows]
+
+
+def nor(places: Sequence[str]) -> str:
+    """Return in words that other cells are no better than the first; empty without any."""
+    return f" (nor is {shortened(places, PLACES_SHOWN - 1)})" if places else ""
+
+
+def numbers_in(cells: Sequence[str]) -> np.ndarray:
+    """Return the numbers in cells, float64 (N,): nan without a value, infinite if float32 has no such number."""
+    values = np.array([number_of(cell) for cell in cells], np.float64)
+    odd = np.flatnonzero(~(np.abs(values) <= LARGEST)).tolist()
+    values[odd] = [np.nan if cells[row].lower() in MISSING else np.inf for row in odd]
+    return values
 
 
 def number_of(cell: str) -> float:
@@ -155,29 +183,6 @@ def read_table(file: Path, single: bool = False) -> Table:
     finally:
         csv.field_size_limit(before)
     return _checked(file, numbers, rows)
-
-
-def read_cells(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    """Return the cells of a table by column, and the line of each row; Parquet has row numbers from 1 instead.
-
-    Raises:
-        UserError: as ``read_table``, or the file is no Parquet file.
-    """
-    if file.suffix.lower() == ".parquet":
-        return _parquet(file)
-    table = read_table(file, single=True)
-    return {name: table.cells(name) for name in table.columns}, table.lines
-
-
-def _parquet(file: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(file)
-        return table.to_pydict(), list(range(1, table.num_rows + 1))
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a Parquet file: {' '.join(str(error).split())[:200]}") from None
 
 
 def _delimiter(file: Path, first: str, single: bool) -> str:

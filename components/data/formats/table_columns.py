@@ -1,18 +1,29 @@
 """Columns of a table as numbers: their meaning is guessed, and all misfits are reported together."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Literal
 
 import numpy as np
 
 from torchmill.components.encoding.columns import Column
+from torchmill.components.encoding.dates import DAY
 from torchmill.components.errors import UserError, shortened
-from torchmill.components.reading.tables import MISSING, Table, number_of, with_sign
+from torchmill.components.reading.dates import dates_in, looks_like_date, needs_order, orders, readings
+from torchmill.components.reading.tables import (
+    MISSING,
+    Table,
+    nor,
+    number_of,
+    numbers_in,
+    with_sign,
+)
 
 MOSTLY = 0.9
-"""Share of numbers above which a column's other cells are mistakes; below it, the column holds categories."""
+"""Share of numbers above which a column's other cells are mistakes; below it, the column holds categories. So it is
+with dates."""
 
 EXACT = 2**53
 """Whole numbers beyond this are no longer told apart by float64."""
@@ -22,68 +33,152 @@ LARGEST = float(np.finfo(np.float32).max)
 TOO_COARSE = 100
 """Smallest ratio of a column's deviation to float32's steps there; below it, the column is centred."""
 
+FEW = 20
+"""Number of different texts that are never taken for names of rows."""
+
+LEAST, LEAST_SHARE = 10, 0.01
+"""Training rows that a category needs to be learned from, and their share in small tables, where fewer will do."""
+
+DateOrder = Literal["auto", "day_first", "month_first"]
+
 
 @dataclass(frozen=True)
 class ColumnGuess:
     """The meaning of a column of inputs."""
 
     name: str
-    is_number: bool
+    kind: Literal["number", "date", "category"]
     faults: tuple[str, ...] = ()
     """Cells that don't fit, in words."""
     notes: tuple[str, ...] = ()
     """Guesses in words."""
+    crowd: str = ""
+    """Description of a column whose texts can't be told apart; empty for others."""
+    day_first: bool | None = None
+    """Order of dates such as 03/04/2024, if there are some."""
+    both_orders: bool = False
+    """True if no cell tells the order of dates."""
 
 
-def guess(tables: Mapping[str, Table], name: str, max_categories: int) -> ColumnGuess:
+def guess(tables: Mapping[str, Table], name: str, date_order: DateOrder = "auto") -> ColumnGuess:
     """Return the meaning of a column, which the training table decides, and what doesn't fit in all tables."""
-    cells = [cell for cell in tables["train"].cells(name) if cell.lower() not in MISSING]
-    numbers = np.isfinite([number_of(cell) for cell in cells])
-    is_number = bool(len(cells)) and numbers.mean() > MOSTLY
-    faults = [f"{table.file.name} {fault}" for table in tables.values() for fault in _misfits(table, name, is_number)]
-    notes = []
-    if not is_number and not faults:
-        all_cells = tables["train"].cells(name)
-        kinds = sorted(set(all_cells))
-        if len(kinds) > max_categories:
-            faults.append(_crowd(name, kinds))
-        words = sorted({cell for cell in all_cells if cell.lower() in MISSING})
-        notes += [f"{word!r} in the column '{name}' is a category of its own" for word in words]
-    return ColumnGuess(name, is_number, tuple(faults), tuple(notes))
+    train = tables["train"]
+    all_cells = train.cells(name)
+    cells = [cell for cell in all_cells if cell.lower() not in MISSING]
+    if not cells:
+        return ColumnGuess(name, "number", (f"{train.file.name}: the column '{name}' has no value at all",))
+    kind = _kind(train.types.get(name, ""), cells)
+    if kind == "number":
+        return ColumnGuess(name, kind, tuple(_misfits(tables, name)))
+    if kind == "date":
+        return _guess_dates(tables, name, date_order)
+    faults = tuple(_signed(tables, name))
+    kinds = sorted(set(all_cells))
+    crowd = _crowd(name, kinds) if not faults and _names_rows(all_cells) else ""
+    words = sorted({cell for cell in all_cells if cell.lower() in MISSING})
+    notes = [f"{word!r} in the column '{name}' is a category of its own" for word in words if word]
+    notes += [f"cells of the column '{name}' without a value are a category of their own"] * ("" in words)
+    return ColumnGuess(name, kind, faults, tuple(notes), crowd)
 
 
-def _misfits(table: Table, name: str, is_number: bool) -> Iterable[str]:
-    """Yield in words which cells of a column don't fit its meaning."""
-    cells = table.cells(name)
-    missing = MISSING if is_number else frozenset({""})
-    if empty := [line for cell, line in zip(cells, table.lines, strict=True) if cell.lower() in missing]:
-        more = f", nor in {len(empty) - 1:,} other lines" if len(empty) > 1 else ""
-        yield f"line {empty[0]}: the column '{name}' has no value there{more}"
-    present = [(line, cell) for line, cell in zip(table.lines, cells, strict=True) if cell.lower() not in MISSING]
-    odd = [(line, cell) for line, cell in present if not np.isfinite(number_of(cell))]
-    if odd and (is_number or len(odd) == len(present) or with_sign(odd[0][1])):
-        line, cell = odd[0]
-        if fault := with_sign(cell) if is_number or all(with_sign(cell) for _, cell in odd) else "":
-            yield f"line {line}: '{cell}' in the column '{name}' is a number written with {fault}"
-        elif is_number:
-            yield f"line {line}: '{cell}' in the column '{name}' is not a number"
-    whole = {cell for _, cell in present if re.fullmatch(r"[0-9]{16,}", cell)} if is_number else set()
-    if len({float(cell) for cell in whole}) < len({int(cell) for cell in whole}):
-        yield (
-            f"column '{name}' has whole numbers beyond {EXACT:,}, for example {next(iter(whole))}, which no number "
-            "of 64 bits tells apart"
-        )
+def _kind(schema_type: str, cells: Sequence[str]) -> Literal["number", "date", "category"]:
+    if schema_type == "number" or (
+        not schema_type and np.isfinite([number_of(cell) for cell in cells]).mean() > MOSTLY
+    ):
+        return "number"
+    return "date" if np.mean([looks_like_date(cell) for cell in cells]) > MOSTLY else "category"
+
+
+def _misfits(tables: Mapping[str, Table], name: str) -> Iterator[str]:
+    """Yield in words which cells of a column are no numbers."""
+    for table in tables.values():
+        cells = table.cells(name)
+        wrong = np.flatnonzero(np.isinf(numbers_in(cells))).tolist()
+        signs = Counter(with_sign(cells[row]) for row in wrong)
+        for sign, _ in signs.most_common():
+            places = table.places([row for row in wrong if with_sign(cells[row]) == sign], cells)
+            what = f"is a number written with {sign}" if sign else "is not a number"
+            yield f"{table.file.name} {places[0]} in the column '{name}' {what}{nor(places[1:])}"
+        whole = {cell for cell in cells if re.fullmatch(r"[0-9]{16,}", cell)}
+        if len({float(cell) for cell in whole}) < len({int(cell) for cell in whole}):
+            yield (
+                f"{table.file.name} column '{name}' has whole numbers beyond {EXACT:,}, for example "
+                f"{next(iter(whole))}, which no number of 64 bits tells apart"
+            )
+
+
+def _signed(tables: Mapping[str, Table], name: str) -> Iterator[str]:
+    """Yield in words that all cells of a column of texts are numbers with a comma or a unit."""
+    for table in tables.values():
+        cells = table.cells(name)
+        odd = [row for row, cell in enumerate(cells) if cell.lower() not in MISSING and np.isnan(number_of(cell))]
+        if odd and all(with_sign(cells[row]) for row in odd):
+            place = table.places(odd[:1], cells)[0]
+            sign = with_sign(cells[odd[0]])
+            yield f"{table.file.name} {place} in the column '{name}' is a number written with {sign}"
+
+
+def _guess_dates(tables: Mapping[str, Table], name: str, date_order: DateOrder) -> ColumnGuess:
+    """Return the meaning of a column of dates; the order of day and month must follow from its cells, or be set."""
+    cells = [cell for table in tables.values() for cell in table.cells(name)]
+    day_first, faults, both = None, [], False
+    if mixed := [cell for cell in cells if needs_order(cell)]:
+        told = orders(mixed) if date_order == "auto" else {date_order == "day_first"}
+        if len(told) == 1:
+            (day_first,) = told
+        elif told:
+            faults += [
+                f"column '{name}' has the day first in some dates, and the month first in others: {_both(tables, name)}"
+            ]
+        else:
+            both = True
+            first, second = readings(mixed[0])
+            place = _place(tables, name, mixed[0])
+            faults.append(
+                f"{place} in the column '{name}' is {first} with the day first, {second} with the month first"
+            )
+    for table in tables.values() if not faults else ():
+        own = table.cells(name)
+        wrong = np.flatnonzero(np.isinf(dates_in(own, day_first))).tolist()
+        if places := table.places(wrong, own):
+            faults.append(f"{table.file.name} {places[0]} in the column '{name}' is no date{nor(places[1:])}")
+    order = (
+        ""
+        if day_first is None
+        else f", the {'day' if day_first else 'month'} before the {'month' if day_first else 'day'}"
+    )
+    note = f"the column '{name}' holds dates{order}"
+    return ColumnGuess(name, "date", tuple(faults), (note,) * bool(order), day_first=day_first, both_orders=both)
+
+
+def _place(tables: Mapping[str, Table], name: str, cell: str) -> str:
+    for table in tables.values():
+        if cell in (cells := table.cells(name)):
+            return f"{table.file.name} {table.places([cells.index(cell)], cells)[0]}"
+    raise KeyError(cell)
+
+
+def _both(tables: Mapping[str, Table], name: str) -> str:
+    cells = [cell for table in tables.values() for cell in table.cells(name)]
+    examples = [next(cell for cell in cells if orders([cell]) == {is_day_first}) for is_day_first in (True, False)]
+    return " and ".join(_place(tables, name, cell) for cell in examples)
+
+
+def least_rows(rows: int) -> int:
+    """Return the number of training rows that a category needs to be learned from: 1 in 100 rows, and 10 at most."""
+    return max(1, min(LEAST, int(LEAST_SHARE * rows)))
+
+
+def _names_rows(cells: Sequence[str]) -> bool:
+    """Return whether texts identify rows: nearly all are different, or none occurs often enough to be learned from."""
+    counts = Counter(cells)
+    is_rare = max(counts.values()) < least_rows(len(cells))
+    return len(counts) > FEW and (is_rare or len(counts) > MOSTLY * len(cells))
 
 
 def _crowd(name: str, kinds: Sequence[str]) -> str:
     """Describe a column with too many categories, by an example."""
-    looks = ""
-    try:
-        datetime.fromisoformat(kinds[0])
-        looks = ", dates"
-    except ValueError:
-        if np.mean([len(kind.split()) for kind in kinds]) > 3:
-            looks = ", texts"
+    looks = ", texts" if np.mean([len(kind.split()) for kind in kinds]) > 3 else ""
     return f"'{name}' ({len(kinds):,} different{looks}, for example {kinds[0][:30]!r})"
 
 
@@ -96,27 +191,72 @@ def refuse(guesses: Sequence[ColumnGuess], others: Sequence[str], place: str) ->
     Raises:
         UserError: there are faults.
     """
-    crowded = [fault for each in guesses for fault in each.faults if fault.startswith("'")]
-    faults = [*others, *(fault for each in guesses for fault in each.faults if fault not in crowded)]
+    faults = [*others, *(fault for each in guesses for fault in each.faults)]
+    crowded = [each.crowd for each in guesses if each.crowd]
     if not faults and not crowded:
         return
     remedies = []
     if faults:
-        remedies.append("Fill cells in, write numbers plainly as 0.5 and 2000, or leave the rows or columns out")
+        remedies.append(
+            "Write numbers plainly as 0.5 and 2000, and dates as 2024-04-03; or leave the rows or columns out"
+        )
+    if any(each.both_orders for each in guesses):
+        remedies.append("If no date tells the order, set --data.args.date_order day_first or month_first")
     if crowded:
-        faults.append(f"not numbers, and too many different values to tell apart: {', '.join(crowded)}")
-        remedies.append("Name the column of texts, or allow more categories")
-    wrong = [each.name for each in guesses if each.faults]
-    ignored = f': --data.args \'{{"ignore": "{",".join(wrong)}", "text": …, "max_categories": 100}}\'' if wrong else ""
-    raise UserError(f"{place}: {'; '.join(faults)}.", f"{'. '.join(remedies)}{ignored}.")
+        faults.append(f"(nearly) every row has a text of its own, from which nothing is learned: {', '.join(crowded)}")
+        remedies.append("Leave columns that name rows out, and name the column of texts")
+    wrong = [each.name for each in guesses if each.faults or each.crowd]
+    ignored = f': --data.args \'{{"ignore": "{",".join(wrong)}"}}\'' if wrong else ""
+    text = f', or "text": "{crowded_name(guesses)}"' if crowded else ""
+    raise UserError(f"{place}: {'; '.join(faults)}.", f"{'. '.join(remedies)}{ignored}{text}.")
 
 
-def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray) -> Column:
-    """Return the column that the training rows of a table make, with its categories or its offset."""
-    if guess.is_number:
-        return Column(guess.name, offset=offset_of(table.numbers(guess.name)[rows]))
-    cells = table.cells(guess.name)
-    return Column(guess.name, tuple(sorted({cells[row] for row in rows.tolist()})))
+def crowded_name(guesses: Sequence[ColumnGuess]) -> str:
+    """Return the first column whose texts can't be told apart."""
+    return next(each.name for each in guesses if each.crowd)
+
+
+def raw_values(table: Table, column: Column) -> np.ndarray:
+    """Return the raw values of a column: numbers, Unix times or categories (N,)."""
+    cells = table.cells(column.name)
+    if column.categories:
+        return np.array(cells, object)
+    return dates_in(cells, column.day_first) if column.is_date else numbers_in(cells)
+
+
+def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray, max_categories: int) -> Column:
+    """Return the column that the training rows of a table make, with its median, categories and offset.
+
+    The categories are the most frequent ones, and each has ``least_rows`` at least; all others are one, "other".
+
+    Raises:
+        UserError: no training row has a value.
+    """
+    if guess.kind == "category":
+        cells = table.cells(guess.name)
+        counts = Counter(cells[row] for row in rows.tolist())
+        frequent = sorted(counts, key=lambda cell: (-counts[cell], cell))[:max_categories]
+        least = least_rows(len(rows))
+        kept = [cell for cell in frequent if counts[cell] >= least] or frequent[:1]
+        return Column(guess.name, tuple(sorted(kept)), has_other=len(kept) < len(counts))
+    is_date = guess.kind == "date"
+    raw = raw_values(table, Column(guess.name, is_date=is_date, day_first=guess.day_first))[rows]
+    values = raw[~np.isnan(raw)]
+    if not len(values):
+        raise UserError(f"{table.file}: no training row has a value in the column '{guess.name}'.", "Leave it out.")
+    has_gaps = len(values) < len(raw)
+    if not is_date:
+        return Column(guess.name, offset=offset_of(values), median=float(np.median(values)), has_gaps=has_gaps)
+    median = float(np.quantile(values, 0.5, method="lower"))
+    return Column(
+        guess.name,
+        offset=float(median // DAY),
+        median=median,
+        has_gaps=has_gaps,
+        is_date=True,
+        day_first=guess.day_first,
+        has_times=bool((values % DAY).any()),
+    )
 
 
 def offset_of(values: np.ndarray) -> float:
@@ -135,6 +275,12 @@ def offset_of(values: np.ndarray) -> float:
 
 
 def notes_on(columns: Sequence[Column]) -> list[str]:
-    """Return in words which columns were centred."""
-    centred = [f"'{column.name}' by {column.offset:,.0f}" for column in columns if column.offset]
-    return [f"centred, since float32 would merge their values: {shortened(centred)}"] if centred else []
+    """Return in words which columns were centred, which have gaps, and which have rare categories."""
+    centred = [f"'{column.name}' by {column.offset:,.0f}" for column in columns if column.offset and not column.is_date]
+    gaps = [f"'{column.name}' by {column.shown_median}" for column in columns if column.has_gaps]
+    other = [f"'{column.name}' (beside {len(column.categories):,})" for column in columns if column.has_other]
+    return [
+        *([f"centred, since float32 would merge their values: {shortened(centred)}"] if centred else []),
+        *([f"cells without a value are replaced by training's median, and marked: {shortened(gaps)}"] if gaps else []),
+        *([f"rare categories are one, 'other': {shortened(other)}"] if other else []),
+    ]

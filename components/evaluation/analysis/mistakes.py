@@ -26,7 +26,7 @@ INK, QUIET, RED = "#1d2433", "#5d6678", "#c62828"
 
 def worst_mistakes(outputs: np.ndarray, truth: np.ndarray, data: DataRef, temperature: float = 1.0) -> list[Mistake]:
     """Return the wrong answers of the highest confidence, or the values that are farthest from the truth."""
-    return data.task_object.worst_mistakes(outputs, truth, data.classes, data.target_std, temperature, MOST)
+    return data.task_object.worst_mistakes(outputs, truth, data.classes, data.target_units, temperature, MOST)
 
 
 def tell(mistakes: Sequence[Mistake], test: Samples, encoding: Encoding | None) -> list[dict[str, Any]]:

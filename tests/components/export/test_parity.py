@@ -246,7 +246,8 @@ def test_the_network_itself_stays_in_its_precision(exported, toy, toy_test):
 @pytest.mark.parametrize("size", [1, 2, 7, 203, 1000])
 def test_batches_cover_all_samples_in_their_order(exported, toy_test, size):
     session = open_session(Path(exported.path))
-    inputs, logits = run(session, toy_test, size)
+    batches, logits = run(session, toy_test, size)
+    inputs = [batch["pixels"] for batch in batches]
     assert np.array_equal(np.concatenate(inputs), toy_test.inputs.numpy())
     assert [len(batch) for batch in inputs[:-1]] == [size] * (len(inputs) - 1) and len(inputs[-1]) <= size
     np.testing.assert_allclose(logits, run(session, toy_test, 50)[1], rtol=1e-3, atol=1e-4)

@@ -63,7 +63,22 @@ def table(folder: Path) -> str:
     return f"csv:{folder / 'rows.csv'}"
 
 
-USER_DATA: dict[str, Callable[[Path], str]] = {"image_folder": image_files, "text_folder": texts, "csv": table}
+def schema_table(folder: Path) -> str:
+    """Write the same table as a Parquet file."""
+    from pyarrow import csv as table_reader
+    from pyarrow import parquet
+
+    _, _, file = table(folder).partition(":")
+    parquet.write_table(table_reader.read_csv(file), folder / "rows.parquet")
+    return f"parquet:{folder / 'rows.parquet'}"
+
+
+USER_DATA: dict[str, Callable[[Path], str]] = {
+    "image_folder": image_files,
+    "text_folder": texts,
+    "csv": table,
+    "parquet": schema_table,
+}
 """Functions that write data of the user's, by the reader of it."""
 
 DOWNLOADED = {
@@ -75,8 +90,8 @@ DOWNLOADED = {
 """Shapes of data that needs a download: noise of the same shape replaces it. Other tests read the files."""
 SAME_SHAPE = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"}
 """Data of the same shape as digits, or color images as those of ``image_folder``."""
-SAME_CODE = {"names"}
-"""Data that becomes tokens by the same code as that of ``text_folder``, which needs no files from elsewhere."""
+SAME_CODE = {"names", "parquet"}
+"""Data that becomes tokens by the same code as that of ``text_folder``, or numbers by that of ``csv``."""
 ARGUMENTS = {"transformer": {"layers": 1}}
 """Arguments of networks whose usual ones take long to export, which their contract does."""
 FIRST = ("mlp", "transformer")
@@ -107,7 +122,7 @@ def data_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     return fetched
 
 
-KINDS = {"names": "tokens", "text_folder": "tokens", "csv": "numbers"}
+KINDS = {"names": "tokens", "text_folder": "tokens", "csv": "numbers", "parquet": "numbers"}
 """Kinds of the inputs that are not images, by data set."""
 OF_LABELS = [name for name in dataset_names() if not DATASETS[name].constant("NAMED_FIELDS", False)]
 """Data sets of inputs with labels; tests/components/field_tasks covers those of named fields."""

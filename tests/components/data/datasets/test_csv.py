@@ -49,15 +49,15 @@ def test_names_become_ones_and_zeros_that_train_alone_decides(tmp_path):
     ref, arrays = load(tmp_path, {"train.csv": FLOWERS, "test.csv": "size,color,y\n1,red,0\n2,green,1\n"})
     assert ref.shape == (4,)
     assert arrays["test_inputs"].tolist() == [[1, 0, 1, 0], [2, 0, 0, 0]]
-    assert read_columns(ref) == Columns((Column("size"), Column("color", ("blue", "red", "white"))))
+    assert read_columns(ref) == Columns((Column("size", median=14.5), Column("color", ("blue", "red", "white"))))
 
 
 def test_names_of_columns_are_part_of_the_digest(tmp_path):
     named, _ = load(tmp_path, NUMBERS)
     digest = named.sha256
-    assert read_columns(named) == Columns.called(["a", "b"])
+    assert (read_columns(named) or Columns(())).names == ("a", "b")
     renamed, _ = load(tmp_path, NUMBERS.replace("a,b,label", "a,c,label"))
-    assert read_columns(renamed) == Columns.called(["a", "c"]) and renamed.sha256 != digest
+    assert (read_columns(renamed) or Columns(())).names == ("a", "c") and renamed.sha256 != digest
     texts, _ = load(tmp_path, TEXTS.replace("text", "review"))
     assert read_columns(texts) == Columns.called(["review"])
 
@@ -122,7 +122,6 @@ def test_the_numbers_of_rows_that_pandas_writes_are_no_feature(tmp_path):
         (NUMBERS + "1,2\n", {}, "line 62 has 2 cells, and the first line 3"),
         (TEXTS + "only one cell\n", {}, "line 82 has 1 cells"),
         (NUMBERS + '"1,2,yes\n', {}, "line 62 can't be read"),
-        (NUMBERS + "1,,yes\n", {}, "line 62: the column 'b' has no value"),
         (NUMBERS + "1,2,\n", {}, "line 62: the column 'label' has no value"),
         (NUMBERS + "1,x,yes\n", {}, "line 62: 'x' in the column 'b' is not a number"),
         (NUMBERS + "1,inf,yes\n", {}, "line 62: 'inf' in the column 'b' is not a number"),
@@ -135,11 +134,6 @@ def test_the_numbers_of_rows_that_pandas_writes_are_no_feature(tmp_path):
         (NUMBERS, {"task": "regress"}, "Unknown task 'regress'. Did you mean regression"),
         (NUMBERS, {"task": "regression"}, "'yes' in the column 'label' is not a number|'no' in the column"),
         (NUMBERS, {"label": "a", "task": "classification"}, "different labels of 60 samples are too many classes"),
-        (
-            FLOWERS,
-            {"max_categories": 2},
-            r"too many different values to tell apart: 'color' \(3 different, for example 'blue'\)",
-        ),
         (NUMBERS, {"test": "nowhere.csv"}, "Cannot read .*nowhere.csv"),
         ({"train.csv": NUMBERS, "test.csv": "a,b,label\n1,2,maybe\n"}, {}, "test has a class that train does not have"),
         ({"train.csv": NUMBERS, "test.csv": "a,label\n1,no\n"}, {}, "test.csv has no column 'b', as train.csv has"),
