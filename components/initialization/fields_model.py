@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchmill.components.batches.batch import Batch
-from torchmill.components.batches.field_refs import LENGTHS, OWN_LENGTHS, OWN_MASK, FieldRef, inputs_of
+from torchmill.components.batches.field_refs import LENGTHS, OWN_LENGTHS, OWN_MASK, FieldRef, inputs_of, noise_fields
 from torchmill.components.data.named_fields import IGNORED, IGNORED_PIXEL, named_fields
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.refs import DataRef
@@ -25,6 +25,7 @@ class FieldsModel(nn.Module):
     Args:
         network: network of the user's.
         fields: fields of the batches.
+        channels_last: pass images to the network in the channels-last memory format.
 
     Raises:
         UserError: ``forward`` needs something that no field offers.
@@ -34,9 +35,12 @@ class FieldsModel(nn.Module):
         >>> model(model.prepared(samples.take(indices)))  # doctest: +SKIP
     """
 
-    def __init__(self, network: nn.Module, fields: Sequence[FieldRef], reference: str = ""):
+    def __init__(
+        self, network: nn.Module, fields: Sequence[FieldRef], reference: str = "", channels_last: bool = False
+    ):
         super().__init__()
         self.network = network
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.fields = {field.name: field for field in fields}
         self.reference = reference
         self._taken: str | dict[str, str] | None = None
@@ -48,13 +52,12 @@ class FieldsModel(nn.Module):
                 self.register_buffer(f"scale_{field.name}", (1 / spread).float())
 
     @classmethod
-    def of(cls, network: nn.Module, data: DataRef, reference: str = "") -> "FieldsModel":
+    def of(
+        cls, network: nn.Module, data: DataRef, reference: str = "", *, channels_last: bool = False
+    ) -> "FieldsModel":
         """Wrap a network for the fields of a data set."""
-        noise = data.goal.noise if data.goal else {}
-        random = [
-            FieldRef(name=name, file="", kind="values", shape=shape, dtype="float32") for name, shape in noise.items()
-        ]
-        return cls(network, (*named_fields(data), *random), reference)
+        noise = noise_fields(data.goal.noise) if data.goal else []
+        return cls(network, (*named_fields(data), *noise), reference, channels_last)
 
     @property
     def taken(self) -> str | dict[str, str]:
@@ -118,7 +121,8 @@ class FieldsModel(nn.Module):
             shape = (1, 1, *(1,) * (values.dim() - 3), -1) if values.dim() > 2 else (1, 1)
         else:
             shape = (1, -1, *(1,) * (values.dim() - 2)) if values.dim() > 1 else (-1,)
-        return (values.to(scale.dtype) - offset.view(shape)) * scale.view(shape)
+        standardized = (values.to(scale.dtype) - offset.view(shape)) * scale.view(shape)
+        return standardized.to(memory_format=self.memory_format) if field.kind == "image" else standardized
 
 
 def attention_mask(values: Tensor, lengths: Tensor) -> Tensor:
@@ -143,9 +147,8 @@ def taken_fields(network: nn.Module, fields: Sequence[FieldRef], reference: str 
     Raises:
         UserError: it needs something that no field offers.
     """
-    inputs, random = (
-        [field.name for field in inputs_of(fields) if bool(field.file) == stored] for stored in (True, False)
-    )
+    inputs = [field.name for field in inputs_of(fields) if field.file]
+    random = [field.name for field in inputs_of(fields) if not field.file]
     offered = [*inputs, *_lengths_and_masks(fields), *random]
     try:
         parameters = [

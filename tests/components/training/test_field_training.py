@@ -15,6 +15,7 @@ from torchmill.components.initialization.build import build
 from torchmill.components.training.checkpoint import Checkpoints
 from torchmill.components.training.config import TrainConfig
 from torchmill.components.training.fit import Stopped, fit
+from torchmill.components.training.memory_format import prepare_model
 from torchmill.components.training.setup import TrainingSetup
 from torchmill.components.training.state import TrainingState
 
@@ -136,3 +137,29 @@ def test_views_are_augmented_differently(tmp_path):
     batch = setup.training.take(torch.arange(6))
     first, second = FieldAugmentation(setup.data, 0, ("shift:3",), views=2)(batch, 1, 0, torch.arange(6)).views
     assert not torch.equal(first["image"], second["image"]) and first.size == 6
+
+
+VIEWING = """
+class Viewing(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, num_classes, 3, padding=1)
+
+    def forward(self, image):
+        logits = self.convolution(image)
+        return logits.view(len(image), -1).view_as(logits)
+"""
+
+
+@pytest.mark.parametrize(("network", "expected"), [("unet", True), ("Viewing", False)])
+def test_images_are_passed_channels_last_to_convolutions_that_bear_it(tmp_path, network, expected):
+    data = own_data(tmp_path, "scans", "segmentation", VIEWING)
+    made = build(network if network.islower() else f"{tmp_path}/own.py:{network}", {}, data)
+    config, cpu = TrainConfig(), torch.device("cpu")
+    model = prepare_model(made, config, cpu, data)
+    batch = model.prepared(read_fields(data, "train").take(torch.arange(2)))
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last) is expected
+    assert batch["mask"].is_contiguous() and model.training
+    if not expected:
+        with pytest.raises(UserError, match="fails on channels-last images"):
+            prepare_model(made, TrainConfig(channels_last="on"), cpu, data)
