@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,6 +46,14 @@ class Column:
     """Order of dates such as 03/04/2024; None if all are written unambiguously."""
     has_times: bool = False
     """True if dates have times of the day."""
+    ends: tuple[float, ...] = ()
+    """Two ends at which numbers are cut, since training had far outliers; empty if it had none."""
+    edges: tuple[float, ...] = ()
+    """Ends of the pieces of a number, less ``offset``. Each piece is a number more: 0 below it, 1 above, else linear.
+
+    Source: "piecewise linear encoding" in Gorishniy, Rubachev and Babenko, On Embeddings for Numerical Features in
+    Tabular Deep Learning (2022).
+    """
 
     @cached_property
     def features(self) -> tuple[str, ...]:
@@ -54,6 +63,8 @@ class Column:
             return tuple(f"{self.name} = {category}" for category in names)
         parts = (*DATE_PARTS, *TIME_PARTS * self.has_times) if self.is_date else ()
         numbers = [f"{self.name}: {part}" for part in parts] or [self.name]
+        ends = [f"{edge + self.offset:.15g}" if self.offset else f"{edge:.5g}" for edge in self.edges]
+        numbers += [f"{self.name} from {start} to {end}" for start, end in pairwise(ends)]
         return (*numbers, *[f"{self.name} has no value"] * self.has_gaps)
 
     @property
@@ -74,11 +85,24 @@ class Column:
             return np.concatenate([one_hot, *rest], 1).astype(np.float32)
         gaps = np.isnan(raw)
         filled = raw if self.median is None else np.where(gaps, self.median, raw)
-        if self.is_date:
-            numbers = date_parts(filled, self.offset, self.has_times)
-        else:
-            numbers = (filled - self.offset)[:, None].astype(np.float32)
+        numbers = date_parts(filled, self.offset, self.has_times) if self.is_date else self._pieces(self._cut(filled))
         return np.concatenate([numbers, gaps[:, None].astype(np.float32)], 1) if self.has_gaps else numbers
+
+    def _cut(self, values: np.ndarray) -> np.ndarray:
+        """Return numbers within the column's ends."""
+        if not self.ends:
+            return values
+        low, high = self.ends
+        return values.clip(low, high)
+
+    def _pieces(self, values: np.ndarray) -> np.ndarray:
+        """Return numbers (N,), less the offset, and how much of each piece they fill: float32 (N, 1 + pieces)."""
+        centred = (values - self.offset)[:, None].astype(np.float32)
+        if not self.edges:
+            return centred
+        starts, ends = np.array(self.edges[:-1]), np.array(self.edges[1:])
+        share = np.clip((centred.astype(np.float64) - starts) / (ends - starts), 0, 1)
+        return np.concatenate([centred, share.astype(np.float32)], 1)
 
     def raw(self, encoded: np.ndarray) -> np.ndarray:
         """Return raw values that ``encode`` turns into these numbers (N, width)."""
@@ -185,6 +209,13 @@ class Columns:
             or (column.has_gaps and at == column.width - 1)
             or (column.is_date and DATE_PARTS.index("Monday") <= at < len(DATE_PARTS))
         )
+
+    @cached_property
+    def pieces(self) -> frozenset[int]:
+        """Positions of the pieces of numbers, which tell nothing that the numbers don't."""
+        starts = {name: span.start for name, span in self.spans.items()}
+        places = ((starts[column.name] + 1, len(column.edges) - 1) for column in self.columns if column.edges)
+        return frozenset(start + piece for start, pieces in places for piece in range(pieces))
 
     @cached_property
     def spans(self) -> dict[str, slice]:

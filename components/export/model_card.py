@@ -175,7 +175,8 @@ def _holds(column: Column) -> str:
         kind = "a date and time" if column.has_times else "a date"
     else:
         offset = f", minus {column.offset:,.0f} before it becomes float32" if column.offset else ""
-        kind = f"a number{offset}"
+        ends = f", cut at {column.ends[0]:.5g} and {column.ends[1]:.5g}" if column.ends else ""
+        kind = f"a number{offset}{ends}"
     if column.median is None:
         return kind
     marked = ", and marked" if column.has_gaps else ""

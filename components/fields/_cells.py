@@ -106,9 +106,20 @@ def prepare(inputs):  # numbers (N, K), and texts of categories (N, C), as the n
         values = next(numbers)
         gaps = np.isnan(values)
         values = np.where(gaps, column["median"], values)
-        blocks.append($number)
-        blocks += [gaps[:, None]] * column.get("has_gaps", False)
+$ends        blocks.append($number)
+$pieces        blocks += [gaps[:, None]] * column.get("has_gaps", False)
     return np.concatenate(blocks, 1).astype(np.float32)
+"""
+
+ENDS = """\
+        if "ends" in column:
+            values = values.clip(*column["ends"])
+"""
+
+PIECES = """\
+        if "edges" in column:
+            edges, centred = np.array(column["edges"]), blocks[-1].astype(np.float32)
+            blocks.append(((centred - edges[:-1]) / (edges[1:] - edges[:-1])).clip(0, 1))
 """
 
 assert len(DATE_PARTS) == 13  # as many as ``parts`` returns without times
@@ -134,8 +145,10 @@ def preparation_of_cells(columns: Columns) -> str:
     plain = '(values - column.get("offset", 0))[:, None]'
     number = f'parts(values, column) if column.get("is_date") else {plain}' if has_dates else plain
     described = f"columns = {pformat(json.loads(columns.as_json()), width=100, sort_dicts=False)}\n\n\n"
+    ends = ENDS if any(column.ends for column in columns.columns) else ""
+    pieces = PIECES if any(column.edges for column in columns.columns) else ""
     return (
         described
         + (Template(PARTS).substitute(day=DAY) if has_dates else "")
-        + Template(PREPARE).substitute(number=number)
+        + Template(PREPARE).substitute(number=number, ends=ends, pieces=pieces)
     )

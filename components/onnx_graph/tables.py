@@ -70,6 +70,7 @@ def _positions(columns: Columns) -> list[list[int]]:
     dates = [column for column in columns.of_numbers if column.is_date]
     gaps = [column for column in columns.of_numbers if column.has_gaps]
     blocks = [[starts[column.name] for column in plain]]
+    blocks.append([starts[column.name] + 1 + piece for column in plain for piece in range(len(column.edges[1:]))])
     for column in dates:
         parts = len(DATE_PARTS) + len(TIME_PARTS) * column.has_times
         blocks.append([starts[column.name] + part for part in range(parts)])
@@ -84,17 +85,34 @@ def _numbers(graph: Graph, columns: Sequence[Column]) -> list[str]:
     """Return the blocks of the numbers, of each date's parts, and of the gaps."""
     is_gap = graph.add("IsNaN", NUMERIC)
     filled = graph.add("Where", is_gap, graph.constant([[column.median for column in columns]]), _checked(graph))
+    if any(column.ends for column in columns):
+        lows, highs = zip(*(column.ends or (-np.inf, np.inf) for column in columns), strict=True)
+        filled = graph.add("Min", graph.add("Max", filled, graph.constant([lows])), graph.constant([highs]))
     blocks = []
     if plain := [at for at, column in enumerate(columns) if not column.is_date]:
         offsets = graph.constant([[columns[at].offset for at in plain]])
         centred = graph.add("Sub", _chosen(graph, filled, plain), offsets)
         blocks.append(graph.cast(centred, TensorProto.FLOAT))
+        blocks += _pieces(graph, blocks[0], [columns[at] for at in plain])
     for at, column in enumerate(columns):
         if column.is_date:
             blocks.append(_date(graph, _chosen(graph, filled, [at]), column))
     if gaps := [at for at, column in enumerate(columns) if column.has_gaps]:
         blocks.append(graph.cast(_chosen(graph, is_gap, gaps), TensorProto.FLOAT))
     return blocks
+
+
+def _pieces(graph: Graph, centred: str, columns: Sequence[Column]) -> list[str]:
+    """Return the block of the pieces of numbers, if there are some."""
+    if not any(column.edges for column in columns):
+        return []
+    places = [at for at, column in enumerate(columns) for _ in column.edges[1:]]
+    starts = graph.constant([[start for column in columns for start in column.edges[:-1]]])
+    ends = graph.constant([[end for column in columns for end in column.edges[1:]]])
+    values = _chosen(graph, graph.cast(centred, TensorProto.DOUBLE), places)
+    share = graph.add("Div", graph.add("Sub", values, starts), graph.add("Sub", ends, starts))
+    within = graph.add("Clip", share, graph.constant(0.0), graph.constant(1.0))
+    return [graph.cast(within, TensorProto.FLOAT)]
 
 
 def _chosen(graph: Graph, values: str, places: Sequence[int]) -> str:

@@ -82,7 +82,8 @@ def _comparison(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, A
     if usual.shape != mean.shape or spread.shape != mean.shape:
         return {"training": training, "words": "the training inputs had another number of channels or features"}
     shift = (mean - usual) / np.where(spread > 0, spread, 1)
-    worst = int(np.abs(shift).argmax())
+    pieces = sorted(model.columns.pieces) if model.columns else []
+    worst = int(np.delete(np.arange(len(shift)), pieces)[np.abs(np.delete(shift, pieces)).argmax()])
     off = abs(float(shift[worst]))
     far, few = off > max(FAR, SURE / math.sqrt(samples)), off > FAR
     words = f"the mean of {_feature(model, worst)} is {off:.2f} training deviations off"

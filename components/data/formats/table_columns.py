@@ -39,6 +39,9 @@ FEW = 20
 LEAST, LEAST_SHARE = 10, 0.01
 """Training rows that a category needs to be learned from, and their share in small tables, where fewer will do."""
 
+TAIL = 0.01
+"""Share of values at each end of a column that may be far outliers."""
+
 DateOrder = Literal["auto", "day_first", "month_first"]
 
 
@@ -224,10 +227,13 @@ def raw_values(table: Table, column: Column) -> np.ndarray:
     return dates_in(cells, column.day_first) if column.is_date else numbers_in(cells)
 
 
-def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray, max_categories: int) -> Column:
+def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray, max_categories: int, pieces: int = 0) -> Column:
     """Return the column that the training rows of a table make, with its median, categories and offset.
 
     The categories are the most frequent ones, and each has ``least_rows`` at least; all others are one, "other".
+
+    Args:
+        pieces: largest number of pieces of numbers.
 
     Raises:
         UserError: no training row has a value.
@@ -246,7 +252,12 @@ def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray, max_categories
         raise UserError(f"{table.file}: no training row has a value in the column '{guess.name}'.", "Leave it out.")
     has_gaps = len(values) < len(raw)
     if not is_date:
-        return Column(guess.name, offset=offset_of(values), median=float(np.median(values)), has_gaps=has_gaps)
+        ends = ends_of(values)
+        values = values.clip(*ends) if ends else values
+        offset = offset_of(values)
+        edges = edges_of(values - offset, pieces)
+        median = float(np.median(values))
+        return Column(guess.name, (), offset, median, has_gaps, ends=ends, edges=edges)
     median = float(np.quantile(values, 0.5, method="lower"))
     return Column(
         guess.name,
@@ -257,6 +268,24 @@ def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray, max_categories
         day_first=guess.day_first,
         has_times=bool((values % DAY).any()),
     )
+
+
+def ends_of(values: np.ndarray) -> tuple[float, ...]:
+    """Return the two ends beyond which values are far outliers; empty if there are none.
+
+    The range that holds 98 of 100 values is as far from these ends as it is wide.
+    """
+    first, last = np.quantile(values, [TAIL, 1 - TAIL]).tolist()
+    low, high = 2 * first - last, 2 * last - first
+    return (low, high) if low < high and (values.min() < low or values.max() > high) else ()
+
+
+def edges_of(values: np.ndarray, pieces: int) -> tuple[float, ...]:
+    """Return the ends of pieces that hold equally many values; none of values with too few different ones."""
+    if pieces < 2:
+        return ()
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, pieces + 1)).astype(np.float32)).tolist()
+    return tuple(edges) if len(edges) > 2 else ()
 
 
 def offset_of(values: np.ndarray) -> float:
@@ -278,9 +307,11 @@ def notes_on(columns: Sequence[Column]) -> list[str]:
     """Return in words which columns were centred, which have gaps, and which have rare categories."""
     centred = [f"'{column.name}' by {column.offset:,.0f}" for column in columns if column.offset and not column.is_date]
     gaps = [f"'{column.name}' by {column.shown_median}" for column in columns if column.has_gaps]
+    cut = [f"'{column.name}' to {column.ends[0]:.5g} … {column.ends[1]:.5g}" for column in columns if column.ends]
     other = [f"'{column.name}' (beside {len(column.categories):,})" for column in columns if column.has_other]
     return [
         *([f"centred, since float32 would merge their values: {shortened(centred)}"] if centred else []),
         *([f"cells without a value are replaced by training's median, and marked: {shortened(gaps)}"] if gaps else []),
+        *([f"far outliers are cut: {shortened(cut)}"] if cut else []),
         *([f"rare categories are one, 'other': {shortened(other)}"] if other else []),
     ]

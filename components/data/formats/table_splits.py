@@ -46,7 +46,11 @@ TEST_IS_CUT = "test is cut from the only table by content: equal rows stay toget
 FILE_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 """Names of the splits' files, without their ending."""
 
-NO_TABLE = "Give a .csv, .tsv, .txt or .parquet file, or a folder with train.csv or train.parquet."
+ROWS_OF_A_PIECE = 250
+"""Training rows for each piece of a number."""
+
+WIDE = 100
+"""Largest number of columns of numbers whose numbers have pieces: others, such as pixels, would become too many."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class TableSettings:
     test_fraction: float
     validation_fraction: float
     max_categories: int
+    pieces: int
     level: Level
     max_length: int
     lower_case: bool
@@ -209,8 +214,9 @@ def _numbers(
                 "Add rows until each class has two, or a file with the test rows.",
             )
         sources["test"] = train
-    max_categories = settings.max_categories
-    encoded = [column_of(tables["train"], each, rows["train"], max_categories) for each in guesses]
+    is_wide = sum(each.kind == "number" for each in guesses) > WIDE
+    pieces = 0 if is_wide else min(settings.pieces, len(rows["train"]) // ROWS_OF_A_PIECE)
+    encoded = [column_of(tables["train"], each, rows["train"], settings.max_categories, pieces) for each in guesses]
     features = {split: [_encoded(sources[split], column, rows[split]) for column in encoded] for split in rows}
     parts = {}
     for split, blocks in features.items():

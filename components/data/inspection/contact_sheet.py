@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from torchmill.components import files
 from torchmill.components.data.fetch import read_columns
+from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.refs import DataRef
 
@@ -50,7 +51,7 @@ def draw(
         sheet = _page(lines)
     else:
         columns = read_columns(data)
-        sheet = _histograms(inputs, groups, columns.features if columns else ())
+        sheet = _histograms(inputs, groups, columns)
     files.write_atomically(folder / "samples.png", lambda partial: sheet.save(partial, "PNG"))
 
 
@@ -129,15 +130,16 @@ def _page(lines: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def _histograms(inputs: np.ndarray, groups: Groups, names: Sequence[str]) -> Image.Image:
+def _histograms(inputs: np.ndarray, groups: Groups, table: Columns | None) -> Image.Image:
     """Draw a histogram for each of the first features, with a line for each class."""
     flat = inputs.reshape(len(inputs), -1)
-    features = min(FEATURES, flat.shape[1])
+    names, pieces = (table.features, table.pieces) if table else ((), frozenset())
+    drawn = [feature for feature in range(flat.shape[1]) if feature not in pieces][:FEATURES]
     wide, high, columns, bins = 210, 150, 4, 24
-    sheet = Image.new("RGB", (columns * wide, -(-features // columns) * high), "white")
+    sheet = Image.new("RGB", (columns * wide, -(-len(drawn) // columns) * high), "white")
     pen, font = ImageDraw.Draw(sheet), typeface(11)
-    for feature in range(features):
-        left, top = feature % columns * wide, feature // columns * high
+    for place, feature in enumerate(drawn):
+        left, top = place % columns * wide, place // columns * high
         values = [np.asarray(flat[_spread(rows, 20_000), feature]) for _, _, rows in groups]
         pooled = np.concatenate(values)
         low, up = (float(pooled.min()), float(pooled.max())) if len(pooled) else (0.0, 1.0)

@@ -15,7 +15,8 @@ COLUMNS = Columns(
         Column("size", median=3.5, has_gaps=True),
         Column("at", median=86_400.0 * 19_000, offset=19_000.0, has_gaps=True, is_date=True, has_times=True),
         Column("color", ("", "blue", "red"), has_other=True),
-        Column("stamp", offset=1.7e9, median=1.7e9),
+        Column("stamp", offset=1.7e9, median=1.7e9, edges=(-1.5, -0.25, 0.5, 2.0)),
+        Column("cut", median=0.1, has_gaps=True, ends=(-1.1, 0.7), edges=(-1.0, 0.25, 0.5)),
         Column("day", median=0.0, is_date=True),
         Column("kind", ("a", "b")),
     )

@@ -78,6 +78,26 @@ def test_categories_of_a_small_table_all_count(tmp_path):
     assert not column.has_other or column.categories == ("b", "c")
 
 
+def test_numbers_of_large_tables_are_also_given_in_pieces_and_far_outliers_are_cut(tmp_path):
+    rng = np.random.default_rng(0)
+    income = np.exp(rng.normal(size=2000)).round(4)
+    income[::300] = 1e6
+    columns = {"income": income.tolist(), "flag": [n % 2 for n in range(2000)], "label": LABELS * 5}
+    data = table(tmp_path, **columns)
+    column, flag = column_called(data, "income"), column_called(data, "flag")
+    assert len(column.edges) == 1 + data.train_size // 250 and not flag.edges and not flag.ends
+    low, high = column.ends
+    rows = rows_of(data, "income")
+    assert low < 0 < 10 < high < 50 and rows[:, 0].max() == np.float32(high)
+    assert (rows[:, 1:] >= 0).all() and (rows[:, 1:] <= 1).all() and rows[:, 1:].mean() == pytest.approx(0.5, abs=0.05)
+    assert (np.diff(rows[np.argsort(rows[:, 0])], axis=0) >= 0).all()
+    assert column.features[1] == f"income from {column.edges[0]:.5g} to {column.edges[1]:.5g}"
+    assert any(note.startswith("far outliers are cut: 'income' to ") for note in data.notes)
+    assert column_called(table(tmp_path, args={"pieces": 0}, **columns), "income").width == 1
+    wide = {f"x{n}": columns["income"] for n in range(101)}
+    assert column_called(table(tmp_path, **wide, label=columns["label"]), "x0").width == 1
+
+
 @pytest.mark.parametrize(
     ("cells", "day_first", "has_times"),
     [
