@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from pyarrow import csv as table_reader
 from pyarrow import parquet
+from scipy.io import wavfile
 
 from tests.docs_pages import (
     DOCS,
@@ -26,6 +28,7 @@ from tests.docs_pages import (
     scripts,
     write_files,
 )
+from tests.toy_tokenizers import wordpiece
 from torchmill.components import config
 from torchmill.components.doctor.examine import CHECKS
 from torchmill.components.initialization.standardized_model import StandardizedModel
@@ -164,6 +167,25 @@ def write_data(folder: Path) -> None:
     for kind in ("good", "bad"):
         lines = [f"a {kind} film number {number}" for number in range(20)]
         (folder / "reviews" / f"{kind}.txt").write_text("\n".join(lines))
+    write_texts_and_sounds(folder)
+
+
+def write_texts_and_sounds(folder: Path) -> None:
+    """Write the plain text, the columns, the tokenizer and the tones that pages speak of."""
+    words = ["Anna", "Ben", "Miller", "has", "friends", "in", "Rome", "Oslo"]
+    lines = [f"{words[n % 3]} has {n} friends in {words[6 + n % 2]} .\n" for n in range(150)]
+    (folder / "story.txt").write_text("".join(lines))
+    (folder / "news").mkdir()
+    columns = ["\n".join(f"{word} {'B-PER' if word in words[:3] else 'O'}" for word in line.split()) for line in lines]
+    (folder / "news" / "train.txt").write_text("\n\n".join(columns))
+    if find_spec("tokenizers"):
+        wordpiece(folder, lines)
+    times = np.arange(400) / 4000
+    for kind, pitch in (("high", 1200), ("low", 300)):
+        (folder / "tones" / kind).mkdir(parents=True)
+        for number in range(10):
+            tone = np.sin(2 * np.pi * (pitch + number) * times[: 300 + 10 * number]).astype(np.float32)
+            wavfile.write(folder / "tones" / kind / f"{number}.wav", 4000, tone)
 
 
 def write_houses(folder: Path) -> None:

@@ -15,11 +15,14 @@ from torchmill.components.encoding.texts import TextEncoding
 from torchmill.components.encoding.tokenizer import Tokenizer
 from torchmill.components.encoding.vocabulary import SPECIAL, UNKNOWN, Level, Vocabulary, tokenize
 from torchmill.components.encoding.words import Pieces, form_of
-from torchmill.components.errors import UserError, nearest
-from torchmill.components.wording import percent
+from torchmill.components.errors import UserError, nearest, shortened
+from torchmill.components.wording import count, percent
 
 MOST_UNKNOWN = 0.5
 """Largest share of training tokens that may become unknown because they occur once."""
+
+FEW_TEXTS, SAMPLES_OF_EACH = 20, 5
+"""Different texts, and samples of each on average, that are classes or categories rather than texts."""
 
 MOST_TOLD = 4
 """Faults that an error lists."""
@@ -92,14 +95,19 @@ def text_rules(options: Mapping[str, Any], tokenizer: Tokenizer | None, place: s
     return TextRules(tokenizer, level, lower_case, length)
 
 
-def token_columns(columns: Columns, targets: frozenset[str]) -> dict[str, Literal["words", "whole"]]:
-    """Return the inputs that hold texts: lists of strings, or a string, for each sample."""
+def token_columns(columns: Columns, targets: frozenset[str], place: str) -> dict[str, Literal["words", "whole"]]:
+    """Return the inputs that hold texts: lists of strings, or a string, for each sample.
+
+    Raises:
+        UserError: there are so few different texts that they must be classes or categories.
+    """
     forms: dict[str, Literal["words", "whole"]] = {}
     for name, values in columns["train"].items():
         if name not in targets and holds_lists(values):
             forms[name] = "words"
         elif name not in targets and holds_strings(values) and not name_files(values):
             forms[name] = "whole"
+            _check_texts(values, f"{place}: field '{name}'")
     return forms
 
 
@@ -132,7 +140,7 @@ def encoded_strings(
         UserError: samples hold something else than strings, or nothing.
     """
     train = columns["train"]
-    forms = token_columns(columns, targets)
+    forms = token_columns(columns, targets, place)
     labels = [name for name in train if name in targets and (holds_lists(train[name]) or holds_strings(train[name]))]
     _check(columns, [*forms, *labels], place)
     names: dict[str, Sequence[str]] = {name: tuple(map(str, values)) for name, values in named.items()}
@@ -175,6 +183,15 @@ def _check(columns: Columns, names: Sequence[str], place: str) -> None:
         raise UserError(
             f"{place}: {'; '.join(faults[:MOST_TOLD])}{more}.",
             remedy or "Give a list of strings for each sample, none empty.",
+        )
+
+
+def _check_texts(texts: Sequence[Any], place: str) -> None:
+    different = sorted(set(map(str, texts)))
+    if len(different) <= min(FEW_TEXTS, len(texts) / SAMPLES_OF_EACH):
+        raise UserError(
+            f"{place} holds {count(len(different), 'different text')} alone: {shortened(different, 4)}.",
+            "Name it among the 'targets' if it is a label; give whole numbers if it is a category.",
         )
 
 

@@ -164,7 +164,7 @@ def _cut_texts(
     in_order: bool,
 ) -> tuple[dict[str, dict[str, Any]], np.ndarray | None, Mapping[str, Sequence[str]]]:
     """Cut missing splits of texts from train, before their vocabulary is made; equal texts stay together."""
-    tokens = token_columns(columns, targets)
+    tokens = token_columns(columns, targets, place)
     fractions = {"test": TEST_FRACTION, "validation": VALIDATION_FRACTION}
     missing = {split: fraction for split, fraction in fractions.items() if split not in columns}
     if not tokens or not missing:

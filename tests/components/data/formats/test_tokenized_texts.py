@@ -95,6 +95,11 @@ def test_what_does_not_fit_a_tokenizer_is_told(tmp_path, changes, message):
         load_fields({**same(train), "tokenizer": str(file), **changes}, "own")
 
 
+def test_few_texts_are_taken_for_labels():
+    with pytest.raises(UserError, match=r"'speaker' holds 2 different texts alone: a, b\. Name it among the 'targets'"):
+        load_fields(same({"x": np.arange(20.0), "speaker": ["a", "b"] * 10}), "own")
+
+
 def test_pairs_of_texts_and_labels_take_no_tokenizer(tmp_path):
     file = wordpiece(tmp_path, [" ".join(words) for words in WORDS])
     (tmp_path / "own.py").write_text("def pairs():\n    return ['a b', 'c d'] * 20, [0, 1] * 20\n")
