@@ -173,7 +173,7 @@ def write_data(folder: Path) -> None:
 def write_texts_and_sounds(folder: Path) -> None:
     """Write the plain text, the columns, the tokenizer and the tones that pages speak of."""
     words = ["Anna", "Ben", "Miller", "has", "friends", "in", "Rome", "Oslo"]
-    lines = [f"{words[n % 3]} has {n} friends in {words[6 + n % 2]} .\n" for n in range(150)]
+    lines = [f"{words[n % 3]} has {n} friends in {words[6 + n % 2]} .\n" for n in range(400)]
     (folder / "story.txt").write_text("".join(lines))
     (folder / "news").mkdir()
     columns = ["\n".join(f"{word} {'B-PER' if word in words[:3] else 'O'}" for word in line.split()) for line in lines]
