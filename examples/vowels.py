@@ -34,17 +34,21 @@ def read(file):
 
 
 class Listener(nn.Module):
-    """An LSTM in both directions, and the mean of its steps; training adds noise, since series are few."""
+    """An LSTM in each direction, and the mean of their steps; training adds noise, since series are few."""
 
-    def __init__(self, num_classes, in_features, width=64, noise=0.3, dropout=0.5):
+    def __init__(self, num_classes, in_features, width=64, noise=0.6, dropout=0.5):
         super().__init__()
         self.noise = noise
-        self.body = nn.LSTM(in_features, width, batch_first=True, bidirectional=True)
+        self.forwards = nn.LSTM(in_features, width, batch_first=True)
+        self.backwards = nn.LSTM(in_features, width, batch_first=True)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_classes))
 
-    def forward(self, series, attention_mask):  # (N, L, 12), and 1 for a step of it, 0 for padding
+    def forward(self, series, lengths):  # (N, L, 12), padded behind the length of each
         if self.training:
             series = series + self.noise * (torch.randn_like(series) + 0.5 * torch.randn_like(series[:, :1]))
-        mask = attention_mask[..., None].to(series.dtype)
-        states, _ = self.body(series * mask)
-        return self.head((states * mask).sum(1) / mask.sum(1))
+        steps = torch.arange(series.shape[1], device=series.device)
+        inside = steps < lengths[:, None]
+        # Reversed within its own length: an LSTM that began with the padding would answer by its length.
+        order = torch.where(inside, lengths[:, None] - 1 - steps, steps)[..., None]
+        states = [self.forwards(series)[0], self.backwards(series.gather(1, order.expand_as(series)))[0]]
+        return self.head((torch.cat(states, 2) * inside[..., None]).sum(1) / lengths[:, None])

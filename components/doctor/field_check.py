@@ -44,7 +44,7 @@ def check_fields(
         return model, task.drawn(model.prepared(raw))
 
     checks: list[Callable[[], Iterator[Verdict]]] = [
-        partial(check, task, fresh) for check in (_loss, _gradients, _determinism, _independence)
+        partial(check, task, fresh) for check in (_loss, _gradients, _determinism, _independence, _padding)
     ]
     if level == "full":
         checks += [partial(_overfit, task, fresh), partial(_exportable, network, export)]
@@ -133,6 +133,49 @@ def _independence(task: FieldTask, fresh: Fresh) -> Iterator[Verdict]:
         )  # fmt: skip
     else:
         yield Verdict("batch independence", "pass", "", "answers don't depend on the rest of the batch", "")
+
+
+@torch.no_grad()
+def _padding(task: FieldTask, fresh: Fresh) -> Iterator[Verdict]:
+    """Check that an answer doesn't depend on the padding of its sample, in evaluation mode."""
+    model, batch = fresh()
+    ragged = [field for field in model.fields.values() if field.ragged and not field.is_target]
+    shared = next((field.lengths for field in ragged if field.lengths in batch), "")
+    if not shared:
+        return
+    lengths = batch[shared]
+    shorter = lengths.argsort()[: max(1, len(lengths) // 2)]
+    longest, padded = int(lengths[shorter].max()), int(lengths.max())
+    if longest == padded:
+        return
+    model.eval()
+    names = {field.name for field in model.fields.values() if field.ragged and field.lengths == shared}
+    raw = {name: values[shorter, :longest] if name in names else values[shorter] for name, values in batch.raw.items()}
+    whole = task.predict(model, batch)
+    cut = task.predict(model, model.prepared(Batch(raw, raw, len(shorter))))
+    differing = [
+        name
+        for name, values in whole.items()
+        if not _same_steps(values[shorter], cut[name], lengths[shorter], padded - longest)
+    ]
+    if differing:
+        yield Verdict(
+            "padding", "warn", "", f"{shortened(differing)} of a sample changes with the padding behind it",
+            "Take lengths or attention_mask in forward, and leave padding out of means, maxima and attention; a "
+            "backward direction must begin at a sample's end.",
+        )  # fmt: skip
+    else:
+        yield Verdict("padding", "pass", "", "answers don't depend on the padding behind samples", "")
+
+
+def _same_steps(padded: Tensor, cut: Tensor, lengths: Tensor, more: int) -> bool:
+    """Return True if answers are the same with ``more`` steps of padding; answers to steps, within the lengths."""
+    if padded.shape == cut.shape:
+        return _same(padded, cut)
+    if padded.dim() < 2 or padded.shape[1] - cut.shape[1] != more:
+        return False
+    inside = torch.arange(cut.shape[1], device=cut.device) < lengths[:, None]
+    return _same(padded[:, : cut.shape[1]][inside], cut[inside])
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

@@ -163,6 +163,32 @@ def test_the_doctor_finds_what_is_wrong(tmp_path, network, verdicts):
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
 
 
+PADDED = """
+class Backward(nn.Module):
+    def __init__(self, num_embeddings, num_classes):
+        super().__init__()
+        self.embedding = nn.Embedding(num_embeddings, 8)
+        self.body, self.head = nn.LSTM(8, 8, batch_first=True, bidirectional=True), nn.Linear(16, num_classes)
+
+    def forward(self, tokens):
+        return self.head(self.body(self.embedding(tokens))[0])
+
+class Onward(Backward):
+    def __init__(self, num_embeddings, num_classes):
+        super().__init__(num_embeddings, num_classes)
+        self.body, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, num_classes)
+"""
+
+
+@pytest.mark.parametrize(("network", "verdict"), [("Backward", "warn"), ("Onward", "pass"), ("Tagger", "pass")])
+def test_the_doctor_finds_answers_that_depend_on_padding(tmp_path, network, verdict):
+    data = own_data(tmp_path, "ragged", "token_labels", PADDED)
+    made = build(f"{tmp_path}/own.py:{network}", {}, data)
+    report = check_fields(made, read_fields(data, "train"), data, "quick", lambda _: None)
+    (padding,) = (each for each in report.verdicts if each.check == "padding")
+    assert padding.verdict == verdict and ("logits" in padding.evidence) == (verdict == "warn")
+
+
 def test_data_of_any_task_is_found_in_the_cache_again(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHMILL_DATA", str(tmp_path / "cache"))
     data = own_data(tmp_path, "pairs", "Distance")
