@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,22 @@ MOST_NUMBERS = 64
 """Numbers of an answer that a line holds at most."""
 
 
+@dataclass
+class Row:
+    """Answers to a sample."""
+
+    number: int
+    """Number of its first part among the inputs."""
+    answers: dict[str, Any]
+    of_words: dict[str, list[int | None]]
+    """Label of each word by answer; None for words without tokens."""
+
+    def goes_on(self, part: "Row") -> None:
+        """Add the labels of a further part of its text."""
+        for name, labels in part.of_words.items():
+            self.of_words[name] += labels
+
+
 class AnswersInWords:
     """Answers to samples as JSON objects, by the names in a model's metadata."""
 
@@ -35,20 +52,19 @@ class AnswersInWords:
         self.has_words = next((field.text for field in inputs.fields if field.text), "whole") != "whole"
         self.left_out: dict[str, None] = {}
 
-    def row(self, row: int, answer: Mapping[str, np.ndarray], steps: int) -> dict[str, Any]:
-        """Return the answers to a sample, with the sample itself.
+    def row(self, row: int, answer: Mapping[str, np.ndarray], steps: int) -> "Row":
+        """Return the answers to a sample, or to a part of one.
 
         Args:
             answer: values without the dimension of samples, by name.
             steps: length of the batch's texts with padding.
         """
-        shown: dict[str, Any] = {"file": self.inputs.names[row]}
-        if self.inputs.texts:
-            shown["text"] = self.inputs.texts[row].text
+        shown, of_words = {}, {}
         for name, values in answer.items():
             is_whole, of_steps = values.dtype.kind in "iu", values.ndim == 1 and len(values) == steps
             if is_whole and of_steps and self.has_words:
-                shown |= self._of_words(row, name, values)
+                firsts = self.inputs.pieces[row].firsts
+                of_words[name] = [int(values[first]) if first >= 0 else None for first in firsts]
             elif is_whole and not values.ndim:
                 shown[name] = self.classes[int(values)] if 0 <= values < len(self.classes) else int(values)
             elif not values.ndim:
@@ -59,12 +75,20 @@ class AnswersInWords:
                 shown[name] = dict(zip(self.classes, _short(values), strict=True))
             else:
                 shown[name] = _short(values)
-        return shown
+        return Row(row, shown, of_words)
 
-    def _of_words(self, row: int, name: str, values: np.ndarray) -> dict[str, Any]:
-        """Return spans, or a label for each word; None for words without tokens and those that were cut off."""
+    def in_words(self, row: "Row") -> dict[str, Any]:
+        """Return the answers to a sample as an object, with the sample itself."""
+        shown: dict[str, Any] = {"file": self.inputs.names[row.number]}
+        if self.inputs.texts:
+            shown["text"] = self.inputs.texts[row.number].text
+        for name, labels in row.of_words.items():
+            shown |= self._of_words(row.number, name, labels)
+        return shown | row.answers
+
+    def _of_words(self, row: int, name: str, labels: Sequence[int | None]) -> dict[str, Any]:
+        """Return spans, or a label for each word; None for words without tokens."""
         text, places = self.inputs.texts[row]
-        labels = [int(values[first]) if first >= 0 else None for first in self.inputs.pieces[row].firsts]
         if not self.spans:
             return {
                 "words": [text[start:end] for start, end in places],
@@ -99,13 +123,22 @@ def write_rows(
     words = AnswersInWords(inputs, metadata)
 
     def rows() -> Iterator[dict[str, Any]]:
+        whole: Row | None = None
         for start in range(0, len(inputs), size):
             batch = range(start, min(start + size, len(inputs)))
             arrays = inputs.arrays(batch)
             steps = _steps(inputs, arrays)
             answers = answers_of(session, arrays, size)
-            for at, row in enumerate(batch):
-                yield words.row(row, {name: values[at] for name, values in answers.items()}, steps)
+            for at, number in enumerate(batch):
+                row = words.row(number, {name: values[at] for name, values in answers.items()}, steps)
+                if whole and inputs.goes_on(number):
+                    whole.goes_on(row)
+                    continue
+                if whole:
+                    yield words.in_words(whole)
+                whole = row
+        if whole:
+            yield words.in_words(whole)
 
         yield from ({"file": file, "error": reason} for file, reason in inputs.unreadable.items())
 
@@ -117,10 +150,11 @@ def write_rows(
     write_atomically(output, write)
     if words.left_out:
         logger.info("predict  %s: left out of %s; --output FILE.npz has it", ", ".join(words.left_out), output.name)
-    if cut := sum(each.is_cut for each in inputs.pieces):
-        logger.warning(
-            "predict  %s longer than those of training: their ends have no answers", count(cut, "text is", "texts are")
-        )
+    if parts := sum(map(inputs.goes_on, range(len(inputs)))):
+        logger.info("predict  texts longer than those of training are answered in parts: %s more", f"{parts:,}")
+    elif cut := sum(each.is_cut for each in inputs.pieces):
+        texts = count(cut, "text is", "texts are")
+        logger.warning("predict  %s longer than those of training: their ends count for nothing", texts)
 
 
 def _steps(inputs: FieldInputs, arrays: Mapping[str, np.ndarray]) -> int:

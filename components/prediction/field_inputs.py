@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,11 +50,23 @@ class FieldInputs:
     """Texts of the first input that holds some; empty without one."""
     pieces: Sequence[Pieces] = ()
     """Ids of these texts, with the place of each word's first one."""
+    begins: Sequence[int] = ()
+    """First word of each part of a text: 0, but for the parts that follow in texts longer than those of training. All
+    else is repeated for each part. Empty if no text has parts."""
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Files that can't be read, with the reasons; they are no samples."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def goes_on(self, row: int) -> bool:
+        """Return True if a row is a further part of the text before it."""
+        return bool(self.begins) and self.begins[row] > 0
+
+    @property
+    def samples(self) -> int:
+        """Number of samples, whose parts count once."""
+        return sum(not self.goes_on(row) for row in range(len(self)))
 
     def arrays(self, rows: range) -> dict[str, np.ndarray]:
         """Return the inputs of some samples as the model takes them: padded to the longest, with lengths."""
@@ -228,10 +240,13 @@ def _encoded(
 ) -> FieldInputs:
     if not origins:
         raise UserError("There are no samples.")
+    inputs = inputs_of(fields)
+    if encoding and len(inputs) == 1 and inputs[0].text not in ("", "whole"):
+        return _in_parts(origins, fields, inputs[0], columns[inputs[0].name], encoding)
     encoded: dict[str, Sequence[Any]] = {}
     shown: tuple[Sequence[Text], Sequence[Pieces]] = ((), ())
     faults = []
-    for field in inputs_of(fields):
+    for field in inputs:
         if not field.text:
             encoded[field.name], odd = _numbers(field, columns[field.name], origins)
             faults += odd
@@ -247,10 +262,48 @@ def _encoded(
         pieces = [_pieces(text, field, encoding) for text in read]
         encoded[field.name] = [np.array(each.ids, np.int64) for each in pieces]
         shown = shown if shown[0] else (read, pieces)
+    _refuse(faults)
+    return FieldInputs(origins, fields, encoded, *shown)
+
+
+def _refuse(faults: Sequence[str]) -> None:
     if faults:
         more = f"; and {len(faults) - MOST_TOLD} more" * (len(faults) > MOST_TOLD)
         raise UserError(f"{'; '.join(faults[:MOST_TOLD])}{more}.", "Give strings, lists of strings, or numbers.")
-    return FieldInputs(origins, fields, encoded, *shown)
+
+
+def _in_parts(
+    origins: Sequence[str], fields: Sequence[FieldRef], field: FieldRef, values: Sequence[Any], encoding: TextEncoding
+) -> FieldInputs:
+    """Return texts of words; those longer than the longest of training in parts that are not."""
+    texts = [_text(value, field) for value in values]
+    _refuse([f"{where}: '{field.name}' is no text" for where, text in zip(origins, texts, strict=True) if text is None])
+    rows = [
+        (origin, text, pieces, begin)
+        for origin, text in zip(origins, texts, strict=True)
+        if text is not None
+        for begin, pieces in _parts_of(text, field.shape[0], encoding)
+    ]
+    columns = {field.name: [np.array(pieces.ids, np.int64) for _, _, pieces, _ in rows]}
+    names, read, every, begins = zip(*rows, strict=True)
+    return FieldInputs(names, fields, columns, read, every, begins)
+
+
+def _parts_of(text: Text, longest: int, encoding: TextEncoding) -> Iterator[tuple[int, Pieces]]:
+    """Yield the first word and the ids of each part of a text."""
+    words = [text.text[start:end] for start, end in text.words]
+    begin = 0
+    while True:
+        pieces = encoding.pieces(words[begin:], longest)
+        if not pieces.is_cut:
+            yield begin, pieces
+            return
+        known = [at for at, first in enumerate(pieces.firsts) if first >= 0]
+        count = max(1, known[-1] if known else 1)  # without the last word, which may be cut itself
+        yield begin, Pieces(pieces.ids, pieces.firsts[:count], True)
+        begin += count
+        if begin >= len(words):
+            return
 
 
 def _text(value: Any, field: FieldRef) -> Text | None:

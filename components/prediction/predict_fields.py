@@ -142,7 +142,7 @@ def _of_samples(model_file: Path, inputs: FieldInputs, metadata: Mapping[str, st
         write_arrays(output, {"file": np.array(inputs.names), **answers})
     for file, reason in [*inputs.unreadable.items()][:COMPLAINTS]:
         logger.warning("predict  %s %s: left out", file, reason)
-    return FieldPredictions(output, None, len(inputs), len(inputs.unreadable))
+    return FieldPredictions(output, None, inputs.samples, len(inputs.unreadable))
 
 
 def _arrays(places: Sequence[Path], fields: Sequence[FieldRef]) -> Arrays:

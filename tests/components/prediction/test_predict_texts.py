@@ -90,13 +90,20 @@ def test_answers_to_texts_may_be_arrays(by_words, tmp_path):
         assert arrays["labels"].shape == (2, 6) and [name.rpartition(" ")[2] for name in arrays["file"]] == ["1", "2"]
 
 
-def test_texts_longer_than_those_of_training_are_cut_and_told(by_words, tmp_path, caplog):
-    (tmp_path / "in.txt").write_text("Anna lives in Rome " * 20)
+@pytest.mark.parametrize("form", ["by_words", "by_pieces"])
+def test_texts_longer_than_those_of_training_are_answered_in_parts(request, tmp_path, caplog, form):
+    sentence = "Anna Miller7 lives in Rome now "
+    (tmp_path / "in.txt").write_text(f"{LINE}\n{sentence * 40}\nBen lives in Oslo")
     with caplog.at_level("INFO", "torchmill"):
-        done = predict_fields(by_words, [tmp_path / "in.txt"], tmp_path / "out.jsonl")
-    assert 0 < len(rows(done.output)[0]["spans"]) < 8
-    assert "1 text is longer than those of training" in caplog.text
-    assert "logits: left out of out.jsonl" in caplog.text
+        done = predict_fields(request.getfixturevalue(form), [tmp_path / "in.txt"], tmp_path / "out.jsonl")
+    _, long, last = rows(done.output)
+    assert done.answered == 3 and [span["text"] for span in last["spans"]] == ["Ben", "Oslo"]
+    assert len(long["text"]) == len(sentence) * 40
+    assert all(long["text"][span["start"] : span["end"]] == span["text"] for span in long["spans"])
+    expected = {(at * len(sentence) + 22, at * len(sentence) + 26) for at in range(40)}
+    places = {(span["start"], span["end"]) for span in long["spans"] if span["text"] == "Rome"}
+    assert len(places & expected) >= 35  # at the ends of parts, context is missing
+    assert "answered in parts" in caplog.text and "logits: left out of out.jsonl" in caplog.text
 
 
 @pytest.mark.parametrize(
