@@ -59,6 +59,9 @@ class FieldRef(Description):
     """Number of different ids or classes, counted from 0; 0 of other kinds."""
     names: tuple[str, ...] = ()
     """Names of ids or classes, or of labels that are 0 or 1 each; empty if nobody named them."""
+    renumbered: tuple[int, ...] = ()
+    """Ids that replace the stored ones, in their order, since other data names them in another order; empty if stored
+    ids stay."""
     season: int = 0
     """Steps of a season of a time series; 0 of other fields."""
     ragged: bool = False

@@ -160,5 +160,14 @@ def _samples(data: DataRef, split: Split, rows: np.ndarray | None) -> FieldSampl
 
 def _read(data: DataRef, split: Split, field: FieldRef, in_memory: bool) -> np.ndarray:
     path = data.folder / f"{split}_{field.file}.npy"
+    if field.renumbered:
+        return _renumbered(np.load(path), field)
     large = not in_memory and path.stat().st_size > IN_MEMORY * psutil.virtual_memory().available
     return np.load(path, mmap_mode="c" if large else None)
+
+
+def _renumbered(values: np.ndarray, field: FieldRef) -> np.ndarray:
+    """Return ids or classes by the numbers of training; ignored ones stay."""
+    table = np.array(field.renumbered)
+    ignored = (values < 0) | (values >= len(table))
+    return np.where(ignored, values, table[np.where(ignored, 0, values)]).astype(values.dtype)

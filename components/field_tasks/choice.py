@@ -2,13 +2,16 @@
 
 import logging
 
-from torchmill.components.batches.field_refs import TaskRef
+from torchmill.components.batches.field_refs import FieldRef, TaskRef
 from torchmill.components.data.named_fields import named_fields
-from torchmill.components.errors import UserError
+from torchmill.components.encoding.vocabulary import SPECIAL, UNKNOWN
+from torchmill.components.errors import UserError, shortened
 from torchmill.components.field_tasks.config import AUTO, TaskConfig
 from torchmill.components.field_tasks.field_task import FieldTask
 from torchmill.components.refs import DataRef
 from torchmill.components.tasks import field_tasks, names, task_class
+
+UNKNOWN_NAME = SPECIAL[UNKNOWN]
 
 logger = logging.getLogger("torchmill")
 
@@ -53,7 +56,25 @@ def for_other_data(data: DataRef, trained: DataRef) -> DataRef:
                 f"{data.name} has no field like {field.words()} of {trained.name}.",
                 f"It has {', '.join(field.words() for field in theirs.values())}.",
             )
-    return data.model_copy(update={"field_refs": named_fields(trained), "goal": trained.goal})
+    fields = tuple(_renumbered(field, theirs[field.name], data.name) for field in ours.values())
+    return data.model_copy(update={"field_refs": fields, "goal": trained.goal})
+
+
+def _renumbered(ours: FieldRef, theirs: FieldRef, name: str) -> FieldRef:
+    """Return a field of training for arrays with the ids of other data; words that training lacks are unknown.
+
+    Raises:
+        UserError: the other data has classes, or tokens of a tokenizer, that training lacks.
+    """
+    if ours.names == theirs.names or not (ours.names and theirs.names):
+        return ours
+    ids = {each: number for number, each in enumerate(ours.names)}
+    unknown = UNKNOWN if ours.text and UNKNOWN_NAME in ids and UNKNOWN_NAME in theirs.names else None
+    missing = [each for each in theirs.names if each not in ids]
+    if missing and unknown is None:
+        what = "another tokenizer: it knows" if ours.text else "classes that training lacks:"
+        raise UserError(f"Field '{ours.name}' of {name} has {what} {shortened(missing, 4)}.")
+    return ours.model_copy(update={"renumbered": tuple(ids.get(each, unknown or 0) for each in theirs.names)})
 
 
 def _remedy(name: str) -> str:

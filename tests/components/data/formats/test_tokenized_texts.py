@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 
 from tests.toy_tokenizers import byte_level, wordpiece
 from torchmill.components.data.datasets import conll
 from torchmill.components.data.fetch import fetch
+from torchmill.components.data.field_samples import read_fields
 from torchmill.components.data.formats.user_fields import load_fields
 from torchmill.components.data.named_fields import IGNORED, facts
 from torchmill.components.encoding.tokenizer import FILE, Tokenizer
 from torchmill.components.encoding.vocabulary import UNKNOWN
 from torchmill.components.errors import UserError
+from torchmill.components.field_tasks.choice import for_other_data, for_task
+from torchmill.components.field_tasks.config import TaskConfig
 
 WORDS = [["Anna", "visited", "Paris", "."], ["Miller-Jones", "stayed"], ["Visitors", "from", "Rome", "came"]]
 TAGS = [["B-PER", "O", "B-LOC", "O"], ["B-PER", "O"], ["O", "O", "B-LOC", "O"]]
@@ -93,6 +97,27 @@ def test_what_does_not_fit_a_tokenizer_is_told(tmp_path, changes, message):
     train = changes.pop("train", {"tokens": WORDS, "tags": TAGS})
     with pytest.raises(UserError, match=message):
         load_fields({**same(train), "tokenizer": str(file), **changes}, "own")
+
+
+def test_other_data_gets_the_ids_of_training(tmp_path):
+    for name, rows in (("train", 1), ("other", 2)):
+        words, tags = WORDS[::rows] * 20, TAGS[::rows] * 20
+        (tmp_path / f"{name}.py").write_text(
+            f"def texts():\n    part = {{'tokens': {words}, 'tags': {tags}}}\n"
+            "    return {'train': part, 'validation': part, 'test': part}\n"
+        )
+    trained, other = (fetch(f"{tmp_path}/{name}.py:texts", tmp_path / "cache") for name in ("train", "other"))
+    trained = for_task(trained, TaskConfig(name="token_labels"))
+    assert other.field_refs[0].names != trained.field_refs[0].names
+    data = for_other_data(other, trained)
+    batch = read_fields(data, "test").take(torch.arange(2))
+    names = trained.field_refs[0].names
+    assert [names[token] for token in batch["tokens"][0]] == WORDS[0]
+    assert [trained.field_refs[1].names[tag] for tag in batch["tags"][1]] == TAGS[2]
+    with pytest.raises(UserError, match=r"'tags' of .*train\.py:texts has classes that training lacks: B-LOC"):
+        (tmp_path / "other.py").write_text((tmp_path / "other.py").read_text().replace("LOC", "PLACE"))
+        changed = for_task(fetch(f"{tmp_path}/other.py:texts", tmp_path / "cache"), TaskConfig(name="token_labels"))
+        for_other_data(trained, changed)
 
 
 def test_few_texts_are_taken_for_labels():
