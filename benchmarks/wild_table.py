@@ -4,9 +4,9 @@
 - HistGradientBoostingRegressor of scikit-learn at its defaults, on the same rows: gaps as they are, categories by its
   own handling (the rare ones are one, since it takes 255), and dates as their day, month and weekday.
 
-The table is drawn by a fixed seed. It has gaps that depend on other columns, 700 agents with few sales each, dates with
-a season, sizes and incomes with heavy tails, a skewed price, interactions, and noise. `python -m benchmarks.wild_table`
-measures, and with a file's name it writes the table.
+The table is drawn by a fixed seed. It has gaps that depend on other columns, and 700 agents with few sales each. Dates
+have a season, sizes and incomes heavy tails. The price is skewed, with interactions and noise.
+`python -m benchmarks.wild_table` measures, and with a file's name it writes the table.
 """
 
 import csv
@@ -96,7 +96,7 @@ def houses(rows: int = ROWS, seed: int = 0) -> Cells:
         "lot": _written(lot, hidden[2] < 0.05, 0),
         "built": _written(built, hidden[3] < np.where(built < 1940, 0.3, 0.02), 0),
         "renovated": _written(renovated, hidden[3] < 0.02, 0),
-        # The dear ones say what they use, the others rather not.
+        # Houses that need much energy rather don't tell.
         "energy": _written(energy, hidden[4] < np.where(energy > 220, 0.6, 0.15), 0, "NA"),
         "income": _written(income, hidden[5] < 0.08, 0, "n/a"),
         "distance": _written(distance, hidden[0] > 0.99, 2),

@@ -17,6 +17,7 @@ from torchmill.components import fields, files, tasks
 from torchmill.components.data.config import DataConfig, dataset_place
 from torchmill.components.data.content import digests_file, row_digests
 from torchmill.components.data.field_splits import FieldSplits
+from torchmill.components.data.lost_cells import write_lost_cells
 from torchmill.components.data.manifest import (
     FORMAT,
     SPLITS,
@@ -334,6 +335,7 @@ def _write_files(splits: Splits, folder: Path) -> dict[str, str]:
             written.append(folder / file_name)
             with files.new_file(written[-1]) as file:
                 file.write(encoding.as_json().encode())
+    written += write_lost_cells(folder, splits.lost_cells)
     written += [
         write_origins(folder, split, part.origins) for split, part in parts.items() if part and len(part.origins)
     ]

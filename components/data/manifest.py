@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torchmill.components import files
+from torchmill.components.data import lost_cells
 from torchmill.components.data.content import digests_file
 from torchmill.components.data.field_splits import groups_file
 from torchmill.components.data.origins import origins_file
@@ -25,7 +26,7 @@ def begin(folder: Path) -> None:
     """Remove what describes a former preparation, so that a kill from here on leaves no manifest of other files."""
     with files.writing(folder):
         for stale in (
-            *(folder / "manifest.json", folder / columns.FILE, groups_file(folder)),
+            *(folder / "manifest.json", folder / columns.FILE, groups_file(folder), folder / lost_cells.FILE),
             *(folder / name for name in texts.FILES),
             *(origins_file(folder, split) for split in SPLITS),
         ):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from torchmill.components import tasks
 from torchmill.components.data.content import read_digests
 from torchmill.components.data.field_splits import groups_file
+from torchmill.components.data.lost_cells import LostCells
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Vocabulary
 from torchmill.components.errors import UserError
@@ -49,6 +50,8 @@ class Splits:
     """Vocabulary of token ids."""
     columns: Columns | None = None
     """Columns of the table that the inputs came from, if they have names."""
+    lost_cells: LostCells = field(default_factory=dict)
+    """Cells of the test split that the columns can't tell."""
     target_scale: TargetScale = "linear"
     """Scale on which the targets of a regression are learned."""
     source: str = ""

@@ -285,7 +285,7 @@ class Columns:
         return translate
 
     def as_json(self) -> str:
-        """Return the columns as JSON; what a column has by default is left out."""
+        """Return the columns as JSON, without defaults."""
         columns = [
             {
                 entry.name: getattr(column, entry.name)
@@ -308,7 +308,7 @@ class Columns:
 
 
 def unusual(column: Column, raw: np.ndarray) -> list[str]:
-    """Return in words which raw values of a column (N,) training did not have, and what they count as."""
+    """Describe raw values of a column (N,) that training did not have, and their replacement."""
     if not column.categories:
         gaps = int(np.isnan(raw).sum()) if not column.has_gaps and column.median is not None else 0
         how = f"in training none was missing; the median {column.shown_median} is taken" if gaps else ""

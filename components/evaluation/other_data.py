@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchmill.components.data.encoding import Encoding, read_encoding, translation
+from torchmill.components.data.lost_cells import read_lost_cells, with_lost_cells
 from torchmill.components.data.samples import Samples, read_test
 from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import PADDING, UNKNOWN, Vocabulary
@@ -79,6 +80,8 @@ def _translated(data: DataRef, ours: Encoding | None, trained: str) -> Samples:
         inputs = torch.from_numpy(translation(theirs, ours)(test.inputs.numpy()))
     except UserError as error:
         raise UserError(f"{data.name} does not fit {trained}: {error.message}", error.remedy) from None
+    if isinstance(ours, Columns):
+        inputs = torch.from_numpy(with_lost_cells(inputs.numpy(), ours, read_lost_cells(data.folder)))
     if isinstance(ours, Columns) and isinstance(theirs, Columns) and (lost := ours.unknown(theirs)):
         categories = "; ".join(f"{name} = {', '.join(kinds[:5])}" for name, kinds in lost.items())
         logger.warning("%s has categories that %s does not know: %s", data.name, trained, categories)

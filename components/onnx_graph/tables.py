@@ -120,7 +120,7 @@ def _chosen(graph: Graph, values: str, places: Sequence[int]) -> str:
 
 
 def _checked(graph: Graph) -> str:
-    """Return the numbers, of which none may be infinite in float32. The node that refuses says so by its name."""
+    """Return the numbers. A node refuses values that are infinite in float32; its name says so."""
     is_infinite = graph.add("IsInf", graph.cast(NUMERIC, TensorProto.FLOAT))
     worst = graph.add("ReduceMax", graph.cast(is_infinite, TensorProto.INT64), keepdims=0)
     # Reshape refuses sides that don't multiply to the number of values.

@@ -1,4 +1,4 @@
-"""What an ONNX model is fed: inputs of a data set by the names of the model's own. Imports no torch."""
+"""Inputs of a data set as an ONNX model takes them, by name. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 

@@ -37,7 +37,7 @@ def read_parquet(file: Path) -> Table:
 
 
 def _meaning(kind: pyarrow.DataType) -> str:
-    """Return what a type holds: number, date or text; empty for other types."""
+    """Return the meaning of a type: number, date or text; empty for other types."""
     if types.is_dictionary(kind):
         return _meaning(kind.value_type)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind):

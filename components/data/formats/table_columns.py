@@ -56,7 +56,7 @@ class ColumnGuess:
     notes: tuple[str, ...] = ()
     """Guesses in words."""
     crowd: str = ""
-    """Description of a column whose texts can't be told apart; empty for others."""
+    """Description of a column whose texts name rows; empty for others."""
     day_first: bool | None = None
     """Order of dates such as 03/04/2024, if there are some."""
     both_orders: bool = False
@@ -72,7 +72,10 @@ def guess(tables: Mapping[str, Table], name: str, date_order: DateOrder = "auto"
         return ColumnGuess(name, "number", (f"{train.file.name}: the column '{name}' has no value at all",))
     kind = _kind(train.types.get(name, ""), cells)
     if kind == "number":
-        return ColumnGuess(name, kind, tuple(_misfits(tables, name)))
+        faults = tuple(_misfits(tables, name))
+        counts_up = not faults and len(cells) > FEW and set(np.diff([number_of(cell) for cell in all_cells])) == {1}
+        note = f"the column '{name}' counts the rows: if it tells nothing, leave it out, --data.args.ignore {name}"
+        return ColumnGuess(name, kind, faults, (note,) * counts_up)
     if kind == "date":
         return _guess_dates(tables, name, date_order)
     faults = tuple(_signed(tables, name))
@@ -198,25 +201,17 @@ def refuse(guesses: Sequence[ColumnGuess], others: Sequence[str], place: str) ->
     crowded = [each.crowd for each in guesses if each.crowd]
     if not faults and not crowded:
         return
-    remedies = []
-    if faults:
-        remedies.append(
-            "Write numbers plainly as 0.5 and 2000, and dates as 2024-04-03; or leave the rows or columns out"
-        )
-    if any(each.both_orders for each in guesses):
-        remedies.append("If no date tells the order, set --data.args.date_order day_first or month_first")
-    if crowded:
-        faults.append(f"(nearly) every row has a text of its own, from which nothing is learned: {', '.join(crowded)}")
-        remedies.append("Leave columns that name rows out, and name the column of texts")
     wrong = [each.name for each in guesses if each.faults or each.crowd]
     ignored = f': --data.args \'{{"ignore": "{",".join(wrong)}"}}\'' if wrong else ""
-    text = f', or "text": "{crowded_name(guesses)}"' if crowded else ""
-    raise UserError(f"{place}: {'; '.join(faults)}.", f"{'. '.join(remedies)}{ignored}{text}.")
-
-
-def crowded_name(guesses: Sequence[ColumnGuess]) -> str:
-    """Return the first column whose texts can't be told apart."""
-    return next(each.name for each in guesses if each.crowd)
+    plainly = "Write numbers plainly as 0.5 and 2000, and dates as 2024-04-03; or leave the rows or columns out"
+    remedies = [f"{plainly if faults else 'Leave such columns out'}{ignored}."]
+    if any(each.both_orders for each in guesses):
+        remedies.append("If no date tells the order, set --data.args.date_order day_first or month_first.")
+    if crowded:
+        faults.append(f"(nearly) every row has a text of its own, from which nothing is learned: {', '.join(crowded)}")
+        first = next(each.name for each in guesses if each.crowd)
+        remedies.append(f"If '{first}' holds texts to learn from, add --data.args.text '{first}'.")
+    raise UserError(f"{place}: {'; '.join(faults)}.", " ".join(remedies))
 
 
 def raw_values(table: Table, column: Column) -> np.ndarray:
@@ -271,7 +266,7 @@ def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray, max_categories
 
 
 def ends_of(values: np.ndarray) -> tuple[float, ...]:
-    """Return the two ends beyond which values are far outliers; empty if there are none.
+    """Return the smallest and the largest value that is no far outlier; empty if there are no far outliers.
 
     The range that holds 98 of 100 values is as far from these ends as it is wide.
     """

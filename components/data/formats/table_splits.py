@@ -31,8 +31,9 @@ from torchmill.components.data.formats.table_labels import (
     skewed,
 )
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits
+from torchmill.components.data.lost_cells import lost_cells
 from torchmill.components.data.splits import Split, Splits, cut
-from torchmill.components.encoding.columns import Column, Columns
+from torchmill.components.encoding.columns import Columns
 from torchmill.components.encoding.vocabulary import Level
 from torchmill.components.errors import UserError, nearest
 from torchmill.components.reading.dates import looks_like_date
@@ -217,9 +218,13 @@ def _numbers(
     is_wide = sum(each.kind == "number" for each in guesses) > WIDE
     pieces = 0 if is_wide else min(settings.pieces, len(rows["train"]) // ROWS_OF_A_PIECE)
     encoded = [column_of(tables["train"], each, rows["train"], settings.max_categories, pieces) for each in guesses]
-    features = {split: [_encoded(sources[split], column, rows[split]) for column in encoded] for split in rows}
-    parts = {}
-    for split, blocks in features.items():
+    lost, parts = {}, {}
+    for split in rows:
+        raw = [raw_values(sources[split], column)[rows[split]] for column in encoded]
+        blocks = [column.encode(values) for column, values in zip(encoded, raw, strict=True)]
+        if split == "test":
+            triples = zip(encoded, raw, blocks, strict=True)
+            lost = {column.name: lost_cells(column, values, block) for column, values, block in triples}
         source = "train" if sources[split] is tables["train"] else split
         origins = sources[split].origins()
         parts[split] = Split(
@@ -236,6 +241,7 @@ def _numbers(
         labels.task,
         source=place,
         columns=Columns(tuple(encoded)),
+        lost_cells=lost,
         notes=(*notes_on(encoded), *(() if "test" in tables else (TEST_IS_CUT,))),
     )
 
@@ -249,8 +255,3 @@ def _content(table: Table, columns: Sequence[str]) -> np.ndarray:
 def _plain(cell: str) -> str:
     number = number_of(cell)
     return str(number + 0.0) if np.isfinite(number) else cell
-
-
-def _encoded(table: Table, column: Column, rows: np.ndarray) -> np.ndarray:
-    """Return some rows of a column as float32 (N, width)."""
-    return column.encode(raw_values(table, column)[rows])

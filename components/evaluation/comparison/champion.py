@@ -9,7 +9,9 @@ import torch
 
 from torchmill.components.data.content import read_digests, trained_digests
 from torchmill.components.data.encoding import Encoding, read_encoding, translation
+from torchmill.components.data.lost_cells import LostCells, part_of, read_lost_cells, with_lost_cells
 from torchmill.components.data.samples import Samples, read_test
+from torchmill.components.encoding.columns import Columns
 from torchmill.components.evaluation.comparison.noninferiority import (
     Verdict,
     compare,
@@ -58,7 +60,8 @@ def compare_with_champion(
     test = read_test(data)
     test = test.part(rows) if left_out else test
     encoding = read_encoding(data)
-    both = [answers(model, test, encoding) for model in (theirs, ours)]
+    lost = part_of(read_lost_cells(data.folder), rows.tolist())
+    both = [answers(model, test, encoding, lost) for model in (theirs, ours)]
     scores = [sample_scores(data.task, outputs, test.labels.numpy()) for outputs in both]
     comparison = compare(*scores, confidence_of(config.confidence, contest))
     comparison = replace(comparison, left_out=left_out, contest=contest)
@@ -87,10 +90,19 @@ def unseen(data: DataRef, trained_on: np.ndarray | None) -> tuple[torch.Tensor, 
     return torch.from_numpy(np.flatnonzero(~seen)), left_out, note
 
 
-def answers(model: OnnxModel, test: Samples, encoding: Encoding | None) -> np.ndarray:
-    """Return a model's logits or values for a whole split, float32 (N, K); inputs are translated from ``encoding``."""
-    translated = translation(encoding, model.encoding)
-    return np.concatenate([model.outputs(translated(inputs.numpy())) for inputs, _ in test.batches(BATCH)])
+def answers(model: OnnxModel, test: Samples, encoding: Encoding | None, lost: LostCells) -> np.ndarray:
+    """Return a model's logits or values for a whole split, float32 (N, K); inputs are translated from ``encoding``.
+
+    Args:
+        lost: cells that ``encoding`` can't tell.
+    """
+    translated, outputs = translation(encoding, model.encoding), []
+    for number, (inputs, _) in enumerate(test.batches(BATCH)):
+        known = translated(inputs.numpy())
+        if isinstance(model.encoding, Columns) and model.encoding != encoding:
+            known = with_lost_cells(known, model.encoding, lost, number * BATCH)
+        outputs.append(model.outputs(known))
+    return np.concatenate(outputs)
 
 
 def gates_of(parity_report: Path) -> dict[str, bool]:
