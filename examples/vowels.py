@@ -4,7 +4,7 @@ Data: JapaneseVowels of Kudo, Toyama and Shimbo (UCI), as .ts files in the packa
 370 to test with, of 7 to 29 steps with 12 cepstral coefficients each.
 
 torchmill train --data examples/vowels.py:speakers --data.args.folder FOLDER --task classification \
-    --model examples/vowels.py:Listener --train.epochs 80 --train.batch_size 16 --train.lr 0.008
+    --model examples/vowels.py:Listener --train.epochs 80 --train.batch_size 16 --train.lr 0.008 --train.ema 0.97
 """
 
 from pathlib import Path

@@ -61,6 +61,12 @@ def _label(data: DataRef) -> FieldRef:
     )
 
 
+def answer_names(data: DataRef) -> list[str]:
+    """Return the names of the classes that models of a data set answer; empty if its targets have none."""
+    named = [list(field.names) for field in named_fields(data) if field.is_target and field.names]
+    return named[0] if len(named) == 1 else list(data.classes)
+
+
 def facts(data: DataRef) -> dict[str, Any]:
     """Return the arguments that a task or a network may ask for by name.
 

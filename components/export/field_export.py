@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmill.components.batches.batch import Batch
 from torchmill.components.batches.field_refs import FieldRef, lengths_fields
 from torchmill.components.data.field_samples import FieldSamples
-from torchmill.components.data.named_fields import named_fields
+from torchmill.components.data.named_fields import answer_names, named_fields
 from torchmill.components.encoding.texts import read_files
 from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
@@ -247,13 +247,12 @@ def write_fields_model(
 def described(data: DataRef, fields: Sequence[FieldRef], module: Answering) -> dict[str, str]:
     """Return the metadata: descriptions of the inputs, names of the outputs, and the encoding of texts."""
     assert data.goal
-    named = [list(field.names) for field in named_fields(data) if field.is_target and field.names]
     return {
         **{Path(file).stem: content for file, content in read_files(data.folder).items()},  # vocabulary or tokenizer
         names.FORM: names.COMPLETE,
         names.TASK: data.goal.reference if ":" not in data.goal.reference else data.goal.title,
         names.FIELDS: json.dumps([field.model_dump(mode="json", exclude={"names"}) for field in fields]),
-        names.CLASSES: json.dumps(named[0] if len(named) == 1 else list(data.classes)),
+        names.CLASSES: json.dumps(answer_names(data)),
         names.OUTPUT: ", ".join(module.outputs),
         names.PREPROCESSING: "standardization, within the model",
     }

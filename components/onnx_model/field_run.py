@@ -10,7 +10,11 @@ from torch import Tensor
 
 from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.field_samples import FieldSamples
+from torchmill.components.encoding.texts import TextEncoding, of_files
+from torchmill.components.errors import UserError
 from torchmill.components.onnx_model import names
+from torchmill.components.onnx_model.sizes import EXPORTED
+from torchmill.components.state_files import Damaged
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -21,6 +25,19 @@ Arrays = dict[str, np.ndarray]
 def fields_taken(metadata: Mapping[str, str]) -> list[FieldRef]:
     """Return the inputs of a model of a task over named fields, which its metadata describes."""
     return [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
+
+
+def encoding_of(metadata: Mapping[str, str]) -> TextEncoding | None:
+    """Return the encoding of a model's texts; None if its metadata has none.
+
+    Raises:
+        UserError: the metadata is damaged, or the library of its tokenizer is not installed.
+    """
+    keys = (names.VOCABULARY, names.TOKENIZER)
+    try:
+        return of_files({f"{key}.json": metadata[key] for key in keys if key in metadata})
+    except Damaged as error:
+        raise UserError(f"The vocabulary of the model is damaged: {error}", EXPORTED) from error
 
 
 def stored_fields(samples: FieldSamples, fields: Sequence[FieldRef], indices: Tensor) -> dict[str, Tensor]:

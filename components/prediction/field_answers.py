@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("torchmill")
 
+LABEL = "label"
+"""Key of the likeliest class in words."""
+
 MOST_NUMBERS = 64
 """Numbers of an answer that a line holds at most."""
 
@@ -66,7 +69,9 @@ class AnswersInWords:
                 firsts = self.inputs.pieces[row].firsts
                 of_words[name] = [int(values[first]) if first >= 0 else None for first in firsts]
             elif is_whole and not values.ndim:
-                shown[name] = self.classes[int(values)] if 0 <= values < len(self.classes) else int(values)
+                named = 0 <= values < len(self.classes)
+                key = LABEL if named and name == names.INDEX else name
+                shown[key] = self.classes[int(values)] if named else int(values)
             elif not values.ndim:
                 shown[name] = _short(values)
             elif values.ndim > 1 or of_steps or len(values) > MOST_NUMBERS:

@@ -13,14 +13,14 @@ from torchmill.components.batches.field_refs import FieldRef, inputs_of
 from torchmill.components.data.datasets import conll
 from torchmill.components.data.formats.user_fields import own_columns
 from torchmill.components.data.formats.user_function import call_own
-from torchmill.components.encoding.texts import TextEncoding, of_files
+from torchmill.components.encoding.texts import TextEncoding
 from torchmill.components.encoding.words import Pieces, joined, places_of_words
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.sizes import EXPORTED
+from torchmill.components.onnx_model.field_run import encoding_of
 from torchmill.components.reading.sound import Unusable, fitted, read_wav
 from torchmill.components.reading.texts import lines, read_text
-from torchmill.components.state_files import Damaged, parse_json
+from torchmill.components.state_files import parse_json
 
 COLUMNS = (".conll", ".iob", ".bio")
 TEXTS = frozenset({".txt", ".jsonl", *COLUMNS})
@@ -93,19 +93,6 @@ def is_own_function(place: Path) -> bool:
     """Return True for ``file.py:function``."""
     file, _, function = str(place).rpartition(":")
     return file.endswith(".py") and bool(function)
-
-
-def encoding_of(metadata: Mapping[str, str]) -> TextEncoding | None:
-    """Return the encoding of a model's texts; None if its metadata has none.
-
-    Raises:
-        UserError: the metadata is damaged, or the library of its tokenizer is not installed.
-    """
-    keys = (names.VOCABULARY, names.TOKENIZER)
-    try:
-        return of_files({f"{key}.json": metadata[key] for key in keys if key in metadata})
-    except Damaged as error:
-        raise UserError(f"The vocabulary of the model is damaged: {error}", EXPORTED) from error
 
 
 def gather_samples(places: Sequence[Path], fields: Sequence[FieldRef], metadata: Mapping[str, str]) -> FieldInputs:

@@ -1,14 +1,19 @@
 """Comparison of a challenger with the champion at a task over named fields: both answer one test split."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchmill.components.data.field_samples import FieldSamples, read_fields
-from torchmill.components.data.named_fields import named_fields
+from torchmill.components.data.named_fields import answer_names, named_fields
+from torchmill.components.encoding.texts import of_files, read_files
+from torchmill.components.encoding.vocabulary import Vocabulary
+from torchmill.components.errors import shortened
 from torchmill.components.evaluation.comparison.champion import unseen
 from torchmill.components.evaluation.comparison.noninferiority import (
     Comparison,
@@ -22,10 +27,11 @@ from torchmill.components.field_tasks.field_task import LOSS, FieldTask
 from torchmill.components.field_tasks.statistics import RESAMPLES, resampled_measures, time_blocks
 from torchmill.components.initialization.fields_model import FieldsModel
 from torchmill.components.onnx_model import names
-from torchmill.components.onnx_model.field_run import answers_of, fields_taken, stored_fields
+from torchmill.components.onnx_model.field_run import answers_of, encoding_of, fields_taken, stored_fields
 from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.refs import DataRef
+from torchmill.components.state_files import parse_json
 from torchmill.components.tasks import is_share
 
 BATCH = 64
@@ -111,7 +117,28 @@ def _unlike(champion: Path, data: DataRef) -> str:
         own = ours.get(field.name)
         if field.file and (own is None or own.shape[1:] != field.shape[1:] or own.kind != field.kind):
             return f"takes {field.words()}, which this data lacks"
+    theirs = parse_json(metadata.get(names.CLASSES, "[]"), list[str])
+    if theirs != answer_names(data):
+        return f"knows the classes {shortened(theirs)}, and this data has {shortened(answer_names(data))}"
+    pair = encoding_of(metadata), of_files(read_files(data.folder))
+    are_words = all(isinstance(each, Vocabulary) for each in pair)
+    if pair[0] != pair[1] and not (are_words and getattr(pair[0], "cut", "") == getattr(pair[1], "cut", "")):
+        return "has another tokenizer"
     return ""
+
+
+def _translated(inputs: dict[str, Tensor], file: Path, data: DataRef) -> dict[str, Tensor]:
+    """Return inputs with the ids of a model's own vocabulary, which may be that of other texts."""
+    metadata = metadata_of(read_without_weights(file))
+    ours, theirs = encoding_of(metadata), of_files(read_files(data.folder))
+    if ours == theirs or not isinstance(ours, Vocabulary) or not isinstance(theirs, Vocabulary):
+        return inputs
+    translate = replace(ours, max_length=theirs.max_length).translation(theirs)
+    texts = {field.name for field in fields_taken(metadata) if field.text}
+    return {
+        name: torch.from_numpy(translate(values.numpy())).long() if name in texts else values
+        for name, values in inputs.items()
+    }
 
 
 def _statistics(file: Path, task: FieldTask, data: DataRef, test: FieldSamples) -> dict[str, np.ndarray]:
@@ -122,7 +149,7 @@ def _statistics(file: Path, task: FieldTask, data: DataRef, test: FieldSamples) 
     for start in range(0, len(test), BATCH):
         indices = torch.arange(start, min(start + BATCH, len(test)))
         batch = model.prepared(test.take(indices))
-        answers = answers_of(session, stored_fields(test, fields, indices), BATCH)
+        answers = answers_of(session, _translated(stored_fields(test, fields, indices), file, data), BATCH)
         answer = {name: torch.from_numpy(values) for name, values in answers.items()}
         statistics.add(task.statistics_of(answer, batch))
     return statistics.arrays

@@ -82,7 +82,7 @@ def test_tones_are_told_apart_from_training_to_prediction(folder, tmp_path):
     save(new / "c.wav", tone(rng, 310, 0.07, 8000), rate=8000)
     done = predict_fields(ref.onnx.path, [new], tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in done.output.read_text().splitlines()]
-    assert [row.get("index") for row in rows] == ["high", "low", None] and rows[0]["probabilities"]["high"] > 0.5
+    assert [row.get("label") for row in rows] == ["high", "low", None] and rows[0]["probabilities"]["high"] > 0.5
     assert rows[2]["error"] == "has 8,000 Hz, not 4,000" and (done.answered, done.unreadable) == (2, 1)
     done = predict_fields(ref.onnx.path, [new / "b.wav"], tmp_path / "out.npz")
     with np.load(done.output) as arrays:
