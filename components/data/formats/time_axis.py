@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from torchmill.components.errors import UserError
+from torchmill.components.reading.dates import orders, seconds_in
 from torchmill.components.reading.tables import Table, number_of
 
 MONTH = re.compile(r"(\d{4})-(\d{2})")
@@ -57,14 +58,13 @@ def time_axis(table: Table, column: str) -> TimeAxis:
 
 
 def _moments(cells: Sequence[str], table: Table, column: str) -> list[datetime]:
-    moments, faults = [], []
+    moments, faults, told = [], [], orders(cells)
+    day_first = next(iter(told)) if len(told) == 1 else None
     for cell, line in zip(cells, table.lines, strict=True):
-        try:
-            moment = datetime.fromisoformat(_whole(cell))
-        except ValueError:
+        if moment := _moment(cell, day_first):
+            moments.append(moment)
+        else:
             faults.append(f"line {line}: '{cell}'")
-            continue
-        moments.append(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     if faults:
         raise UserError(
             f"{table.file}: {len(faults):,} of {len(cells):,} cells of the column '{column}' are no times, "
@@ -72,6 +72,16 @@ def _moments(cells: Sequence[str], table: Table, column: str) -> list[datetime]:
             "Write 2026-01-31, 2026-01-31 13:00, 2026-01 or 2026-Q1; or name another column: --data.args.time",
         )
     return moments
+
+
+def _moment(cell: str, day_first: bool | None) -> datetime | None:
+    """Return the time in a cell, with its fraction of a second; None if it is no time, or its order is not told."""
+    try:
+        moment = datetime.fromisoformat(_whole(cell))
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except ValueError:
+        seconds = seconds_in(cell, day_first)
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 def _whole(cell: str) -> str:

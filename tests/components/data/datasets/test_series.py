@@ -69,6 +69,8 @@ def test_a_series_goes_through_the_cache_and_the_inspection(tmp_path):
         ([str(datetime(2026, 1, 1).date() + timedelta(days=day)) for day in range(200)], "1 day", 7),
         ([str(datetime(2026, 1, 1) + timedelta(minutes=30 * half)) for half in range(300)], "30 minutes", 48),
         ([f"{time}Z" for time in hours(200)], "1 hour", 24),
+        ([time.replace("-", "/").replace("T", " ") for time in hours(200)], "1 hour", 24),
+        ([f"{datetime(2026, 1, 1) + timedelta(days=day):%d.%m.%Y}" for day in range(200)], "1 day", 7),
     ],
 )
 def test_steps_and_seasons_follow_from_the_times(tmp_path, times, words, season):
