@@ -29,6 +29,8 @@ PARTS = (
     "predict",
     "forms",
     "time_to_99",
+    "task_speed",
+    "tasks",
     "growth",
     "growth_of_steps",
 )

@@ -26,10 +26,16 @@ def results_page(results: Results, parts: Sequence[str]) -> str:
         for claim in results[part]["claims"]:
             ratios = claim["ratios"]
             spread = f"**{middle(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
-            each = f"{middle(claim['ours']):,.1f} and {middle(claim['other']):,.1f} {claim['unit']}"
+            each = f"{figure(claim['ours'])} and {figure(claim['other'])} {claim['unit']}".rstrip()
             lines.append(f"| {claim['what']} | {claim['beside']} | {spread} | {goal(claim)} | {each} |")
         lines += [f"\n{claim['note']}" for claim in results[part]["claims"] if claim["note"]]
     return "\n".join(lines) + "\n"
+
+
+def figure(values: Sequence[float]) -> str:
+    """Return the median, with three digits behind the point if it is small."""
+    value = middle(values)
+    return f"{value:,.1f}" if value >= 10 else f"{value:.3f}"
 
 
 def readme_table(results: Results, parts: Sequence[str]) -> str:

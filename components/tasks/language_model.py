@@ -42,6 +42,10 @@ class LanguageModel:
         self.field, self.end = inputs[0], inputs[0].padding
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> Tensor:
+        if not self.field.ragged:  # a window has no end to predict, so its last token needs no answer
+            tokens = batch[self.field.name].long()
+            logits = self._logits(network, batch.replaced({self.field.name: tokens[:, :-1]}))
+            return F.cross_entropy(logits.flatten(0, 1), tokens.flatten())
         logits, targets = self._logits(network, batch), self._targets(batch)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
