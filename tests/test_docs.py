@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -168,6 +169,20 @@ def write_data(folder: Path) -> None:
         lines = [f"a {kind} film number {number}" for number in range(20)]
         (folder / "reviews" / f"{kind}.txt").write_text("\n".join(lines))
     write_texts_and_sounds(folder)
+    write_masks_and_series(folder)
+
+
+def write_masks_and_series(folder: Path) -> None:
+    """Write the pictures with masks and the hourly series that pages speak of."""
+    rng = np.random.default_rng(1)
+    for part in ("images", "masks"):
+        (folder / "photos" / part).mkdir(parents=True)
+    for number in range(20):
+        mask = rng.integers(0, 2, (32, 32), dtype=np.uint8)
+        Image.fromarray(np.stack([120 * mask] * 3, 2)).save(folder / "photos" / "images" / f"{number}.png")
+        Image.fromarray(mask).save(folder / "photos" / "masks" / f"{number}.png")
+    rows = [f"{datetime(2026, 1, 1) + timedelta(hours=n)},{np.sin(n / 4):.4f}" for n in range(2400)]
+    (folder / "load.csv").write_text("\n".join(["time,load", *rows]))
 
 
 def write_texts_and_sounds(folder: Path) -> None:
