@@ -27,7 +27,7 @@ def predict(model: str, inputs: list[str], output: str, probabilities: bool = Tr
     Args:
         model: an ONNX file, or a registered model: NAME, NAME@champion, NAME@7, champion. Each run looks the version
             up anew.
-        inputs: image files, folders, tables or texts; of a task over named fields also file.py:function.
+        inputs: image files, folders, tables, texts, sounds, or file.py:function.
         output: a .csv, .jsonl or .parquet file, which is overwritten; .npz or .jsonl of a task over named fields.
         probabilities: write the probability of each class, too.
 

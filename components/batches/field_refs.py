@@ -13,7 +13,7 @@ TextForm = Literal["", "words", "spaces", "whole"]
 texts; empty of fields that held no texts."""
 
 LENGTHS = "lengths"
-"""Name of the field with the lengths of ragged samples, and of the parameter by which ``forward`` gets them."""
+"""Name of the field with the lengths of ragged samples. ``forward`` gets them by this name, too."""
 
 OWN_LENGTHS, OWN_MASK = "_lengths", "_mask"
 """Endings that, behind the name of a ragged field, name its lengths and its mask."""

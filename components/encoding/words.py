@@ -35,7 +35,7 @@ def joined(words: Sequence[str]) -> tuple[str, list[int]]:
 
 
 MARKS = {"Ġ": " ", "▁": " ", "</w>": " ", "Ċ": "\n"}
-"""Marks of subwords that begin or end words, and what they stand for."""
+"""Marks of subwords that begin or end words, with their meaning."""
 
 CONTINUES = "##"
 """Beginning of subwords that continue a word, as BERT has it."""

@@ -132,7 +132,7 @@ def attention_mask(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _lengths_and_masks(fields: Sequence[FieldRef]) -> list[str]:
-    """Return the names by which ``forward`` gets lengths and masks; without names of fields if all lengths are one."""
+    """Return the names of parameters that get lengths and masks: of all ragged fields, and of each by its name."""
     ragged = [field for field in inputs_of(fields) if field.ragged]
     own = [f"{field.name}{ending}" for field in ragged for ending in (OWN_LENGTHS, OWN_MASK)]
     names = [LENGTHS, ATTENTION_MASK] if any(field.ragged for field in fields) else []

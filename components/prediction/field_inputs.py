@@ -18,6 +18,7 @@ from torchmill.components.encoding.words import Pieces, joined, places_of_words
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.field_run import encoding_of
+from torchmill.components.prediction.own_inputs import is_own_function
 from torchmill.components.reading.sound import Unusable, fitted, read_wav
 from torchmill.components.reading.texts import lines, read_text
 from torchmill.components.state_files import parse_json
@@ -89,17 +90,11 @@ class FieldInputs:
         return taken
 
 
-def is_own_function(place: Path) -> bool:
-    """Return True for ``file.py:function``."""
-    file, _, function = str(place).rpartition(":")
-    return file.endswith(".py") and bool(function)
-
-
 def gather_samples(places: Sequence[Path], fields: Sequence[FieldRef], metadata: Mapping[str, str]) -> FieldInputs:
     """Read samples from files of texts, or from the value of the user's function.
 
     Raises:
-        UserError: a place can't be read, or does not fit the model's inputs; all faults of a file are told.
+        UserError: a place can't be read, or does not fit the model's inputs. The message lists the faults of a file.
     """
     inputs = inputs_of(fields)
     if noise := [field.name for field in inputs if not field.file]:

@@ -22,6 +22,7 @@ from torchmill.components.files import locked, make_own_folder, write_atomically
 from torchmill.components.onnx_model.model import OnnxModel, open_model
 from torchmill.components.prediction import drift
 from torchmill.components.prediction.inputs import Inputs, Unreadable, gather, largest_batch
+from torchmill.components.prediction.own_inputs import is_own_function, own_inputs
 from torchmill.components.processes import processors
 from torchmill.components.refs import FileRef
 from torchmill.components.state_files import read_json
@@ -81,7 +82,7 @@ def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabili
     """
     _check_output(output)
     model = open_model(model_file)
-    inputs = gather(model, places)
+    inputs = _gathered(model, places)
     parts = output.with_name(f".{output.name}.parts")
     make_own_folder(parts)
     with locked(parts / "lock", wait=False) as free:
@@ -97,6 +98,14 @@ def predict(model_file: Path, places: Sequence[Path], output: Path, *, probabili
     if not counts[0]:
         raise UserError(f"None of the {counts[1]:,} inputs could be read.", f"{output} says why.")
     return Predictions(output, note, findings.get("words", ""), findings.get("is_far", False), *counts, done)
+
+
+def _gathered(model: OnnxModel, places: Sequence[Path]) -> Inputs:
+    if not any(map(is_own_function, places)):
+        return gather(model, places)
+    if len(places) > 1:
+        raise UserError(f"{len(places)} places, and one is a function.", "Give the function alone.")
+    return own_inputs(model, places[0])
 
 
 def _check_output(output: Path) -> None:

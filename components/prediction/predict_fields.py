@@ -24,10 +24,10 @@ from torchmill.components.prediction.field_inputs import (
     FieldInputs,
     gather_samples,
     is_of_sound,
-    is_own_function,
     read_sounds,
 )
 from torchmill.components.prediction.inputs import MAX_PIXELS, check_places, files_in
+from torchmill.components.prediction.own_inputs import is_own_function
 from torchmill.components.reading import pictures
 from torchmill.components.reading.rules import USUAL
 from torchmill.components.reading.sound import SUFFIXES

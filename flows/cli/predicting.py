@@ -15,7 +15,7 @@ def _predict_options(parser: Parser) -> None:
         nargs="+",
         type=Path,
         metavar="INPUT",
-        help="images, folders, tables, texts, .npz or .npy; file.py:function of named fields",
+        help="images, folders, tables, texts, sounds, .npz or .npy, or your own file.py:function",
     )
     parser.add_argument(
         "--output",

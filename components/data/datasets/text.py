@@ -148,7 +148,7 @@ def _ids(text: str, encoding: TextEncoding) -> np.ndarray:
 def _notes(
     texts: Mapping[str, Mapping[str, str]], arrays: Mapping[str, Mapping[str, np.ndarray]], encoding: TextEncoding
 ) -> tuple[str, ...]:
-    """Return in words what the tokens are, how long, and how many are unknown."""
+    """Describe the tokens: kind, mean length and share of unknown ones."""
     characters = sum(map(len, texts["train"].values())) / max(1, arrays["train"][NAME].size)
     notes = [f"texts become {encoding.cut}; a token has {characters:.3g} characters on average"]
     if isinstance(encoding, Vocabulary):

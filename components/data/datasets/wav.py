@@ -109,7 +109,7 @@ def _only_channels(sounds: Sequence[tuple[str, Sound]]) -> int:
     return _only(sounds, numbers, "numbers of channels", "channels", "--data.args.channels mono averages them")
 
 
-def _only(sounds: Sequence[tuple[str, Sound]], values: Sequence[int], what: str, unit: str, remedy: str) -> int:
+def _only(sounds: Sequence[tuple[str, Sound]], values: Sequence[int], noun: str, unit: str, remedy: str) -> int:
     """Return the only value.
 
     Raises:
@@ -118,8 +118,8 @@ def _only(sounds: Sequence[tuple[str, Sound]], values: Sequence[int], what: str,
     counts = Counter(values)
     if len(counts) > 1:
         first = {value: name for (name, _), value in reversed([*zip(sounds, values, strict=True)])}
-        told = [f"{number:,} of {value:,} {unit} ({first[value]})" for value, number in counts.most_common()]
-        raise UserError(f"Sounds have several {what}: {shortened(told, 4)}.", remedy.format(min(counts)) + ".")
+        parts = [f"{number:,} of {value:,} {unit} ({first[value]})" for value, number in counts.most_common()]
+        raise UserError(f"Sounds have several {noun}: {shortened(parts, 4)}.", remedy.format(min(counts)) + ".")
     return values[0]
 
 

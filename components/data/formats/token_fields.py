@@ -252,7 +252,7 @@ def _pieces(text: Any, encoding: TextEncoding, most: int | None) -> Pieces:
 def _notes(
     encoding: TextEncoding, pieces: Mapping[str, Mapping[str, Sequence[Pieces]]], most: int | None
 ) -> tuple[str, ...]:
-    """Return in words what is unknown, and how many texts are cut."""
+    """Describe the shares of unknown tokens and of texts that are cut."""
     every = {split: [text for texts in part.values() for text in texts] for split, part in pieces.items()}
     total = sum(map(len, every.values()))
     cut = sum(text.is_cut for texts in every.values() for text in texts)

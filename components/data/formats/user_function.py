@@ -18,7 +18,15 @@ from torchmill.components.data.formats.labels import Labels, read_labels
 from torchmill.components.data.formats.table_columns import notes_on, offset_of
 from torchmill.components.data.formats.texts import Texts, complete, encode_splits, usual_level
 from torchmill.components.data.formats.user_fields import has_named_fields, load_fields
-from torchmill.components.data.formats.user_values import Pictures, TextFiles, Values, as_images, as_inputs, read_pair
+from torchmill.components.data.formats.user_values import (
+    Pictures,
+    TextFiles,
+    Values,
+    as_images,
+    as_inputs,
+    opened_values,
+    read_pair,
+)
 from torchmill.components.data.splits import Split, Splits, cut, cut_last
 from torchmill.components.encoding.columns import Column, Columns
 from torchmill.components.encoding.vocabulary import Level
@@ -160,6 +168,30 @@ def call_own(file: str, function: str, args: Mapping[str, Any]) -> Any:
         UserError: it is missing, or fails.
     """
     return call(_function(file, function), args, f"{file}:{function}", "--data.args")
+
+
+def inputs_to_answer(returned: Any, place: str) -> tuple[str, Values, tuple[str, ...]]:
+    """Return the split to answer in a function's value, its inputs and the names of their columns, if any.
+
+    The split is test, or the only one, whose name is then empty. Inputs may come without labels.
+
+    Raises:
+        UserError: it gives named fields, or is of another form.
+    """
+    if has_named_fields(returned):
+        raise UserError(f"{place} gives named fields, and the model takes one input.", "Return the inputs alone.")
+    parts, _ = _parts(returned, place)
+    split = "test" if "test" in parts else "train"
+    part = parts[split]
+    is_array = isinstance(part, np.ndarray) or hasattr(part, "detach") or hasattr(part, "to_numpy")
+    if is_array or (isinstance(part, list) and len(part) != 2 and not any(isinstance(item, tuple) for item in part)):
+        columns: Any = getattr(part, "columns", ())
+        values, names = opened_values(part, place), tuple(map(str, columns))
+    else:
+        values, _, names = read_pair(part, place)
+    if not len(values):
+        raise UserError(f"{place} is empty.")
+    return split if len(parts) > 1 else "", values, names
 
 
 def _function(file: str, name: str) -> Callable[..., Any]:
