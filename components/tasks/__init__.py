@@ -159,10 +159,24 @@ def shown_difference(measure: str, difference: float) -> str:
     return points(difference) if is_share(measure) else f"{difference:.4f}"
 
 
-TITLES = {"r2": "R²", "iou": "IoU", "dice": "Dice", "mase": "MASE", "mae": "MAE", "span_f1": "F1 of spans"}
+TITLES = {"span_f1": "F1 of spans"}
 """Measures that people write otherwise than by their names."""
+
+WORDS = {
+    "r2": "R²",
+    "iou": "IoU",
+    "f1": "F1",
+    "dice": "Dice",
+    **{name: name.upper() for name in ("mase", "mae", "rmse", "auc", "ece")},
+}
+"""Words of measures that people write otherwise."""
 
 
 def title(measure: str) -> str:
-    """Return a measure in words."""
-    return TITLES.get(measure, measure.replace("_", " "))
+    """Return a measure in words.
+
+    Example:
+        >>> title("seasonal_naive_mase")
+        'seasonal naive MASE'
+    """
+    return TITLES.get(measure, " ".join(WORDS.get(word, word) for word in measure.split("_")))
