@@ -24,6 +24,8 @@ class Sound:
     """float32 (steps,) of one channel, or (steps, channels)."""
     rate: int
     """Steps a second, Hz."""
+    name: str = ""
+    """Name for people, for example the file."""
 
     @property
     def channels(self) -> int:
@@ -61,7 +63,7 @@ def read_wav(file: Path) -> Sound:
     waveform = _fractions(values)
     if not np.isfinite(waveform).all():
         raise Unusable("holds values that are no finite numbers")
-    return Sound(waveform[:, 0] if waveform.ndim == 2 and waveform.shape[1] == 1 else waveform, int(rate))
+    return Sound(waveform[:, 0] if waveform.ndim == 2 and waveform.shape[1] == 1 else waveform, int(rate), str(file))
 
 
 def _fractions(values: np.ndarray) -> np.ndarray:

@@ -88,17 +88,3 @@ def digests_of_rows(fields: Sequence[np.ndarray]) -> np.ndarray:
     """Return the digest of each sample's inputs, uint64 (N,)."""
     digests = [row_digests(values if values.ndim > 1 else values.reshape(-1, 1)) for values in fields]
     return digests[0] if len(digests) == 1 else row_digests(np.stack(digests, 1))
-
-
-def ragged_moments(values: np.ndarray, lengths: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of each feature over the steps of ragged samples (N, L, …, F); of (N, L) one each."""
-    width = values.shape[-1] if values.ndim > 2 else 1
-    sums, squares, number = np.zeros(width), np.zeros(width), 0
-    centre = np.asarray(values[0, : lengths[0]], np.float64).reshape(-1, width).mean(0)
-    for row, length in zip(values, lengths.tolist(), strict=True):
-        steps = np.asarray(row[:length], np.float64).reshape(-1, width) - centre
-        sums += steps.sum(0)
-        squares += (steps**2).sum(0)
-        number += len(steps)
-    mean = sums / number
-    return tuple((centre + mean).tolist()), tuple(np.sqrt(np.maximum(squares / number - mean**2, 0)).tolist())

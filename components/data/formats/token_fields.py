@@ -18,6 +18,9 @@ from torchmill.components.encoding.words import Pieces, form_of
 from torchmill.components.errors import UserError, nearest, shortened
 from torchmill.components.wording import count, percent
 
+OPTIONS = ("tokenizer", "level", "lower_case", "max_length")
+"""Keys beside the splits that say how texts become tokens."""
+
 MOST_UNKNOWN = 0.5
 """Largest share of training tokens that may become unknown because they occur once."""
 

@@ -1,6 +1,7 @@
 """Named fields from the user's own function: mappings of arrays, or Datasets whose items are mappings or tuples."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from torchmill.components.data.formats.field_cut import (
     rows_of_splits,
     taken,
 )
+from torchmill.components.data.formats.field_statistics import moments, ragged_moments
 from torchmill.components.data.formats.ragged_fields import (
     Arrays,
     LengthsByName,
     digests_of_rows,
     is_ragged,
     padded,
-    ragged_moments,
     without_padding,
 )
+from torchmill.components.data.formats.sound_fields import OPTIONS as SOUND_OPTIONS
+from torchmill.components.data.formats.sound_fields import opened_sounds
+from torchmill.components.data.formats.token_fields import OPTIONS as TEXT_OPTIONS
 from torchmill.components.data.formats.token_fields import (
     Encoded,
     encoded_strings,
@@ -42,7 +46,7 @@ from torchmill.components.user_code.importing import first_hand
 from torchmill.components.wording import count
 
 SPLITS = ("train", "validation", "test")
-OPTIONS = ("targets", "groups", "names", "tokenizer", "level", "lower_case", "max_length")
+OPTIONS = ("targets", "groups", "names", *TEXT_OPTIONS, *SOUND_OPTIONS)
 """Keys that the function's mapping may hold beside the splits."""
 
 MOST_CLASSES = IGNORED_PIXEL - 1
@@ -111,6 +115,7 @@ def load_fields(
     groups = groups_of(options, _samples(columns["train"]), place)
     if in_order and groups is not None:
         raise UserError(f"{place} gives 'groups', and --data.split last cuts by order alone.", "Leave one of them out.")
+    columns, sounds = opened_sounds(columns, options, place)
     columns, groups, origins = _cut_texts(columns, targets, groups, origins, place, in_order)
     file = tokenizer or options.get("tokenizer")
     rules = text_rules(options, Tokenizer.read(Path(file).expanduser()) if file else None, place)
@@ -125,7 +130,7 @@ def load_fields(
         padding = encoded.padding if name in encoded.tokens else 0
         arrays, lengths = _arrays(raw, where, name in encoded.ragged, padding)
         ref, stored = _described(name, arrays, name in targets, bool(lengths), options, place)
-        ref = ref.model_copy(update=encoded.traits(name))
+        ref = ref.model_copy(update=encoded.traits(name) | sounds.traits(name))
         if lengths:
             ref = ref.model_copy(update={"lengths": shared.name_of(name, lengths, name in targets, where)})
         refs.append(ref)
@@ -135,7 +140,8 @@ def load_fields(
         refs.append(ref)
         for split in columns:
             values[split][ref.name] = shared.lengths[ref.name][split]
-    return _cut(values, tuple(refs), groups, origins, encoded, place, in_order)
+    splits = _cut(values, tuple(refs), groups, origins, encoded, place, in_order)
+    return replace(splits, notes=(*splits.notes, *sounds.notes))
 
 
 def own_columns(returned: Any, place: str) -> tuple[str, dict[str, Any]]:
@@ -342,21 +348,6 @@ def _mask(values: np.ndarray, place: str) -> np.ndarray:
     return np.where(ignored, IGNORED_PIXEL, whole).astype(np.uint8)
 
 
-def _moments(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation of each channel or feature, in blocks: the array may be larger than the memory."""
-    width = values.shape[1] if values.ndim > 1 else 1
-    sums, squares, number = np.zeros(width), np.zeros(width), 0
-    centre = values[:1024].reshape(min(len(values), 1024), width, -1).astype(np.float64).mean((0, 2))
-    for start in range(0, len(values), 1024):
-        block = values[start : start + 1024].astype(np.float64)
-        block = block.reshape(len(block), width, -1) - centre[:, None]
-        sums += block.sum((0, 2))
-        squares += (block**2).sum((0, 2))
-        number += block.shape[0] * block.shape[2]
-    mean = sums / number
-    return tuple((centre + mean).tolist()), tuple(np.sqrt(np.maximum(squares / number - mean**2, 0)).tolist())
-
-
 def _cut(
     values: dict[str, Arrays],
     refs: Sequence[FieldRef],
@@ -393,5 +384,5 @@ def _with_statistics(ref: FieldRef, train: Arrays) -> FieldRef:
     if ref.kind not in ("image", "values"):
         return ref
     values = train[ref.name]
-    mean, std = ragged_moments(values, train[ref.lengths]) if ref.ragged else _moments(values)
+    mean, std = ragged_moments(values, train[ref.lengths]) if ref.ragged else moments(values)
     return ref.model_copy(update={"mean": mean, "std": std})

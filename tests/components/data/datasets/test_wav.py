@@ -12,6 +12,8 @@ from torchmill.components.data.datasets import wav
 from torchmill.components.data.fetch import fetch
 from torchmill.components.data.named_fields import facts
 from torchmill.components.errors import UserError
+from torchmill.components.field_tasks.choice import for_task
+from torchmill.components.field_tasks.config import TaskConfig
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.prediction.predict_fields import predict_fields
 
@@ -98,7 +100,9 @@ def test_faulty_sounds_are_told(folder, tmp_path):
         for number in range(20):
             rate = 4000 if number else 8000
             save(tmp_path / name / f"{number}.wav", tone(rng, 300, 0.05, rate), rate=rate)
-    message = r"several rates: 38 of 4,000 Hz \(a/1\.wav\), 2 of 8,000 Hz \(a/0\.wav\)\. --data\.args\.rate 4000"
+    message = (
+        r"several rates: 38 of 4,000 Hz \(a/1\.wav\), 2 of 8,000 Hz \(a/0\.wav\)\. --data\.args\.rate 4000 resamples"
+    )
     with pytest.raises(UserError, match=message):
         wav.load(tmp_path)
     assert wav.load(tmp_path, rate=4000).fields[0].sound.resample
@@ -114,6 +118,34 @@ def test_faulty_sounds_are_told(folder, tmp_path):
         (tmp_path / "a" / f"{number}.wav").write_bytes(b"")
     with pytest.raises(UserError, match=r"7 of 40 sounds in .* can't be used: a/1"):
         wav.load(tmp_path, rate=4000, channels="mono")
+
+
+OWN = """
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+def loudness(channels="mono", rate=None):
+    files = sorted(HERE.glob("tones/*/*.wav"))
+    part = {"sound": files, "level": [float(file.stem) / 10 for file in files]}
+    return {"train": part, "targets": ["level"], "rate": rate, "channels": channels}
+
+def broken():
+    return {"sound": [str(HERE / "tones/high/0.wav"), str(HERE / "missing.wav")], "level": [0.0, 1.0]}
+"""
+
+
+def test_files_of_a_function_are_sounds_with_any_target(folder, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "tones").symlink_to(folder)
+    data = fetch(f"{tmp_path}/own.py:loudness", tmp_path / "cache", args={"rate": 2000})
+    sound, level, *_ = data.field_refs
+    assert (sound.kind, sound.sound.rate, sound.sound.mono, level.kind) == ("audio", 2000, True, "values")
+    assert for_task(data, TaskConfig()).goal.reference == "regression"
+    with pytest.raises(UserError, match=r"field 'sound': number 1, .*missing\.wav, can't be read"):
+        fetch(f"{tmp_path}/own.py:broken", tmp_path / "cache")
+    with pytest.raises(UserError, match="unknown channels 'both'"):
+        fetch(f"{tmp_path}/own.py:loudness", tmp_path / "cache", args={"channels": "both"})
 
 
 def test_channels_are_the_last_side(tmp_path):
