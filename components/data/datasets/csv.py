@@ -24,7 +24,7 @@ def load(
     test: str | None = None,
     test_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.2,
     max_categories: Annotated[int, Field(ge=2, le=100_000)] = 100,
-    pieces: Annotated[int, Field(ge=0, le=64)] = 8,
+    pieces: Annotated[int, Field(ge=0, le=64)] = 16,
     level: Literal["words", "characters"] = "words",
     max_length: Annotated[int, Field(ge=1, le=1_000_000)] = 256,
     lower_case: bool = True,

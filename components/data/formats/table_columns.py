@@ -42,6 +42,10 @@ LEAST, LEAST_SHARE = 10, 0.01
 TAIL = 0.01
 """Share of values at each end of a column that may be far outliers."""
 
+FAR = 5
+"""Distance of far outliers from the other values, in widths of the range of these. Delays of flights, for example, have
+a heavy tail that counts; a number that was written in another unit is farther off."""
+
 DateOrder = Literal["auto", "day_first", "month_first"]
 
 
@@ -268,10 +272,10 @@ def column_of(table: Table, guess: ColumnGuess, rows: np.ndarray, max_categories
 def ends_of(values: np.ndarray) -> tuple[float, ...]:
     """Return the smallest and the largest value that is no far outlier; empty if there are no far outliers.
 
-    The range that holds 98 of 100 values is as far from these ends as it is wide.
+    These ends are ``FAR`` times as far from the range of 98 of 100 values as that is wide.
     """
     first, last = np.quantile(values, [TAIL, 1 - TAIL]).tolist()
-    low, high = 2 * first - last, 2 * last - first
+    low, high = first - FAR * (last - first), last + FAR * (last - first)
     return (low, high) if low < high and (values.min() < low or values.max() > high) else ()
 
 

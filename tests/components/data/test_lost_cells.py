@@ -17,14 +17,14 @@ def sales(folder: Path, name: str, rows: int, cities: int, seed: int) -> DataRef
     rng = np.random.default_rng(seed)
     lines = ["city,income,price"]
     for row in range(rows):
-        income = 1e6 if row % 211 == 5 else round(np.exp(rng.normal()), 3)
+        income = 1e6 + row if row % 120 == 5 else round(np.exp(rng.normal()), 3)
         lines.append(f"{CITIES[rng.integers(cities) if row % 9 else row % 40]},{income},{rng.normal():.4f}")
     (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     return fetch(f"csv:{folder / f'{name}.csv'}", folder / "cache")
 
 
 def test_rare_categories_and_far_outliers_are_told_to_a_model_that_knows_them(tmp_path):
-    trained, other = sales(tmp_path, "trained", 8000, 40, 0), sales(tmp_path, "other", 1500, 3, 1)
+    trained, other = sales(tmp_path, "trained", 8000, 40, 0), sales(tmp_path, "other", 3000, 3, 1)
     ours, theirs = read_columns(trained), read_columns(other)
     assert ours and theirs and len(theirs.columns[0].categories) < len(ours.columns[0].categories) == 40
     lost = read_lost_cells(other.folder)
@@ -43,7 +43,7 @@ def test_rare_categories_and_far_outliers_are_told_to_a_model_that_knows_them(tm
 
 
 def test_cells_of_some_rows_are_counted_among_these(tmp_path):
-    other = sales(tmp_path, "other", 1500, 3, 1)
+    other = sales(tmp_path, "other", 3000, 3, 1)
     columns, lost = read_columns(other), read_lost_cells(other.folder)
     assert columns
     rows = [row for row, _ in lost["city"]][1:3]
