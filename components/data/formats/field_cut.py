@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from torchmill.components.data.content import row_digests
+from torchmill.components.data.formats.class_folders import SPLIT_NAMES, SPLIT_OF
 from torchmill.components.data.formats.user_values import kind_of
 from torchmill.components.data.splits import cut, cut_last
-from torchmill.components.errors import UserError
+from torchmill.components.errors import UserError, nearest
 
 TEST_FRACTION = 0.2
 """Share of the samples to test with if the function gives no test split."""
@@ -63,6 +64,41 @@ def origins_of(rows: Mapping[str, np.ndarray], origins: Mapping[str, Sequence[st
     names = origins.get("train")
     cut = {split: [names[row] if names else f"item {row}" for row in chosen.tolist()] for split, chosen in rows.items()}
     return {**origins, **cut}
+
+
+Columns = dict[str, dict[str, Any]]
+Origins = Mapping[str, Sequence[str]]
+
+
+def cut_as_told(
+    columns: Columns, options: Mapping[str, Any], groups: np.ndarray | None, origins: Origins, place: str
+) -> tuple[Columns, np.ndarray | None, Origins]:
+    """Cut training samples into the splits that the data's ``split`` names for each; without it, nothing changes.
+
+    Raises:
+        UserError: there isn't a known name for each sample, or none is for training.
+    """
+    if "split" not in options:
+        return columns, groups, origins
+    whole = columns["train"]
+    samples = len(next(iter(whole.values())))
+    if len(columns) > 1:
+        raise UserError(f"{place} gives 'split' and a '{[*columns][1]}'.", "Leave one of them out.")
+    names = np.asarray(options["split"])
+    if names.shape != (samples,):
+        raise UserError(
+            f"{place}: 'split' is {kind_of(names)} for {samples:,} samples of train.", "Give a name for each sample."
+        )
+    told = [str(name).lower() for name in names.tolist()]
+    for row, name in enumerate(told):
+        if name not in SPLIT_OF:
+            raise UserError(f"{place}: 'split' of sample {row} is '{names[row]}'.", nearest(name, SPLIT_OF))
+    rows = {split: np.flatnonzero([SPLIT_OF[name] == split for name in told]) for split in SPLIT_NAMES}
+    if not len(rows["train"]):
+        raise UserError(f"{place}: 'split' leaves no sample for train.")
+    rows = {split: chosen for split, chosen in rows.items() if len(chosen)}
+    cut = {split: taken(whole, chosen) for split, chosen in rows.items()}
+    return cut, None if groups is None else groups[rows["train"]], origins_of(rows, origins)
 
 
 def groups_of(options: Mapping[str, Any], samples: int, place: str) -> np.ndarray | None:

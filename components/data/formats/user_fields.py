@@ -13,6 +13,7 @@ from torchmill.components.data.formats.class_folders import SPLIT_NAMES
 from torchmill.components.data.formats.field_cut import (
     TEST_FRACTION,
     VALIDATION_FRACTION,
+    cut_as_told,
     groups_of,
     origins_of,
     rows_of_splits,
@@ -46,7 +47,7 @@ from torchmill.components.user_code.importing import first_hand
 from torchmill.components.wording import count
 
 SPLITS = ("train", "validation", "test")
-OPTIONS = ("targets", "groups", "names", *TEXT_OPTIONS, *SOUND_OPTIONS)
+OPTIONS = ("targets", "groups", "split", "names", *TEXT_OPTIONS, *SOUND_OPTIONS)
 """Keys that the function's mapping may hold beside the splits."""
 
 MOST_CLASSES = IGNORED_PIXEL - 1
@@ -105,16 +106,12 @@ def load_fields(
     """
     parts, options = _parts(returned, place)
     columns = {split: _columns(part, f"{place}: {split}") for split, part in parts.items()}
-    for split, fields in columns.items():
-        for name in (*columns["train"], *fields):
-            if name in fields and name in columns["train"]:
-                continue
-            where = "train" if name in fields else split
-            raise UserError(f"{place}: {where} has no field '{name}'.", nearest(name, columns[where]))
+    _check_names(columns, place)
     targets = _targets(options, columns["train"], place)
     groups = groups_of(options, _samples(columns["train"]), place)
     if in_order and groups is not None:
         raise UserError(f"{place} gives 'groups', and --data.split last cuts by order alone.", "Leave one of them out.")
+    columns, groups, origins = cut_as_told(columns, options, groups, origins, place)
     columns, sounds = opened_sounds(columns, options, place)
     columns, groups, origins = _cut_texts(columns, targets, groups, origins, place, in_order)
     file = tokenizer or options.get("tokenizer")
@@ -155,6 +152,15 @@ def own_columns(returned: Any, place: str) -> tuple[str, dict[str, Any]]:
     parts, _ = _parts(returned, place)
     split = "test" if "test" in parts else "train"
     return split if len(parts) > 1 else "", _columns(parts[split], place)
+
+
+def _check_names(columns: Mapping[str, Mapping[str, Any]], place: str) -> None:
+    for split, fields in columns.items():
+        for name in (*columns["train"], *fields):
+            if name in fields and name in columns["train"]:
+                continue
+            where = "train" if name in fields else split
+            raise UserError(f"{place}: {where} has no field '{name}'.", nearest(name, columns[where]))
 
 
 def _samples(fields: Mapping[str, Any]) -> int:

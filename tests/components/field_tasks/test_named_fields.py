@@ -116,6 +116,36 @@ def test_groups_stay_whole_in_every_split(tmp_path):
     assert not {person[value] for value in parts["train"]} & {person[value] for value in parts["validation"]}
 
 
+def told(names: str) -> str:
+    return f"""
+def told():
+    fields = {{"features": np.arange(60.0)[:, None] + [[0, 0.5]], "target": np.arange(60.0)}}
+    return {{"train": fields, "split": {names}}}
+"""
+
+
+def test_samples_are_in_the_split_that_the_data_names(tmp_path):
+    names = "['Train'] * 40 + ['val'] * 8 + ['testing'] * 12"
+    data = fetch(f"{own_file(tmp_path, told(names))}:told", tmp_path / "cache")
+    parts = {split: read_fields(data, split).fields["target"].tolist() for split in ("train", "validation", "test")}
+    assert parts == {"train": [*range(40)], "validation": [*range(40, 48)], "test": [*range(48, 60)]}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("['train'] * 59 + ['tset']", "'split' of sample 59 is 'tset'. Did you mean test"),
+        ("['test'] * 60", "'split' leaves no sample for train"),
+        ("['train'] * 9", "for 60 samples of train. Give a name for each sample"),
+        ("['train'] * 60, 'test': fields", "gives 'split' and a 'test'"),
+    ],
+)
+def test_names_of_splits_that_do_not_fit_are_told(tmp_path, names, words):
+    with pytest.raises(UserError) as error:
+        fetch(f"{own_file(tmp_path, told(names))}:told", tmp_path / "cache")
+    assert words in str(error.value)
+
+
 def test_a_dataset_of_mappings_gives_its_keys(tmp_path):
     data = fetch(f"{own_file(tmp_path, GROUPS)}:items", tmp_path / "cache")
     assert kinds(data) == {"features": ("values", False), "label": ("ids", True)}
