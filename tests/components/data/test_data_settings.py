@@ -23,6 +23,7 @@ WRONG: dict[str, list[Any]] = {
     "int": ["many", 0.5, [3], None, True, -1, "nan"],
     "int | None": ["many", 0.5, [3], True, -1],
     "float": ["much", [0.3], None, True, -0.1, 5, float("nan"), float("inf")],
+    "float | None": ["much", [0.3], True, -0.1, float("nan"), float("inf")],
     "bool": ["perhaps", 2, [True], None],
     "str": [["a"], None, True, {"a": 1}],
     "str | None": [["a"], True],

@@ -92,6 +92,6 @@ def test_a_language_model_learns_them_and_is_exported(tmp_path, with_tokenizer):
     before = trial.evaluate()["bits"]
     trial.train(60, size=32)
     report = trial.evaluate()
-    assert report["bits"] < before / 2 and "samples_written.png" in report["pictures"]
+    assert report["bits"] < 0.6 * before and "samples_written.png" in report["pictures"]
     _, answers = trial.export()
     assert answers["logits"].shape[1:] == (25, data.field_refs[0].size)
