@@ -52,19 +52,22 @@ def answer(model: str, inputs: list[Path], output: Path, probabilities: bool = T
         masks = f", masks in {answers.masks}" if answers.masks else ""
         by = version or file
         logger.info("predict  %s answered by %s%s: %s%s", f"{answers.answered:,}", by, failed, answers.output, masks)
+        _note_drift(runs, version, answers.likeness.words, answers.likeness.is_far, answers.drift)
         return answers
     predictions = predict_inputs(file, inputs, output, probabilities=probabilities)
     failed = f", {predictions.unreadable:,} could not be read" if predictions.unreadable else ""
     logger.info(
         "predict  %s answered by %s%s: %s", f"{predictions.answered:,}", version or file, failed, predictions.output
     )
-    if predictions.likeness:
-        level = logging.WARNING if predictions.is_far else logging.INFO
-        logger.log(level, "predict  inputs: %s", predictions.likeness)
-    note = predictions.drift
+    _note_drift(runs, version, predictions.likeness, predictions.is_far, predictions.drift)
+    return predictions
+
+
+def _note_drift(runs: Runs, version: ModelVersion | None, words: str, is_far: bool, note: Path) -> None:
+    if words:
+        logger.log(logging.WARNING if is_far else logging.INFO, "predict  inputs: %s", words)
     if version and version.run_id and not tracking.attach_file(runs, version.run_id, note, "drift", NOTE_SECONDS):
         logger.info("predict  MLflow did not take %s within %.0f s", note, NOTE_SECONDS)
-    return predictions
 
 
 def _find_model(runs: Runs, model: str) -> tuple[Path, ModelVersion | None]:

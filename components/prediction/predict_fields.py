@@ -1,5 +1,6 @@
 """Predictions of a model of a task over named fields: arrays by name, or pictures, in; arrays by name out."""
 
+import json
 import logging
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,14 @@ from PIL import Image
 from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.formats import image_files
 from torchmill.components.errors import UserError, shortened
-from torchmill.components.files import make_own_folder, write_arrays, write_atomically
+from torchmill.components.files import make_own_folder, write_arrays, write_atomically, write_text
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.field_run import Arrays, answers_of, fields_taken
 from torchmill.components.onnx_model.model import read_checked
 from torchmill.components.onnx_model.proto import metadata_of
 from torchmill.components.onnx_model.session import open_session
 from torchmill.components.prediction.field_answers import write_rows
+from torchmill.components.prediction.field_drift import MOST, Likeness, likeness_of
 from torchmill.components.prediction.field_inputs import (
     TEXTS,
     FieldInputs,
@@ -52,6 +54,10 @@ class FieldPredictions:
     """Folder with a PNG of classes for each picture; None if the model answers no masks."""
     answered: int
     unreadable: int
+    likeness: Likeness
+    """How the inputs differ from training's."""
+    drift: Path
+    """JSON file with that."""
 
 
 def is_of_fields(model_file: Path) -> bool:
@@ -96,19 +102,27 @@ def predict_fields(model_file: Path, places: Sequence[Path], output: Path | None
         _check_is_npz(output)
         answers = answers_of(open_session(model_file), arrays, BATCH)
         write_arrays(output, answers)
-        return FieldPredictions(output, None, len(next(iter(arrays.values()))), 0)
+        samples = len(next(iter(arrays.values())))
+        return FieldPredictions(output, None, samples, 0, *_drift(fields, arrays, output))
     if in_words or any(map(is_own_function, places)):
         if is_of_sound(fields) and not any(map(is_own_function, places)):
             inputs = read_sounds([*map(Path, files_in(places, SUFFIXES, "sounds"))], fields)
         else:
             inputs = gather_samples(_text_files(places), fields, metadata)
-        return _of_samples(model_file, inputs, metadata, output)
+        return _of_samples(model_file, inputs, fields, metadata, output)
     _check_is_npz(output)
     files, arrays, unreadable = _pictures(places, fields)
     answers = answers_of(open_session(model_file), arrays, BATCH)
     write_arrays(output, {"file": np.array(files), **answers})
     masks = _write_masks(files, answers, fields[0], output.with_name(f"{output.stem}.masks"))
-    return FieldPredictions(output, masks, len(files), unreadable)
+    return FieldPredictions(output, masks, len(files), unreadable, *_drift(fields, arrays, output))
+
+
+def _drift(fields: Sequence[FieldRef], arrays: Arrays, output: Path) -> tuple[Likeness, Path]:
+    """Compare inputs with training's, and write that beside the answers."""
+    likeness, path = likeness_of(fields, arrays), output.with_name(f"{output.stem}.drift.json")
+    write_text(path, json.dumps(likeness.note, indent=1))
+    return likeness, path
 
 
 def _check_output(output: Path) -> None:
@@ -133,7 +147,9 @@ def _text_files(places: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _of_samples(model_file: Path, inputs: FieldInputs, metadata: Mapping[str, str], output: Path) -> FieldPredictions:
+def _of_samples(
+    model_file: Path, inputs: FieldInputs, fields: Sequence[FieldRef], metadata: Mapping[str, str], output: Path
+) -> FieldPredictions:
     session = open_session(model_file)
     if output.suffix.lower() == ".jsonl":
         write_rows(session, inputs, metadata, output, BATCH)
@@ -142,7 +158,8 @@ def _of_samples(model_file: Path, inputs: FieldInputs, metadata: Mapping[str, st
         write_arrays(output, {"file": np.array(inputs.names), **answers})
     for file, reason in [*inputs.unreadable.items()][:COMPLAINTS]:
         logger.warning("predict  %s %s: left out", file, reason)
-    return FieldPredictions(output, None, inputs.samples, len(inputs.unreadable))
+    drift = _drift(fields, inputs.arrays(range(min(MOST, len(inputs)))), output)
+    return FieldPredictions(output, None, inputs.samples, len(inputs.unreadable), *drift)
 
 
 def _arrays(places: Sequence[Path], fields: Sequence[FieldRef]) -> Arrays:

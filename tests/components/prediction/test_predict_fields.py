@@ -1,17 +1,21 @@
 """Predictions of models for tasks over named fields."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tests.toy_fields import own_data
+from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.data.field_samples import read_fields
 from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.field_export import export_fields
 from torchmill.components.initialization.build import build
 from torchmill.components.onnx_model.session import open_session
+from torchmill.components.prediction.field_drift import likeness_of
 from torchmill.components.prediction.predict_fields import is_of_fields, predict_fields
 
 
@@ -98,3 +102,28 @@ def test_other_places_and_endings_are_told(pairs, segmenter, tmp_path):
         with pytest.raises(UserError) as error:
             predict_fields(model, [tmp_path / place], tmp_path / output)
         assert words in str(error.value)
+
+
+def test_inputs_unlike_those_of_training_are_told(pairs, tmp_path):
+    rng = np.random.default_rng(0)
+    alike = {"left": rng.normal(size=(200, 6)), "right": rng.normal(3, 1, (200, 6))}
+    np.savez(tmp_path / "alike.npz", **alike)
+    done = predict_fields(pairs, [tmp_path / "alike.npz"], tmp_path / "answers.npz")
+    assert not done.likeness.is_far and done.likeness.words.startswith("like the training inputs: the mean of '")
+    alike["right"][:, 4] += 5
+    np.savez(tmp_path / "other.npz", **alike)
+    done = predict_fields(pairs, [tmp_path / "other.npz"], tmp_path / "answers.npz")
+    assert done.likeness.is_far and done.likeness.words.startswith("the mean of 'right' 4 is ")
+    note = json.loads(done.drift.read_text())
+    assert done.drift == tmp_path / "answers.drift.json" and note["samples"] == 200
+    assert note["fields"]["right"]["shift"][4] == pytest.approx(5, abs=0.6)
+
+
+def test_of_ragged_samples_the_padding_is_no_input():
+    values = np.zeros((2, 3, 2), np.float32)
+    values[0, :3], values[1, :1] = [2.0, 4.0], [2.0, 4.0]
+    field = FieldRef(
+        name="x", file="x", kind="values", shape=(3, 2), dtype="float32", ragged=True, mean=(2.0, 4.0), std=(1.0, 1.0)
+    )
+    likeness = likeness_of([field], {"x": values, "lengths": np.array([3, 1])})
+    assert likeness.note["fields"]["x"]["mean"] == [2.0, 4.0] and not likeness.is_far
