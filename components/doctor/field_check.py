@@ -160,7 +160,7 @@ def _padding(task: FieldTask, fresh: Fresh) -> Iterator[Verdict]:
     ]
     if differing:
         yield Verdict(
-            "padding", "warn", "", f"{shortened(differing)} of a sample changes with the padding behind it",
+            "padding", "warn", "", f"the padding behind a sample changes its {shortened(differing)}",
             "Take lengths or attention_mask in forward, and leave padding out of means, maxima and attention; a "
             "backward direction must begin at a sample's end.",
         )  # fmt: skip

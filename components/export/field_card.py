@@ -1,10 +1,12 @@
 """A model card for a model of a task over named fields."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from torchmill.components.batches.field_refs import FieldRef
+from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.field_run import fields_taken
 from torchmill.components.onnx_model.proto import metadata_of, read_without_weights
 from torchmill.components.refs import DataRef, EvaluationRef, ExportRef, NetworkRef
@@ -43,6 +45,7 @@ def field_card(
         *markdown_table(["", ""], "ll", described),
         "",
         "Inputs are taken as the data has them: the model standardizes them itself.",
+        *_on_files(fields, metadata),
         "",
         "## Use",
         "",
@@ -67,3 +70,16 @@ def field_card(
         "",
         f"Data: {as_markdown(data.name)}, sha256 {data.sha256}. Model: sha256 {model.onnx.sha256}.",
     ]
+
+
+def _on_files(fields: Sequence[FieldRef], metadata: Mapping[str, str]) -> list[str]:
+    """Return sentences on texts and sounds, whose files ``torchmill predict`` reads."""
+    lines = []
+    if texts := [f"`{field.name}`" for field in fields if field.text]:
+        key = names.TOKENIZER if names.TOKENIZER in metadata else names.VOCABULARY
+        how = f"become ids by the {key} in the file's metadata, as `torchmill predict` does"
+        lines.append(f"The texts of {', '.join(texts)} {how}.")
+    for field in fields:
+        if field.sound:
+            lines.append(f"`{field.name}` is sound of {field.sound.rate:,} Hz, from -1 to 1.")
+    return lines
