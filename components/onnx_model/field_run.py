@@ -1,11 +1,11 @@
 """Run an ONNX model whose inputs and outputs are named over samples of named fields."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from torchmill.components.batches.field_refs import FieldRef
@@ -14,7 +14,7 @@ from torchmill.components.encoding.texts import TextEncoding, of_files
 from torchmill.components.errors import UserError
 from torchmill.components.onnx_model import names
 from torchmill.components.onnx_model.sizes import EXPORTED
-from torchmill.components.state_files import Damaged
+from torchmill.components.state_files import Damaged, parse_json
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,8 +23,22 @@ Arrays = dict[str, np.ndarray]
 
 
 def fields_taken(metadata: Mapping[str, str]) -> list[FieldRef]:
-    """Return the inputs of a model of a task over named fields, which its metadata describes."""
-    return [FieldRef(**entry) for entry in json.loads(metadata[names.FIELDS])]
+    """Return the inputs of a model of a task over named fields, which its metadata describes.
+
+    Entries that another version of Torchmill knows are ignored if they are empty: the field doesn't use them.
+
+    Raises:
+        UserError: the description is damaged, or another version's.
+    """
+    try:
+        entries = parse_json(metadata[names.FIELDS], list[dict[str, Any]])
+        known = [
+            {key: value for key, value in entry.items() if value or key in FieldRef.model_fields} for entry in entries
+        ]
+        return [FieldRef(**entry) for entry in known]
+    except (Damaged, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The model's description of its inputs can't be read: {reason}", EXPORTED) from None
 
 
 def encoding_of(metadata: Mapping[str, str]) -> TextEncoding | None:

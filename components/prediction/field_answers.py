@@ -155,8 +155,8 @@ def write_rows(
     write_atomically(output, write)
     if words.left_out:
         logger.info("predict  %s: left out of %s; --output FILE.npz has it", ", ".join(words.left_out), output.name)
-    if parts := sum(map(inputs.goes_on, range(len(inputs)))):
-        logger.info("predict  texts longer than those of training are answered in parts: %s more", f"{parts:,}")
+    if inputs.samples < len(inputs):
+        logger.info("predict  texts longer than those of training are answered in parts: %s in all", f"{len(inputs):,}")
     elif cut := sum(each.is_cut for each in inputs.pieces):
         texts = count(cut, "text is", "texts are")
         logger.warning("predict  %s longer than those of training: their ends count for nothing", texts)

@@ -10,6 +10,7 @@ from tests.components.tasks.trials import Trial
 from tests.toy_tokenizers import wordpiece
 from torchmill.components.data.fetch import fetch
 from torchmill.components.errors import UserError
+from torchmill.components.onnx_model.field_run import fields_taken
 from torchmill.components.prediction.predict_fields import predict_fields
 
 MORE = """
@@ -119,6 +120,14 @@ def test_malformed_texts_are_told(by_words, tmp_path, name, content, words):
     with pytest.raises(UserError, match=words):
         predict_fields(by_words, [tmp_path / name], tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_descriptions_of_other_versions_are_read_if_they_say_nothing_new():
+    described = {"name": "x", "file": "x", "kind": "values", "shape": [2], "dtype": "float32"}
+    assert fields_taken({"fields": json.dumps([{**described, "later": 0}])})[0].name == "x"
+    for damaged in (json.dumps([{**described, "later": 3}]), "[3]", "{"):
+        with pytest.raises(UserError, match="description of its inputs can't be read"):
+            fields_taken({"fields": damaged})
 
 
 def test_functions_without_the_fields_are_told(by_words, tmp_path):
