@@ -71,8 +71,8 @@ def _grouped(results: Results, parts: Sequence[str]) -> Iterator[tuple[str, list
 
 
 def is_rate(claim: Mapping[str, Any]) -> bool:
-    """Return True if a larger figure is better: samples per second, not seconds or memory."""
-    return str(claim["unit"]).endswith("/s")
+    """Return True if a larger figure is better: samples per second or what is to be reached, not seconds or memory."""
+    return str(claim["unit"]).endswith("/s") or str(claim["reach"]).startswith("≥")
 
 
 def reaches_goal(claim: Mapping[str, Any]) -> bool | None:

@@ -3,6 +3,8 @@
 - segmentation: `unet` of width 12 on canvases with MNIST's digits, ten epochs.
 - language model: `gpt` over names, beside an interpolated Kneser-Ney 5-gram model of the same training texts.
 - variational autoencoder with 20 latent numbers on MNIST, fifteen epochs: the bound on the test split, a draw a sample.
+- adversarial network on MNIST, eight epochs: a classifier (recipes/mnist-fast.yaml) must find each digit at least ten
+  times among 1,000 pictures, with a probability above 0.9.
 - forecasting: `tcn` on half-hourly electricity demand in England and Wales (Taylor 2003; in the package pmdarima), the
   next day from the last week, beside the demand a day before.
 
@@ -23,8 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Claim
+from benchmarks.tasks.gan import CODE
 from benchmarks.tasks.ngram import KneserNey
 from torchmill.components.data.fetch import fetch
+from torchmill.components.onnx_model.session import open_session
 from torchmill.components.runs.folders import data_cache
 
 HERE = Path(__file__).parent
@@ -34,7 +38,8 @@ IOU, SECONDS, NATS = 0.90, 300.0, 105.0
 def measure() -> list[Claim]:
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
-        return [*segmentation(runs), *language_model(runs), *variational(runs), *forecasting(runs)]
+        parts = segmentation, language_model, variational, adversarial, forecasting
+        return [claim for part in parts for claim in part(runs)]
 
 
 def segmentation(runs: Path) -> list[Claim]:
@@ -64,6 +69,23 @@ def variational(runs: Path) -> list[Claim]:
     arguments += ["--train.batch_size", "128", "--train.lr", "0.002"]
     result, _ = train(runs, "--data", "mnist", "--task", "reconstruction", *arguments)
     return [Claim("bound of a VAE on MNIST", "the goal", [result["metrics"]["test_nats"]], [NATS], "nats", "≤ 1.0")]
+
+
+def adversarial(runs: Path) -> list[Claim]:
+    file = HERE / "gan.py"
+    arguments = ["--model", f"{file}:GAN", "--train.epochs", "8", "--train.batch_size", "128", "--train.lr", "0.0003"]
+    arguments += ["--train.optimizer_args", '{"betas": [0.5, 0.999]}', "--train.schedule", "constant"]
+    generator, _ = train(runs, "--data", "mnist", "--task", f"{file}:Adversarial", *arguments)
+    classifier, _ = train(runs, "--config", str(HERE.parents[1] / "recipes" / "mnist-fast.yaml"))
+    noise = np.random.default_rng(0).normal(size=(1000, CODE)).astype(np.float32)
+    (pictures,) = open_session(Path(generator["onnx"]["path"])).run(["image"], {"noise": noise})
+    pixels = (255 * pictures).round().clip(0, 255).astype(np.uint8)
+    index, probabilities = open_session(Path(classifier["onnx"]["path"])).run(
+        ["index", "probabilities"], {"pixels": pixels}
+    )
+    counts = np.bincount(index[probabilities.max(1) > 0.9], minlength=10)
+    note = f"Of each digit it finds {counts.min()} to {counts.max()}."
+    return [Claim("digits of a GAN", "all", [float((counts >= 10).sum())], [10.0], "digits", "≥ 1.0", note)]
 
 
 def forecasting(runs: Path) -> list[Claim]:
