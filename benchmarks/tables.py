@@ -43,7 +43,7 @@ def readme_table(results: Results, parts: Sequence[str]) -> str:
     lines = ["| measured | beside: ratio |", "|---|---|"]
     for subject, claims in _grouped(results, parts):
         ratios = "; ".join(f"{claim['beside']}: {middle(claim['ratios']):.2f}{_missed(claim)}" for claim in claims)
-        lines.append(f"| {subject} ({'more' if is_rate(claims[0]) else 'less'} is better) | {ratios} |")
+        lines.append(f"| {subject} ({'more' if more_is_better(claims[0]) else 'less'} is better) | {ratios} |")
     return "\n".join(lines)
 
 
@@ -62,15 +62,15 @@ def with_table(page: str, table: str, marks: tuple[str, str] = MARKS) -> str:
 
 
 def _grouped(results: Results, parts: Sequence[str]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, bool], list[Mapping[str, Any]]] = {}
     for part in parts:
         for claim in results[part]["claims"] if part in results else ():
-            unit = claim["unit"].partition("/")[0] if is_rate(claim) else claim["unit"]
-            groups.setdefault(f"{claim['what']}, {unit}{'/s' * is_rate(claim)}", []).append(claim)
-    yield from groups.items()
+            units = f", {claim['unit']}" if claim["unit"] else ""
+            groups.setdefault((f"{claim['what']}{units}", more_is_better(claim)), []).append(claim)
+    yield from ((subject, claims) for (subject, _), claims in groups.items())
 
 
-def is_rate(claim: Mapping[str, Any]) -> bool:
+def more_is_better(claim: Mapping[str, Any]) -> bool:
     """Return True if a larger figure is better: samples per second or what is to be reached, not seconds or memory."""
     return str(claim["unit"]).endswith("/s") or str(claim["reach"]).startswith("≥")
 
