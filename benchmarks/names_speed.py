@@ -56,11 +56,13 @@ def measure() -> list[Claim]:
     theirs = figures["the tutorial's loop"]
     return [
         Claim(
-            *("fit of rnn, names", "the tutorial's loop", figures["rnn"], theirs, "names/s", "–"),
+            *("fit of rnn on names", "the tutorial's loop, smaller", figures["rnn"], theirs, "names/s", "–"),
             "`rnn` at its defaults, a bidirectional LSTM of 256 units, is far larger than the tutorial's network; the "
             "small one has the same size.",
         ),
-        Claim("fit of a small rnn, names", "the tutorial's loop", figures["rnn, small"], theirs, "names/s", "≥ 20"),
+        Claim(
+            "fit of rnn on names", "the tutorial's loop, of one size", figures["rnn, small"], theirs, "names/s", "≥ 20"
+        ),
     ]
 
 

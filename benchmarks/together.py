@@ -54,7 +54,7 @@ def measure() -> list[Claim]:
     difference = max(abs(together / alone - 1) for together, alone in pairs)
     note = f"The epochs' losses differ by {difference:.1e} of their size."
     both = figures["2 processes"], figures["1 process, 1 thread"]
-    return [Claim("fit, 2 processes on 2 processors", "1 process with 1 thread", *both, "images/s", "≥ 1.6", note)]
+    return [Claim("fit", "by 2 processes on 2 processors, 1 process with 1 thread", *both, "images/s", "≥ 1.6", note)]
 
 
 def noise(folder: Path) -> DataRef:
