@@ -60,6 +60,7 @@ def segmentation(runs: Path) -> list[Claim]:
 def language_model(runs: Path) -> list[Claim]:
     arguments = ["--train.epochs", "40", "--train.batch_size", "32", "--train.lr", "0.002"]
     arguments += ["--train.optimizer", "adamw", "--train.weight_decay", "0.1"]
+    arguments += ["--model.args.layers", "4", "--model.args.dropout", "0.2"]
     result, _ = train(runs, "--data", "names", "--task", "language_model", "--model", "gpt", *arguments)
     folder = fetch("names", data_cache()).folder
     splits = {split: np.load(folder / f"{split}_inputs.npy").tolist() for split in ("train", "test")}

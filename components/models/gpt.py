@@ -22,7 +22,7 @@ class Gpt(nn.Module):
     """
 
     def __init__(
-        self, vocab_size: int, max_length: int, width: int = 128, heads: int = 4, layers: int = 4, dropout: float = 0.2
+        self, vocab_size: int, max_length: int, width: int = 128, heads: int = 4, layers: int = 3, dropout: float = 0.1
     ):
         super().__init__()
         if width % heads:

@@ -24,7 +24,7 @@ def load(
     test: str | None = None,
     test_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.2,
     max_categories: Annotated[int, Field(ge=2, le=100_000)] = 100,
-    pieces: Annotated[int, Field(ge=0, le=64)] = 16,
+    pieces: Annotated[int, Field(ge=0, le=64)] = 0,
     level: Literal["words", "characters"] = "words",
     max_length: Annotated[int, Field(ge=1, le=1_000_000)] = 256,
     lower_case: bool = True,
@@ -34,7 +34,7 @@ def load(
     Numbers without a value get the median, and a 0 or 1 that tells where. Categories are one-hot encoded, and no value
     is one. A category needs 1 of 100 training rows, 10 at most; only the most frequent ones count, and all others are
     one, "other". Dates become the day's number, year, month, day, weekday, and the hour if there are times. Numbers
-    are cut far beyond what is usual, and are also given in pieces if there are 500 training rows.
+    are cut far beyond what is usual.
 
     Args:
         label: column of the label; without it label, target, class or y, or else the last one. Several columns, as a
@@ -47,7 +47,7 @@ def load(
         test: another file with the test rows.
         test_fraction: share of the rows to test with if there are no test rows; equal rows stay together.
         max_categories: largest number of categories in a column.
-        pieces: pieces that a number is also given in, which networks learn curves from; 0 is none.
+        pieces: pieces that a number is also given in, from which networks learn curves sooner; 0 is none.
         level: words or characters, for texts.
         max_length: longest text in tokens; more are cut off.
         lower_case: ignore case in texts, so that Read and read are one word.

@@ -24,7 +24,7 @@ def load(
     test: str | None = None,
     test_fraction: Annotated[float, Field(ge=0.001, le=0.9)] = 0.2,
     max_categories: Annotated[int, Field(ge=2, le=100_000)] = 100,
-    pieces: Annotated[int, Field(ge=0, le=64)] = 16,
+    pieces: Annotated[int, Field(ge=0, le=64)] = 0,
     level: Literal["words", "characters"] = "words",
     max_length: Annotated[int, Field(ge=1, le=1_000_000)] = 256,
     lower_case: bool = True,
@@ -42,7 +42,7 @@ def load(
         test: another file with the test rows.
         test_fraction: share of the rows to test with if there are no test rows; equal rows stay together.
         max_categories: largest number of categories in a column.
-        pieces: pieces that a number is also given in, which networks learn curves from; 0 is none.
+        pieces: pieces that a number is also given in, from which networks learn curves sooner; 0 is none.
         level: words or characters, for texts.
         max_length: longest text in tokens; more are cut off.
         lower_case: ignore case in texts, so that Read and read are one word.

@@ -1,7 +1,7 @@
 """The rows of a table as splits of numbers, or of the token ids of one column of texts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -242,8 +242,15 @@ def _numbers(
         source=place,
         columns=Columns(tuple(encoded)),
         lost_cells=lost,
-        notes=(*notes_on(encoded), *(() if "test" in tables else (TEST_IS_CUT,))),
+        notes=(*notes_on(encoded), *_on_pieces(settings, is_wide, rows), *(() if "test" in tables else (TEST_IS_CUT,))),
     )
+
+
+def _on_pieces(settings: TableSettings, is_wide: bool, rows: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return that numbers could be given in pieces, where that would help."""
+    if settings.pieces or is_wide or len(rows["train"]) < 2 * ROWS_OF_A_PIECE:
+        return ()
+    return ("--data.args.pieces 16 gives numbers in pieces, too, from which networks learn curves sooner",)
 
 
 def _content(table: Table, columns: Sequence[str]) -> np.ndarray:

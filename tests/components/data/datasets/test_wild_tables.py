@@ -78,12 +78,12 @@ def test_categories_of_a_small_table_all_count(tmp_path):
     assert not column.has_other or column.categories == ("b", "c")
 
 
-def test_numbers_of_large_tables_are_also_given_in_pieces_and_far_outliers_are_cut(tmp_path):
+def test_numbers_are_also_given_in_pieces_if_asked_for_and_far_outliers_are_cut(tmp_path):
     rng = np.random.default_rng(0)
     income = np.exp(rng.normal(size=2000)).round(4)
     income[::300] = 1e6
     columns = {"income": income.tolist(), "flag": [n % 2 for n in range(2000)], "label": LABELS * 5}
-    data = table(tmp_path, **columns)
+    data = table(tmp_path, args={"pieces": 16}, **columns)
     column, flag = column_called(data, "income"), column_called(data, "flag")
     assert len(column.edges) == 1 + data.train_size // 250 and not flag.edges and not flag.ends
     low, high = column.ends
@@ -93,9 +93,11 @@ def test_numbers_of_large_tables_are_also_given_in_pieces_and_far_outliers_are_c
     assert (np.diff(rows[np.argsort(rows[:, 0])], axis=0) >= 0).all()
     assert column.features[1] == f"income from {column.edges[0]:.5g} to {column.edges[1]:.5g}"
     assert any(note.startswith("far outliers are cut: 'income' to ") for note in data.notes)
-    assert column_called(table(tmp_path, args={"pieces": 0}, **columns), "income").width == 1
+    plain = table(tmp_path, **columns)  # a network with as many inputs as the table has numbers takes it
+    assert column_called(plain, "income").width == 1
+    assert any(note.startswith("--data.args.pieces 16 gives numbers in pieces") for note in plain.notes)
     wide = {f"x{n}": columns["income"] for n in range(101)}
-    assert column_called(table(tmp_path, **wide, label=columns["label"]), "x0").width == 1
+    assert column_called(table(tmp_path, args={"pieces": 16}, **wide, label=columns["label"]), "x0").width == 1
 
 
 @pytest.mark.parametrize(
