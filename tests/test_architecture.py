@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -147,6 +148,12 @@ def test_no_module_is_named_after_nothing():
 def test_nothing_lies_loose():
     loose = {path.name for path in FILES if path.parent == Path("components")} - {"__init__.py"}
     assert loose == LOOSE and len(loose) <= 6
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Pytest imports each by its name alone."""
+    names = Counter(file.name for file in (REPOSITORY / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_files_are_short():

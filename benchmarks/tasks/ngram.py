@@ -34,8 +34,8 @@ class KneserNey:
         total = table.total[gram[:-1]]
         if not total:
             return lower
-        kept = max(table.counts[gram] - table.discount, 0)
-        return (kept + table.discount * table.kinds[gram[:-1]] * lower) / total
+        discounted = max(table.counts[gram] - table.discount, 0)
+        return (discounted + table.discount * table.kinds[gram[:-1]] * lower) / total
 
     def bits(self, texts: Sequence[Sequence[int]]) -> float:
         """Return the bits a token, with the end of each text."""
@@ -48,7 +48,7 @@ class Table:
 
     def __init__(self, counts: Counter[tuple[int, ...]]):
         self.counts = counts
-        ones, twos = (sum(count == wanted for count in counts.values()) for wanted in (1, 2))
+        ones, twos = (sum(count == size for count in counts.values()) for size in (1, 2))
         self.discount = ones / (ones + 2 * twos) if ones else 0.0
         self.total: dict[tuple[int, ...], int] = defaultdict(int)
         self.kinds: dict[tuple[int, ...], int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""Data by which smaller versions of a model of a task over named fields are calibrated and judged."""
+"""Named fields that calibrate smaller versions of a model, and judge them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class FieldSubject:
     def compare(self, model: Path, smaller: Path) -> Comparison:
         task = FieldTask.open(self.data)
         if task.main_measure == LOSS:
-            raise UserError("the task names no main_measure, by which it could be judged")
+            raise UserError("the task names no main_measure to judge it by")
         return compare_answers((model, smaller), task, self.data, self.test, SURE)
 
     def budget(self, comparison: Comparison, share: float) -> float:

@@ -39,8 +39,8 @@ def rows_of_splits(
         # Of few groups, one is left for the validation split that each run cuts.
         later = {} if VALIDATION in fractions else {VALIDATION: VALIDATION_FRACTION}
         rows = cut(np.zeros(len(keys), np.int64), keys, {**fractions, **later})
-        kept = [rows["train"], *(rows.pop(part) for part in later)]
-        rows["train"] = np.sort(np.concatenate(kept))
+        rest = [rows["train"], *(rows.pop(part) for part in later)]
+        rows["train"] = np.sort(np.concatenate(rest))
     if empty := [split for split, chosen in rows.items() if not len(chosen)]:
         distinct = len(np.unique(keys))
         equal = "" if in_order else f": of its {len(keys):,}, {distinct:,} are distinct, and equal ones stay together"
@@ -89,11 +89,11 @@ def cut_as_told(
         raise UserError(
             f"{place}: 'split' is {kind_of(names)} for {samples:,} samples of train.", "Give a name for each sample."
         )
-    told = [str(name).lower() for name in names.tolist()]
-    for row, name in enumerate(told):
+    lower = [str(name).lower() for name in names.tolist()]
+    for row, name in enumerate(lower):
         if name not in SPLIT_OF:
             raise UserError(f"{place}: 'split' of sample {row} is '{names[row]}'.", nearest(name, SPLIT_OF))
-    rows = {split: np.flatnonzero([SPLIT_OF[name] == split for name in told]) for split in SPLIT_NAMES}
+    rows = {split: np.flatnonzero([SPLIT_OF[name] == split for name in lower]) for split in SPLIT_NAMES}
     if not len(rows["train"]):
         raise UserError(f"{place}: 'split' leaves no sample for train.")
     rows = {split: chosen for split, chosen in rows.items() if len(chosen)}

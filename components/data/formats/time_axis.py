@@ -58,8 +58,8 @@ def time_axis(table: Table, column: str) -> TimeAxis:
 
 
 def _moments(cells: Sequence[str], table: Table, column: str) -> list[datetime]:
-    moments, faults, told = [], [], orders(cells)
-    day_first = next(iter(told)) if len(told) == 1 else None
+    moments, faults, day_orders = [], [], orders(cells)
+    day_first = next(iter(day_orders)) if len(day_orders) == 1 else None
     for cell, line in zip(cells, table.lines, strict=True):
         if moment := _moment(cell, day_first):
             moments.append(moment)

@@ -33,7 +33,7 @@ class Leak(NamedTuple):
     """Origin of the test sample, for example its file; empty if it is unknown."""
     other_origin: str = ""
     verb: str = ""
-    """What the test sample has to do with the other, in words; empty if it is, or nearly is, the other."""
+    """Relation to the other sample in words, for example ``overlaps``; empty of equal and nearly equal samples."""
 
     def words(self) -> str:
         """Return the finding in words."""

@@ -63,24 +63,24 @@ def overlaps(train: np.ndarray, test: np.ndarray, field: FieldRef, lengths: Mapp
     hashes, varied = _runs(test[rows], run)
     probes, owners = [], []
     for start in (np.zeros_like(ends), (ends - run) // 2, ends - run):
-        known = np.flatnonzero(start >= 0)
-        at = start[known]
-        good = varied[known, at]
-        probes.append(hashes[known, at][good])
-        owners.append(known[good])
+        windows = np.flatnonzero(start >= 0)
+        at = start[windows]
+        good = varied[windows, at]
+        probes.append(hashes[windows, at][good])
+        owners.append(windows[good])
     probe, owner = np.concatenate(probes), np.concatenate(owners)
     order = np.argsort(probe, kind="stable")
     probe, owner = probe[order], owner[order]
-    other = np.full(len(rows), -1)
+    partners = np.full(len(rows), -1)
     for begin in range(0, len(train), BLOCK) if len(probe) else ():
         block, _ = _runs(train[begin : begin + BLOCK], run)
-        left, right = (np.searchsorted(probe, block, side) for side in ("left", "right"))
-        for window in np.flatnonzero((right > left).any(1)).tolist():
-            hits = np.flatnonzero(right[window] > left[window])
+        first, last = (np.searchsorted(probe, block, side) for side in ("left", "right"))
+        for window in np.flatnonzero((last > first).any(1)).tolist():
+            hits = np.flatnonzero(last[window] > first[window])
             for hit in hits.tolist():
-                other[owner[left[window, hit] : right[window, hit]]] = begin + window
-    found = other >= 0
-    return Overlaps(rows[found], other[found], rows, run)
+                partners[owner[first[window, hit] : last[window, hit]]] = begin + window
+    overlap = partners >= 0
+    return Overlaps(rows[overlap], partners[overlap], rows, run)
 
 
 def _steps(field: FieldRef) -> int:

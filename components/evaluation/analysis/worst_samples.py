@@ -35,22 +35,22 @@ def worst_rows(task: FieldTask, statistics: Mapping[str, np.ndarray]) -> dict[in
             for at in range(len(rows))
         ]
     )
-    known = np.flatnonzero(np.isfinite(values))
-    if not len(known) or np.ptp(values[known]) == 0:
+    finite = np.flatnonzero(np.isfinite(values))
+    if not len(finite) or np.ptp(values[finite]) == 0:
         return {}
     sign = 1.0 if task.better == "higher" else -1.0
-    best = (sign * values[known]).max()
-    order = known[np.argsort(sign * values[known], kind="stable")[:SHOWN]]
+    best = (sign * values[finite]).max()
+    order = finite[np.argsort(sign * values[finite], kind="stable")[:SHOWN]]
     return {int(rows[at]): float(values[at]) for at in order if sign * values[at] < best}
 
 
 def draw_worst(
     task: FieldTask, model: FieldsModel, test: FieldSamples, rows: list[int], folder: Path, usual: list[Path]
 ) -> list[Path]:
-    """Let a task draw its worst samples; pictures that are the usual ones are left out.
+    """Write a task's pictures of its worst samples, without those that are equal to earlier ones.
 
     Args:
-        usual: what it drew of other samples.
+        usual: pictures of other samples.
     """
     if not rows:
         return []
@@ -58,7 +58,7 @@ def draw_worst(
     pictures = []
     with temporary_folder() as scratch:
         for path in task.draw(model, batch, scratch):
-            if not any(path.name == other.name and filecmp.cmp(path, other, shallow=False) for other in usual):
+            if not any(path.name == drawn.name and filecmp.cmp(path, drawn, shallow=False) for drawn in usual):
                 pictures.append(folder / f"{PREFIX}{path.name}")
                 pictures[-1].write_bytes(path.read_bytes())
     return pictures
