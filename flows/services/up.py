@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Collection, Generator
 from pathlib import Path
@@ -54,8 +55,13 @@ def up(runs: Runs, mlflow_port: int | None, prefect_port: int | None, prewarm: b
         for ending in (signal.SIGTERM, signal.SIGINT):  # a shell has its background jobs ignore SIGINT
             signal.signal(ending, _interrupt)
         theirs = _servers_of_the_user()
-        addresses = _addresses(runs, mlflow_port, prefect_port) | theirs
-        with _running(runs, addresses, theirs) as services, _prewarmed(runs, environment, prewarm) as prewarmed:
+        with (
+            contextlib.ExitStack() as reserved,
+            _running(
+                runs, addresses := _addresses(runs, mlflow_port, prefect_port, reserved) | theirs, theirs
+            ) as services,
+            _prewarmed(runs, environment, prewarm) as prewarmed,
+        ):
             try:
                 socket = {"prewarm": str(prewarmed.address)} if prewarmed else {}
                 state = {**addresses, **socket, "pid": str(os.getpid()), "theirs": list(theirs)}
@@ -116,12 +122,18 @@ def _show(runs: Runs, addresses: Addresses, theirs: Collection[str]) -> None:
     print(f"Runner   {opened.get('runner') or '?'}/health   starts what is scheduled", flush=True)
 
 
-def _addresses(runs: Runs, mlflow_port: int | None, prefect_port: int | None) -> Addresses:
-    """Choose an address for each service: the port from the last time if it is free, so that links in runs hold."""
+def _addresses(
+    runs: Runs, mlflow_port: int | None, prefect_port: int | None, reserved: contextlib.ExitStack
+) -> Addresses:
+    """Choose an address for each service: the port from the last time if it is free, so that links in runs hold.
+
+    Args:
+        reserved: locks of the ports, which keep another `up` from choosing the same one before a server listens.
+    """
     last_ports = read_json(runs.work / "ports.json", up_state.Ports) or {}
     ports = {
-        "mlflow": _port("MLflow", "--mlflow-port", mlflow_port, last_ports.get("mlflow", 5000)),
-        "prefect": _port("Prefect", "--prefect-port", prefect_port, last_ports.get("prefect", 4200)),
+        "mlflow": _port("MLflow", "--mlflow-port", mlflow_port, last_ports.get("mlflow", 5000), reserved),
+        "prefect": _port("Prefect", "--prefect-port", prefect_port, last_ports.get("prefect", 4200), reserved),
         "runner": free_port(),
     }
     write_text(runs.work / "ports.json", json.dumps(ports))
@@ -209,12 +221,18 @@ def _port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
-def _port(service: str, option: str, chosen: int | None, usual: int) -> int:
+def _port(service: str, option: str, chosen: int | None, usual: int, reserved: contextlib.ExitStack) -> int:
+    is_mine = reserved.enter_context(locked(_port_lock(chosen or usual), wait=False))
     if chosen is None:
-        return free_port(usual)
-    if free_port(chosen) != chosen:
+        return free_port(usual if is_mine else 0)
+    if not is_mine or free_port(chosen) != chosen:
         raise UserError(f"Port {chosen} for {service} is in use.", f"Choose another with {option}, or leave it out.")
     return chosen
+
+
+def _port_lock(port: int) -> Path:
+    """Return the file that a user's processes lock for a port, whatever their folders of runs."""
+    return Path(tempfile.gettempdir()) / f"torchmill-{os.getuid()}-port-{port}.lock"
 
 
 def _runner_command() -> list[str]:

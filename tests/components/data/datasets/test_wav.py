@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.components.reading.test_sound import save
+from tests.components.reading.test_sound_files import save
 from tests.components.tasks.trials import Trial
 from torchmill.components.data.datasets import wav
 from torchmill.components.data.fetch import fetch
