@@ -17,7 +17,7 @@ from torchmill.components.data.samples import Samples
 from torchmill.components.errors import UserError
 from torchmill.components.export.config import ExportConfig
 from torchmill.components.export.first_divergence import first_divergence
-from torchmill.components.export.gates import Candidate, Gate, gates
+from torchmill.components.export.gates import SMALLER_ROOM, Candidate, Gate, gates
 from torchmill.components.export.parity import JUDGE_BATCH, Judgement, Parity, as_json, compare, refer
 from torchmill.components.export.pre_and_post import OPSET
 from torchmill.components.export.quantize import Bits, LabelSubject, Smaller, Subject, quantize
@@ -34,8 +34,6 @@ from torchmill.components.refs import DataRef, ExportRef, FileRef
 
 logger = logging.getLogger("torchmill")
 
-SMALLER_ROOM = 3.0
-"""Room for differences of int8 and fp16 on pictures and texts that are not in the test split."""
 EXAMPLES = 8  # samples in the example file
 FORMS = {names.COMPLETE: "model.onnx", names.BARE: "model.bare.onnx"}
 WEIGHTS = {names.COMPLETE: "model.weights", names.BARE: "model.bare.weights"}

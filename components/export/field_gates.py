@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchmill.components.batches.field_refs import FieldRef
 from torchmill.components.export.field_parity import BATCH, Answering, double_answers, limit, torch_answers
-from torchmill.components.export.gates import LEARN, NOISE, OTHER_ROUNDING, Gate, noisy
+from torchmill.components.export.gates import LEARN, NOISE, OTHER_ROUNDING, SMALLER_ROOM, Gate, noisy, run_checks
 from torchmill.components.export.other_runtime import BATCHES, Unable, by_openvino, has_openvino
 from torchmill.components.export.parity import scale
 from torchmill.components.onnx_model.field_run import Arrays, answers_of
@@ -19,10 +19,6 @@ from torchmill.components.onnx_model.proto import open_changed, read_without_wei
 
 MOST_OTHERWISE = 0.01
 """Largest share of whole numbers that may differ in another runtime: its rounding decides some otherwise."""
-
-
-SMALLER_ROOM = 3.0
-"""Differences of a smaller model in another runtime, relative to its difference from the network."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +65,7 @@ class FieldCandidate:
 
 def field_gates(candidate: FieldCandidate, without: Collection[str] = ()) -> list[Gate]:
     """Run every check that applies, but those that are left out; a check that raises has failed."""
-    gates = []
-    for name, check in CHECKS.items():
-        if name not in without:
-            try:
-                gate = check(candidate)
-            except Exception as error:  # onnxruntime's errors share no base class
-                gate = Gate(name, f"it fails: {' '.join(str(error).split())[:300]}", False)
-            gates += [gate] if gate else []
-    return gates
+    return run_checks(CHECKS, candidate, without)
 
 
 def gates_of_smaller(candidate: FieldCandidate, file: Path) -> list[Gate]:

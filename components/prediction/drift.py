@@ -85,14 +85,26 @@ def _comparison(model: OnnxModel, mean: np.ndarray, samples: int) -> dict[str, A
     pieces = sorted(model.columns.pieces) if model.columns else []
     worst = int(np.delete(np.arange(len(shift)), pieces)[np.abs(np.delete(shift, pieces)).argmax()])
     off = abs(float(shift[worst]))
-    far, few = off > max(FAR, SURE / math.sqrt(samples)), off > FAR
     words = f"the mean of {_feature(model, worst)} is {off:.2f} training deviations off"
     if model.columns and worst in model.columns.shares:  # a 0 or 1: its mean is a share
         shares = f"{percent(float(mean[worst]))} of the inputs, and in {percent(float(usual[worst]))} of the training's"
         words = f"{_feature(model, worst)} is in {shares}"
+    far, words = judged(off, samples, words)
     return {
         "training": training,
         "shift": [float(value) if math.isfinite(value) else None for value in shift],
         "is_far": far,
-        "words": words if far else f"{'too few to say' if few else 'like the training inputs'}: {words}",
+        "words": words,
     }
+
+
+def judged(off: float, samples: int, words: str) -> tuple[bool, str]:
+    """Return whether the mean of some inputs is far from training's, and the finding in words.
+
+    Args:
+        off: distance of the means, in training deviations.
+        words: the distance in words.
+    """
+    if off > max(FAR, SURE / math.sqrt(samples)):
+        return True, words
+    return False, f"{'too few to say' if off > FAR else 'like the training inputs'}: {words}"

@@ -1,6 +1,5 @@
 """Drift at tasks over named fields: the means of inputs beside those of training, which the model's file holds."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from torchmill.components.batches.field_refs import FieldRef
-from torchmill.components.prediction.drift import FAR, SURE
+from torchmill.components.prediction.drift import judged
 
 MOST = 4096
 """Samples that are compared, the first ones."""
@@ -46,14 +45,10 @@ def likeness_of(fields: Sequence[FieldRef], arrays: Mapping[str, np.ndarray]) ->
     worst = max(shifts, key=lambda name: float(np.abs(shifts[name]).max()))
     place = int(np.abs(shifts[worst]).argmax())
     off = abs(float(shifts[worst][place]))
-    is_far = off > max(FAR, SURE / math.sqrt(samples))
     which = f"'{worst}'{f' {place}' * (len(shifts[worst]) > 1)}"
-    words = f"the mean of {which} is {off:.2f} training deviations off"
-    begin = "" if is_far else "too few to say: " if off > FAR else "like the training inputs: "
+    is_far, words = judged(off, samples, f"the mean of {which} is {off:.2f} training deviations off")
     note = {name: {"mean": means[name].tolist(), "shift": shifts[name].tolist()} for name in means}
-    return Likeness(
-        begin + words, is_far, {"samples": samples, "is_far": is_far, "words": begin + words, "fields": note}
-    )
+    return Likeness(words, is_far, {"samples": samples, "is_far": is_far, "words": words, "fields": note})
 
 
 def _means(field: FieldRef, values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
