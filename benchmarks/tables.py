@@ -71,7 +71,7 @@ def _grouped(results: Results, parts: Sequence[str]) -> Iterator[tuple[str, list
 
 
 def more_is_better(claim: Mapping[str, Any]) -> bool:
-    """Return True if a larger figure is better: samples per second or what is to be reached, not seconds or memory."""
+    """Return True if a larger figure is better: samples per second, or a goal of at least a ratio."""
     return str(claim["unit"]).endswith("/s") or str(claim["reach"]).startswith("≥")
 
 

@@ -19,7 +19,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import datetime, timedelta
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -49,7 +48,7 @@ def measure() -> list[Claim]:
 def segmentation(runs: Path) -> list[Claim]:
     arguments = ["--model.args.width", "12", "--train.epochs", "10", "--train.batch_size", "16", "--train.lr", "0.01"]
     data = f"{HERE / 'canvases.py'}:canvases"
-    result, _ = train(runs, "--data", data, "--task", "segmentation", "--model", "unet", *arguments)
+    result = train(runs, "--data", data, "--task", "segmentation", "--model", "unet", *arguments)
     seconds = result["steps"]["fit"]["seconds"]
     return [
         Claim(TASKS, "IoU of digits on canvases, goal of 0.90", [result["metrics"]["test_iou"]], [IOU], "", "≥ 1.0"),
@@ -61,7 +60,7 @@ def language_model(runs: Path) -> list[Claim]:
     arguments = ["--train.epochs", "40", "--train.batch_size", "32", "--train.lr", "0.002"]
     arguments += ["--train.optimizer", "adamw", "--train.weight_decay", "0.1"]
     arguments += ["--model.args.layers", "4", "--model.args.dropout", "0.2"]
-    result, _ = train(runs, "--data", "names", "--task", "language_model", "--model", "gpt", *arguments)
+    result = train(runs, "--data", "names", "--task", "language_model", "--model", "gpt", *arguments)
     folder = fetch("names", data_cache()).folder
     splits = {split: np.load(folder / f"{split}_inputs.npy").tolist() for split in ("train", "test")}
     texts = {split: [[token for token in row if token] for row in rows] for split, rows in splits.items()}
@@ -72,7 +71,7 @@ def language_model(runs: Path) -> list[Claim]:
 def variational(runs: Path) -> list[Claim]:
     arguments = ["--task.args.noise", "20", "--model", f"{HERE / 'vae.py'}:VAE", "--train.epochs", "15"]
     arguments += ["--train.batch_size", "128", "--train.lr", "0.002"]
-    result, _ = train(runs, "--data", "mnist", "--task", "reconstruction", *arguments)
+    result = train(runs, "--data", "mnist", "--task", "reconstruction", *arguments)
     return [Claim(TASKS, "bound of a VAE on MNIST, 105 nats", [result["metrics"]["test_nats"]], [NATS], "", "≤ 1.0")]
 
 
@@ -80,8 +79,8 @@ def adversarial(runs: Path) -> list[Claim]:
     file = HERE / "gan.py"
     arguments = ["--model", f"{file}:GAN", "--train.epochs", "8", "--train.batch_size", "128", "--train.lr", "0.0003"]
     arguments += ["--train.optimizer_args", '{"betas": [0.5, 0.999]}', "--train.schedule", "constant"]
-    generator, _ = train(runs, "--data", "mnist", "--task", f"{file}:Adversarial", *arguments)
-    classifier, _ = train(runs, "--config", str(HERE.parents[1] / "recipes" / "mnist-fast.yaml"))
+    generator = train(runs, "--data", "mnist", "--task", f"{file}:Adversarial", *arguments)
+    classifier = train(runs, "--config", str(HERE.parents[1] / "recipes" / "mnist-fast.yaml"))
     noise = np.random.default_rng(0).normal(size=(1000, CODE)).astype(np.float32)
     (pictures,) = open_session(Path(generator["onnx"]["path"])).run(["image"], {"noise": noise})
     pixels = (255 * pictures).round().clip(0, 255).astype(np.uint8)
@@ -94,14 +93,14 @@ def adversarial(runs: Path) -> list[Claim]:
 
 
 def forecasting(runs: Path) -> list[Claim]:
-    found = PathFinder.find_spec("pmdarima", [*sys.path, str(HERE.parents[1] / ".venv-bench")])
-    if found is None or not found.submodule_search_locations:
+    package = PathFinder.find_spec("pmdarima", [*sys.path, str(HERE.parents[1] / ".venv-bench")])
+    if package is None or not package.submodule_search_locations:
         print("pmdarima, which holds the series, is not installed: skipped", flush=True)
         return []
     file = runs / "demand.csv"
-    write_demand(Path(found.submodule_search_locations[0]) / "datasets" / "taylor.py", file)
+    write_demand(Path(package.submodule_search_locations[0]) / "datasets" / "taylor.py", file)
     arguments = ["--task", "forecasting", "--model", "tcn", "--data.args.context", "336", "--train.epochs", "15"]
-    result, _ = train(runs, "--data", f"series:{file}", *arguments)
+    result = train(runs, "--data", f"series:{file}", *arguments)
     metrics = result["metrics"]
     naive = metrics["test_seasonal_naive_mase"]
     note = f"Its band of 90 % covers {metrics['test_coverage']:.1%} of the values."
@@ -125,11 +124,10 @@ def write_demand(source: Path, file: Path) -> None:
     file.write_text("time,demand\n" + "".join(rows), encoding="utf-8")
 
 
-def train(runs: Path, *arguments: str) -> tuple[dict, float]:
-    """Run `torchmill train`; return its result, and its seconds."""
-    started = time.perf_counter()
+def train(runs: Path, *arguments: str) -> dict:
+    """Run `torchmill train`, and return its result."""
     command = [sys.executable, "-m", "torchmill", "--runs", str(runs / "runs"), "train", "--json", *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), cwd=runs, check=False)
     if finished.returncode:
         sys.exit(finished.stderr)
-    return json.loads(finished.stdout.splitlines()[-1]), time.perf_counter() - started
+    return json.loads(finished.stdout.splitlines()[-1])
